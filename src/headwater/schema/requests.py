@@ -1,0 +1,80 @@
+"""Recommend requests, responses, and the served list that is logged."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from headwater.schema.events import Attributes, Id, Name, check_attributes
+
+MAX_K = 200
+
+
+class RecommendRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Ask for ``k`` items for ``user`` (absent: a stranger).
+
+    ``token`` is what an ingest call returned: the answer then reflects that event. ``context`` holds
+    attributes of the moment (country, device, ...), ``exclude`` items that must not come back.
+    """
+
+    user: Id | None = None
+    surface: Name = "home"
+    k: Annotated[int, Meta(ge=1, le=MAX_K)] = 20
+    context: Attributes | None = None
+    exclude: Annotated[list[Id], Meta(max_length=1000)] = []
+    token: Annotated[str, Meta(max_length=64, pattern=r"^[0-9]+$")] | None = None
+    deadline_ms: Annotated[float, Meta(ge=1, le=10_000)] | None = None
+
+    def __post_init__(self) -> None:
+        check_attributes(self.context)
+
+
+class RecommendedItem(Struct, frozen=True):
+    """One item of the answer: the source that found it and a reason that a person can read."""
+
+    id: str
+    score: float
+    source: str
+    reason: str
+
+
+class Address(Struct, frozen=True):
+    """Where the log stood when a list was assembled: replay at this address gives the same bytes."""
+
+    user_offset: int
+    item_offset: int
+    now_ms: int
+    plan: str
+    bundle: str
+
+
+class RecommendResponse(Struct, frozen=True):
+    """The answer. ``tier`` 0 is the full path; ``reasons`` say why it is not, and what was skipped."""
+
+    request_id: str
+    items: list[RecommendedItem]
+    tier: int
+    reasons: list[str]
+    model: str
+    address: Address
+
+
+class ServedList(Struct, frozen=True, array_like=True):
+    """Payload of a ``SERVED`` record.
+
+    ``items`` are dense item indexes in the order shown, ``features`` the assembled rows of these items
+    (``float32``, shape ``(len(items), columns)``, C order; empty when not sampled), ``context`` the
+    request context as coded numbers (see :class:`headwater.features.assemble.Context`).
+    """
+
+    request_id: str
+    surface: str
+    items: list[int]
+    scores: list[float]
+    sources: list[str]
+    tier: int
+    reasons: list[str]
+    address: Address
+    context: list[int]
+    features: bytes

@@ -1,0 +1,35 @@
+"""User profiles. Everything in them is personal: the log keeps it encrypted with a key per user."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from headwater.schema.events import Attributes, Id, check_attributes
+
+
+class UserProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What is known about a user beside their events; sending it again replaces it whole.
+
+    An attribute (or ``country``) that is named in ``[segments]`` of the configuration puts the user
+    into that segment.
+    """
+
+    id: Id
+    country: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    language: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    timezone: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    birth_year: Annotated[int, Meta(ge=1900, le=2100)] | None = None
+    gender: Annotated[str, Meta(min_length=1, max_length=32)] | None = None
+    attributes: Attributes | None = None
+
+    def __post_init__(self) -> None:
+        check_attributes(self.attributes)
+
+    def value_of(self, key: str) -> str | None:
+        """The profile's value for a segment key, as text: a field of that name, else an attribute."""
+        value = getattr(self, key, None) if key in self.__struct_fields__ and key not in ("id", "attributes") else None
+        if value is None and self.attributes is not None:
+            value = self.attributes.get(key)
+        return None if value is None else str(value)
