@@ -11,5 +11,5 @@ class ConfigurationError(HeadwaterError):
     """The configuration file is wrong."""
 
 
-class Unavailable(HeadwaterError):
+class UnavailableError(HeadwaterError):
     """A part of the system cannot be reached at the moment; trying again is safe."""
