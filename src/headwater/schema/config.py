@@ -1,0 +1,337 @@
+"""``headwater.toml`` as a typed, frozen tree. Every key has a default; ``Config()`` is a working system.
+
+A key that nobody knows is an error that names the file, the key and the nearest known one, because a
+misspelt key that is silently ignored is a setting that its writer believes in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct
+
+from headwater.schema.durations import PATTERN, Duration, parse_duration
+from headwater.schema.errors import ConfigurationError
+from headwater.schema.events import Name
+
+MAX_EVENT_TYPES = 15
+MAX_SEGMENT_KEYS = 2
+SOURCE_NAMES = ("popular", "trending", "covisit", "content", "fresh")
+
+_Width = Annotated[int, Meta(ge=1, le=5_000)]
+_Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class EventType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A type of interaction. ``seen`` and ``sequence`` follow ``positive`` where they are not given
+    (they are ``bool`` once the object exists).
+    """
+
+    name: Name
+    positive: bool = False
+    weight: Annotated[float, Meta(ge=-100.0, le=100.0)] = 0.0
+    seen: bool | None = None
+    sequence: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.seen is None:
+            msgspec.structs.force_setattr(self, "seen", self.positive)
+        if self.sequence is None:
+            msgspec.structs.force_setattr(self, "sequence", self.positive)
+
+
+class Segments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The attributes that split popularity: of the event, the request or the profile, in this order of preference."""
+
+    keys: tuple[Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^=]+$")], ...] = ("country", "device")
+
+
+class Surface(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A place that shows a list. ``sources`` absent: all that are enabled."""
+
+    name: Name
+    k: Annotated[int, Meta(ge=1, le=200)] = 20
+    sources: tuple[str, ...] | None = None
+
+
+class CoVisits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Decayed item-to-item counts: each positive event pairs with the ``depth`` ones before it within ``window``."""
+
+    neighbours: Annotated[int, Meta(ge=1, le=512)] = 48
+    depth: Annotated[int, Meta(ge=1, le=64)] = 8
+    window: Duration = "12h"
+    half_life: Duration = "2d"
+
+
+class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sizes and half-lives of the state. Any change changes the plan's hash, so the state is rebuilt from the log."""
+
+    recent: Annotated[int, Meta(ge=1, le=1_024)] = 64
+    seen: Annotated[int, Meta(ge=1, le=8_192)] = 512
+    affinity: Annotated[int, Meta(ge=1, le=64)] = 12
+    item_half_lives: Annotated[tuple[Duration, ...], Meta(min_length=1, max_length=4)] = ("30m", "6h", "3d")
+    user_half_lives: Annotated[tuple[Duration, ...], Meta(min_length=1, max_length=4)] = ("1d", "14d")
+    affinity_half_life: Duration = "14d"
+    segment_half_life: Duration = "6h"
+    segment_slots: Annotated[int, Meta(ge=1, le=4_096)] = 64
+    co_visits: CoVisits = CoVisits()
+    content_size: Annotated[int, Meta(ge=8, le=1_024)] = 64
+    rate_prior: Annotated[float, Meta(gt=0.0, le=1e6)] = 20.0
+
+
+class SourceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A candidate source: whether it runs, and the most candidates that it offers."""
+
+    enabled: bool = True
+    width: _Width = 200
+
+
+class FreshConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """New items: those known for less than ``max_age``."""
+
+    enabled: bool = True
+    width: _Width = 200
+    max_age: Duration = "3d"
+
+
+class Sources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The candidate sources."""
+
+    popular: SourceConfig = SourceConfig()
+    trending: SourceConfig = SourceConfig()
+    covisit: SourceConfig = SourceConfig()
+    content: SourceConfig = SourceConfig()
+    fresh: FreshConfig = FreshConfig()
+
+
+class Ranker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How candidates are ordered and how the ranker is trained. ``none``: the merged order of the sources."""
+
+    kind: Literal["lightgbm", "none"] = "lightgbm"
+    candidates: Annotated[int, Meta(ge=1, le=2_000)] = 200
+    trees: Annotated[int, Meta(ge=1, le=5_000)] = 200
+    leaves: Annotated[int, Meta(ge=2, le=1_024)] = 31
+    learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.08
+    max_rows: Annotated[int, Meta(ge=1_000, le=100_000_000)] = 1_000_000
+    negatives: Annotated[int, Meta(ge=1, le=1_000)] = 40
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 7
+
+
+class Ladder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When serving steps down: the deadline of a request, and how long it may wait for its own token."""
+
+    deadline_ms: Annotated[float, Meta(ge=1.0, le=10_000.0)] = 50.0
+    token_wait_ms: Annotated[float, Meta(ge=0.0, le=60_000.0)] = 1_000.0
+
+
+class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The HTTP server, and what it logs about its own answers."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    log_served: bool = True
+    feature_sample: _Share = 0.01
+
+
+class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The event log: how many event ids are remembered, the largest size, the most events of one commit."""
+
+    dedup_window: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = 4_000_000
+    map_size_gib: Annotated[float, Meta(ge=0.0625, le=65_536.0)] = 64.0
+    max_batch: Annotated[int, Meta(ge=1, le=1_000_000)] = 65_536
+
+
+DEFAULT_EVENTS = (
+    EventType(name="impression"),
+    EventType(name="view", weight=0.2, seen=True, sequence=True),
+    EventType(name="click", positive=True, weight=1.0),
+    EventType(name="like", positive=True, weight=2.0),
+    EventType(name="purchase", positive=True, weight=4.0),
+    EventType(name="skip", weight=-0.5),
+    EventType(name="hide", weight=-1.0, seen=True),
+)
+
+DEFAULT_SURFACES = (Surface(name="home"), Surface(name="similar", sources=("covisit", "content", "popular")))
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole configuration.
+
+    Raises:
+        ConfigurationError: two parts contradict each other; the message starts with the dotted key.
+    """
+
+    data_dir: Annotated[str, Meta(min_length=1, max_length=4_096)] = "data"
+    clock: Literal["wall", "log"] = "wall"
+    events: tuple[EventType, ...] = DEFAULT_EVENTS
+    segments: Segments = Segments()
+    surfaces: tuple[Surface, ...] = DEFAULT_SURFACES
+    features: Features = Features()
+    sources: Sources = Sources()
+    ranker: Ranker = Ranker()
+    ladder: Ladder = Ladder()
+    serving: Serving = Serving()
+    log: Log = Log()
+
+    def __post_init__(self) -> None:
+        _check_events(self.events)
+        _check_names("surfaces", [surface.name for surface in self.surfaces])
+        if len(self.segments.keys) > MAX_SEGMENT_KEYS:
+            raise ConfigurationError(
+                f"segments.keys: Expected at most {MAX_SEGMENT_KEYS} keys, got {len(self.segments.keys)}"
+            )
+        _check_names("segments.keys", list(self.segments.keys))
+        for index, surface in enumerate(self.surfaces):
+            for source in surface.sources or ():
+                if source not in SOURCE_NAMES:
+                    raise ConfigurationError(
+                        f'surfaces[{index}].sources: There is no source "{source}"{_nearest(source, SOURCE_NAMES)}'
+                    )
+        _check_durations(self, "")
+
+
+def load_config(path: Path | None) -> Config:
+    """Read ``path``; ``None`` gives the defaults.
+
+    Raises:
+        ConfigurationError: the file cannot be read or is wrong; the message names file and key.
+    """
+    if path is None:
+        return Config()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: Cannot read the configuration: {error}") from error
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, source: str = "headwater.toml") -> Config:
+    """A configuration from TOML text; ``source`` is what error messages call the file."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{source}: Not valid TOML: {error}") from error
+    for key, owner in _unknown_keys(raw, Config, ""):
+        raise ConfigurationError(f"{source}: Unknown key `{key}`{_suggestion(key, owner)}")
+    try:
+        return msgspec.convert(raw, Config)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{source}: {error}") from error
+    except msgspec.ValidationError as error:
+        reason, _, where = str(error).rpartition(" - at `")
+        key = where.rstrip("`").removeprefix("$").removeprefix(".")
+        reason = reason or str(error)
+        if PATTERN in reason or repr(PATTERN) in reason:
+            reason = 'Expected a duration such as "500ms", "30m", "6h" or "3d"'
+        raise ConfigurationError(f"{source}: {key + ': ' if key else ''}{reason}") from error
+
+
+def known_keys(kind: type = Config) -> list[str]:
+    """Every dotted key that a file may hold, in order: ``features.co_visits.depth``, ``events[].name``, ..."""
+    return [key for key, _ in _walk(kind, "")]
+
+
+def resolve_data_dir(config: Config, config_path: Path | None) -> Path:
+    """The data directory: ``data_dir``, taken from the folder of the configuration file (else the current one)."""
+    base = config_path.parent if config_path is not None else Path()
+    return base / config.data_dir
+
+
+def _walk(kind: type, prefix: str) -> Iterator[tuple[str, type]]:
+    for field in msgspec.structs.fields(kind):
+        inner, repeated = _struct_in(field.type)
+        name = f"{prefix}{field.encode_name}"
+        if inner is None:
+            yield name, kind
+        else:
+            yield from _walk(inner, f"{name}[]." if repeated else f"{name}.")
+
+
+def _struct_in(annotation: Any) -> tuple[type | None, bool]:
+    """The struct that a field holds, and whether it holds a tuple of them."""
+    if isinstance(annotation, type) and issubclass(annotation, Struct):
+        return annotation, False
+    if get_origin(annotation) is tuple:
+        first = get_args(annotation)[0]
+        if isinstance(first, type) and issubclass(first, Struct):
+            return first, True
+    return None, False
+
+
+def _unknown_keys(raw: dict[str, Any], kind: type, prefix: str) -> Iterator[tuple[str, type]]:
+    """Dotted keys of ``raw`` that ``kind`` does not have, each with the struct that it was looked for in."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for name, value in raw.items():
+        if name not in fields:
+            yield f"{prefix}{name}", kind
+            continue
+        inner, repeated = _struct_in(fields[name].type)
+        if inner is None:
+            continue
+        if repeated and isinstance(value, list):
+            for index, entry in enumerate(value):
+                if isinstance(entry, dict):
+                    yield from _unknown_keys(entry, inner, f"{prefix}{name}[{index}].")
+        elif not repeated and isinstance(value, dict):
+            yield from _unknown_keys(value, inner, f"{prefix}{name}.")
+
+
+def _suggestion(key: str, owner: type) -> str:
+    """The nearest key in the same table; failing that, the table where a key of that name does exist."""
+    table, _, name = key.rpartition(".")
+    siblings = [field.encode_name for field in msgspec.structs.fields(owner)]
+    close = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean `{table + '.' if table else ''}{close[0]}`?"
+    everywhere = {full.rpartition(".")[2]: full for full in reversed(known_keys())}
+    close = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean `{everywhere[close[0]]}`?"
+    nearest = max(siblings, key=lambda sibling: difflib.SequenceMatcher(None, name, sibling).ratio())
+    return f"; the nearest known key is `{table + '.' if table else ''}{nearest}` (known here: {', '.join(siblings)})"
+
+
+def _nearest(text: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(text, known, n=1)
+    return f', did you mean "{close[0]}"?' if close else f" (there are {', '.join(known)})"
+
+
+def _check_events(events: Sequence[EventType]) -> None:
+    if not 1 <= len(events) <= MAX_EVENT_TYPES:
+        raise ConfigurationError(f"events: Expected 1 to {MAX_EVENT_TYPES} event types, got {len(events)}")
+    _check_names("events", [event.name for event in events])
+    if not any(event.positive for event in events):
+        raise ConfigurationError(
+            "events: Expected at least one event type with `positive = true`: it is what is learnt"
+        )
+
+
+def _check_names(key: str, names: Sequence[str]) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ConfigurationError(f'{key}[{index}]: "{name}" stands there twice')
+
+
+def _check_durations(node: Struct, prefix: str) -> None:
+    """Parse every duration of the tree, so that a wrong one is found at load and not in the middle of a run."""
+    for field in msgspec.structs.fields(node):
+        value, key = getattr(node, field.name), f"{prefix}{field.encode_name}"
+        if isinstance(value, Struct):
+            _check_durations(value, f"{key}.")
+        elif _is_duration(field.type):
+            for text in (value,) if isinstance(value, str) else value:
+                try:
+                    parse_duration(text)
+                except ConfigurationError as error:
+                    raise ConfigurationError(f"{key}: {error}") from error
+
+
+def _is_duration(annotation: Any) -> bool:
+    """Whether a field holds a duration or a tuple of them."""
+    return annotation == Duration or any(_is_duration(part) for part in get_args(annotation))
