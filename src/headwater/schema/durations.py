@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from headwater.schema.errors import ConfigurationError
 
-PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,6})?(ms|s|m|h|d|w)$"
+PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,6})?(ms|s|m|h|d|w)$"
 Duration = Annotated[str, Meta(pattern=PATTERN, description='A number and a unit: "500ms", "30m", "6h", "3d", "2w"')]
 
 MAX_DURATION_MS = 3_660 * 86_400_000  # ten years: longer is a typing error, and 2^(-age/half-life) stays exact

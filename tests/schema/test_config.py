@@ -1,0 +1,129 @@
+"""The configuration: a typed tree that round-trips, and mistakes that are named."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headwater.schema.config import (
+    Config,
+    EventType,
+    Segments,
+    Surface,
+    known_keys,
+    load_config,
+    parse_config,
+    resolve_data_dir,
+)
+from headwater.schema.errors import ConfigurationError
+from headwater.schema.template import config_template
+
+
+def keys_of(table: dict[str, Any], prefix: str = "") -> set[str]:
+    found = set()
+    for name, value in table.items():
+        if isinstance(value, dict):
+            found |= keys_of(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for entry in value:
+                found |= keys_of(entry, f"{prefix}{name}[].")
+        else:
+            found.add(f"{prefix}{name}")
+    return found
+
+
+def test_the_template_loads_to_the_defaults() -> None:
+    assert parse_config(config_template()) == Config()
+
+
+def test_the_template_holds_every_key() -> None:
+    assert keys_of(tomllib.loads(config_template())) == set(known_keys())
+
+
+def test_no_file_means_the_defaults() -> None:
+    assert load_config(None) == Config()
+
+
+def test_a_file_changes_only_what_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "headwater.toml"
+    path.write_text("[features.co_visits]\ndepth = 3\n")
+    config = load_config(path)
+    assert config.features.co_visits.depth == 3
+    assert config.features.co_visits.window == Config().features.co_visits.window
+    assert config.events == Config().events
+
+
+def test_seen_and_sequence_follow_positive() -> None:
+    config = parse_config('[[events]]\nname = "buy"\npositive = true\n[[events]]\nname = "look"\nseen = true\n')
+    assert config.events == (
+        EventType(name="buy", positive=True, seen=True, sequence=True),
+        EventType(name="look", seen=True, sequence=False),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("clocks = 'log'", "my.toml: Unknown key `clocks`; did you mean `clock`?"),
+        ("[serving]\nprt = 1", "my.toml: Unknown key `serving.prt`; did you mean `serving.port`?"),
+        ("depth = 3", "my.toml: Unknown key `depth`; did you mean `features.co_visits.depth`?"),
+        (
+            "[[events]]\nname = 'a'\npositve = true",
+            "my.toml: Unknown key `events[0].positve`; did you mean `events[0].positive`?",
+        ),
+        ("[log]\nqqqq = 1", "my.toml: Unknown key `log.qqqq`; the nearest known key is `log."),
+        ("[serving]\nport = '80'", "my.toml: serving.port: Expected `int`, got `str`"),
+        ("[serving]\nport = 70000", "my.toml: serving.port: Expected `int` <= 65535"),
+        ("serving = 3", "my.toml: serving: Expected `object`, got `int`"),
+        ("[ranker]\nkind = 'xgboost'", "my.toml: ranker.kind: Invalid enum value 'xgboost'"),
+        (
+            "[features]\nsegment_half_life = '5 days'",
+            "my.toml: features.segment_half_life: Expected a duration such as",
+        ),
+        ("[features.co_visits]\nwindow = '0s'", "my.toml: features.co_visits.window: Expected a duration from 1ms"),
+        ("[features]\nitem_half_lives = ['1h', '0s']", "my.toml: features.item_half_lives: Expected a duration from"),
+        ("[features]\nitem_half_lives = []", "my.toml: features.item_half_lives: Expected `array` of length >= 1"),
+        ("[[events]]\nname = 'a'", "my.toml: events: Expected at least one event type with `positive = true`"),
+        ("[[events]]\nname='a'\npositive=true\n[[events]]\nname='a'", 'my.toml: events[1]: "a" stands there twice'),
+        ("[[surfaces]]\nname='a'\n[[surfaces]]\nname='a'", 'my.toml: surfaces[1]: "a" stands there twice'),
+        (
+            "[[surfaces]]\nname='a'\nsources=['trendng']",
+            'my.toml: surfaces[0].sources: There is no source "trendng", did you mean "trending"?',
+        ),
+        ("[segments]\nkeys = ['a', 'b', 'c']", "my.toml: segments.keys: Expected at most 2 keys, got 3"),
+        ("[segments]\nkeys = ['a', 'a']", 'my.toml: segments.keys[1]: "a" stands there twice'),
+        ("x = [", "my.toml: Not valid TOML"),
+    ],
+)
+def test_a_mistake_is_named_with_file_and_key(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_config(text, "my.toml")
+    assert str(caught.value).startswith(message)
+
+
+def test_at_most_fifteen_event_types() -> None:
+    events = tuple(EventType(name=f"e{i}", positive=True) for i in range(16))
+    assert len(Config(events=events[:15]).events) == 15
+    with pytest.raises(ConfigurationError, match="1 to 15 event types, got 16"):
+        Config(events=events)
+
+
+def test_an_object_is_checked_like_a_file() -> None:
+    with pytest.raises(ConfigurationError, match=r"segments\.keys"):
+        Config(segments=Segments(keys=("a", "b", "c")))
+    with pytest.raises(ConfigurationError, match="no source"):
+        Config(surfaces=(Surface(name="home", sources=("nowhere",)),))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"absent\.toml: Cannot read"):
+        load_config(tmp_path / "absent.toml")
+
+
+def test_the_data_directory_stands_beside_the_file(tmp_path: Path) -> None:
+    assert resolve_data_dir(Config(), tmp_path / "headwater.toml") == tmp_path / "data"
+    assert resolve_data_dir(Config(data_dir="/var/lib/x"), tmp_path / "headwater.toml") == Path("/var/lib/x")
+    assert resolve_data_dir(Config(), None) == Path("data")
