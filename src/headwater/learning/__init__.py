@@ -1,0 +1,1 @@
+"""Training: as-of rows in, model files for a bundle out."""

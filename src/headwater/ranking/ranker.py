@@ -1,0 +1,65 @@
+"""What every ranker can do, and how one is opened from the files of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater.schema.errors import HeadwaterError
+
+Features = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float32]
+
+
+class RankerError(HeadwaterError):
+    """A ranker cannot be opened, or cannot score what it was given."""
+
+
+class Ranker(Protocol):
+    """Scores the candidates of a request; a higher score comes first.
+
+    Implementations are deterministic (a row's score depends on that row alone, never on its
+    neighbours in the call), may be called from several threads at once, and release the GIL while
+    they compute.
+    """
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the feature columns, in the order in which ``score`` expects them."""
+        ...
+
+    def score(self, features: Features) -> Scores:
+        """Score rows: ``float32[n, len(columns)]`` → ``float32[n]``, all finite.
+
+        Raises:
+            RankerError: another shape or dtype, a score that is not finite, or a closed ranker.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the model; calling it again changes nothing."""
+        ...
+
+
+def open_ranker(kind: str, files: Mapping[str, bytes], columns: tuple[str, ...]) -> Ranker | None:
+    """The ranker of a bundle: ``kind`` and ``columns`` from its manifest, ``files`` its contents.
+
+    Returns ``None`` for the kind ``none`` (candidates then keep their retrieval order).
+
+    Raises:
+        RankerError: an unknown kind, a missing file, or a model that cannot be read.
+    """
+    from headwater.ranking.gbdt import MODEL_FILE, GbdtRanker
+
+    if kind == "none":
+        return None
+    if kind != "lightgbm":
+        raise RankerError(
+            f"The bundle's ranker is of kind {kind!r}; this version knows 'lightgbm' and 'none'. Update it."
+        )
+    if MODEL_FILE not in files:
+        raise RankerError(f"The bundle names a lightgbm ranker but holds no {MODEL_FILE}. Publish it again.")
+    return GbdtRanker(files[MODEL_FILE], columns)

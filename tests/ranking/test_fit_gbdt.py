@@ -1,0 +1,127 @@
+"""Training learns, repeats itself to the byte, stays quiet and names bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from headwater.learning.gbdt import GbdtParams, TrainingError, fit_gbdt
+from headwater.ranking.gbdt import GbdtRanker
+
+COLUMNS = ("signal", "noise: a", "noise b", "item.count{30m}")
+GROUPS, SIZE = 300, 12
+PARAMS = GbdtParams(trees=60, leaves=7, min_rows_per_leaf=5, patience=10)
+
+Training = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int64]]
+
+
+@pytest.fixture(scope="module")
+def training() -> Training:
+    rng = np.random.default_rng(5)
+    features = rng.standard_normal((GROUPS * SIZE, len(COLUMNS))).astype(np.float32)
+    noisy = (features[:, 0] + 0.5 * rng.standard_normal(len(features))).reshape(GROUPS, SIZE)
+    labels = np.zeros((GROUPS, SIZE), np.int32)
+    labels[np.arange(GROUPS), noisy.argmax(axis=1)] = 1
+    return features, labels.ravel(), np.full(GROUPS, SIZE)
+
+
+def _fit(training: Training, params: GbdtParams = PARAMS, **more: object) -> tuple[bytes, object]:
+    options: dict[str, object] = {"columns": COLUMNS, "params": params, "seed": 7, "num_threads": 1}
+    return fit_gbdt(*training, None, **(options | more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("objective", ["lambdarank", "rank_xendcg"])
+def test_it_learns_the_signal_and_stops_early(
+    training: Training, objective: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[tuple[int, int, float | None]] = []
+    params = GbdtParams(objective=objective, trees=400, leaves=7, min_rows_per_leaf=5, patience=10)  # type: ignore[arg-type]
+    text, report = fit_gbdt(
+        *training, None, columns=COLUMNS, params=params, seed=7, num_threads=1, progress=lambda *step: seen.append(step)
+    )
+    assert capfd.readouterr() == ("", "")
+    assert report.holdout_groups == 30
+    assert report.groups == 270
+    assert report.rows == 270 * SIZE
+    assert report.holdout_ndcg10 is not None
+    assert report.holdout_ndcg10 > 0.75
+    assert next(iter(report.gain)) == "signal"
+    assert 1 <= report.trees <= len(seen) - 10 < 390
+    assert seen[report.trees - 1] == (report.trees, 400, report.holdout_ndcg10)
+    assert text.decode().count("Tree=") == report.trees
+    features, labels, _ = training
+    scores = GbdtRanker(text, COLUMNS).score(features).reshape(GROUPS, SIZE)
+    assert np.mean(scores.argmax(axis=1) == labels.reshape(GROUPS, SIZE).argmax(axis=1)) > 0.5
+
+
+def test_equal_seeds_give_equal_bytes(training: Training) -> None:
+    params = GbdtParams(trees=15, leaves=7, min_rows_per_leaf=5, column_share=0.5)
+    first, again, other = (_fit(training, params, seed=seed)[0] for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_the_holdout_is_the_last_groups_in_time(training: Training) -> None:
+    features, labels, sizes = training
+    flipped = labels.copy()
+    flipped[270 * SIZE :] = np.roll(labels[270 * SIZE :], 5)
+    params = GbdtParams(trees=8, leaves=7, min_rows_per_leaf=5, patience=8)
+    kept, told = ([], [])  # type: tuple[list[object], list[object]]
+    fit_gbdt(
+        features,
+        labels,
+        sizes,
+        None,
+        columns=COLUMNS,
+        params=params,
+        seed=7,
+        num_threads=1,
+        progress=lambda *s: kept.append(s),
+    )
+    fit_gbdt(
+        features,
+        flipped,
+        sizes,
+        None,
+        columns=COLUMNS,
+        params=params,
+        seed=7,
+        num_threads=1,
+        progress=lambda *s: told.append(s),
+    )
+    assert kept != told
+
+
+def test_few_groups_train_without_a_holdout(training: Training) -> None:
+    features, labels, sizes = training
+    report = _fit((features[: 50 * SIZE], labels[: 50 * SIZE], sizes[:50]))[1]
+    assert report.trees == 60  # type: ignore[attr-defined]
+    assert report.holdout_ndcg10 is None  # type: ignore[attr-defined]
+
+
+def test_weights_count(training: Training) -> None:
+    features, labels, sizes = training
+    weights = np.where(features[:, 1] > 0, 3.0, 1.0).astype(np.float32)
+    options = {"columns": COLUMNS, "params": PARAMS, "seed": 7, "num_threads": 1}
+    assert fit_gbdt(features, labels, sizes, weights, **options)[0] != _fit(training)[0]  # type: ignore[arg-type]
+
+
+def test_bad_input_is_named(training: Training) -> None:
+    features, labels, sizes = training
+    with pytest.raises(TrainingError, match="add up to 3600"):
+        _fit((features, labels, sizes[:-1]))
+    with pytest.raises(TrainingError, match="None of the training rows is positive"):
+        _fit((features, np.zeros_like(labels), sizes))
+    with pytest.raises(TrainingError, match="whole-numbered labels"):
+        _fit((features, labels - 1, sizes))
+    with pytest.raises(TrainingError, match=r"float32\[n, 4\]"):
+        _fit((features[:, :3], labels, sizes))
+    with pytest.raises(TrainingError, match="no training rows"):
+        _fit((features[:0], labels[:0], sizes[:0]))
+    with pytest.raises(TrainingError, match=r"<= 64 - at `\$.leaves`"):
+        _fit(training, GbdtParams(leaves=1024))
+    broken = features.copy()
+    broken[5, 2] = np.inf
+    with pytest.raises(TrainingError, match="'noise b' has an infinite"):
+        _fit((broken, labels, sizes))
