@@ -125,7 +125,9 @@ _PAYLOAD_AT = int(RECORD.fields["payload_at"][1]) if RECORD.fields else 0
 
 
 @inline
-def _crc32_update(crc: np.uint32, data: npt.NDArray[np.uint8], start: int, stop: int) -> np.uint32:
+def _crc32_update(
+    crc: np.uint32, data: npt.NDArray[np.uint8], start: int | np.int64, stop: int | np.int64
+) -> np.uint32:
     """Slicing-by-8 CRC-32 over ``data[start:stop]``; ``crc`` is the inverted running value."""
     position = start
     while position + 8 <= stop:

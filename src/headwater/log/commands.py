@@ -1,0 +1,193 @@
+"""What a writer can be asked to do, and the methods that ask it, the same in process and over a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from headwater.log.batch import EventBatch, WireBatch
+from headwater.log.protocol import ImportRange
+from headwater.schema.items import Item
+from headwater.schema.users import UserProfile
+
+
+class ServedEntry(Struct, frozen=True, array_like=True):
+    """A served list to record: dense user and surrogate (0, 0: a stranger) and the encoded ``ServedList``."""
+
+    user: int
+    surrogate: int
+    payload: bytes
+
+
+class AppendEvents(Struct, frozen=True):
+    """Record events; with ``source`` once only, whatever its age."""
+
+    batch: EventBatch
+    source: ImportRange | None = None
+
+
+class AppendWire(Struct, frozen=True, array_like=True, tag="events"):
+    """:class:`AppendEvents` between two processes."""
+
+    batch: WireBatch
+    source: ImportRange | None = None
+
+
+class PutItems(Struct, frozen=True, array_like=True, tag="items"):
+    """Upsert items. ``at_ms``: received then and not now (imports); ``source``: once only."""
+
+    items: list[Item]
+    at_ms: int | None = None
+    source: ImportRange | None = None
+
+
+class DeleteItems(Struct, frozen=True, array_like=True, tag="delete"):
+    """Take items out of the catalogue; ids that were never seen are not counted as accepted."""
+
+    ids: list[str]
+
+
+class PutProfiles(Struct, frozen=True, array_like=True, tag="profiles"):
+    """Replace profiles; recorded encrypted with each user's key. ``at_ms`` and ``source`` as with items."""
+
+    profiles: list[UserProfile]
+    at_ms: int | None = None
+    source: ImportRange | None = None
+
+
+class AppendServed(Struct, frozen=True, array_like=True, tag="served"):
+    """Record lists that were shown."""
+
+    entries: list[ServedEntry]
+
+
+class EraseUsers(Struct, frozen=True, array_like=True, tag="erase"):
+    """Destroy keys, mappings and (by the fold) state rows; ids that were never seen are not counted."""
+
+    ids: list[str]
+
+
+class Login(Struct, frozen=True, array_like=True, tag="login"):
+    """An anonymous session turned out to be ``user``."""
+
+    anonymous: str
+    user: str
+
+
+class Ping(Struct, frozen=True, array_like=True, tag="ping"):
+    """Change nothing; the answer says where the log ends."""
+
+
+Command = AppendEvents | PutItems | DeleteItems | PutProfiles | AppendServed | EraseUsers | Login | Ping
+WireCommand = AppendWire | PutItems | DeleteItems | PutProfiles | AppendServed | EraseUsers | Login | Ping
+
+
+class Appended(Struct, frozen=True, array_like=True, tag="ok"):
+    """What a command did. ``offset`` is the log's end once it was durable: the freshness token.
+
+    ``duplicates`` were inside the dedup window and changed nothing; ``already``: the import range was
+    recorded before.
+    """
+
+    accepted: int
+    duplicates: int
+    offset: int
+    already: bool = False
+
+
+class Commands(Protocol):
+    """Blocking writers: give ``commit``, get the methods."""
+
+    def commit(self, command: Command) -> Appended:
+        """Do ``command`` durably. Raises ``RefusedError``, ``UnavailableError``."""
+        ...
+
+    def append_events(self, batch: EventBatch) -> Appended:
+        """Record events."""
+        return self.commit(AppendEvents(batch))
+
+    def append_import(self, batch: EventBatch, source: ImportRange) -> Appended:
+        """Record imported events; a range that is recorded already adds nothing (``already``)."""
+        return self.commit(AppendEvents(batch, source))
+
+    def put_items(
+        self, items: Sequence[Item], *, at_ms: int | None = None, source: ImportRange | None = None
+    ) -> Appended:
+        """Upsert items."""
+        return self.commit(PutItems(list(items), at_ms, source))
+
+    def delete_items(self, ids: Sequence[str]) -> Appended:
+        """Take items out of the catalogue."""
+        return self.commit(DeleteItems(list(ids)))
+
+    def put_profiles(
+        self, profiles: Sequence[UserProfile], *, at_ms: int | None = None, source: ImportRange | None = None
+    ) -> Appended:
+        """Replace user profiles."""
+        return self.commit(PutProfiles(list(profiles), at_ms, source))
+
+    def append_served(self, entries: Sequence[ServedEntry]) -> Appended:
+        """Record lists that were shown."""
+        return self.commit(AppendServed(list(entries)))
+
+    def erase_users(self, ids: Sequence[str]) -> Appended:
+        """Destroy what ties these users to their history."""
+        return self.commit(EraseUsers(list(ids)))
+
+    def login(self, anonymous: str, user: str) -> Appended:
+        """Join an anonymous session to a user."""
+        return self.commit(Login(anonymous, user))
+
+    def ping(self) -> Appended:
+        """Where the log ends."""
+        return self.commit(Ping())
+
+
+class AsyncCommands(Protocol):
+    """Awaitable writers: give ``commit``, get the methods of :class:`Commands`."""
+
+    async def commit(self, command: Command) -> Appended:
+        """Do ``command`` durably. Raises ``RefusedError``, ``UnavailableError``."""
+        ...
+
+    async def append_events(self, batch: EventBatch) -> Appended:
+        """Record events."""
+        return await self.commit(AppendEvents(batch))
+
+    async def append_import(self, batch: EventBatch, source: ImportRange) -> Appended:
+        """Record imported events; a range that is recorded already adds nothing (``already``)."""
+        return await self.commit(AppendEvents(batch, source))
+
+    async def put_items(
+        self, items: Sequence[Item], *, at_ms: int | None = None, source: ImportRange | None = None
+    ) -> Appended:
+        """Upsert items."""
+        return await self.commit(PutItems(list(items), at_ms, source))
+
+    async def delete_items(self, ids: Sequence[str]) -> Appended:
+        """Take items out of the catalogue."""
+        return await self.commit(DeleteItems(list(ids)))
+
+    async def put_profiles(
+        self, profiles: Sequence[UserProfile], *, at_ms: int | None = None, source: ImportRange | None = None
+    ) -> Appended:
+        """Replace user profiles."""
+        return await self.commit(PutProfiles(list(profiles), at_ms, source))
+
+    async def append_served(self, entries: Sequence[ServedEntry]) -> Appended:
+        """Record lists that were shown."""
+        return await self.commit(AppendServed(list(entries)))
+
+    async def erase_users(self, ids: Sequence[str]) -> Appended:
+        """Destroy what ties these users to their history."""
+        return await self.commit(EraseUsers(list(ids)))
+
+    async def login(self, anonymous: str, user: str) -> Appended:
+        """Join an anonymous session to a user."""
+        return await self.commit(Login(anonymous, user))
+
+    async def ping(self) -> Appended:
+        """Where the log ends."""
+        return await self.commit(Ping())

@@ -1,0 +1,375 @@
+"""The writer core: the one place that assigns offsets and dense numbers and makes things durable.
+
+It is synchronous and knows no sockets. Commands come in groups; a group is one transaction and one
+fsync. A failed commit is never retried: the writer refuses everything from then on, and the process
+is to stop and recover from what is on disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self, assert_never
+
+import msgspec
+import numpy as np
+import structlog
+
+from headwater.log.batch import ItemRecord
+from headwater.log.commands import (
+    Appended,
+    AppendEvents,
+    AppendServed,
+    Command,
+    Commands,
+    DeleteItems,
+    EraseUsers,
+    Login,
+    Ping,
+    PutItems,
+    PutProfiles,
+)
+from headwater.log.dedup import DEFAULT_WINDOW, DedupWindow
+from headwater.log.environment import DEFAULT_MAP_GIB, GIB
+from headwater.log.identity import IdentityStore, LmdbIdentity, UserKey
+from headwater.log.lmdb import LmdbLog
+from headwater.log.protocol import EventLog, ImportRange, RefusedError
+from headwater.log.record import RECORD, SEGMENT_KEYS, Kind, Namespace
+from headwater.log.staging import NewTerms, Records, Stage, check_text
+from headwater.schema.errors import HeadwaterError
+
+log = structlog.get_logger()
+
+_ENCODER = msgspec.msgpack.Encoder()
+
+Outcome = Appended | RefusedError
+
+
+class WriterRunningError(HeadwaterError):
+    """Another process writes this log."""
+
+
+class WriterFailedError(HeadwaterError):
+    """A commit failed earlier; this process must not write any more."""
+
+
+class LogWriter(Commands):
+    """Appends to ``log``; the only one that does.
+
+    ``clock`` returns Unix milliseconds and sets ``received_ms`` (which never decreases, whatever the
+    clock does). ``segment_keys``: the profile fields or attributes that make a user's segments, at
+    most two. ``dedup_window``: how many event ids are remembered.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        identity: IdentityStore,
+        *,
+        clock: Callable[[], int],
+        segment_keys: Sequence[str] = (),
+        dedup_window: int = DEFAULT_WINDOW,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        if len(segment_keys) > SEGMENT_KEYS:
+            raise ValueError(f"Expected at most {SEGMENT_KEYS} segment keys, got {len(segment_keys)}")
+        self._log = log
+        self._identity = identity
+        self._clock = clock
+        self._segment_keys = tuple(segment_keys)
+        self._failed = False
+        self._on_close = on_close
+        self._vocabulary = log.vocabulary()
+        for namespace in Namespace:
+            self._vocabulary.refresh(namespace)
+        self._dedup = DedupWindow(dedup_window)
+        self._dedup.rebuild(log)
+        self._finish_erasures()
+
+    @property
+    def last_offset(self) -> int:
+        """Where the durable log ends."""
+        return self._log.last_offset
+
+    @property
+    def last_received_ms(self) -> int:
+        """``received_ms`` of the newest durable record."""
+        return self._log.last_received_ms
+
+    def commit(self, command: Command) -> Appended:
+        """A group of one. Raises :class:`RefusedError` when the command was not accepted."""
+        outcome = self.commit_group([command])[0]
+        if isinstance(outcome, RefusedError):
+            raise outcome
+        return outcome
+
+    def commit_group(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Do all commands in order, durably, in one transaction; the outcome of each.
+
+        A refused command changes nothing and does not disturb the others. Any exception that comes
+        out of here is fatal: the writer has failed and must be replaced by a new process.
+        """
+        if self._failed:
+            raise WriterFailedError("An earlier commit failed; restart the writer")
+        outcomes: list[Outcome] = []
+        try:
+            stage = self._stage()
+            for command in commands:
+                if isinstance(command, EraseUsers):
+                    # what came before must find the users, what comes after must not
+                    self._finish(stage)
+                    outcomes.append(self._erase(command))
+                    stage = self._stage()
+                    continue
+                try:
+                    outcomes.append(self._take(stage, command))
+                except RefusedError as error:
+                    outcomes.append(error)
+            self._finish(stage)
+        except BaseException:
+            self._failed = True
+            raise
+        return outcomes
+
+    def _stage(self) -> Stage:
+        return Stage(
+            self._vocabulary, self._dedup, self._log.last_offset, self._log.last_received_ms, int(self._clock())
+        )
+
+    def _finish(self, stage: Stage) -> None:
+        commit = stage.finish(self._identity)
+        if commit is not None:
+            self._log.append(commit)
+
+    def _take(self, stage: Stage, command: Command) -> Appended:
+        duplicates = 0
+        match command:
+            case AppendEvents(batch, source):
+                if self._is_recorded(stage, source):
+                    return Appended(0, 0, stage.last_offset, already=True)
+                accepted, duplicates = stage.events(batch, _with_payload(source))
+            case PutItems(_, _, source) | PutProfiles(_, _, source):
+                if self._is_recorded(stage, source):
+                    return Appended(0, 0, stage.last_offset, already=True)
+                accepted = (
+                    self._items(stage, command) if isinstance(command, PutItems) else self._profiles(stage, command)
+                )
+            case DeleteItems():
+                accepted = self._delete(stage, command)
+            case AppendServed():
+                accepted = self._served(stage, command)
+            case Login():
+                accepted = self._login(stage, command)
+            case Ping():
+                accepted = 0
+            case EraseUsers():
+                raise ValueError("An erasure is never staged with other commands")
+            case _:
+                assert_never(command)
+        return Appended(accepted, duplicates, stage.last_offset)
+
+    def _is_recorded(self, stage: Stage, source: ImportRange | None) -> bool:
+        """Whether all rows of ``source`` were imported before; refuses a range that was in part."""
+        if source is None:
+            return False
+        if source.start_row < 0 or source.end_row < source.start_row:
+            raise RefusedError(f"Rows {source.start_row} to {source.end_row} are no range")
+        ranges = self._log.imported(source.file_sha256, source.mapping)
+        ranges += [
+            (r.start_row, r.end_row)
+            for r in stage.imports
+            if (r.file_sha256, r.mapping) == (source.file_sha256, source.mapping)
+        ]
+        reached = source.start_row
+        overlap = False
+        for start, end in sorted(ranges):
+            overlap |= start < source.end_row and end > source.start_row
+            if start <= reached < end:
+                reached = end
+        if overlap and reached >= source.end_row:
+            return True
+        if (source.start_row, source.end_row) in ranges:  # an empty range
+            return True
+        if overlap:
+            raise RefusedError(
+                f"Some of the rows {source.start_row} to {source.end_row} of this file are imported already: "
+                f"{sorted(ranges)}; import only the others"
+            )
+        return False
+
+    def _items(self, stage: Stage, command: PutItems) -> int:
+        new = NewTerms(self._vocabulary)
+        records = _records(len(command.items), Kind.ITEM)
+        payloads: list[bytes] = []
+        for row, item in enumerate(command.items):
+            records["item"][row] = new.index(Namespace.ITEM, item.id)
+            categories = [new.index(Namespace.CATEGORY, text) for text in item.categories]
+            regions = [new.index(Namespace.REGION, text) for text in item.regions]
+            payloads.append(_encode(ItemRecord(item, categories, regions)))
+        stage.others(new, records, payloads, at_ms=command.at_ms, source=_with_payload(command.source))
+        return len(records)
+
+    def _delete(self, stage: Stage, command: DeleteItems) -> int:
+        known = self._vocabulary.known(Namespace.ITEM)
+        indexes = [known[text] for text in command.ids if text in known]
+        records = _records(len(indexes), Kind.ITEM_DELETED)
+        records["item"] = indexes
+        if indexes:
+            stage.others(None, records, ())
+        return len(indexes)
+
+    def _profiles(self, stage: Stage, command: PutProfiles) -> int:
+        new = NewTerms(self._vocabulary)
+        records = _records(len(command.profiles), Kind.PROFILE)
+        plain: list[bytes] = []
+        for row, profile in enumerate(command.profiles):
+            check_text(profile.id)
+            for column, key in enumerate(self._segment_keys):
+                chosen = profile.value_of(key)
+                if chosen is not None:
+                    records["segments"][row, column] = new.index(Namespace.SEGMENT, f"{key}={chosen}")
+            plain.append(_encode(profile))
+        assigned = self._identity.assign([profile.id for profile in command.profiles])
+        records["user"], records["surrogate"] = assigned
+        payloads = [self._identity.encrypt(int(u), p) for u, p in zip(assigned.user, plain, strict=True)]
+        stage.others(new, records, payloads, at_ms=command.at_ms, source=_with_payload(command.source))
+        return len(records)
+
+    def _served(self, stage: Stage, command: AppendServed) -> int:
+        records = _records(len(command.entries), Kind.SERVED)
+        try:
+            records["user"] = np.array([entry.user for entry in command.entries], np.uint32)
+            records["surrogate"] = np.array([entry.surrogate for entry in command.entries], np.uint64)
+        except OverflowError as error:
+            raise RefusedError("A served list names no user that could exist") from error
+        if command.entries:
+            stage.others(None, records, [entry.payload for entry in command.entries])
+        return len(records)
+
+    def _login(self, stage: Stage, command: Login) -> int:
+        check_text(command.anonymous)
+        check_text(command.user)
+        if command.anonymous == command.user:
+            raise RefusedError("A login joins two different ids")
+        assigned = self._identity.assign([command.user, command.anonymous])
+        records = _records(1, Kind.LOGIN)
+        records["user"], records["surrogate"] = assigned.user[0], assigned.surrogate[0]
+        stage.others(None, records, [int(assigned.user[1]).to_bytes(4, "little")])
+        return 1
+
+    def _erase(self, command: EraseUsers) -> Outcome:
+        """Note, record, destroy: in this order, so that a crash at any point is made good at the next start."""
+        try:
+            for text in command.ids:
+                check_text(text)
+        except RefusedError as error:
+            return error
+        found = self._identity.begin_erasure(command.ids)
+        self._finish_erasures()
+        return Appended(len(found), 0, self._log.last_offset)
+
+    def _finish_erasures(self) -> None:
+        erasing: list[UserKey] = self._identity.erasing()
+        if not erasing:
+            return
+        stage = self._stage()
+        records = _records(len(erasing), Kind.ERASURE)
+        records["user"] = np.array([key.user for key in erasing], np.uint32)
+        records["surrogate"] = np.array([key.surrogate for key in erasing], np.uint64)
+        stage.others(None, records, ())
+        self._finish(stage)
+        self._identity.finish_erasure()
+        log.info("users_erased", users=len(erasing), offset=self._log.last_offset)
+
+    def close(self) -> None:
+        """Close log and identity, and let another writer in."""
+        self._failed = True
+        self._log.close()
+        self._identity.close()
+        if self._on_close is not None:
+            self._on_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _records(count: int, kind: Kind) -> Records:
+    records = np.zeros(count, RECORD)
+    records["kind"] = kind
+    return records
+
+
+def _encode(value: object) -> bytes:
+    try:
+        return _ENCODER.encode(value)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise RefusedError(f"A value cannot be stored: {error}") from error
+
+
+def _with_payload(source: ImportRange | None) -> tuple[ImportRange, bytes] | None:
+    return None if source is None else (source, _ENCODER.encode(source))
+
+
+class WriterLock:
+    """An exclusive lock on ``path`` (``DATA/writer.lock``), held until released or the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._handle, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._handle)
+            raise WriterRunningError(
+                f"Process {holder} writes the log in {path.parent} already; stop it or send your data to it"
+            ) from error
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let another writer in."""
+        os.close(self._handle)
+
+
+def open_writer(
+    data_dir: Path,
+    *,
+    clock: Callable[[], int] | None = None,
+    segment_keys: Sequence[str] = (),
+    dedup_window: int = DEFAULT_WINDOW,
+    map_size: int = DEFAULT_MAP_GIB * GIB,
+) -> LogWriter:
+    """Become the writer of ``data_dir``: lock, open log and identity, rebuild the dedup window, recover.
+
+    ``clock`` None is the log's own clock: time stands where the newest record stands.
+
+    Raises
+    ------
+    WriterRunningError
+        Another process is the writer; the message names its pid.
+    """
+    lock = WriterLock(data_dir / "writer.lock")
+    opened: list[Callable[[], None]] = [lock.release]
+    try:
+        event_log = LmdbLog(data_dir / "log", map_size=map_size)
+        opened.append(event_log.close)
+        identity = LmdbIdentity(data_dir / "identity", map_size=map_size)
+        opened.append(identity.close)
+        return LogWriter(
+            event_log,
+            identity,
+            clock=clock or (lambda: event_log.last_received_ms),
+            segment_keys=segment_keys,
+            dedup_window=dedup_window,
+            on_close=lock.release,
+        )
+    except BaseException:
+        for close in reversed(opened):
+            close()
+        raise
