@@ -1,0 +1,76 @@
+"""Options that commands share, so that ``--config``, ``--data`` and ``--json`` mean one thing everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from headwater.schema.config import Config, load_config, resolve_data_dir
+
+EXIT_CHECK_FAILED = 1
+EXIT_INPUT = 2
+EXIT_UNAVAILABLE = 3
+
+DEFAULT_CONFIG = Path("headwater.toml")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="PATH", envvar="HEADWATER_CONFIG", help="Configuration [default: ./headwater.toml if there]"
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="DIR", envvar="HEADWATER_DATA", help="Data directory [default: data_dir of the configuration]"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What ``--config`` and ``--data`` came to. ``config_path`` is None when the defaults are used."""
+
+    config: Config
+    config_path: Path | None
+    data: Path
+
+
+def settings(config: Path | None, data: Path | None) -> Settings:
+    """Load the configuration that the options name: the given file, else ``./headwater.toml``, else the defaults.
+
+    Raises:
+        ConfigurationError: the file cannot be read or is wrong.
+    """
+    path = config if config is not None else (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+    loaded = load_config(path)
+    return Settings(loaded, path, data if data is not None else resolve_data_dir(loaded, path))
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on one line of standard output: structs, dataclasses and dictionaries alike."""
+    import msgspec
+
+    typer.echo(msgspec.json.encode(value).decode())
+
+
+def configure_logging(level: Literal["debug", "info", "warning", "error"]) -> None:
+    """JSON lines on standard error, from ``level`` up. A command that serves calls it again with "info"."""
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=typer.get_text_stream("stderr")),
+        cache_logger_on_first_use=False,
+    )
