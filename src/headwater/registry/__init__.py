@@ -1,0 +1,1 @@
+"""Model bundles: one directory, one version, checked whole; promoted, swapped and rolled back whole."""
