@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import structlog
 
-from headwater.log.batch import ItemRecord
+from headwater.log.batch import ItemRecord, events_to_batch
 from headwater.log.commands import (
     Appended,
     AppendEvents,
@@ -33,12 +33,14 @@ from headwater.log.commands import (
 )
 from headwater.log.dedup import DEFAULT_WINDOW, DedupWindow
 from headwater.log.environment import DEFAULT_MAP_GIB, GIB
-from headwater.log.identity import IdentityStore, LmdbIdentity, UserKey
+from headwater.log.identity import IdentityStore, LmdbIdentity, MemoryIdentity, UserKey
 from headwater.log.lmdb import LmdbLog
+from headwater.log.memory import MemoryLog
 from headwater.log.protocol import EventLog, ImportRange, RefusedError
 from headwater.log.record import RECORD, SEGMENT_KEYS, Kind, Namespace
 from headwater.log.staging import NewTerms, Records, Stage, check_text
 from headwater.schema.errors import HeadwaterError
+from headwater.schema.events import Event
 
 log = structlog.get_logger()
 
@@ -87,6 +89,17 @@ class LogWriter(Commands):
         self._dedup = DedupWindow(dedup_window)
         self._dedup.rebuild(log)
         self._finish_erasures()
+
+    def warm(self) -> None:
+        """Load (or compile) the kernels that a commit needs, so that the first one does not wait for them."""
+        scratch = MemoryLog()
+        stage = Stage(scratch.vocabulary(), DedupWindow(2), 0, 0, 0)
+        event = Event(user="warm", item="warm", type="warm", event_id="warm")
+        stage.events(events_to_batch([event, event], ()), None)
+        commit = stage.finish(MemoryIdentity())
+        if commit is not None:
+            scratch.append(commit)
+        scratch.read(0)
 
     @property
     def last_offset(self) -> int:
