@@ -1,0 +1,277 @@
+"""``headwater demo``: the whole loop, from an empty folder to a list that changes after three clicks."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from msgspec import Struct
+
+from headwater.cli.options import EXIT_CHECK_FAILED, JsonOption, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from headwater.cli.local import Site
+    from headwater.cli.shelf import Shelf
+    from headwater.client import Client
+    from headwater.schema.requests import RecommendResponse
+    from headwater.simulator import World
+    from headwater.simulator.traffic import Visitors
+
+LIST_LENGTH = 10
+CLICKS = 3
+VISITOR = "visitor"
+GUESTS = tuple(f"guest-{number:02d}" for number in range(50))
+CONTEXT = {"country": "DE", "device": "mobile"}
+WORLD_START_MS = 1_772_409_600_000  # Monday, 2 March 2026, 00:00 UTC: the same seed gives the same demo on any day
+LIVE_EVENTS_PER_S = 10.0
+
+
+class Visit(Struct, frozen=True):
+    """What the visitor saw: ``before`` and ``after`` count items of ``taste`` among the ``k`` of the list.
+
+    ``delay_ms``: from posting a click to the list that reflects it, for each click.
+    """
+
+    taste: str
+    clicked: list[str]
+    before: int
+    after: int
+    k: int
+    delay_ms: list[float]
+
+    @property
+    def listened(self) -> bool:
+        """Whether the list turned to the taste that was clicked."""
+        return self.after > self.before
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``demo``."""
+    app.command("demo")(demo)
+
+
+def demo(
+    movielens: Annotated[
+        tuple[str, Path] | None,
+        typer.Option(
+            "--data", metavar="movielens DIR", help="Use this MovieLens folder in place of the simulated world."
+        ),
+    ] = None,
+    leave: Annotated[bool, typer.Option("--exit", help="End after the lists, do not go on serving.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; another one is taken if it is in use.")] = 8080,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the world.")] = 7,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Work in this new folder and keep it [default: a temporary one].")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate a world, import it, train and serve; then a visitor clicks three things and the list answers.
+
+    Example: headwater demo --exit
+
+    On real data: headwater demo --data movielens path/to/ml-latest-small
+    """
+    from rich.console import Console
+
+    from headwater.schema.errors import ConfigurationError
+
+    if movielens is not None and movielens[0] != "movielens":
+        raise ConfigurationError(f'--data: there is no data set kind "{movielens[0]}"; write --data movielens DIR')
+    console = Console(stderr=as_json)
+    with _folder(keep) as folder, _sigterm_as_interrupt():
+        _run(console, folder, movielens[1] if movielens else None, leave, port, seed, as_json)
+
+
+@contextlib.contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix="headwater-demo-") as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """A polite end by signal takes the same way out as Ctrl-C, so that the server is ended too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(
+    console: Console, folder: Path, movielens: Path | None, leave: bool, port: int, seed: int, as_json: bool
+) -> None:
+    from headwater.cli.local import Server, make_site, run_command
+    from headwater.cli.shelf import read_shelf
+    from headwater.client import Client
+    from headwater.simulator.traffic import PlainVisitors, WorldVisitors
+
+    started = time.monotonic()
+    # A small catalogue needs fewer trees; every answer's features are logged, there are few of them.
+    site = make_site(folder, {"ranker": {"trees": 120}, "serving": {"feature_sample": 1.0}})
+    world = None if movielens is not None else _simulate(console, site, seed)
+    if movielens is not None:
+        _step(console, "import", f"MovieLens from {movielens}")
+        run_command(site, "import", "movielens", str(movielens))
+    shelf = read_shelf(site.data)
+    console.print(f"         {shelf.events:,} events and {len(shelf.items):,} items are in the log")
+    _step(console, "train", "LightGBM on candidates as they were at each moment of the log")
+    run_command(site, "train")
+    _step(console, "serve", "one writer, one fold, one worker")
+    with Server(site, port) as server, Client(server.url) as client:
+        prepared_s = time.monotonic() - started
+        console.print(f"         {server.url} answers, {prepared_s:.0f} s after the start\n")
+        began = time.monotonic()
+
+        def now_ms() -> int:
+            return shelf.last_ms + int((time.monotonic() - began) * 1_000)
+
+        context = CONTEXT if world is not None else {}
+        visit = _visit(console, client, shelf, context, now_ms)
+        if not visit.listened:
+            console.print("[red]The list did not turn to the taste that was clicked.[/red]")
+        if not leave:
+            visitors = WorldVisitors(world) if world is not None else PlainVisitors(GUESTS)
+            _go_on(console, client, server.url, visitors, shelf.popular[0], seed, now_ms)
+    if as_json:
+        facts: dict[str, str | int | float] = {
+            "data": "simulated" if movielens is None else "movielens",
+            "seed": seed,
+            "events": shelf.events,
+        }
+        facts |= {"items": len(shelf.items), "prepared_s": round(prepared_s, 1)}
+        print_json(facts | msgspec.structs.asdict(visit))
+    if not visit.listened:
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def _step(console: Console, name: str, what: str) -> None:
+    console.print(f"[bold cyan]{name:>8}[/bold cyan] {what}")
+
+
+def _simulate(console: Console, site: Site, seed: int) -> World:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from headwater.cli.local import write_world
+    from headwater.simulator import World
+
+    world = World(seed, start_ms=WORLD_START_MS)
+    days = world.hours // 24
+    _step(console, "generate", f"{len(world.people):,} people, {days} days, seed {seed}; every event goes into the log")
+    columns = (TextColumn("        "), BarColumn(), MofNCompleteColumn(), TextColumn("hours"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=world.hours)
+        write_world(site, world, lambda hour: progress.update(task, completed=hour))
+    return world
+
+
+def _visit(console: Console, client: Client, shelf: Shelf, context: dict[str, str], now_ms: Callable[[], int]) -> Visit:
+    """A stranger arrives, clicks three items of one taste, and sees what that does."""
+    from headwater.schema.events import Event
+    from headwater.schema.requests import RecommendRequest
+
+    def ask(token: str | None) -> RecommendResponse:
+        return client.recommend(
+            RecommendRequest(user=VISITOR, k=LIST_LENGTH, context=dict(context) or None, token=token)
+        )
+
+    first = ask(None)
+    taste = shelf.taste_beside([item.id for item in first.items], CLICKS)
+    console.print(_table(f"A stranger arrives and sees (tier {first.tier}, model {first.model})", first, shelf, taste))
+    clicked = shelf.best_of(taste, CLICKS)
+    console.print(f"\nThey click three items of one taste, [bold green]{taste}[/bold green]:")
+    answer, delays = first, []
+    for item in clicked:
+        began = time.perf_counter()
+        event = Event(
+            user=VISITOR, item=item, type="click", time=now_ms(), surface="home", attributes=dict(context) or None
+        )
+        reply = client.send_events([event])
+        answer = ask(reply.token)
+        delays.append((time.perf_counter() - began) * 1_000)
+        reflected = answer.address.user_offset >= int(reply.token)
+        console.print(
+            f"  · {shelf.title(item)}  [dim]posted, durable and "
+            f"{'reflected' if reflected else '[red]NOT reflected[/red]'} in a new list after {delays[-1]:.1f} ms[/dim]"
+        )
+    console.print()
+    console.print(_table(f"What they see now (model {answer.model})", answer, shelf, taste))
+    before, after = (sum(shelf.has(item.id, taste) for item in r.items) for r in (first, answer))
+    console.print(
+        f"\n[bold]{taste}: {before} of {len(first.items)} before, {after} of {len(answer.items)} after; "
+        f"{delays[-1]:.1f} ms from posting the last click to the list that reflects it.[/bold]"
+    )
+    return Visit(taste, clicked, before, after, LIST_LENGTH, [round(delay, 2) for delay in delays])
+
+
+def _table(title: str, answer: RecommendResponse, shelf: Shelf, taste: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", expand=False)
+    for name in ("", "title", "categories", "source", "reason"):
+        table.add_column(name, justify="right" if not name else "left", overflow="fold")
+    for place, item in enumerate(answer.items, 1):
+        style = "green" if shelf.has(item.id, taste) else ""
+        row = (str(place), shelf.title(item.id), ", ".join(shelf.categories(item.id)), item.source, item.reason)
+        table.add_row(*row, style=style)
+    return table
+
+
+def _go_on(
+    console: Console,
+    client: Client,
+    url: str,
+    visitors: Visitors,
+    item: str,
+    seed: int,
+    now_ms: Callable[[], int],
+) -> None:
+    """Serve with live traffic until Ctrl-C."""
+    from rich.markup import escape
+
+    from headwater.simulator.traffic import LiveTraffic
+
+    console.print(
+        f"\nServing at [bold]{url}[/bold] with live visitors (about {LIVE_EVENTS_PER_S:.0f} events a second)."
+    )
+    console.print("Try, in another terminal:\n")
+    post = "-H 'content-type: application/json' -d"
+    click = f'{{"user": "you", "item": "{item}", "type": "click"}}'
+    for line in (
+        f'curl -s {url}/v1/recommend {post} \'{{"user": "you", "k": 5}}\'',
+        f"curl -s {url}/v1/events {post} '{click}'",
+        f"curl -s '{url}/v1/similar/{item}?k=5'",
+        f"curl -s {url}/metrics",
+    ):
+        console.print(f"  {escape(line)}", soft_wrap=True, highlight=False)
+    console.print("\nCtrl-C ends it.")
+    traffic = LiveTraffic(
+        client,
+        visitors,
+        seed=seed,
+        now_ms=now_ms,
+        events_per_s=LIVE_EVENTS_PER_S,
+        on_error=lambda error: console.print(f"[yellow]A visit failed: {escape(str(error))}[/yellow]"),
+    )
+    traffic.start()
+    try:
+        while traffic.is_alive():
+            traffic.join(1.0)
+    except KeyboardInterrupt:
+        console.print("\nEnding ...")
+    finally:
+        traffic.stop()
+    console.print(f"{traffic.visits:,} live visits, {traffic.events:,} events.")
