@@ -64,8 +64,8 @@ class ServedList(Struct, frozen=True, array_like=True):
     """Payload of a ``SERVED`` record.
 
     ``items`` are dense item indexes in the order shown, ``features`` the assembled rows of these items
-    (``float32``, shape ``(len(items), columns)``, C order; empty when not sampled), ``context`` the
-    request context as coded numbers (see :class:`headwater.features.assemble.Context`).
+    (``float32``, shape ``(len(items), columns)``, C order; empty when not sampled), ``context`` is
+    ``[segment 0, segment 1, anchor item]`` as dense numbers (0: none).
     """
 
     request_id: str

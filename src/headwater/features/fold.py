@@ -1,0 +1,272 @@
+"""The driver of the fold: records in log order → rows, and from time to time a commit to a state store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from headwater.features.content import content_vector
+from headwater.features.fold_kernel import Events, Rows, fold_events, merge_user
+from headwater.features.plan import (
+    FLAG_CONTENT,
+    FLAG_HIDDEN,
+    FLAG_KNOWN,
+    I_CATEGORIES,
+    I_EXPIRES,
+    I_FIRST,
+    I_FLAGS,
+    I_PUBLISHED,
+    I_REGIONS,
+    U_SEGMENT,
+    Plan,
+)
+from headwater.features.rows import ItemTable, UserTable, pack_user
+from headwater.log.batch import ItemRecord
+from headwater.log.record import Kind, Namespace, RecordBlock
+from headwater.schema.errors import HeadwaterError
+from headwater.schema.items import MAX_CATEGORIES, MAX_REGIONS
+
+log = structlog.get_logger()
+
+_SINGLE = np.array([Kind.ITEM, Kind.ITEM_DELETED, Kind.PROFILE, Kind.ERASURE, Kind.LOGIN], np.uint8)
+_decode_item = msgspec.msgpack.Decoder(ItemRecord).decode
+
+
+class FoldOrderError(HeadwaterError):
+    """A block does not follow the offset that the state stands at."""
+
+
+@dataclass(slots=True)
+class Delta:
+    """What a commit changes: everything since the last one, and the offset it stands at."""
+
+    offset: int
+    received_ms: int
+    users: list[tuple[int, bytes | None]]  # packed rows; None: gone
+    items: npt.NDArray[np.int64]  # dense items whose rows changed
+    rows: Rows  # the item table (only `items` are new)
+    count: int
+    catalogue: list[tuple[int, bytes | None]]  # ItemRecord payloads
+    types: dict[int, str]
+    epoch: npt.NDArray[np.int64] | None  # items changed since the last epoch, when one is due
+
+
+class StateStore(Protocol):
+    """Keeps rows and offset together: a commit is all or nothing."""
+
+    offset: int
+    received_ms: int
+
+    def user(self, user: int) -> bytes | None: ...
+    def load_items(self, table: ItemTable) -> None: ...
+    def types(self) -> dict[int, str]: ...
+    def commit(self, delta: Delta) -> None: ...
+
+
+@dataclass(slots=True)
+class FoldCounts:
+    """What the fold has met since it started."""
+
+    records: int = 0
+    events: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+class Fold:
+    """State as a function of the log.
+
+    Without a ``store`` all rows stay in memory (training, evaluation, verification); with one the fold
+    resumes at its offset and ``commit`` writes what changed.
+    """
+
+    def __init__(self, plan: Plan, store: StateStore | None = None, *, cache_users: int = 65_536) -> None:
+        self.plan = plan
+        self.store = store
+        self.cache_users = cache_users
+        self.items = ItemTable(plan.layout)
+        self.users = UserTable(plan.layout, store.user if store is not None else None)
+        self.offset = 0
+        self.received_ms = 0
+        self.counts = FoldCounts()
+        self.catalogue: dict[int, ItemRecord] = {}  # kept when there is no store
+        self._catalogue_changes: list[tuple[int, bytes | None]] = []
+        self._gone: set[int] = set()
+        self._types: dict[int, str] = {}
+        self._type_slot = np.zeros(65_536, np.int64)
+        self._epoch_dirty = np.zeros(0, np.uint8)
+        if store is not None:
+            self.offset, self.received_ms = store.offset, store.received_ms
+            store.load_items(self.items)
+            for index, name in store.types().items():
+                self._learn_type(index, name)
+
+    def apply(self, block: RecordBlock) -> None:
+        """Fold the next records.
+
+        Raises:
+            FoldOrderError: the block does not start right behind ``offset``.
+        """
+        if len(block) == 0:
+            return
+        if block.first_offset != self.offset + 1:
+            raise FoldOrderError(f"the state stands at offset {self.offset}; cannot fold from {block.first_offset}")
+        records = block.records
+        kinds = records["kind"]
+        # terms precede their first use, so learning all of a block's terms first changes nothing
+        for i in np.flatnonzero(kinds == Kind.TERM).tolist():
+            if int(records["type"][i]) == Namespace.EVENT_TYPE:
+                self._learn_type(int(records["item"][i]), block.payload(i).decode())
+        self.items.reserve(int(records["item"][kinds != Kind.TERM].max(initial=0)) + 1)
+        start = 0
+        for i in np.flatnonzero(np.isin(kinds, _SINGLE)).tolist():
+            self._fold_run(records[start:i])
+            self._fold_one(block, i)
+            start = i + 1
+        self._fold_run(records[start:])
+        self.offset = block.last_offset
+        self.received_ms = int(records["received_ms"][-1])
+        self.counts.records += len(block)
+
+    def commit(self, *, epoch: bool) -> None:
+        """Store everything since the last commit; ``epoch`` also offers the changed items to the servers."""
+        if self.store is None:
+            raise HeadwaterError("this fold has no store to commit to")
+        changed = np.flatnonzero(self.items.dirty)
+        self._note_epoch(changed)
+        dirty_users = np.flatnonzero(self.users.dirty)
+        packed: list[tuple[int, bytes | None]] = []
+        for slot in dirty_users.tolist():
+            user = self.users.owner(slot)
+            if user not in self._gone:
+                packed.append((user, pack_user(self.users.row(slot), self.plan.layout)))
+        packed.extend((user, None) for user in sorted(self._gone))
+        self.store.commit(
+            Delta(
+                offset=self.offset,
+                received_ms=self.received_ms,
+                users=packed,
+                items=changed,
+                rows=self.items.rows,
+                count=self.items.count,
+                catalogue=self._catalogue_changes,
+                types=self._types,
+                epoch=np.flatnonzero(self._epoch_dirty) if epoch else None,
+            )
+        )
+        self.items.dirty[changed] = 0
+        self.users.dirty[dirty_users] = 0
+        self.users.shrink(self.cache_users)
+        self._catalogue_changes = []
+        self._gone.clear()
+        if epoch:
+            self._epoch_dirty[:] = 0
+
+    @property
+    def epoch_pending(self) -> bool:
+        """Whether item rows changed since the last epoch."""
+        return bool(self._epoch_dirty.any()) or bool(self.items.dirty.any())
+
+    def _note_epoch(self, changed: npt.NDArray[np.int64]) -> None:
+        if len(self._epoch_dirty) < len(self.items.dirty):
+            grown = np.zeros(len(self.items.dirty), np.uint8)
+            grown[: len(self._epoch_dirty)] = self._epoch_dirty
+            self._epoch_dirty = grown
+        self._epoch_dirty[changed] = 1
+
+    def _learn_type(self, index: int, name: str) -> None:
+        self._types[index] = name
+        if name in self.plan.event_types:
+            self._type_slot[index] = self.plan.event_types.index(name) + 1
+
+    def _fold_run(self, records: npt.NDArray[np.void]) -> None:
+        chosen = records[(records["kind"] == Kind.EVENT) & (records["user"] > 0) & (records["item"] > 0)]
+        if len(chosen) == 0:
+            return
+        slots = self.users.slots_of(np.ascontiguousarray(chosen["user"]))
+        if self._gone:
+            # an erased user that acts again starts from an empty row
+            self._gone.difference_update(np.unique(chosen["user"]).tolist())
+        events = Events(
+            user=slots,
+            item=chosen["item"].astype(np.int64),
+            type=self._type_slot[chosen["type"]],
+            time_ms=np.minimum(chosen["time_ms"], chosen["received_ms"]),
+            flags=np.ascontiguousarray(chosen["flags"]),
+            segments=np.ascontiguousarray(chosen["segments"]),
+        )
+        plan = self.plan
+        skipped = fold_events(
+            events, self.users.rows, self.items.rows, plan.layout, plan.types, plan.users, plan.items,
+            self.users.dirty, self.items.dirty,
+        )  # fmt: skip
+        self.counts.events += len(chosen)
+        if skipped:
+            for index in np.unique(chosen["type"][events.type == 0]).tolist():
+                name = self._types.get(index, f"#{index}")
+                if name not in self.counts.skipped:
+                    log.warning("fold_skips_event_type", type=name, hint="add it to [[events]] or ignore this")
+                count = int(np.sum(chosen["type"] == index))
+                self.counts.skipped[name] = self.counts.skipped.get(name, 0) + count
+
+    def _fold_one(self, block: RecordBlock, i: int) -> None:
+        record = block.records[i]
+        kind, item, user = int(record["kind"]), int(record["item"]), int(record["user"])
+        if kind == Kind.ITEM:
+            self._fold_item(item, block.payload(i), int(record["received_ms"]))
+        elif kind == Kind.ITEM_DELETED:
+            self.items.rows.u4[item, I_FLAGS] |= np.uint32(FLAG_HIDDEN)
+            self.items.dirty[item] = 1
+        elif kind == Kind.PROFILE:
+            slot = int(self.users.slots_of(np.array([user], np.uint32))[0])
+            for k, segment in enumerate(record["segments"].tolist()):
+                if segment:
+                    self.users.rows.u4[slot, U_SEGMENT + k] = segment
+            self.users.dirty[slot] = 1
+            self._gone.discard(user)
+        elif kind == Kind.ERASURE:
+            self._empty_user(user)
+        elif kind == Kind.LOGIN:
+            anonymous = int.from_bytes(block.payload(i)[:4], "little")
+            slots = self.users.slots_of(np.array([anonymous, user], np.uint32))
+            merge_user(self.users.rows, int(slots[0]), int(slots[1]), self.plan.layout, self.plan.users)
+            self.users.dirty[slots[1]] = 1
+            self._gone.discard(user)
+            self._empty_user(anonymous)
+
+    def _empty_user(self, user: int) -> None:
+        slot = int(self.users.slots_of(np.array([user], np.uint32))[0])
+        for part in self.users.rows:
+            part[slot] = 0
+        self.users.dirty[slot] = 1
+        self._gone.add(user)
+
+    def _fold_item(self, item: int, payload: bytes, received_ms: int) -> None:
+        record = _decode_item(payload)
+        layout, rows = self.plan.layout, self.items.rows
+        i8, f4, u4 = rows.i8[item], rows.f4[item], rows.u4[item]
+        if i8[I_FIRST] == 0:
+            i8[I_FIRST] = received_ms
+        i8[I_PUBLISHED] = record.item.published or 0
+        i8[I_EXPIRES] = record.item.expires or 0
+        f4[layout.price_f4] = record.item.price or 0.0
+        vector = content_vector(record.item, layout.content_size)
+        f4[layout.content_f4 : layout.content_f4 + layout.content_size] = 0.0 if vector is None else vector
+        u4[I_FLAGS] = (
+            FLAG_KNOWN | (0 if record.item.available else FLAG_HIDDEN) | (0 if vector is None else FLAG_CONTENT)
+        )
+        for start, size, values in (
+            (I_CATEGORIES, MAX_CATEGORIES, record.categories),
+            (I_REGIONS, MAX_REGIONS, record.regions),
+        ):
+            u4[start : start + size] = 0
+            u4[start : start + len(values)] = values
+        self.items.dirty[item] = 1
+        if self.store is None:
+            self.catalogue[item] = record
+        else:
+            self._catalogue_changes.append((item, payload))

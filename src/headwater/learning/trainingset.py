@@ -1,0 +1,134 @@
+"""Training rows: for a positive event, what the pipeline would have offered just before it, assembled as-of.
+
+The log is replayed through the production fold; at each chosen event the production sources name the
+candidates and the production kernel assembles them, so a training row is the row that serving would
+have seen. The event's item is the one relevant candidate of its group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater.features.fold import Fold
+from headwater.features.plan import Plan
+from headwater.features.replay import stops
+from headwater.log.protocol import EventLog
+from headwater.log.record import Kind, Namespace, RecordBlock
+from headwater.registry.bundle import DataRange
+from headwater.schema.config import Config
+from headwater.serving.pipeline import Pipeline
+from headwater.serving.request import Query
+from headwater.serving.view import FoldView
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """``features`` float32[n, d], ``labels`` int32[n] (1: the item of the event), ``groups`` int32[g] rows a question.
+
+    ``questions`` were asked, ``missed`` had an answer that no source offered (they train nothing).
+    """
+
+    features: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+    groups: npt.NDArray[np.int32]
+    questions: int
+    missed: int
+    data: DataRange
+
+
+def positive_types(log: EventLog, config: Config) -> npt.NDArray[np.int64]:
+    """Dense numbers of the positive event types that the log knows."""
+    vocabulary = log.vocabulary()
+    found = (vocabulary.index(Namespace.EVENT_TYPE, t.name) for t in config.events if t.positive)
+    return np.array([index for index in found if index], np.int64)
+
+
+def build_training_set(
+    log: EventLog, plan: Plan, config: Config, *, until: int, start_ms: int, groups: int, seed: int,
+    progress: Progress | None = None,
+) -> TrainingSet:  # fmt: skip
+    """Ask about ``groups`` positive events, drawn evenly at random from those received in ``[start_ms, until]``.
+
+    ``until`` is the last offset that may be known. Every group holds the positive and up to
+    ``ranker.negatives`` candidates drawn at random from what the sources offered.
+    """
+    rng = np.random.default_rng(seed)
+    positive = positive_types(log, config)
+    share = min(1.0, groups / max(_count_positives(log, positive, until, start_ms), 1))
+
+    def wanted(block: RecordBlock) -> npt.NDArray[np.bool_]:
+        records = block.records
+        hit = _positives(block, positive) & (records["received_ms"] >= start_ms)
+        # one draw a record, so that the choice does not depend on how the log is cut into blocks
+        return hit & (rng.random(len(records)) < share)
+
+    fold = Fold(plan)
+    view = FoldView(plan, fold)
+    pipeline = Pipeline(config, plan)
+    width = config.ranker.negatives + 1
+    capacity = int(groups * 1.2) + 64
+    rows = np.zeros((capacity * width, len(plan.columns)), np.float32)
+    labels = np.zeros(len(rows), np.int32)
+    sizes: list[int] = []
+    used = asked = missed = 0
+    first_ms = last_ms = first_offset = 0
+    weight_of = np.ones(len(rows), np.float32)
+    weights = _weights(log, config)
+    for block, i in stops(log, fold, wanted, until=until):
+        record = block.records[i]
+        now_ms, item = int(record["received_ms"]), int(record["item"])
+        first_ms, first_offset = first_ms or now_ms, first_offset or int(record["offset"])
+        last_ms = now_ms
+        asked += 1
+        view.refresh()
+        segments = record["segments"]
+        query = Query("", user=int(record["user"]), segments=(int(segments[0]), int(segments[1])))
+        candidates = pipeline.candidates(query, view, now_ms).items
+        if item not in candidates:
+            missed += 1
+            continue
+        if used + width > len(rows):
+            break
+        negatives = candidates[candidates != item]
+        if len(negatives) > config.ranker.negatives:
+            negatives = rng.choice(negatives, config.ranker.negatives, replace=False)
+        chosen = np.append(negatives, item)
+        rng.shuffle(chosen)
+        pipeline.features(query, view, chosen, now_ms, rows[used:])
+        labels[used : used + len(chosen)] = chosen == item
+        weight_of[used : used + len(chosen)] = weights[int(record["type"])]
+        used += len(chosen)
+        sizes.append(len(chosen))
+        if progress is not None and asked % 200 == 0:
+            progress(fold.offset, until)
+    return TrainingSet(
+        rows[:used], labels[:used], weight_of[:used], np.array(sizes, np.int32), asked, missed,
+        DataRange(first_offset=first_offset, last_offset=until, first_ms=first_ms, last_ms=last_ms),
+    )  # fmt: skip
+
+
+def _weights(log: EventLog, config: Config) -> dict[int, float]:
+    vocabulary = log.vocabulary()
+    return {vocabulary.index(Namespace.EVENT_TYPE, t.name): max(t.weight, 0.1) for t in config.events if t.positive}
+
+
+def _positives(block: RecordBlock, positive: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    records = block.records
+    return (records["kind"] == Kind.EVENT) & np.isin(records["type"], positive) & (records["flags"] == 0)
+
+
+def _count_positives(log: EventLog, positive: npt.NDArray[np.int64], until: int, start_ms: int) -> int:
+    after, count = 0, 0
+    while after < until and (block := log.read(after)) is not None:
+        records = block.records
+        inside = (records["received_ms"] >= start_ms) & (records["offset"] <= until)
+        count += int(np.sum(_positives(block, positive) & inside))
+        after = block.last_offset
+    return count

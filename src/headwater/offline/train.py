@@ -1,0 +1,127 @@
+"""The training job: replay → training rows → LightGBM → bundle → registry."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from headwater.features.plan import compile_plan
+from headwater.learning.gbdt import FitReport, GbdtParams, fit_gbdt
+from headwater.learning.trainingset import TrainingSet, build_training_set
+from headwater.log.protocol import EventLog
+from headwater.ranking.gbdt import MODEL_FILE
+from headwater.registry.bundle import ManifestFields
+from headwater.registry.registry import Registry
+from headwater.schema.config import Config
+from headwater.schema.durations import parse_duration
+from headwater.schema.errors import HeadwaterError
+
+Progress = Callable[[str, int, int], None]
+
+MIN_GROUPS = 50
+
+
+class TrainReport(Struct, frozen=True, kw_only=True):
+    """What a training run made."""
+
+    bundle: str
+    promoted: bool
+    rows: int
+    groups: int
+    questions: int
+    missed: int
+    trees: int
+    holdout_ndcg10: float | None
+    replay_s: float
+    fit_s: float
+    gain: dict[str, float]
+
+
+def train(
+    config: Config, log: EventLog, models: Path, *, until_ms: int | None = None, window: str | None = None,
+    seed: int | None = None, threads: int = 2, promote: bool = True, created_ms: int,
+    progress: Progress | None = None,
+) -> TrainReport:  # fmt: skip
+    """Train the configured ranker on the log up to ``until_ms`` (default: all of it) and publish the bundle.
+
+    ``window`` (a duration) limits the questions to the last stretch; state is folded from the start either
+    way. ``created_ms`` is the wall clock's time, for the bundle's name.
+
+    Raises:
+        HeadwaterError: too few positive events that the sources could have found.
+    """
+    plan = compile_plan(config)
+    ranker = config.ranker
+    until, last_ms = last_offset_before(log, until_ms)
+    start_ms = 0 if window is None else last_ms - parse_duration(window)
+    seed = ranker.seed if seed is None else seed
+    began = time.perf_counter()
+    rows = build_training_set(
+        log, plan, config, until=until, start_ms=start_ms, groups=max(ranker.max_rows // (ranker.negatives + 1), 1),
+        seed=seed, progress=None if progress is None else lambda done, total: progress("replay", done, total),
+    )  # fmt: skip
+    replayed = time.perf_counter()
+    if len(rows.groups) < MIN_GROUPS:
+        raise HeadwaterError(
+            f"only {len(rows.groups)} of {rows.questions} positive events can train a ranker (at least {MIN_GROUPS} "
+            "are needed): import more events, or check that [[events]] marks the positive ones"
+        )
+    text, report = _fit(config, plan.columns, rows, seed, threads, progress)
+    fitted = time.perf_counter()
+    registry = Registry(models)
+    bundle = registry.publish(
+        ManifestFields(
+            created_ms=created_ms,
+            plan_hash=plan.hash,
+            columns=plan.columns,
+            ranker="lightgbm",
+            event_types=plan.event_types,
+            data=rows.data,
+            metrics={} if report.holdout_ndcg10 is None else {"holdout_ndcg@10": report.holdout_ndcg10},
+            training={"seed": seed, "rows": report.rows, "groups": report.groups, "trees": report.trees},
+        ),
+        {MODEL_FILE: text},
+    )
+    if promote:
+        registry.promote(bundle.version, plan_hash=plan.hash)
+    return TrainReport(
+        bundle=bundle.version, promoted=promote, rows=report.rows, groups=report.groups, questions=rows.questions,
+        missed=rows.missed, trees=report.trees, holdout_ndcg10=report.holdout_ndcg10,
+        replay_s=replayed - began, fit_s=fitted - replayed, gain=report.gain,
+    )  # fmt: skip
+
+
+def _fit(
+    config: Config, columns: tuple[str, ...], rows: TrainingSet, seed: int, threads: int, progress: Progress | None
+) -> tuple[bytes, FitReport]:
+    ranker = config.ranker
+    return fit_gbdt(
+        rows.features, rows.labels, rows.groups, rows.weights, columns=columns,
+        params=GbdtParams(trees=ranker.trees, leaves=ranker.leaves, learning_rate=ranker.learning_rate),
+        seed=seed, num_threads=threads,
+        progress=None if progress is None else lambda tree, trees, _: progress("fit", tree, trees),
+    )  # fmt: skip
+
+
+def last_offset_before(log: EventLog, until_ms: int | None) -> tuple[int, int]:
+    """The last offset received before ``until_ms`` (``None``: the last of all) and its ``received_ms``."""
+    if log.last_offset == 0:
+        raise HeadwaterError("the log is empty: import events first (headwater import --help)")
+    if until_ms is None:
+        return log.last_offset, log.last_received_ms
+    # received_ms never decreases with the offset, so the place can be found by halving
+    low, high, at = 0, log.last_offset, 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        block = log.read(middle - 1, 1)
+        received = int(block.records["received_ms"][0]) if block is not None else 0
+        if received < until_ms:
+            low, at = middle, received
+        else:
+            high = middle - 1
+    if low == 0:
+        raise HeadwaterError(f"no record was received before {until_ms} ms: choose a later split")
+    return low, at

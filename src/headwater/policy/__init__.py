@@ -1,0 +1,1 @@
+"""What may be shown: rules that hold whatever the ranker thinks."""

@@ -1,0 +1,1 @@
+"""Candidates: sources that each offer items with scores and a reason, and how they are merged."""

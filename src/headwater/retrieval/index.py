@@ -1,0 +1,167 @@
+"""What the sources look things up in: the item table, lists that change by the second, content vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater.features.decay import decay
+from headwater.features.fold_kernel import Rows
+from headwater.features.plan import (
+    FLAG_CONTENT,
+    FLAG_HIDDEN,
+    I_CLOCK,
+    I_EXPIRES,
+    I_FIRST,
+    I_FLAGS,
+    I_PUBLISHED,
+    Plan,
+)
+from headwater.features.rows import ItemTable
+from headwater.jit import kernel
+
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+
+LIST_DEPTH = 4  # a list is this many times as long as its width, so that seen items can be skipped
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Items with scores, best first: ``int64[n]``, ``float32[n]``."""
+
+    items: Int64
+    scores: Float32
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+NOTHING = Ranked(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
+def best(scores: Float32, count: int) -> Ranked:
+    """The ``count`` highest positive scores (``float32[items]``), ties by the lower item number."""
+    count = min(count, len(scores))
+    if count == 0:
+        return NOTHING
+    cut = np.argpartition(-scores, count - 1)[:count]
+    cut = cut[scores[cut] > 0.0]
+    order = np.lexsort((cut, -scores[cut]))
+    chosen = cut[order].astype(np.int64)
+    return Ranked(chosen, scores[chosen])
+
+
+@kernel
+def _popularity(items: Rows, count: int, cell: int, rate: float, now_ms: int, out: Float32) -> None:
+    """Decayed weight of f4 cell ``cell`` at ``now_ms`` of all showable items; 0 for the others."""
+    out[0] = np.float32(0.0)
+    for i in range(1, count):
+        out[i] = np.float32(0.0)
+        value = items.f4[i, cell]
+        if value > 0.0 and not items.u4[i, I_FLAGS] & FLAG_HIDDEN:
+            expires = items.i8[i, I_EXPIRES]
+            if (expires == 0 or expires > now_ms) and items.i8[i, I_PUBLISHED] <= now_ms:
+                out[i] = np.float32(value * decay(now_ms - items.i8[i, I_CLOCK], rate))
+
+
+@kernel
+def _freshness(items: Rows, count: int, max_age_ms: int, now_ms: int, out: Float32) -> None:
+    """1 for an item that was published (or first seen) just now, falling to 0 at ``max_age_ms``."""
+    out[0] = np.float32(0.0)
+    for i in range(1, count):
+        out[i] = np.float32(0.0)
+        born = items.i8[i, I_PUBLISHED]
+        if born == 0:
+            born = items.i8[i, I_FIRST]
+        expires = items.i8[i, I_EXPIRES]
+        if born == 0 or born > now_ms or (expires != 0 and expires <= now_ms) or items.u4[i, I_FLAGS] & FLAG_HIDDEN:
+            continue
+        age = now_ms - born
+        if age < max_age_ms:
+            out[i] = np.float32(1.0 - age / max_age_ms)
+
+
+class ItemIndex:
+    """One item table as the sources see it. Not thread-safe: it belongs to one worker.
+
+    Lists (popular, trending, by segment, fresh) are computed when asked for and kept for ``ttl_ms`` of the
+    request clock; eligibility is checked again for every request, so a stale list cannot show a hidden item.
+    """
+
+    def __init__(self, plan: Plan, table: ItemTable, *, ttl_ms: int = 1000) -> None:
+        self.plan, self.table, self.ttl_ms = plan, table, ttl_ms
+        self.content = np.zeros((len(table.dirty), plan.layout.content_size), np.float32)
+        self.has_content = np.zeros(len(table.dirty), np.bool_)
+        self.content_items = 0
+        self.hits = self.misses = 0
+        self._lists: dict[tuple[int, ...], tuple[int, Ranked]] = {}
+        self.update(None)
+
+    def update(self, changed: Int64 | None) -> None:
+        """Take over the content of ``changed`` items (``None``: of all)."""
+        layout, rows, count = self.plan.layout, self.table.rows, self.table.count
+        if len(self.has_content) < len(self.table.dirty):
+            grown = np.zeros((len(self.table.dirty), layout.content_size), np.float32)
+            grown[: len(self.content)] = self.content
+            self.content = grown
+            self.has_content = np.concatenate(
+                [self.has_content, np.zeros(len(grown) - len(self.has_content), np.bool_)]
+            )
+        ids = np.arange(count) if changed is None else changed
+        has = (rows.u4[ids, I_FLAGS] & FLAG_CONTENT) != 0
+        touched = ids[has | self.has_content[ids]]
+        self.content[touched] = rows.f4[touched, layout.content_f4 : layout.content_f4 + layout.content_size]
+        self.has_content[ids] = has
+        if len(touched) or changed is None:
+            self.content_items = int(self.has_content[:count].sum())
+
+    def popular(self, half_life: int, width: int, now_ms: int) -> Ranked:
+        """Most positive weight at the configured half-life number ``half_life``."""
+        cell, rate = self.plan.popular_cells[half_life], self.plan.popular_rates[half_life]
+        return self._weight_list((0, half_life, width), cell, rate, width, now_ms)
+
+    def popular_in_segment(self, key: int, segment: int, width: int, now_ms: int) -> Ranked:
+        """Most positive weight in ``segment`` of segment key number ``key``; empty for an unknown segment."""
+        layout = self.plan.layout
+        if not 0 < segment < layout.segment_size:
+            return NOTHING
+        cell = layout.segment_f4 + key * layout.segment_size + segment
+        rate = float(self.plan.items.rate[layout.segment_half_life])
+        return self._weight_list((1, key, segment, width), cell, rate, width, now_ms)
+
+    def fresh(self, max_age_ms: int, width: int, now_ms: int) -> Ranked:
+        """The newest items."""
+        key = (2, max_age_ms, width)
+        kept = self._kept(key, now_ms)
+        if kept is None:
+            out = np.empty(self.table.count, np.float32)
+            _freshness(self.table.rows, self.table.count, max_age_ms, now_ms, out)
+            kept = self._keep(key, now_ms, best(out, width * LIST_DEPTH))
+        return kept
+
+    def _weight_list(self, key: tuple[int, ...], cell: int, rate: float, width: int, now_ms: int) -> Ranked:
+        kept = self._kept(key, now_ms)
+        if kept is None:
+            out = np.empty(self.table.count, np.float32)
+            _popularity(self.table.rows, self.table.count, cell, rate, now_ms, out)
+            kept = self._keep(key, now_ms, best(out, width * LIST_DEPTH))
+        return kept
+
+    def _kept(self, key: tuple[int, ...], now_ms: int) -> Ranked | None:
+        found = self._lists.get(key)
+        if found is not None and 0 <= now_ms - found[0] < self.ttl_ms:
+            self.hits += 1
+            return found[1]
+        self.misses += 1
+        return None
+
+    def _keep(self, key: tuple[int, ...], now_ms: int, ranked: Ranked) -> Ranked:
+        self._lists[key] = (now_ms, ranked)
+        return ranked
+
+    def forget_lists(self) -> None:
+        """Compute every list anew when it is next asked for (a hidden item makes room at once)."""
+        self._lists.clear()

@@ -1,0 +1,185 @@
+"""The candidate sources: each offers items with scores, or says why it has none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater.features.assemble import DEPTH, User, co_visit_candidates, content_query, recent_items
+from headwater.features.fold_kernel import Rows
+from headwater.features.plan import U_RECENT_LENGTH, Layout, Plan
+from headwater.jit import kernel
+from headwater.retrieval.index import NOTHING, ItemIndex, Ranked, best
+from headwater.schema.config import Config
+from headwater.schema.durations import parse_duration
+
+MAX_PARTNERS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a source may look at: the user row, the request's segments and the moment."""
+
+    user: User
+    segments: tuple[int, int]
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a source found; ``why_empty`` is set when it is nothing."""
+
+    ranked: Ranked
+    why_empty: str = ""
+
+
+class Source(Protocol):
+    """A way to find candidates. ``weight`` is its say in the merged order, ``reason`` what a person reads."""
+
+    name: str
+    weight: float
+    reason: str
+
+    def fetch(self, asked: Asked, index: ItemIndex) -> Offer: ...
+
+
+class Popular:
+    """Decayed weight of positive events: in the request's segments first, then everywhere."""
+
+    name = "popular"
+    weight = 0.35
+    reason = "popular now"
+
+    def __init__(self, config: Config, plan: Plan) -> None:
+        self.width = config.sources.popular.width
+        lives = [parse_duration(text) for text in config.features.item_half_lives]
+        self.half_life = int(np.argsort(lives)[len(lives) // 2])
+        self.keys = len(plan.segment_keys)
+
+    def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
+        everywhere = index.popular(self.half_life, self.width, asked.now_ms)
+        if not len(everywhere):
+            return Offer(NOTHING, "no positive events yet")
+        ranked = everywhere
+        for key in range(self.keys):
+            local = index.popular_in_segment(key, asked.segments[key], self.width, asked.now_ms)
+            if len(local):
+                ranked = _interleave(local, ranked)
+        return Offer(ranked)
+
+
+class Trending:
+    """Decayed weight of positive events at the shortest half-life."""
+
+    name = "trending"
+    weight = 0.5
+    reason = "trending now"
+
+    def __init__(self, config: Config) -> None:
+        self.width = config.sources.trending.width
+        self.half_life = int(np.argmin([parse_duration(text) for text in config.features.item_half_lives]))
+
+    def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
+        ranked = index.popular(self.half_life, self.width, asked.now_ms)
+        return Offer(ranked, "" if len(ranked) else "no positive events yet")
+
+
+class CoVisit:
+    """Items that others visited together with this user's recent ones."""
+
+    name = "covisit"
+    weight = 1.0
+    reason = "often together with {item}"
+
+    def __init__(self, config: Config, plan: Plan) -> None:
+        self.width = config.sources.covisit.width
+        self.plan = plan
+        self._scores = np.zeros(1024, np.float32)
+        self._touched = np.zeros(MAX_PARTNERS, np.int64)
+
+    def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
+        if asked.user.u4[U_RECENT_LENGTH] == 0:
+            return Offer(NOTHING, "no recent items")
+        if len(self._scores) < len(index.table.dirty):
+            self._scores = np.zeros(len(index.table.dirty), np.float32)
+        count = co_visit_candidates(
+            asked.user, index.table.rows, self.plan.layout, asked.now_ms, self._scores, self._touched
+        )
+        touched = self._touched[:count]
+        scores = self._scores[touched]
+        self._scores[touched] = 0.0
+        ranked = best(scores, self.width * 2)
+        if not len(ranked):
+            return Offer(NOTHING, "the recent items have no co-visits")
+        return Offer(Ranked(touched[ranked.items], ranked.scores))
+
+
+class Content:
+    """Items whose content is near the user's recent ones; exact search."""
+
+    name = "content"
+    weight = 0.45
+    reason = "similar to {item}"
+
+    def __init__(self, config: Config, plan: Plan) -> None:
+        self.width = config.sources.content.width
+        self.plan = plan
+        self._query = np.zeros((2, plan.layout.content_size), np.float32)
+        self._recent = np.zeros(DEPTH, np.int64)
+
+    def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
+        if index.content_items == 0:
+            return Offer(NOTHING, "no item has content")
+        if not _content_query(asked.user, index.table.rows, self.plan.layout, self._recent, self._query):
+            return Offer(NOTHING, "no recent items")
+        if not self._query[1].any():
+            return Offer(NOTHING, "the recent items have no content")
+        return Offer(best(index.content[: index.table.count] @ self._query[1], self.width * 2))
+
+
+class Fresh:
+    """Items that are new, so that they can show what they are worth."""
+
+    name = "fresh"
+    weight = 0.15
+    reason = "new"
+
+    def __init__(self, config: Config) -> None:
+        self.width = config.sources.fresh.width
+        self.max_age_ms = parse_duration(config.sources.fresh.max_age)
+
+    def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
+        ranked = index.fresh(self.max_age_ms, self.width, asked.now_ms)
+        return Offer(ranked, "" if len(ranked) else "no new items")
+
+
+def configured_sources(config: Config, plan: Plan) -> tuple[Source, ...]:
+    """The enabled sources."""
+    made: tuple[Source, ...] = (
+        CoVisit(config, plan), Trending(config), Popular(config, plan), Content(config, plan), Fresh(config),
+    )  # fmt: skip
+    return tuple(source for source in made if getattr(config.sources, source.name).enabled)
+
+
+def _interleave(first: Ranked, second: Ranked) -> Ranked:
+    """Alternate two lists, dropping repeats; scores fall by position."""
+    n = min(len(first), len(second))
+    woven = np.concatenate(
+        [np.stack([first.items[:n], second.items[:n]], axis=1).ravel(), first.items[n:], second.items[n:]]
+    )
+    _, where = np.unique(woven, return_index=True)
+    items = woven[np.sort(where)]
+    return Ranked(items, (1.0 / np.arange(1, len(items) + 1)).astype(np.float32))
+
+
+@kernel
+def _content_query(
+    user: User, items: Rows, layout: Layout, recent: npt.NDArray[np.int64], query: npt.NDArray[np.float32]
+) -> int:
+    length = recent_items(user, layout, recent)
+    if length > 0:
+        content_query(items, layout, recent, length, query)
+    return length

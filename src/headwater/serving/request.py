@@ -1,0 +1,71 @@
+"""What the pipeline is asked and what it answers, in dense numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater.schema.requests import Address, ServedList
+
+NO_MODEL = "none"
+
+NO_ITEMS = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One request. Users, items, segments and regions are dense indexes, 0 is unknown.
+
+    ``anchor`` makes the list about that item ("similar to"); ``deadline_ms`` counts from the call.
+    """
+
+    request_id: str
+    user: int = 0
+    surface: str = "home"
+    k: int = 20
+    segments: tuple[int, int] = (0, 0)
+    region: int = 0
+    exclude: npt.NDArray[np.int64] = field(default_factory=lambda: NO_ITEMS)
+    anchor: int = 0
+    deadline_ms: float = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The list: ``items`` int64[k], ``scores`` float32[k], and for each its source and reason.
+
+    A reason may hold ``{item}``, which stands for the item ``causes[i]``. ``features`` are the assembled
+    rows of the items, ``float32[k, d]`` (empty when nothing was assembled). ``trace`` is ms by stage;
+    ``widths`` candidates by source.
+    """
+
+    items: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    sources: list[str]
+    reasons: list[str]
+    causes: npt.NDArray[np.int64]
+    tier: int
+    degraded: list[str]
+    address: Address
+    features: npt.NDArray[np.float32]
+    context: list[int]
+    trace: dict[str, float]
+    widths: dict[str, int]
+
+
+def served_list(query: Query, answer: Answer, *, sampled: bool) -> ServedList:
+    """The record of an answer; ``sampled`` keeps the feature rows for replay."""
+    return ServedList(
+        request_id=query.request_id,
+        surface=query.surface,
+        items=answer.items.tolist(),
+        scores=answer.scores.tolist(),
+        sources=answer.sources,
+        tier=answer.tier,
+        reasons=answer.degraded,
+        address=answer.address,
+        context=answer.context,
+        features=answer.features.tobytes() if sampled else b"",
+    )

@@ -1,0 +1,78 @@
+"""The state that a request sees: the user row of the moment, and item columns of one epoch."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from headwater.features.assemble import User
+from headwater.features.fold import Fold
+from headwater.features.plan import Plan
+from headwater.features.rows import ItemTable
+from headwater.features.state import LmdbState
+from headwater.retrieval.index import ItemIndex
+
+
+class View(Protocol):
+    """What the pipeline reads. ``item_offset`` is the log offset of the item columns."""
+
+    item_offset: int
+    table: ItemTable
+    index: ItemIndex
+
+    def read_user(self, user: int, into: User) -> int:
+        """Fill ``into`` with the row of a dense user (zeros when unknown); returns the offset it stands at."""
+        ...
+
+
+class LiveView:
+    """State as the fold process publishes it. Item columns move on only in :meth:`refresh`, between requests."""
+
+    def __init__(self, plan: Plan, state: LmdbState) -> None:
+        self.state = state
+        self.table = ItemTable(plan.layout)
+        self.epoch = -1
+        self.item_offset = 0
+        self.item_ms = 0
+        self.index = ItemIndex(plan, self.table)
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Apply the epochs since the last call; returns whether there were any."""
+        epoch, offset, received_ms, changed = self.state.refresh_items(self.table, self.epoch)
+        if epoch == self.epoch:
+            return False
+        self.epoch, self.item_offset, self.item_ms = epoch, offset, received_ms
+        self.index.update(changed)
+        return True
+
+    def read_user(self, user: int, into: User) -> int:
+        return self.state.read_user(user, into)
+
+
+class FoldView:
+    """State inside this process: training, evaluation and replay ask the fold itself."""
+
+    def __init__(self, plan: Plan, fold: Fold, *, ttl_ms: int = 1000) -> None:
+        self.fold = fold
+        self.table = fold.items
+        self.index = ItemIndex(plan, fold.items, ttl_ms=ttl_ms)
+        self.item_offset = fold.offset
+
+    def refresh(self) -> None:
+        """Take over what was folded since the last call."""
+        self.item_offset = self.fold.offset
+        changed = np.flatnonzero(self.table.dirty)
+        self.index.update(changed)
+        self.table.dirty[changed] = 0
+
+    def read_user(self, user: int, into: User) -> int:
+        users = self.fold.users
+        if 0 < user < len(users.dirty):
+            row = users.row(user)
+            into.i8[:], into.f4[:], into.u4[:] = row.i8, row.f4, row.u4
+        else:
+            for part in into:
+                part[:] = 0
+        return self.fold.offset
