@@ -19,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headwater.offline.importing.mapping import ImportFailed, TimeUnit
+from headwater.offline.importing.mapping import ImportFailedError, TimeUnit
 from headwater.offline.importing.rejects import Verdicts
 from headwater.schema.events import MAX_TEXT_VALUE
 
@@ -28,7 +28,8 @@ MAX_NAME = 64
 MAX_MILLIS = 4_102_444_800_000
 MAX_VALUE = 1e12
 MAX_POSITION = 100_000
-_EARLIEST_LIKELY_MS = 10**11  # March 1973: milliseconds before that are seconds that nobody declared
+EARLIEST_LIKELY_MS = 10**11  # March 1973: milliseconds before that are seconds that nobody declared
+_UNREADABLE = np.iinfo(np.int64).min
 _NAME = re.compile(r"^[A-Za-z0-9_.:\-]+$")
 _UNIT_PER_MS = {"ms": 1, "us": 1_000, "ns": 1_000_000}
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
@@ -86,7 +87,7 @@ def texts(
         array = _whole_numbers(array, field, verdicts)
     kind = array.type
     if not (_is_text(array) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
-        raise ImportFailed(f"The column of `{field}` holds {kind}; expected text or whole numbers")
+        raise ImportFailedError(f"The column of `{field}` holds {kind}; expected text or whole numbers")
     if pa.types.is_null(kind):
         array = array.cast(pa.string())
     coded = _coded(array)
@@ -119,7 +120,7 @@ def scalars(column: pa.ChunkedArray, field: str, verdicts: Verdicts) -> Coded:
     elif pa.types.is_null(kind):
         array = array.cast(pa.string())
     elif not (_is_text(array) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise ImportFailed(f"The column of `{field}` holds {kind}; expected text, numbers or truth values")
+        raise ImportFailedError(f"The column of `{field}` holds {kind}; expected text, numbers or truth values")
     coded = _coded(array)
     for position, value in enumerate(coded.values):
         if value == "" or (isinstance(value, float) and math.isnan(value)):
@@ -136,7 +137,7 @@ def numbers(column: pa.ChunkedArray, field: str, verdicts: Verdicts) -> npt.NDAr
     array = _array(column)
     if not (_is_text(array) or pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
         if not (pa.types.is_null(array.type) or pa.types.is_decimal(array.type) or pa.types.is_boolean(array.type)):
-            raise ImportFailed(f"The column of `{field}` holds {array.type}; expected numbers")
+            raise ImportFailedError(f"The column of `{field}` holds {array.type}; expected numbers")
         array = array.cast(pa.float64())
     series = _series(array)
     if series.dtype == pl.String:
@@ -157,7 +158,9 @@ def positions(column: pa.ChunkedArray, field: str, verdicts: Verdicts) -> Coded:
     given = ~np.isnan(values)
     whole = given & (values == np.floor(values))
     verdicts.refuse(given & ~whole, f"{field}: Expected a whole number")
-    verdicts.refuse(given & ((values < 0) | (values > MAX_POSITION)), f"{field}: Expected `int` from 0 to {MAX_POSITION}")
+    verdicts.refuse(
+        given & ((values < 0) | (values > MAX_POSITION)), f"{field}: Expected `int` from 0 to {MAX_POSITION}"
+    )
     safe = np.where(whole & (values >= 0) & (values <= MAX_POSITION), values, 0).astype(np.int64)
     return _coded(pa.array(safe, mask=~given))
 
@@ -181,43 +184,43 @@ def times(
     without an offset are UTC.
 
     Raises:
-        ImportFailed: the column holds no times; or undeclared milliseconds all lie before March 1973.
+        ImportFailedError: the column holds no times; or undeclared milliseconds all lie before March 1973.
     """
     array = _array(column)
     kind = array.type
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        series = _series(array).dt.cast_time_unit("ms") if pa.types.is_timestamp(kind) else _series(array)
-        millis = series.cast(pl.Datetime("ms")).cast(pl.Int64) if pa.types.is_date(kind) else series.cast(pl.Int64)
+    dated = bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+    if dated:
+        series = _series(array)
         given = series.is_not_null()
+        found = _dated(series.cast(pl.Datetime("ms")).cast(pl.Int64))
     elif _is_text(array):
         series = _series(array)
         given = series.is_not_null() & (series != "")
         if unit == "iso" or (unit is None and _looks_like_iso(series)):
-            millis = iso_millis(series)
+            dated, found = True, _dated(iso_millis(series))
         else:
-            millis = _scaled(series.cast(pl.Int64, strict=False), series.cast(pl.Float64, strict=False), unit)
+            found = _scaled(series.cast(pl.Int64, strict=False), series.cast(pl.Float64, strict=False), unit)
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
         if unit == "iso":
-            raise ImportFailed(f"--time-unit iso: The column of `{field}` holds {kind}, expected text")
+            raise ImportFailedError(f"--time-unit iso: The column of `{field}` holds {kind}, expected text")
         series = _series(array.cast(pa.float64()) if pa.types.is_null(kind) else array)
         given = series.is_not_null()
-        whole = series.cast(pl.Int64, strict=False) if series.dtype.is_integer() else pl.Series([None], dtype=pl.Int64)
-        millis = _scaled(whole.extend_constant(None, len(series) - len(whole)), series.cast(pl.Float64), unit)
+        found = _scaled(series if series.dtype.is_integer() else None, series.cast(pl.Float64), unit)
     else:
-        raise ImportFailed(f"The column of `{field}` holds {kind}; expected times")
+        raise ImportFailedError(f"The column of `{field}` holds {kind}; expected times")
     if required:
         verdicts.refuse((~given).to_numpy(), f"{field}: {MISSING}")
-    verdicts.refuse((given & millis.is_null()).to_numpy(), f"{field}: Expected a time")
-    outside = (millis < 0) | (millis > MAX_MILLIS)
-    verdicts.refuse(outside.fill_null(False).to_numpy(), f"{field}: Expected a time from 1970 to 2099")
-    found = millis.fill_null(-1).to_numpy().astype(np.int64)
-    known = found[found >= 0]
-    if unit is None and len(known) and int(known.max()) < _EARLIEST_LIKELY_MS and not pa.types.is_date(kind):
-        raise ImportFailed(
+    readable = found != _UNREADABLE
+    verdicts.refuse(given.to_numpy() & ~readable, f"{field}: Expected a time")
+    outside = readable & ((found < 0) | (found > MAX_MILLIS))
+    verdicts.refuse(outside, f"{field}: Expected a time from 1970 to 2099")
+    known = found[readable & ~outside]
+    if unit is None and not dated and len(known) and int(known.max()) < EARLIEST_LIKELY_MS:
+        raise ImportFailedError(
             f"The times of `{field}` end in {_date(int(known.max()))} when read as milliseconds; "
             "are they seconds? Give --time-unit s, ms, us, ns or iso"
         )
-    return found
+    return np.where(readable & ~outside, found, -1)
 
 
 def iso_millis(series: pl.Series) -> pl.Series:
@@ -236,17 +239,23 @@ def _looks_like_iso(series: pl.Series) -> bool:
     return len(first) > 0 and first.cast(pl.Float64, strict=False).null_count() == 1
 
 
-def _scaled(whole: pl.Series, real: pl.Series, unit: TimeUnit | None) -> pl.Series:
-    """Milliseconds: exact for whole numbers, rounded for fractions, null for neither."""
-    factor = 1_000.0 if unit == "s" else 1.0 / _UNIT_PER_MS[unit or "ms"]
-    usable = real.is_finite() & (real * factor).abs().le(2.0 * MAX_MILLIS)
-    rounded = (real * factor).round()
-    far = pl.select(pl.when(real > 0).then(2 * MAX_MILLIS).when(real <= 0).then(-2)).to_series()
-    frame = pl.DataFrame({"whole": whole, "rounded": rounded, "usable": usable.fill_null(False), "far": far})
-    exact = pl.col("whole") * 1_000 if unit == "s" else pl.col("whole") // _UNIT_PER_MS[unit or "ms"]
-    fraction = pl.when(pl.col("usable")).then(pl.col("rounded")).otherwise(None).cast(pl.Int64)
-    chosen = pl.when(pl.col("usable") & pl.col("whole").is_not_null()).then(exact).otherwise(fraction)
-    return frame.select(pl.coalesce(chosen, pl.col("far"))).to_series()
+def _dated(millis: pl.Series) -> npt.NDArray[np.int64]:
+    return millis.fill_null(_UNREADABLE).to_numpy().astype(np.int64)
+
+
+def _scaled(whole: pl.Series | None, real: pl.Series, unit: TimeUnit | None) -> npt.NDArray[np.int64]:
+    """Milliseconds: exact where ``whole`` has a number, else rounded from ``real``; ``_UNREADABLE`` for neither."""
+    seconds, divisor = unit == "s", 1 if unit == "s" else _UNIT_PER_MS[unit or "ms"]
+    reals = real.fill_null(math.nan).to_numpy().astype(np.float64)
+    scaled = reals * 1_000.0 if seconds else reals / divisor
+    readable = ~np.isnan(scaled)
+    near = np.clip(np.where(readable, scaled, 0.0), -2.0, 2.0 * MAX_MILLIS)  # beyond that it is refused anyway
+    millis = np.round(near).astype(np.int64)
+    if whole is not None:
+        exact = readable & (near == scaled) & whole.is_not_null().to_numpy()
+        counts = np.where(exact, whole.fill_null(0).to_numpy().astype(np.int64), 0)
+        millis = np.where(exact, counts * 1_000 if seconds else counts // divisor, millis)
+    return np.where(readable, millis, _UNREADABLE)
 
 
 def _date(millis: int) -> str:

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from headwater.offline.importing.mapping import CHUNK_ROWS, ImportFailed
+from headwater.offline.importing.mapping import CHUNK_ROWS, ImportFailedError
 
 Format = Literal["csv", "parquet", "jsonl"]
+FORMATS: dict[str, Format] = {"csv": "csv", "parquet": "parquet", "jsonl": "jsonl"}
 _SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -48,17 +49,17 @@ def format_of(path: Path, wanted: str | None = None) -> Format:
     """The format by ``wanted`` or by the file's name.
 
     Raises:
-        ImportFailed: neither says it, or the file cannot be read.
+        ImportFailedError: neither says it, or the file cannot be read.
     """
     if not path.is_file():
-        raise ImportFailed(f"{path}: There is no such file")
+        raise ImportFailedError(f"{path}: There is no such file")
     if wanted is not None:
-        if wanted not in ("csv", "parquet", "jsonl"):
-            raise ImportFailed(f"--format {wanted}: Expected csv, parquet or jsonl")
-        return wanted
+        if wanted not in FORMATS:
+            raise ImportFailedError(f"--format {wanted}: Expected csv, parquet or jsonl")
+        return FORMATS[wanted]
     suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
     if not suffixes or suffixes[-1].lower() not in _SUFFIXES:
-        raise ImportFailed(f"{path}: Cannot tell the format from the name; give --format csv, parquet or jsonl")
+        raise ImportFailedError(f"{path}: Cannot tell the format from the name; give --format csv, parquet or jsonl")
     return _SUFFIXES[suffixes[-1].lower()]
 
 
@@ -91,7 +92,7 @@ class CsvTable:
     ) -> None:
         self._path, self._content, self._encoding, self._quote = path, content, encoding, quote
         if delimiter is not None and len(delimiter) != 1:
-            raise ImportFailed(f"--delimiter {delimiter}: Expected one character")
+            raise ImportFailedError(f"--delimiter {delimiter}: Expected one character")
         self._delimiter = delimiter or ("\t" if ".tsv" in path.suffixes else ",")
         self._names = list(names) if names is not None else None
         self.columns = self._names if self._names is not None else self._header()
@@ -108,13 +109,13 @@ class CsvTable:
         try:
             text = head.decode(self._encoding, errors="ignore").removeprefix("\ufeff")
         except LookupError as error:
-            raise ImportFailed(f"--encoding {self._encoding}: There is no such encoding") from error
+            raise ImportFailedError(f"--encoding {self._encoding}: There is no such encoding") from error
         names = next(csv.reader(io.StringIO(text), delimiter=self._delimiter), [])
         if not names:
-            raise ImportFailed(f"{self._path}: Expected a header line, the file is empty")
+            raise ImportFailedError(f"{self._path}: Expected a header line, the file is empty")
         for index, name in enumerate(names):
             if name in names[:index]:
-                raise ImportFailed(f"{self._path}: The column `{name}` stands twice in the header")
+                raise ImportFailedError(f"{self._path}: The column `{name}` stands twice in the header")
         return names
 
     def _skip(self, row: pyarrow.csv.InvalidRow) -> str:
@@ -147,7 +148,7 @@ class CsvTable:
             except pa.ArrowInvalid as error:
                 if "Empty CSV file" in str(error):
                     return
-                raise ImportFailed(f"{self._path}: {error} (is it --encoding or --delimiter?)") from error
+                raise ImportFailedError(f"{self._path}: {error} (is it --encoding or --delimiter?)") from error
 
 
 class ParquetTable:
@@ -157,7 +158,7 @@ class ParquetTable:
         try:
             self._file = pyarrow.parquet.ParquetFile(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ImportFailed(f"{path}: Not a Parquet file: {error}") from error
+            raise ImportFailedError(f"{path}: Not a Parquet file: {error}") from error
         self.columns: list[str] = list(self._file.schema_arrow.names)
         self.rows: int = self._file.metadata.num_rows
         self.malformed: list[Malformed] = []

@@ -26,7 +26,7 @@ EVENT_REQUIRED = ("user", "item", "type", "time")
 ITEM_REQUIRED = ("id",)
 
 
-class ImportFailed(HeadwaterError):
+class ImportFailedError(HeadwaterError):
     """The file or its mapping is wrong as a whole; single wrong rows are rejects, not errors."""
 
 
@@ -63,15 +63,15 @@ def parse_assignments(option: str, texts: Iterable[str]) -> dict[str, str]:
     """``["user_id=user"]`` → ``{"user_id": "user"}``.
 
     Raises:
-        ImportFailed: an entry has no ``=``, an empty side, or repeats a left side.
+        ImportFailedError: an entry has no ``=``, an empty side, or repeats a left side.
     """
     found: dict[str, str] = {}
     for text in texts:
         left, equals, right = text.partition("=")
         if not equals or not left or not right:
-            raise ImportFailed(f"{option} {text}: Expected NAME=NAME")
+            raise ImportFailedError(f"{option} {text}: Expected NAME=NAME")
         if left in found:
-            raise ImportFailed(f"{option} {text}: `{left}` is given twice")
+            raise ImportFailedError(f"{option} {text}: `{left}` is given twice")
         found[left] = right
     return found
 
@@ -88,24 +88,26 @@ def resolve(
     """Lay ``mapping`` over the columns of a file (None: not known before the rows, as in JSON lines).
 
     Raises:
-        ImportFailed: a field or column does not exist, two columns claim one field, or a required field has none.
+        ImportFailedError: a field or column does not exist, two columns claim one field, or a required field has none.
     """
     if not mapping.separator:
-        raise ImportFailed("--separator: Expected at least one character")
+        raise ImportFailedError("--separator: Expected at least one character")
     sources: dict[str, str] = {}
     for column, field in mapping.columns.items():
         _check_field("--map", f"{column}={field}", field, fields)
         if available is not None and column not in available:
-            raise ImportFailed(
+            raise ImportFailedError(
                 f"--map {column}={field}: The file has no column `{column}`{_nearest(column, available)}"
             )
         if field in sources:
-            raise ImportFailed(f"--map {column}={field}: `{sources[field]}` is mapped to `{field}` already")
+            raise ImportFailedError(f"--map {column}={field}: `{sources[field]}` is mapped to `{field}` already")
         sources[field] = column
     for field in mapping.constants:
         _check_field("--set", f"{field}={mapping.constants[field]}", field, fields)
         if field in sources:
-            raise ImportFailed(f"--set {field}={mapping.constants[field]}: a column is mapped to `{field}` already")
+            raise ImportFailedError(
+                f"--set {field}={mapping.constants[field]}: a column is mapped to `{field}` already"
+            )
     for column in available or ():
         named = column in fields or (column.startswith(ATTRIBUTE) and len(column) > len(ATTRIBUTE))
         if named and column not in mapping.columns and column not in sources and column not in mapping.constants:
@@ -113,34 +115,36 @@ def resolve(
     if available is not None:
         for field in required:
             if field not in sources and field not in mapping.constants:
-                raise ImportFailed(
+                raise ImportFailedError(
                     f"No column gives `{field}`: use --map COLUMN={field} or --set {field}=VALUE "
                     f"(columns: {', '.join(available)})"
                 )
     attributes = [field for field in (*sources, *mapping.constants) if field.startswith(ATTRIBUTE)]
     if len(attributes) > MAX_ATTRIBUTES:
-        raise ImportFailed(f"--map: Expected at most {MAX_ATTRIBUTES} attributes, got {len(attributes)}")
+        raise ImportFailedError(f"--map: Expected at most {MAX_ATTRIBUTES} attributes, got {len(attributes)}")
     used = set(sources.values())
     ignored = tuple(column for column in available or () if column not in used)
     return Resolved(sources, dict(mapping.constants), ignored)
 
 
 def check_event_types(mapping: Mapping, known: Sequence[str]) -> None:
-    """Raise :class:`ImportFailed` where the mapping leads to a type that the configuration does not have."""
+    """Raise :class:`ImportFailedError` where the mapping leads to a type that the configuration does not have."""
     targets = [(f"--event-type {old}={new}", new) for old, new in mapping.event_types.items()]
     if (constant := mapping.constants.get("type")) is not None:
         targets.append((f"--set type={constant}", mapping.event_types.get(constant, constant)))
     for text, target in targets:
         if target not in known:
-            raise ImportFailed(f"{text}: The configuration has no event type `{target}`{_nearest(target, known)}")
+            raise ImportFailedError(f"{text}: The configuration has no event type `{target}`{_nearest(target, known)}")
 
 
 def _check_field(option: str, text: str, field: str, fields: Sequence[str]) -> None:
     if field.startswith(ATTRIBUTE):
         if not 1 <= len(field.removeprefix(ATTRIBUTE)) <= 64:
-            raise ImportFailed(f"{option} {text}: Expected an attribute's name of 1 to 64 characters")
+            raise ImportFailedError(f"{option} {text}: Expected an attribute's name of 1 to 64 characters")
     elif field not in fields:
-        raise ImportFailed(f"{option} {text}: There is no field `{field}`{_nearest(field, (*fields, 'attributes.NAME'))}")
+        raise ImportFailedError(
+            f"{option} {text}: There is no field `{field}`{_nearest(field, (*fields, 'attributes.NAME'))}"
+        )
 
 
 def _nearest(text: str, known: Sequence[str]) -> str:

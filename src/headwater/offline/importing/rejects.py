@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,7 +34,7 @@ class Verdicts:
     @property
     def accepted(self) -> npt.NDArray[np.bool_]:
         """``bool[n]``: the rows that nothing speaks against."""
-        return self._codes == 0
+        return np.equal(self._codes, 0)
 
     def refused(self) -> list[tuple[int, str]]:
         """(row, reason) of every refused row, in order."""
@@ -44,7 +44,7 @@ class Verdicts:
 class RejectFile:
     """JSON lines ``{"row", "reason", "record"}``, made when the first row is refused.
 
-    ``row`` counts the rows of the file from 1. The file holds what people sent, so only its owner may read it.
+    ``row`` counts the rows of the file from 1 (null: a CSV row with the wrong number of columns). The file holds what people sent, so only its owner may read it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +52,7 @@ class RejectFile:
         self.counts: Counter[str] = Counter()
         self._descriptor: int | None = None
 
-    def write(self, refused: Iterable[tuple[int, str, Any]]) -> None:
+    def write(self, refused: Iterable[tuple[int | None, str, Any]]) -> None:
         """Count and write (row, reason, record) entries."""
         lines = []
         for row, reason, record in refused:
@@ -85,8 +85,3 @@ class RejectFile:
 def by_reason(counts: Counter[str]) -> dict[str, int]:
     """Counts with the most frequent reason first."""
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
-
-
-def rows_of(positions: Sequence[int], numbers: npt.NDArray[np.int64]) -> list[int]:
-    """The row numbers in the file of positions in a chunk."""
-    return [int(numbers[position]) for position in positions]
