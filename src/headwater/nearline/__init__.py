@@ -1,0 +1,1 @@
+"""The nearline plane: what follows the log within milliseconds."""

@@ -1,0 +1,261 @@
+"""The fold process: follows the log, keeps state, tells the servers how far it is.
+
+It is the only process that writes state. It reads the log's clock and none of its own, except to
+decide when item changes are offered to the servers as an epoch. What goes wrong for good (a corrupt
+log, a full disk) ends the process with the reason; state and offset commit together, so the next one goes on
+where this one stood.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import shutil
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+
+from headwater.features.assemble import stranger
+from headwater.features.fold import Fold
+from headwater.features.plan import Plan, compile_plan
+from headwater.features.rows import pack_user, unpack_user
+from headwater.features.state import LmdbState, open_for_fold
+from headwater.log.batch import events_to_batch
+from headwater.log.client import WriterClient
+from headwater.log.environment import StoreError
+from headwater.log.identity import MemoryIdentity
+from headwater.log.lmdb import LmdbLog
+from headwater.log.memory import MemoryLog
+from headwater.log.protocol import READ_LIMIT, EventLog
+from headwater.log.writer import LogWriter
+from headwater.nearline.feed import FeedServer
+from headwater.schema.config import Config
+from headwater.schema.events import Event
+from headwater.schema.feed import Position
+from headwater.schema.items import Item
+
+log = structlog.get_logger()
+
+EPOCH_S = 0.05  # at least this long between two epochs of item changes
+POLL_S = 0.1  # the log is looked at this often even when the writer says nothing
+OPEN_PAUSE_S = 0.02
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Folder:
+    """Brings ``fold`` up to the log's end, one block a call, and decides which commits carry an epoch.
+
+    ``publish`` is called after each commit. ``seconds`` is a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        fold: Fold,
+        *,
+        publish: Callable[[Position], object],
+        epoch: int,
+        epoch_s: float = EPOCH_S,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.fold = fold
+        self._log = event_log
+        self._publish = publish
+        self._epoch_s = epoch_s
+        self._seconds = seconds
+        self._last_epoch_s = -epoch_s
+        self.position = Position(fold.offset, epoch, 0)
+
+    def offer_everything(self) -> None:
+        """Put all item rows into an epoch now.
+
+        Which rows had changed since the last epoch is known to the process alone that died, and the servers
+        would wait for those for ever.
+        """
+        self.fold.items.dirty[: self.fold.items.count] = 1
+        self._commit(epoch=True)
+
+    def advance(self) -> bool:
+        """Fold and commit the next block, or an epoch that is due; whether more of the log may be waiting.
+
+        Raises:
+            CorruptLogError: the log does not read as it was written.
+        """
+        block = self._log.read(self.fold.offset, READ_LIMIT)
+        if block is not None:
+            self.fold.apply(block)
+            self._commit(epoch=self._is_due() and self.fold.epoch_pending)
+            return len(block) == READ_LIMIT
+        if self._is_due() and self.fold.epoch_pending:
+            self._commit(epoch=True)
+        return False
+
+    def epoch_in_s(self) -> float | None:
+        """Seconds until the changes that are waiting may be offered; None when none are."""
+        if not self.fold.epoch_pending:
+            return None
+        return max(0.0, self._last_epoch_s + self._epoch_s - self._seconds())
+
+    def _is_due(self) -> bool:
+        return self._seconds() - self._last_epoch_s >= self._epoch_s
+
+    def _commit(self, *, epoch: bool) -> None:
+        self.fold.commit(epoch=epoch)
+        offset = self.fold.offset
+        if epoch:
+            self._last_epoch_s = self._seconds()
+            self.position = Position(offset, self.position.epoch + 1, offset)
+        else:
+            self.position = self.position._replace(user_offset=offset)
+        self._publish(self.position)
+
+
+def warm_up(config: Config, plan: Plan) -> None:
+    """Run every kernel of the fold once on a small log in memory, so that they are compiled (or loaded) before use."""
+    memory = MemoryLog()
+    identity = MemoryIdentity()
+    names = [kind.name for kind in config.events]
+    with LogWriter(memory, identity, clock=lambda: 1, segment_keys=config.segments.keys) as writer:
+        writer.put_items([Item(id=name, categories=["warm"]) for name in ("a", "b")])
+        events = [Event(user="u", item=item, type=name) for item in ("a", "b") for name in names]
+        writer.append_events(events_to_batch(events, config.segments.keys))
+        writer.login("v", "u")
+        fold = Fold(plan)
+        block = memory.read(0)
+        if block is not None:
+            fold.apply(block)
+    unpack_user(pack_user(fold.users.row(1), plan.layout), stranger(plan), plan.layout)
+
+
+def open_state(path: Path, plan: Plan, event_log: EventLog) -> LmdbState:
+    """The state to fold into. One that cannot be trusted is dropped and folded anew from the log.
+
+    That is a state of another plan, an unreadable one, one that is ahead of the log, and one that was written
+    before the machine last started: state is not synced, so a power cut may have left it half-written.
+    """
+    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+    mark = path / "boot"
+    dropped: str | None = None
+    if mark.exists() and mark.read_text() != boot:
+        shutil.rmtree(path)
+        dropped = "the machine was restarted since it was written"
+    state, why = open_for_fold(path, plan)
+    dropped = dropped or why
+    if state.offset > event_log.last_offset:
+        dropped = f"it stands at offset {state.offset}, the log ends at {event_log.last_offset}"
+        state.close()
+        shutil.rmtree(path)
+        state, _ = open_for_fold(path, plan)
+    if dropped is not None:
+        log.warning("state_dropped", reason=dropped, hint="it is folded anew from the log")
+    mark.write_text(boot)
+    return state
+
+
+class FoldProcess:
+    """A :class:`Folder` with the sockets around it. ``run`` returns after ``stop`` was set, or raises."""
+
+    def __init__(self, folder: Folder, feed: FeedServer, writer_socket: Path) -> None:
+        self._folder = folder
+        self._feed = feed
+        self._writer = WriterClient(writer_socket)
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._caught_up = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Announce, then fold until ``stop`` is set; what is in the log by then is folded first."""
+        await self._feed.start()
+        following = asyncio.create_task(self._follow())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            self._turn()
+            ends: list[asyncio.Future[Any]] = [following, stopping, self._failed]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for ended in (self._failed, following):
+                if ended.done():
+                    ended.result()
+            while self._folder.advance():
+                await asyncio.sleep(0)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            stopping.cancel()
+            following.cancel()
+            await asyncio.gather(stopping, following, return_exceptions=True)
+            if not self._failed.done():
+                self._failed.cancel()
+            await self._writer.close()
+            await self._feed.stop()
+
+    async def _follow(self) -> None:
+        following = cast(AsyncGenerator[int, None], self._writer.follow())
+        async with contextlib.aclosing(following) as offsets:
+            async for offset in offsets:
+                if offset > self._folder.fold.offset:
+                    self._turn()
+
+    def _turn(self) -> None:
+        """One block; then again at once, when the next epoch is due, or when the log is to be looked at anyway."""
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            more = self._folder.advance()
+        except Exception as error:  # noqa: BLE001  (whatever it is, it ends the process: see `run`)
+            if not self._failed.done():
+                self._failed.set_exception(error)
+            return
+        if not more and not self._caught_up:
+            self._caught_up = True
+            log.info("fold_caught_up", offset=self._folder.fold.offset, events=self._folder.fold.counts.events)
+        due = None if more else self._folder.epoch_in_s()
+        wait = 0.0 if more else POLL_S if due is None else min(due, POLL_S)
+        self._timer = asyncio.get_running_loop().call_later(wait, self._turn)
+
+
+async def run_fold(config: Config, data: Path, *, stop: asyncio.Event) -> None:
+    """Be the fold process of ``data`` until ``stop`` is set.
+
+    Raises:
+        CorruptLogError: the log does not read as it was written; state stays at the last good offset.
+    """
+    plan = compile_plan(config)
+    warm_up(config, plan)
+    event_log = await _open_log(data / "log", stop)
+    if event_log is None:
+        return
+    state = open_state(data / "state", plan, event_log)
+    try:
+        fold = Fold(plan, state)
+        meta = state.meta()
+        feed = FeedServer(data / "run" / "fold.sock", Position(fold.offset, meta.epoch, 0))
+        folder = Folder(event_log, fold, publish=feed.publish, epoch=meta.epoch)
+        folder.offer_everything()
+        gc.collect()
+        gc.freeze()  # what is here now stays: the collector need not look at it again
+        log.info("fold_ready", offset=fold.offset, behind=event_log.last_offset - fold.offset, plan=plan.hash)
+        await FoldProcess(folder, feed, data / "run" / "writer.sock").run(stop)
+        log.info("fold_stopped", offset=fold.offset, skipped=dict(fold.counts.skipped))
+    finally:
+        state.close()
+        event_log.close()
+
+
+async def _open_log(path: Path, stop: asyncio.Event) -> LmdbLog | None:
+    """The log, as soon as the writer has made it; None when the process is to stop before that."""
+    waiting = False
+    while not stop.is_set():
+        try:
+            return LmdbLog(path, readonly=True)
+        except StoreError as error:
+            if not waiting:
+                log.info("fold_waits_for_log", reason=str(error))
+                waiting = True
+        await asyncio.sleep(OPEN_PAUSE_S)
+    return None
+

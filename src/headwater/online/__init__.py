@@ -1,0 +1,1 @@
+"""The online plane: the HTTP server, its processes and what keeps them running."""

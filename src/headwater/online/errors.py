@@ -1,0 +1,39 @@
+"""Refusals: what a caller did wrong or cannot have now, as one JSON shape for every route."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from headwater.schema.events import Rejection
+
+
+class ErrorDetail(Struct, frozen=True, omit_defaults=True):
+    """``reason`` says what is wrong; ``field`` is the JSON path or parameter at fault (``$``: the whole body)."""
+
+    reason: str
+    field: str = ""
+
+
+class ErrorReply(Struct, frozen=True, omit_defaults=True):
+    """The body of every answer that is not 2xx. ``rejected``: all entries of a batch that nothing was kept of."""
+
+    error: ErrorDetail
+    rejected: list[Rejection] = []
+
+
+class RefusalError(Exception):
+    """A request that is answered with ``status`` and an :class:`ErrorReply`."""
+
+    def __init__(
+        self, status: int, reason: str, field: str = "", *, rejected: list[Rejection] | None = None, retry_after_s: int = 0
+    ) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.field = field
+        self.rejected = rejected or []
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> bytes:
+        """The JSON body."""
+        return msgspec.json.encode(ErrorReply(ErrorDetail(str(self), self.field), self.rejected))

@@ -1,0 +1,79 @@
+"""What a server counts. Every metric is listed in ``docs/api.md``; a test holds the two together.
+
+With ``PROMETHEUS_MULTIPROC_DIR`` set (the supervisor does, before prometheus_client is imported) all workers
+of a machine share their figures through files there, and ``/metrics`` of any of them shows the sum.
+Without it a worker shows its own.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_REQUEST_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
+_STAGE_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+_WAIT_S = (0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
+
+
+class Metrics:
+    """The metrics of one worker, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Histogram(
+            "headwater_request_seconds", "Time to answer", ("route", "status"), buckets=_REQUEST_S, registry=registry
+        )
+        self.stages = Histogram(
+            "headwater_stage_seconds", "Time of a stage of the pipeline", ("stage",), buckets=_STAGE_S, registry=registry
+        )
+        self.candidates = Counter(
+            "headwater_source_candidates", "Candidates that a source offered", ("source",), registry=registry
+        )
+        self.tiers = Counter("headwater_answers", "Answers by tier and surface", ("tier", "surface"), registry=registry)
+        self.ingested = Counter(
+            "headwater_ingested",
+            "Entries of ingest calls: accepted, duplicate, rejected",
+            ("kind", "outcome"),
+            registry=registry,
+        )
+        self.writer_away = Counter("headwater_writer_unavailable", "Ingest calls answered with 503", registry=registry)
+        self.token_wait = Histogram(
+            "headwater_token_wait_seconds", "Wait until a token was reflected", buckets=_WAIT_S, registry=registry
+        )
+        self.token_missed = Counter("headwater_token_missed", "Tokens not reached in time", registry=registry)
+        self.fold_lag = Gauge(
+            "headwater_fold_lag_records", "Records the log is ahead of state", registry=registry, multiprocess_mode="livemax"
+        )
+        self.epoch_age = Gauge(
+            "headwater_epoch_age_seconds",
+            "Time since the item columns last moved on",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.epoch_rows = Histogram(
+            "headwater_epoch_apply_seconds", "Time to apply item epochs", buckets=_STAGE_S, registry=registry
+        )
+        self.model = Gauge(
+            "headwater_model_info", "1 for the bundle in service", ("version",), registry=registry, multiprocess_mode="livemax"
+        )
+        self.model_refused = Counter("headwater_model_refused", "Bundles that were refused", registry=registry)
+        self.served_logged = Counter("headwater_served_logged", "Served lists in the log", registry=registry)
+        self.served_lost = Counter(
+            "headwater_served_lost", "Served lists dropped because the writer was away too long", registry=registry
+        )
+        self.served_waiting = Gauge(
+            "headwater_served_waiting", "Served lists not yet in the log", registry=registry, multiprocess_mode="livesum"
+        )
+
+    def expose(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        registry = self.registry
+        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

@@ -1,0 +1,159 @@
+"""Between the API's words and the pipeline's numbers: a request becomes a query, an answer a response."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Struct, UnsetType
+
+from headwater.features.plan import Plan
+from headwater.log.identity import IdentityStore, UserKey
+from headwater.log.protocol import Vocabulary
+from headwater.log.record import Namespace
+from headwater.online.bodies import decode_one
+from headwater.online.errors import RefusalError
+from headwater.schema.config import Config
+from headwater.schema.events import Attributes
+from headwater.schema.requests import MAX_K, RecommendedItem, RecommendRequest, RecommendResponse
+from headwater.serving.model import Model
+from headwater.serving.pipeline import Pipeline
+from headwater.serving.request import NO_MODEL, Answer, Query
+from headwater.serving.view import View
+
+REGION_KEY = "country"
+SIMILAR = "similar"
+STRANGER = UserKey(0, 0)
+
+
+class _Stated(Struct, frozen=True):
+    """Whether a request says how many items it wants: the surface's own length is the default."""
+
+    k: int | UnsetType = UNSET
+
+
+_decode_request = msgspec.json.Decoder(RecommendRequest)
+_decode_stated = msgspec.json.Decoder(_Stated)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request in the pipeline's terms, and whom the served list is recorded for."""
+
+    query: Query
+    user: UserKey
+
+
+class Recommender:
+    """Answers requests from one view of state. ``model`` may be replaced between two requests."""
+
+    def __init__(
+        self, config: Config, plan: Plan, vocabulary: Vocabulary, identity: IdentityStore, view: View
+    ) -> None:
+        self.model: Model | None = None
+        self.view = view
+        self.pipeline = Pipeline(config, plan)
+        self._config = config
+        self._plan = plan
+        self._vocabulary = vocabulary
+        self._identity = identity
+        self._surfaces = {surface.name: surface for surface in config.surfaces}
+
+    def decode(self, body: bytes) -> RecommendRequest:
+        """The request in a JSON body. Raises :class:`RefusalError` 400 that names the field."""
+        request = decode_one(_decode_request, body)
+        surface = self._surfaces.get(request.surface)
+        if surface is None:
+            names = list(self._surfaces)
+            close = difflib.get_close_matches(request.surface, names, n=1)
+            hint = f'did you mean "{close[0]}"?' if close else f"there are {', '.join(names)}"
+            raise RefusalError(400, f'There is no surface "{request.surface}"; {hint}', "surface")
+        if surface.k != request.k and _decode_stated.decode(body).k is UNSET:
+            request = msgspec.structs.replace(request, k=surface.k)
+        return request
+
+    def asked(self, request: RecommendRequest, request_id: str, deadline_ms: float) -> Asked:
+        """``request`` in dense numbers; what nobody has heard of is 0 or left out."""
+        known = self._vocabulary
+        exclude = [known.index(Namespace.ITEM, item) for item in request.exclude]
+        user = self._user(request.user)
+        query = Query(
+            request_id=request_id,
+            user=user.user,
+            surface=request.surface,
+            k=request.k,
+            segments=self._segments(request.context),
+            region=self._region(request.context),
+            exclude=np.array([item for item in exclude if item], np.int64),
+            deadline_ms=deadline_ms,
+        )
+        return Asked(query, user)
+
+    def similar(self, item: str, k: int | None, user: str | None, request_id: str) -> Asked:
+        """The query for items like ``item``. Raises :class:`RefusalError`: 404 for an unknown item, 400 for a wrong k."""
+        surface = self._surfaces.get(SIMILAR)
+        if k is None:
+            k = surface.k if surface is not None else RecommendRequest().k
+        if not 1 <= k <= MAX_K:
+            raise RefusalError(400, f"Expected 1 to {MAX_K}, got {k}", "k")
+        anchor = self._vocabulary.index(Namespace.ITEM, item)
+        if anchor == 0:
+            raise RefusalError(404, "There is no item of that id", "item_id")
+        owner = self._user(user)
+        query = Query(
+            request_id=request_id,
+            user=owner.user,
+            surface=surface.name if surface is not None else SIMILAR,
+            k=k,
+            anchor=anchor,
+            deadline_ms=self._config.ladder.deadline_ms,
+        )
+        return Asked(query, owner)
+
+    def answer(self, asked: Asked, now_ms: int) -> Answer:
+        """Run the pipeline. It always answers; what went wrong is in the answer."""
+        return self.pipeline.recommend(asked.query, self.view, self.model, now_ms)
+
+    def response(self, asked: Asked, answer: Answer, notes: list[str]) -> RecommendResponse:
+        """The answer in the API's words; ``notes`` are reasons from before the pipeline."""
+        text = self._vocabulary.text
+        items = []
+        for dense, score, source, reason, cause in zip(
+            answer.items.tolist(), answer.scores.tolist(), answer.sources, answer.reasons, answer.causes.tolist(),
+            strict=True,
+        ):  # fmt: skip
+            if "{item}" in reason:
+                reason = reason.replace("{item}", text(Namespace.ITEM, cause) or "what you looked at")
+            items.append(RecommendedItem(text(Namespace.ITEM, dense) or "", score, source, reason))
+        return RecommendResponse(
+            request_id=asked.query.request_id,
+            items=items,
+            tier=answer.tier,
+            reasons=[*notes, *answer.degraded],
+            model=self.model.version if self.model is not None else NO_MODEL,
+            address=answer.address,
+        )
+
+    def warm_up(self, now_ms: int) -> None:
+        """Run the pipeline once for a stranger, so that no request waits for a kernel."""
+        self.answer(Asked(Query(request_id="warm-up", k=1, deadline_ms=60_000.0), STRANGER), now_ms)
+
+    def _user(self, external: str | None) -> UserKey:
+        if external is None:
+            return STRANGER
+        return self._identity.lookup(external) or STRANGER
+
+    def _segments(self, context: Attributes | None) -> tuple[int, int]:
+        found = [0, 0]
+        if context is not None:
+            for position, key in enumerate(self._plan.segment_keys):
+                value = context.get(key)
+                if value is not None:
+                    found[position] = self._vocabulary.index(Namespace.SEGMENT, f"{key}={value}")
+        return found[0], found[1]
+
+    def _region(self, context: Attributes | None) -> int:
+        value = context.get(REGION_KEY) if context is not None else None
+        return 0 if value is None else self._vocabulary.index(Namespace.REGION, str(value))
