@@ -1,0 +1,148 @@
+"""Measurements beside the load: percentiles, processor time, metrics of the server, the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from headwater.cli.bench.schedule import Outcome, Plan
+from headwater.schema.errors import UnavailableError
+
+_PACKAGES = ("headwater", "numpy", "numba", "lightgbm", "litestar", "granian", "msgspec", "lmdb", "uvloop")
+_SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)(?: \d+)?$")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+
+def send(plan: Plan) -> list[Outcome]:
+    """Run ``plan`` in a load process of its own.
+
+    Raises:
+        UnavailableError: the load process failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="headwater-load-") as folder:
+        given, made = Path(folder) / "plan", Path(folder) / "outcomes"
+        given.write_bytes(msgspec.msgpack.encode(plan))
+        command = [sys.executable, "-m", "headwater.cli.bench.load", str(given), str(made)]
+        done = subprocess.run(command, check=False)  # noqa: S603
+        if done.returncode:
+            raise UnavailableError(f"The load process failed with exit code {done.returncode}")
+        return msgspec.msgpack.decode(made.read_bytes(), type=list[Outcome])
+
+
+def percentile_ms(outcomes: Sequence[Outcome], percent: float) -> float | None:
+    """A percentile of the latencies of ``outcomes``, failures included; ``None`` when there are none."""
+    if not outcomes:
+        return None
+    return round(float(np.percentile([o.latency_ms for o in outcomes], percent)), 3)
+
+
+def lag_p99_ms(outcomes: Sequence[Outcome]) -> float | None:
+    """P99 of how late the load process itself was: the part of the latencies that is not the server's."""
+    return round(float(np.percentile([o.lag_ms for o in outcomes], 99)), 3) if outcomes else None
+
+
+def failures(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """How often each reason for a failure stands in ``outcomes``; digits are left out, so that equal reasons meet."""
+    counts: dict[str, int] = {}
+    for outcome in outcomes:
+        if not outcome.ok:
+            reason = re.sub(r"\d+", "#", outcome.note)[:120] if outcome.status else outcome.note[:120]
+            counts[reason] = counts.get(reason, 0) + 1
+    return dict(sorted(counts.items(), key=lambda entry: -entry[1])[:5])
+
+
+def processor_seconds(root: int, proc: Path = Path("/proc")) -> dict[int, float]:
+    """User and system time of process ``root`` and everything below it, by process id."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    parents: dict[int, int] = {}
+    spent: dict[int, float] = {}
+    for stat in proc.glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text(encoding="utf-8", errors="replace")
+        except OSError:  # it ended meanwhile
+            continue
+        pid = int(stat.parent.name)
+        fields = text.rpartition(")")[2].split()  # the name before may hold anything
+        parents[pid] = int(fields[1])
+        spent[pid] = (int(fields[11]) + int(fields[12])) / ticks
+    inside = {root}
+    while grown := {pid for pid, parent in parents.items() if parent in inside} - inside:
+        inside |= grown
+    return {pid: spent[pid] for pid in sorted(inside) if pid in spent}
+
+
+def process_name(pid: int, proc: Path = Path("/proc")) -> str:
+    """What a process of the server does, as its command line tells it."""
+    try:
+        words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return "ended"
+    return " ".join(word for word in words[1:] if word and not word.startswith(("-", "/")))[:60] or words[0]
+
+
+class Metrics:
+    """Samples of a Prometheus text page."""
+
+    def __init__(self, text: str) -> None:
+        self.samples: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        for line in text.splitlines():
+            found = _SAMPLE.match(line)
+            if found is not None:
+                labels = tuple(sorted(_LABEL.findall(found["labels"] or "")))
+                self.samples[found["name"], labels] = float(found["value"])
+
+    def growth_since(self, before: Metrics, name: str) -> dict[str, float]:
+        """How much a counter grew, by the value of its only label ("" without one)."""
+        return {
+            labels[0][1] if labels else "": value - before.samples.get((name, labels), 0.0)
+            for (sample, labels), value in self.samples.items()
+            if sample == name
+        }
+
+    def means_since(self, before: Metrics, name_ends: str, label: str | None) -> dict[str, float]:
+        """Mean of each histogram or summary whose name ends so, by value of ``label`` ("" without one)."""
+        totals: dict[str, list[float]] = {}
+        for (name, labels), value in self.samples.items():
+            for part, suffix in enumerate(("_sum", "_count")):
+                if name.endswith(name_ends + suffix):
+                    key = dict(labels).get(label, "") if label is not None else ""
+                    if label is None or key:
+                        totals.setdefault(key, [0.0, 0.0])[part] += value - before.samples.get((name, labels), 0.0)
+        return {key: total / count for key, (total, count) in totals.items() if count > 0}
+
+
+def machine() -> Mapping[str, str | int]:
+    """The machine that figures were measured on."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:  # not Linux: the platform's own name has to do
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"cpu": model, "cores": cores, "python": platform.python_version(), "system": platform.platform()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what does the work."""
+    return {name: metadata.version(name) for name in _PACKAGES if _is_installed(name)}
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
