@@ -202,7 +202,7 @@ class Stage:
         if source is not None:
             done = np.zeros(1, RECORD)
             done["kind"] = Kind.IMPORT
-            done["received_ms"] = done["time_ms"] = self.last_received_ms or first_ms
+            done["received_ms"] = done["time_ms"] = self.last_received_ms  # history: never the clock's now
             done["value"] = np.nan
             done["payload_size"] = len(source[1])
             self._put(done, source[1])
