@@ -1,6 +1,220 @@
 """``headwater doctor``: is this machine ready, and is what runs on it well?"""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
 import typer
+from msgspec import Struct
+
+from headwater.cli.options import (
+    EXIT_CHECK_FAILED,
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    Settings,
+    print_json,
+    settings,
+)
+from headwater.schema.errors import HeadwaterError, UnavailableError
+
+Level = Literal["ok", "warn", "fail"]
+
+_LEAST_PYTHON = (3, 11)
+_PACKAGES = ("numpy", "numba", "msgspec", "lmdb", "polars", "pyarrow", "lightgbm", "litestar", "granian", "uvloop")
+_FSYNCS = 20
+_FSYNC_BYTES = 16 * 1024
+_SLOW_FSYNC_MS = 10.0
+_LITTLE_DISK_GIB, _TOO_LITTLE_DISK_GIB = 5.0, 0.5
+_GIB = 1024**3
+_LAST_RECORDS = 1_000
+
+
+class Check(Struct, frozen=True, omit_defaults=True):
+    """One finding. ``advice`` says what to do where it is not ok; ``figures`` are for machines."""
+
+    name: str
+    level: Level
+    detail: str
+    advice: str = ""
+    figures: dict[str, float] = {}
+
+
+class Report(Struct, frozen=True):
+    """All findings; ``healthy``: none of them failed."""
+
+    healthy: bool
+    checks: list[Check]
+
+
 def register(app: typer.Typer) -> None:
     """Add ``doctor``."""
+    app.command("doctor")(doctor)
+
+
+def doctor(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Check Python, packages, configuration, kernels, disk, writer and log. Ends with 1 when a check fails.
+
+    Example: headwater doctor --data data
+    """
+    checks = list(_checks(config, data))
+    report = Report(all(check.level != "fail" for check in checks), checks)
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+    if not report.healthy:
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def _checks(config: Path | None, data: Path | None) -> Iterator[Check]:
+    yield _python()
+    yield from _packages()
+    yield _kernels()
+    try:
+        chosen = settings(config, data)
+    except HeadwaterError as error:
+        yield Check("configuration", "fail", str(error), "Correct the file; headwater init writes a good one")
+        return
+    source = str(chosen.config_path) if chosen.config_path is not None else "no file, the defaults"
+    yield Check("configuration", "ok", source)
+    yield from _disk(chosen.data)
+    yield _writer(chosen)
+    yield _log(chosen)
+
+
+def _python() -> Check:
+    import platform
+    import sys
+
+    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    if sys.version_info < _LEAST_PYTHON:
+        return Check("python", "fail", detail, "Headwater needs Python 3.11 or newer")
+    return Check("python", "ok", detail)
+
+
+def _packages() -> Iterator[Check]:
+    import importlib
+    import importlib.metadata
+
+    found = []
+    for name in _PACKAGES:
+        try:
+            importlib.import_module(name)
+        except (ImportError, OSError) as error:  # a missing system library is an OSError
+            yield Check(
+                "packages", "fail", f"{name} cannot be imported: {error}", f"pip install --force-reinstall {name}"
+            )
+        else:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    if len(found) == len(_PACKAGES):
+        yield Check("packages", "ok", ", ".join(found))
+
+
+def _kernels() -> Check:
+    from headwater.jit import cache_dir
+
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        advice = "Name a folder that can be written in HEADWATER_CACHE; until then every start compiles for seconds"
+        return Check("kernels", "warn", f"{folder}: {error.strerror}", advice)
+    compiled = sum(1 for _ in folder.rglob("*.nbc"))
+    detail = f"{compiled} compiled kernels in {folder}" if compiled else f"none compiled yet; they will go to {folder}"
+    return Check("kernels", "ok", detail, figures={"compiled": compiled})
+
+
+def _disk(data: Path) -> Iterator[Check]:
+    import os
+    import shutil
+
+    folder = data.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        yield Check("data directory", "fail", f"{data} cannot be written", f"Give yourself write access to {folder}")
+        return
+    state = "" if folder == data.absolute() else " (will be made)"
+    yield Check("data directory", "ok", f"{data}{state}")
+    free = shutil.disk_usage(folder).free / _GIB
+    level: Level = "ok" if free >= _LITTLE_DISK_GIB else "warn" if free >= _TOO_LITTLE_DISK_GIB else "fail"
+    advice = "" if level == "ok" else "Make room: the writer stops when the disk is full"
+    yield Check("free disk", level, f"{free:.1f} GiB", advice, {"gib": round(free, 2)})
+    yield _fsync(folder, time.perf_counter)
+
+
+def _fsync(folder: Path, clock: Callable[[], float]) -> Check:
+    import os
+    import tempfile
+
+    took = []
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for _ in range(_FSYNCS):
+                file.write(b"\1" * _FSYNC_BYTES)
+                file.flush()
+                started = clock()
+                os.fdatasync(file.fileno())
+                took.append((clock() - started) * 1_000)
+    except OSError as error:
+        return Check("fsync", "fail", f"{folder}: {error.strerror}", "The log cannot be made durable here")
+    median, worst = sorted(took)[_FSYNCS // 2], max(took)
+    level: Level = "warn" if median > _SLOW_FSYNC_MS else "ok"
+    advice = "" if level == "ok" else "Every acknowledged event waits for this; put the data directory on a local SSD"
+    figures = {"median_ms": round(median, 3), "max_ms": round(worst, 3)}
+    return Check("fsync", level, f"{median:.2f} ms (median of {_FSYNCS}), {worst:.2f} ms at most", advice, figures)
+
+
+def _writer(chosen: Settings) -> Check:
+    from headwater.log.client import SyncWriterClient
+
+    socket = chosen.data / "run" / "writer.sock"
+    if not socket.exists():
+        return Check("writer", "ok", "not running (headwater serve starts it)")
+    try:
+        with SyncWriterClient(socket, connect_timeout_s=0.5, ack_timeout_s=2.0) as client:
+            offset = client.ping().offset
+    except UnavailableError as error:
+        advice = "If headwater serve should be running, look at its log; if not, the socket is left over and harmless"
+        return Check("writer", "warn", f"does not answer: {error}", advice)
+    return Check("writer", "ok", f"running, the log ends at offset {offset:,}", figures={"offset": offset})
+
+
+def _log(chosen: Settings) -> Check:
+    from headwater.log.lmdb import LmdbLog
+
+    folder = chosen.data / "log"
+    if not (folder / "data.mdb").exists():
+        return Check("log", "ok", "empty")
+    try:
+        log = LmdbLog(folder, readonly=True)
+        try:
+            last = log.last_offset
+            log.read(max(last - _LAST_RECORDS, 0), _LAST_RECORDS)
+        finally:
+            log.close()
+    except HeadwaterError as error:
+        return Check("log", "fail", str(error), "Restore the data directory from a backup")
+    return Check("log", "ok", f"readable, {last:,} records", figures={"offset": last})
+
+
+def _print(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for check in report.checks:
+        detail = Text(check.detail)
+        if check.advice:
+            detail.append(f"\n→ {check.advice}", style="italic")
+        table.add_row(Text(check.level, style=colours[check.level]), Text(check.name), detail)
+    Console().print(table)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from headwater.offline.importing import FileOptions, ImportReport, Mapping, Target
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="CSV, Parquet or JSON lines (.gz too, not Parquet).")]
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="CSV, Parquet or JSON lines (.gz too, not Parquet).")
+]
 MapOption = Annotated[
     list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="Which field a column is; repeatable.")
 ]
@@ -57,7 +59,8 @@ def register(app: typer.Typer) -> None:
 def movielens(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder as downloaded and unpacked.")],
     positive_from: Annotated[
-        float, typer.Option("--positive-from", min=0.0, max=5.0, help="Ratings from here on are likes, lower ones views.")
+        float,
+        typer.Option("--positive-from", min=0.0, max=5.0, help="Ratings from here on are likes, lower ones views."),
     ] = 4.0,
     rejects: RejectsOption = None,
     config: ConfigOption = None,
@@ -114,10 +117,14 @@ def items(
     columns: MapOption = None,
     constants: SetOption = None,
     time_unit: UnitOption = None,
-    separator: Annotated[str, typer.Option("--separator", help="Between the entries of a list in a text column.")] = "|",
+    separator: Annotated[
+        str, typer.Option("--separator", help="Between the entries of a list in a text column.")
+    ] = "|",
     at: Annotated[
         str | None,
-        typer.Option("--at", metavar="TIME", help="When the items became known, ISO 8601 [default: where the log stands]"),
+        typer.Option(
+            "--at", metavar="TIME", help="When the items became known, ISO 8601 [default: where the log stands]"
+        ),
     ] = None,
     file_format: FormatOption = None,
     delimiter: DelimiterOption = None,

@@ -97,7 +97,9 @@ def texts(
     coded = Coded(values, coded.codes)
     if required:
         verdicts.refuse(coded.codes < 0, f"{field}: {MISSING}")
-    verdicts.refuse(coded.rows_where(lambda text: len(text) > limit), f"{field}: Expected `str` of length <= {limit}")
+    if max(map(len, values), default=0) > limit:
+        too_long = coded.rows_where(lambda text: len(text) > limit)
+        verdicts.refuse(too_long, f"{field}: Expected `str` of length <= {limit}")
     return coded
 
 

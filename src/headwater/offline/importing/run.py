@@ -21,13 +21,13 @@ from headwater.log.client import SyncWriterClient
 from headwater.log.commands import Appended, AppendEvents, Command, PutItems, PutProfiles
 from headwater.log.environment import GIB
 from headwater.log.lmdb import LmdbLog
-from headwater.log.protocol import ImportRange
+from headwater.log.protocol import ImportRange, RefusedError
 from headwater.log.writer import LogWriter, open_writer
 from headwater.offline.importing.rejects import RejectFile, by_reason
 from headwater.schema.config import Config
 from headwater.schema.errors import UnavailableError
 
-_UNDER_WAY = 3  # ranges that wait for the disk while the next one is parsed
+_UNDER_WAY = 2  # groups that wait for the disk while the next one is parsed
 
 
 class Progress(Protocol):
@@ -90,7 +90,9 @@ class ImportRun:
         self._log = LmdbLog(data / "log", readonly=True)
         self._latest_ms = self._log.last_received_ms
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="import-commit")
-        self._pending: deque[tuple[Future[Appended], int]] = deque()
+        self._largest_group = config.log.max_batch
+        self._group: list[tuple[Command, int]] = []
+        self._pending: deque[tuple[Future[list[Appended]], list[int]]] = deque()
 
     def recorded(self, sha256: str, mapping: str) -> set[tuple[int, int]]:
         """The ranges of a file that are in the log already."""
@@ -122,22 +124,42 @@ class ImportRun:
         self._send(command, rows)
 
     def _send(self, command: Command, rows: int) -> None:
+        """Collect commands to groups: one commit each, because a commit costs an fsync and random writes."""
+        self._group.append((command, rows))
+        if sum(rows for _, rows in self._group) >= self._largest_group:
+            self._flush()
+
+    def _flush(self) -> None:
         while len(self._pending) >= _UNDER_WAY:
             self._settle()
-        self._pending.append((self._pool.submit(self._writer.commit, command), rows))
+        group, self._group = self._group, []
+        if group:
+            commands = [command for command, _ in group]
+            self._pending.append((self._pool.submit(self._commit, commands), [rows for _, rows in group]))
+
+    def _commit(self, commands: list[Command]) -> list[Appended]:
+        if isinstance(self._writer, SyncWriterClient):
+            return [self._writer.commit(command) for command in commands]
+        done: list[Appended] = []
+        for outcome in self._writer.commit_group(commands):
+            if isinstance(outcome, RefusedError):
+                raise outcome
+            done.append(outcome)
+        return done
 
     def _settle(self) -> None:
-        future, rows = self._pending.popleft()
-        appended = future.result()
-        if appended.already:
-            self._already += rows
-        self._accepted += appended.accepted
-        self._duplicates += appended.duplicates
-        self._offset = max(self._offset, appended.offset)
-        self._progress.advance(rows)
+        future, counts = self._pending.popleft()
+        for appended, rows in zip(future.result(), counts, strict=True):
+            if appended.already:
+                self._already += rows
+            self._accepted += appended.accepted
+            self._duplicates += appended.duplicates
+            self._offset = max(self._offset, appended.offset)
+            self._progress.advance(rows)
 
     def finish(self) -> ImportReport:
         """Wait until all is durable."""
+        self._flush()
         while self._pending:
             self._settle()
         seconds = self._clock() - self._started
