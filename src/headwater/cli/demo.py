@@ -128,8 +128,7 @@ def _run(
         run_command(site, "import", "movielens", str(movielens))
     shelf = read_shelf(site.data)
     console.print(f"         {shelf.events:,} events and {len(shelf.items):,} items are in the log")
-    _step(console, "train", "LightGBM on candidates as they were at each moment of the log")
-    run_command(site, "train")
+    _train(console, site)
     _step(console, "serve", "one writer, one fold, one worker")
     with Server(site, port) as server, Client(server.url) as client:
         prepared_s = time.monotonic() - started
@@ -163,19 +162,38 @@ def _step(console: Console, name: str, what: str) -> None:
 
 
 def _simulate(console: Console, site: Site, seed: int) -> World:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from headwater.cli.local import write_world
     from headwater.simulator import World
 
     world = World(seed, start_ms=WORLD_START_MS)
     days = world.hours // 24
     _step(console, "generate", f"{len(world.people):,} people, {days} days, seed {seed}; every event goes into the log")
-    columns = (TextColumn("        "), BarColumn(), MofNCompleteColumn(), TextColumn("hours"))
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=world.hours)
-        write_world(site, world, lambda hour: progress.update(task, completed=hour))
+    with _bar(console) as advance:
+        write_world(site, world, lambda hour: advance("hours", hour, world.hours))
     return world
+
+
+def _train(console: Console, site: Site) -> None:
+    from headwater.cli.local import train_site
+
+    _step(console, "train", "LightGBM, on candidates as the log knew them at each moment")
+    with _bar(console) as advance:
+        report = train_site(site, advance)
+    console.print(
+        f"         {report.rows:,} rows of {report.groups:,} questions in {report.replay_s + report.fit_s:.0f} s, "
+        f"{report.trees} trees: model {report.bundle}"
+    )
+
+
+@contextlib.contextmanager
+def _bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for as long as it is needed; it is moved by (what, done, total)."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("         {task.description:<7}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
 
 def _visit(console: Console, client: Client, shelf: Shelf, context: dict[str, str], now_ms: Callable[[], int]) -> Visit:

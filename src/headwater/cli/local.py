@@ -1,7 +1,7 @@
 """A whole system of one's own, for demonstrations and measurements: a folder, a world in its log, a server.
 
 Every step is the one that a user takes: the configuration is a file, the history goes through the log's
-writer, training and serving are the commands ``headwater train`` and ``headwater serve``.
+writer, training is the job behind ``headwater train``, serving is ``headwater serve``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 import numpy as np
@@ -25,17 +25,25 @@ import numpy.typing as npt
 
 from headwater.client import Client
 from headwater.log.batch import EventBatch
+from headwater.log.lmdb import LmdbLog
 from headwater.log.writer import open_writer
 from headwater.schema.config import load_config
-from headwater.schema.errors import ConfigurationError, UnavailableError
+from headwater.schema.errors import ConfigurationError, HeadwaterError, UnavailableError
 from headwater.schema.events import EventDetail
 from headwater.simulator import EVENT_TYPES, History, World
 from headwater.simulator.catalogue import HOUR_MS
 from headwater.simulator.people import COUNTRIES, DEVICES, user_id
 
+if TYPE_CHECKING:
+    from headwater.offline.train import TrainReport
+
 Table = Mapping[str, str | int | float | bool]
 
 _STOP_S = 20.0
+
+
+class StepFailedError(HeadwaterError):
+    """A command that was run as a step of another failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +151,27 @@ def history_batch(world: World, part: History, segment_keys: tuple[str, ...]) ->
     )
 
 
+def train_site(site: Site, progress: Callable[[str, int, int], None] | None = None) -> TrainReport:
+    """Train on everything in the log of a site and publish; ``progress`` gets (phase, done, total)."""
+    from headwater.offline.train import train
+
+    log = LmdbLog(site.data / "log", readonly=True)
+    try:
+        now_ms = int(time.time() * 1_000)
+        return train(load_config(site.config), log, site.data / "models", created_ms=now_ms, progress=progress)
+    finally:
+        log.close()
+
+
 def run_command(site: Site, *arguments: str) -> str:
     """Run ``headwater`` with ``arguments`` on a site; progress goes to standard error, the answer is returned.
 
     Raises:
-        ConfigurationError: the command failed; its own message stands on standard error.
+        StepFailedError: the command failed; its own message stands on standard error.
     """
     done = subprocess.run(_command(site, *arguments), stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
     if done.returncode:
-        raise ConfigurationError(f"`headwater {arguments[0]}` failed with exit code {done.returncode}")
+        raise StepFailedError(f"`headwater {arguments[0]}` failed with exit code {done.returncode}")
     return done.stdout
 
 

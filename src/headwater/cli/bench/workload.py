@@ -14,7 +14,7 @@ import typer
 from msgspec import Struct
 
 from headwater.cli.bench.schedule import Arrival, drawn, http_request, poisson_times
-from headwater.cli.local import Site, Table, make_site, run_command, write_world
+from headwater.cli.local import Site, Table, make_site, train_site, write_world
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Event
 from headwater.schema.requests import RecommendRequest
@@ -67,7 +67,7 @@ class _Note(Struct, frozen=True, forbid_unknown_fields=True):
 
 @contextlib.contextmanager
 def prepared(size: Size, keep: Path | None, tables: dict[str, Table] | None = None) -> Iterator[Prepared]:
-    """A world in a log, and a ranker trained on it by ``headwater train``.
+    """A world in a log, and a ranker trained on it.
 
     ``keep`` names a folder to prepare once and use again: a later run with the same size finds it ready.
 
@@ -87,7 +87,7 @@ def prepared(size: Size, keep: Path | None, tables: dict[str, Table] | None = No
         site = make_site(folder, {"ranker": {"max_rows": 300_000}} | (tables or {}))
         typer.echo(f"Preparing {size.items:,} items, {size.users:,} users, about {size.events:,} events", err=True)
         events, _ = write_world(site, world, lambda _: None)
-        run_command(site, "train")
+        train_site(site)
         note.write_bytes(msgspec.json.encode(_Note(size, events)))
         yield Prepared(site, world, events)
 
