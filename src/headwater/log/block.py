@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from headwater.jit import inline, kernel
 from headwater.log.protocol import CorruptLogError
-from headwater.log.record import _CRC_AT, _PAYLOAD_AT, HEADER_SIZE, RECORD, VERSION, RecordBlock, _crc32_update
+from headwater.log.record import CRC_AT, HEADER_SIZE, PAYLOAD_AT, RECORD, VERSION, RecordBlock, crc32_update
 
 MAGIC = 0x31425748  # "HWB1", little-endian
 BLOCK_HEADER = struct.Struct("<IHHIIQII")  # magic, version, 0, records, heap bytes, first offset, 0, CRC of these
@@ -25,12 +25,12 @@ MAX_HEAP = 8 * 1024 * 1024
 
 _HEAD = BLOCK_HEADER.size
 _HEAD_CRC_AT = _HEAD - 4
-_PAYLOAD_SIZE_AT = _PAYLOAD_AT + 4
+_PAYLOAD_SIZE_AT = PAYLOAD_AT + 4
 _VERSION_AT = int(RECORD.fields["version"][1]) if RECORD.fields else 0
 
 _OK, _SHORT, _BAD_HEADER, _GAP, _BAD_CRC, _OUTSIDE, _BAD_VERSION = range(7)
 _WHAT = {
-    _SHORT: "a block is shorter than its header says",
+    _SHORT: "a block is not as long as its header says",
     _BAD_HEADER: "a block's header does not match its checksum",
     _GAP: "the offsets are not contiguous",
     _BAD_CRC: "a record does not match its checksum",
@@ -61,12 +61,13 @@ def encode_blocks(block: RecordBlock) -> Iterator[tuple[int, bytes]]:
         start = stop
 
 
-def count_of(value: bytes | memoryview) -> tuple[int, int]:
-    """Records and heap bytes that a stored block claims to hold, unverified; (0, 0) when it is too short."""
-    if len(value) < _HEAD:
-        return 0, 0
-    fields = BLOCK_HEADER.unpack_from(value)
-    return int(fields[3]), int(fields[4])
+def count_of(value: bytes | memoryview, key: int) -> int:
+    """How many records a stored block claims to hold. Raises :class:`CorruptLogError` when its length says otherwise."""
+    if len(value) >= _HEAD:
+        fields = BLOCK_HEADER.unpack_from(value)
+        if len(value) == _HEAD + int(fields[3]) * HEADER_SIZE + int(fields[4]):
+            return int(fields[3])
+    raise CorruptLogError(key, _WHAT[_SHORT])
 
 
 def decode_blocks(values: Sequence[bytes | memoryview], first_key: int, after: int, limit: int) -> RecordBlock | None:
@@ -120,7 +121,7 @@ def _measure(data: npt.NDArray[np.uint8], first_key: int, after: int, limit: int
         span[3] = expected
         if at + _HEAD > len(data):
             return _SHORT
-        crc = _crc32_update(np.uint32(0xFFFFFFFF), data, at, at + _HEAD_CRC_AT) ^ np.uint32(0xFFFFFFFF)
+        crc = crc32_update(np.uint32(0xFFFFFFFF), data, at, at + _HEAD_CRC_AT) ^ np.uint32(0xFFFFFFFF)
         if _u32(data, at) != MAGIC or np.int64(crc) != _u32(data, at + _HEAD_CRC_AT):
             return _BAD_HEADER
         count, heap_size, first = _u32(data, at + 8), _u32(data, at + 12), _u64(data, at + 16)
@@ -134,7 +135,7 @@ def _measure(data: npt.NDArray[np.uint8], first_key: int, after: int, limit: int
             if span[0] == limit:
                 return _OK
             record = records_at + i * HEADER_SIZE
-            payload_at, size = _u32(data, record + _PAYLOAD_AT), _u32(data, record + _PAYLOAD_SIZE_AT)
+            payload_at, size = _u32(data, record + PAYLOAD_AT), _u32(data, record + _PAYLOAD_SIZE_AT)
             if payload_at + size > heap_size:
                 span[3] = first + i
                 return _OUTSIDE
@@ -167,12 +168,12 @@ def _extract(
             for k in range(HEADER_SIZE):
                 records[out, k] = data[record + k]
             size = _u32(data, record + _PAYLOAD_SIZE_AT)
-            source = heap_at + _u32(data, record + _PAYLOAD_AT)
+            source = heap_at + _u32(data, record + PAYLOAD_AT)
             crc = np.uint32(0xFFFFFFFF)
-            crc = _crc32_update(crc, records[out], 0, _PAYLOAD_AT)
-            crc = _crc32_update(crc, records[out], _PAYLOAD_AT + 4, _CRC_AT)
-            crc = _crc32_update(crc, data, source, source + size) ^ np.uint32(0xFFFFFFFF)
-            if np.int64(crc) != _u32(data, record + _CRC_AT):
+            crc = crc32_update(crc, records[out], 0, PAYLOAD_AT)
+            crc = crc32_update(crc, records[out], PAYLOAD_AT + 4, CRC_AT)
+            crc = crc32_update(crc, data, source, source + size) ^ np.uint32(0xFFFFFFFF)
+            if np.int64(crc) != _u32(data, record + CRC_AT):
                 return _BAD_CRC
             if _u64(data, record) != first + i:
                 return _GAP
@@ -181,7 +182,7 @@ def _extract(
             for k in range(size):
                 heap[heap_out + k] = data[source + k]
             for k in range(4):
-                records[out, _PAYLOAD_AT + k] = np.uint8((heap_out >> (8 * k)) & 0xFF)
+                records[out, PAYLOAD_AT + k] = np.uint8((heap_out >> (8 * k)) & 0xFF)
             heap_out += size
             out += 1
         at = heap_at + heap_size

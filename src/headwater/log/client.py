@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Self, cast
 
@@ -142,7 +142,7 @@ class WriterClient(AsyncCommands):
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    async def follow(self) -> AsyncIterator[int]:
+    async def follow(self) -> AsyncGenerator[int, None]:
         """The log's end now and after each commit, newest only, on a connection of its own; reconnects for ever."""
         newest, pause = -1, _FIRST_PAUSE_S
         while not self._closed:
@@ -237,7 +237,7 @@ class SyncWriterClient(Commands):
                 if reply.number == number:
                     return reply.outcome
 
-    def follow(self) -> Iterator[int]:
+    def follow(self) -> Generator[int, None, None]:
         """The log's end now and after each commit, newest only; ends when the writer goes away."""
         connection = self._connect(None)
         with connection:

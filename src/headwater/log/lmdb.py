@@ -108,11 +108,10 @@ class LmdbLog:
                 if first_key > after + 1:
                     raise CorruptLogError(after + 1, "the block that holds it is missing")
                 records, size = first_key - 1 - after, 0
-                for value in cursor.iternext(keys=False):
-                    count, heap = count_of(value)
+                for key, value in cursor.iternext():
                     values.append(value)
-                    records += count
-                    size += heap + count * 80
+                    records += count_of(value, int.from_bytes(key, "big"))
+                    size += len(value)
                     if records >= limit or size >= _MAX_READ_BYTES:
                         break
             block = decode_blocks(values, first_key, after, limit)

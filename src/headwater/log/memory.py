@@ -50,7 +50,7 @@ class MemoryLog:
         first = stop = bisect.bisect_right(self._keys, after + 1) - 1
         records = self._keys[first] - 1 - after
         while stop < len(self._values) and records < limit:
-            records += count_of(self._values[stop])[0]
+            records += count_of(self._values[stop], self._keys[stop])
             stop += 1
         return decode_blocks(self._values[first:stop], self._keys[first], after, limit)
 

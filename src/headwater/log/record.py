@@ -120,14 +120,12 @@ def _crc_table() -> npt.NDArray[np.uint32]:
 
 
 CRC_TABLE = _crc_table()
-_CRC_AT = HEADER_SIZE - 4
-_PAYLOAD_AT = int(RECORD.fields["payload_at"][1]) if RECORD.fields else 0
+CRC_AT = HEADER_SIZE - 4
+PAYLOAD_AT = int(RECORD.fields["payload_at"][1]) if RECORD.fields else 0
 
 
 @inline
-def _crc32_update(
-    crc: np.uint32, data: npt.NDArray[np.uint8], start: int | np.int64, stop: int | np.int64
-) -> np.uint32:
+def crc32_update(crc: np.uint32, data: npt.NDArray[np.uint8], start: int | np.int64, stop: int | np.int64) -> np.uint32:
     """Slicing-by-8 CRC-32 over ``data[start:stop]``; ``crc`` is the inverted running value."""
     position = start
     while position + 8 <= stop:
@@ -175,9 +173,9 @@ def record_crcs(
             outside += 1
             continue
         crc = np.uint32(0xFFFFFFFF)
-        crc = _crc32_update(crc, headers[i], 0, _PAYLOAD_AT)
-        crc = _crc32_update(crc, headers[i], _PAYLOAD_AT + 4, _CRC_AT)
-        crc = _crc32_update(crc, heap, at, at + size)
+        crc = crc32_update(crc, headers[i], 0, PAYLOAD_AT)
+        crc = crc32_update(crc, headers[i], PAYLOAD_AT + 4, CRC_AT)
+        crc = crc32_update(crc, heap, at, at + size)
         out[i] = crc ^ np.uint32(0xFFFFFFFF)
     return outside
 
