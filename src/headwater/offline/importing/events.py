@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import xxhash
 
-from headwater.log.batch import EventBatch, events_to_batch
+from headwater.log.batch import EventBatch, event_key, events_to_batch
 from headwater.log.record import FLAG_RETRACT, SEGMENT_KEYS
 from headwater.offline.importing import columns
 from headwater.offline.importing.columns import MISSING, Coded
@@ -155,5 +153,4 @@ def _event_keys(event_id: Coded | None, n: int) -> npt.NDArray[np.uint64]:
     """``uint64[n]``: xxh64 of each event id, 0 where there is none."""
     if event_id is None:
         return np.zeros(n, np.uint64)
-    keys: list[Any] = [xxhash.xxh64_intdigest(text) or 1 for text in event_id.values]
-    return np.array([*keys, 0], np.uint64)[event_id.codes]
+    return np.array([*map(event_key, event_id.values), 0], np.uint64)[event_id.codes]
