@@ -145,7 +145,8 @@ def explain(error: msgspec.DecodeError) -> str:
     field, reason = field_of(error)
     if reason.startswith("Object missing required field"):
         reason = MISSING
-    return f"{'line' if field == '$' else field}: {reason}"
+    whole = field in ("$", "object")  # "Expected `object`, got `array`" names no field
+    return f"{'line' if whole else field}: {reason}"
 
 
 def number_of(convert: Callable[[str], float], text: str, field: str) -> float:
