@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import Sequence
@@ -12,10 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from headwater.log.client import SyncWriterClient
-from headwater.log.commands import Appended, Command
 from headwater.log.lmdb import LmdbLog
 from headwater.log.record import Kind, Namespace
+from headwater.log.socket import serve_writer
 from headwater.log.writer import LogWriter, WriterRunningError, open_writer
 from headwater.offline.importing import (
     FileOptions,
@@ -218,28 +218,25 @@ def test_an_import_waits_for_no_other_writer(tmp_path: Path, target: Target) -> 
     assert import_events(path, MAPPING, target).accepted == 3
 
 
-def test_an_import_goes_through_a_running_writer(
-    tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    used = []
-    writer = open_writer(target.data)
+def test_an_import_goes_through_a_running_writer(tmp_path: Path, target: Target) -> None:
+    path = write_csv(tmp_path / "e.csv", HEADER, rows(3))
 
-    class Client(SyncWriterClient):
-        def __init__(self, path: Path, **_: object) -> None:
-            used.append(path)
+    async def serve_while_importing() -> ImportReport:
+        stop, ready = asyncio.Event(), asyncio.Event()
+        with open_writer(target.data) as writer:
+            serving = serve_writer(writer, target.data / "run" / "writer.sock", stop=stop, on_ready=ready.set)
+            task = asyncio.create_task(serving)
+            await ready.wait()
+            try:
+                return await asyncio.to_thread(import_events, path, MAPPING, target)
+            finally:
+                stop.set()
+                await task
 
-        def commit(self, command: Command) -> Appended:
-            return writer.commit(command)
-
-        def close(self) -> None:
-            writer.close()
-
-    monkeypatch.setattr("headwater.offline.importing.run.SyncWriterClient", Client)
-    socket = target.data / "run" / "writer.sock"
-    socket.parent.mkdir(parents=True)
-    socket.touch()
-    report = import_events(write_csv(tmp_path / "e.csv", HEADER, rows(3)), MAPPING, target)
-    assert (report.accepted, used) == (3, [socket])
+    report = asyncio.run(serve_while_importing())
+    assert report.accepted == 3
+    assert len(records_of(target.data, Kind.EVENT)) == 3
+    assert import_events(path, MAPPING, target).already_imported == 3
 
 
 def items_of(data: Path) -> list[str]:

@@ -1,0 +1,66 @@
+"""The documentation knows every command, option and configuration key; its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from headwater.schema.config import known_keys, parse_config
+from headwater.schema.errors import ConfigurationError
+
+from .command_tree import command_tree
+
+ROOT = Path(__file__).parent.parent
+DOCS = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
+TEXT = "\n".join(path.read_text(encoding="utf-8") for path in DOCS)
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", command_tree())
+def test_every_command_is_in_the_docs(command: str) -> None:
+    assert re.search(rf"\bheadwater {re.escape(command)}\b", TEXT), f"no page mentions `headwater {command}`"
+
+
+@pytest.mark.parametrize("key", known_keys())
+def test_every_configuration_key_is_in_the_docs(key: str) -> None:
+    assert f"`{key}`" in CONFIGURATION
+
+
+def test_the_docs_name_no_key_that_is_gone() -> None:
+    known = set(known_keys())
+    tables = {key.rpartition(".")[0].removesuffix("[]") for key in known}
+    named = re.findall(r"^\| `([a-z_.\[\]]+)`", CONFIGURATION, re.MULTILINE)
+    assert set(named) <= known | tables
+
+
+def test_every_toml_example_loads() -> None:
+    examples = [example for path in DOCS for example in re.findall(r"```toml\n(.*?)```", path.read_text(), re.DOTALL)]
+    assert examples
+    for example in examples:
+        if "[project" in example:
+            continue
+        try:
+            parse_config(example)
+        except ConfigurationError as error:
+            pytest.fail(f"{error}\n{example}")
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_decision_records_are_numbered_without_gaps_or_repeats() -> None:
+    numbers = [path.name[:4] for path in sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))]
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] == "0001"
+    for path in (ROOT / "docs" / "adr").glob("[0-9]*.md"):
+        text = path.read_text(encoding="utf-8")
+        for heading in ("## Context", "## Decision", "## What it costs"):
+            assert heading in text, f"{path.name} has no {heading}"
