@@ -258,4 +258,3 @@ async def _open_log(path: Path, stop: asyncio.Event) -> LmdbLog | None:
                 waiting = True
         await asyncio.sleep(OPEN_PAUSE_S)
     return None
-

@@ -26,7 +26,13 @@ class RefusalError(Exception):
     """A request that is answered with ``status`` and an :class:`ErrorReply`."""
 
     def __init__(
-        self, status: int, reason: str, field: str = "", *, rejected: list[Rejection] | None = None, retry_after_s: int = 0
+        self,
+        status: int,
+        reason: str,
+        field: str = "",
+        *,
+        rejected: list[Rejection] | None = None,
+        retry_after_s: int = 0,
     ) -> None:
         super().__init__(reason)
         self.status = status

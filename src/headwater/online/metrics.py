@@ -29,7 +29,11 @@ class Metrics:
             "headwater_request_seconds", "Time to answer", ("route", "status"), buckets=_REQUEST_S, registry=registry
         )
         self.stages = Histogram(
-            "headwater_stage_seconds", "Time of a stage of the pipeline", ("stage",), buckets=_STAGE_S, registry=registry
+            "headwater_stage_seconds",
+            "Time of a stage of the pipeline",
+            ("stage",),
+            buckets=_STAGE_S,
+            registry=registry,
         )
         self.candidates = Counter(
             "headwater_source_candidates", "Candidates that a source offered", ("source",), registry=registry
@@ -47,7 +51,10 @@ class Metrics:
         )
         self.token_missed = Counter("headwater_token_missed", "Tokens not reached in time", registry=registry)
         self.fold_lag = Gauge(
-            "headwater_fold_lag_records", "Records the log is ahead of state", registry=registry, multiprocess_mode="livemax"
+            "headwater_fold_lag_records",
+            "Records the log is ahead of state",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
         self.epoch_age = Gauge(
             "headwater_epoch_age_seconds",
@@ -59,7 +66,11 @@ class Metrics:
             "headwater_epoch_apply_seconds", "Time to apply item epochs", buckets=_STAGE_S, registry=registry
         )
         self.model = Gauge(
-            "headwater_model_info", "1 for the bundle in service", ("version",), registry=registry, multiprocess_mode="livemax"
+            "headwater_model_info",
+            "1 for the bundle in service",
+            ("version",),
+            registry=registry,
+            multiprocess_mode="livemax",
         )
         self.model_refused = Counter("headwater_model_refused", "Bundles that were refused", registry=registry)
         self.served_logged = Counter("headwater_served_logged", "Served lists in the log", registry=registry)
@@ -67,7 +78,10 @@ class Metrics:
             "headwater_served_lost", "Served lists dropped because the writer was away too long", registry=registry
         )
         self.served_waiting = Gauge(
-            "headwater_served_waiting", "Served lists not yet in the log", registry=registry, multiprocess_mode="livesum"
+            "headwater_served_waiting",
+            "Served lists not yet in the log",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
 
     def expose(self) -> bytes:

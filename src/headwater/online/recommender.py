@@ -49,9 +49,7 @@ class Asked:
 class Recommender:
     """Answers requests from one view of state. ``model`` may be replaced between two requests."""
 
-    def __init__(
-        self, config: Config, plan: Plan, vocabulary: Vocabulary, identity: IdentityStore, view: View
-    ) -> None:
+    def __init__(self, config: Config, plan: Plan, vocabulary: Vocabulary, identity: IdentityStore, view: View) -> None:
         self.model: Model | None = None
         self.view = view
         self.pipeline = Pipeline(config, plan)

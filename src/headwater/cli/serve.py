@@ -1,0 +1,231 @@
+"""``headwater serve``: everything that one machine needs, and each of its parts alone."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headwater.cli.options import (
+    EXIT_INPUT,
+    EXIT_UNAVAILABLE,
+    ConfigOption,
+    DataOption,
+    Settings,
+    configure_logging,
+    settings,
+)
+from headwater.schema.errors import ConfigurationError, HeadwaterError, UnavailableError
+
+
+class Role(StrEnum):
+    """What a process does."""
+
+    ALL = "all"
+    WRITER = "writer"
+    FOLD = "fold"
+    API = "api"
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``serve``."""
+    app.command("serve")(serve)
+
+
+def serve(
+    config: ConfigOption = None,
+    data: DataOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [default: serving.host].")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Port, 0 for any free one [default: serving.port].")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Api processes [default: serving.workers].")
+    ] = None,
+    role: Annotated[Role, typer.Option(help="all: the supervisor and every part; else that part alone.")] = Role.ALL,
+    listen_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    clock_shift_ms: Annotated[int | None, typer.Option(hidden=True)] = None,
+    worker: Annotated[int, typer.Option(hidden=True)] = 0,
+) -> None:
+    """Serve recommendations over HTTP; take in events, items and users. Ctrl-C ends it politely.
+
+    Example: headwater serve --port 8080
+
+    Prints the address once it answers. Log lines are JSON on standard error.
+    """
+    import structlog
+
+    configure_logging("info")
+    structlog.contextvars.bind_contextvars(role="supervisor" if role is Role.ALL else role.value)
+    chosen = settings(config, data)
+    serving = chosen.config.serving
+    host = serving.host if host is None else host
+    port = serving.port if port is None else port
+    shift_ms = _clock_shift_ms(chosen) if clock_shift_ms is None else clock_shift_ms
+    if role in (Role.ALL, Role.API):
+        _check_loopback(host)
+    if role is Role.ALL:
+        _supervise(chosen, host, port, serving.workers if workers is None else workers, shift_ms)
+        return
+    from headwater.online.supervisor import die_with_supervisor
+
+    die_with_supervisor()
+    try:
+        if role is Role.WRITER:
+            _run(lambda stop: _write(chosen, _clock(shift_ms), stop))
+        elif role is Role.FOLD:
+            _run(lambda stop: _fold(chosen, stop))
+        else:
+            _run(lambda stop: _answer(chosen, host, port, listen_fd, _clock(shift_ms), worker, stop))
+    except HeadwaterError as error:
+        code = EXIT_UNAVAILABLE if isinstance(error, UnavailableError) else EXIT_INPUT
+        structlog.get_logger().critical("process_failed", error=str(error), code=code)
+        raise typer.Exit(code) from error
+
+
+def _check_loopback(host: str) -> None:
+    """There are no API keys yet, so nobody but this machine may ask.
+
+    Raises:
+        ConfigurationError: ``host`` is an address that others can reach.
+    """
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    except ValueError:
+        if host == "localhost":
+            return
+    raise ConfigurationError(
+        f'serving.host: "{host}" can be reached from elsewhere and there are no API keys yet. '
+        "Listen on 127.0.0.1 and put a proxy that checks callers in front"
+    )
+
+
+def _clock_shift_ms(chosen: Settings) -> int:
+    """How far the system's time is from the wall's: with the log's clock, time goes on where the log ends."""
+    from headwater.log.environment import StoreError
+    from headwater.log.lmdb import LmdbLog
+
+    if chosen.config.clock == "wall":
+        return 0
+    try:
+        event_log = LmdbLog(chosen.data / "log", readonly=True)
+    except StoreError:  # nothing was ever written: time starts now
+        return 0
+    try:
+        last_ms = event_log.last_received_ms
+    finally:
+        event_log.close()
+    return last_ms - _clock(0)() if last_ms else 0
+
+
+def _clock(shift_ms: int) -> Callable[[], int]:
+    return lambda: time.time_ns() // 1_000_000 + shift_ms
+
+
+def _run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run ``main`` in a uvloop; SIGTERM and SIGINT set the event it is given."""
+    import uvloop
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGINT, stop.set)
+        await main(stop)
+
+    uvloop.run(run())
+
+
+async def _write(chosen: Settings, clock: Callable[[], int], stop: asyncio.Event) -> None:
+    from headwater.log.environment import GIB
+    from headwater.log.socket import serve_writer
+    from headwater.log.writer import open_writer
+
+    config = chosen.config
+    writer = open_writer(
+        chosen.data,
+        clock=clock,
+        segment_keys=config.segments.keys,
+        dedup_window=config.log.dedup_window,
+        map_size=int(config.log.map_size_gib * GIB),
+    )
+    try:
+        await serve_writer(writer, chosen.data / "run" / "writer.sock", stop=stop)
+    finally:
+        writer.close()
+
+
+async def _fold(chosen: Settings, stop: asyncio.Event) -> None:
+    from headwater.nearline.fold import run_fold
+
+    await run_fold(chosen.config, chosen.data, stop=stop)
+
+
+async def _answer(
+    chosen: Settings,
+    host: str,
+    port: int,
+    listen_fd: int | None,
+    clock: Callable[[], int],
+    worker: int,
+    stop: asyncio.Event,
+) -> None:
+    from headwater.online.supervisor import listen
+    from headwater.online.worker import run_worker
+
+    listener = socket.socket(fileno=listen_fd) if listen_fd is not None else listen(host, port, 1)[0]
+    with listener:
+        await run_worker(chosen.config, chosen.data, listener, clock=clock, worker=worker, stop=stop)
+
+
+def _supervise(chosen: Settings, host: str, port: int, workers: int, shift_ms: int) -> None:
+    from headwater.online.supervisor import Child, ServeLock, Supervisor, listen
+
+    lock = ServeLock(chosen.data / "run" / "serve.lock")
+    listeners = listen(host, port, workers)
+    port = int(listeners[0].getsockname()[1])
+    command = [sys.executable, "-m", "headwater.cli.main", "serve", "--data", str(chosen.data)]
+    if chosen.config_path is not None:
+        command += ["--config", str(chosen.config_path)]
+    command += ["--host", host, "--port", str(port), "--clock-shift-ms", str(shift_ms)]
+    children = [Child(role.value, [*command, "--role", role.value]) for role in (Role.WRITER, Role.FOLD)]
+    for number, listener in enumerate(listeners):
+        children.append(Child("api", [*command, "--role", "api", "--worker", str(number)], listener))
+    address_file = chosen.data / "run" / "address"
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def announce() -> None:
+        address_file.write_text(url)
+        typer.echo(f"Headwater serves at {url} (Ctrl-C ends it)")
+
+    async def run() -> None:
+        supervisor = Supervisor(children, chosen.data, (host, port))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, supervisor.stop)
+        await supervisor.run(announce)
+
+    try:
+        asyncio.run(run())
+    finally:
+        address_file.unlink(missing_ok=True)
+        lock.release()
+
+
+def running_address(data: Path) -> str | None:
+    """The address of the server that says it serves ``data``; None when there is none."""
+    try:
+        return (data / "run" / "address").read_text().strip() or None
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,93 @@
+"""The HTTP application of one worker: routes, one shape for errors, one place that measures."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import Any
+
+import structlog
+from litestar import Litestar, Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from headwater.online.answers import answer_routes
+from headwater.online.bodies import MAX_BODY
+from headwater.online.errors import RefusalError
+from headwater.online.health import health_routes
+from headwater.online.ingest import JSON, ingest_routes
+from headwater.online.service import Service
+
+log = structlog.get_logger()
+
+_PREFIXES = ("/v1/items/", "/v1/similar/")
+_ROUTES = {
+    "/v1/events", "/v1/items", "/v1/users", "/v1/recommend", "/healthz", "/readyz", "/metrics", "/schema",
+    "/schema/openapi.json",
+}  # fmt: skip
+
+
+def create_app(service: Service) -> ASGIApp:
+    """The ASGI application that serves ``service``."""
+    app = Litestar(
+        route_handlers=[*ingest_routes(service), *answer_routes(service), *health_routes(service)],
+        exception_handlers={RefusalError: _refuse, HTTPException: _refuse_http, Exception: _fail},
+        request_max_body_size=MAX_BODY,
+        openapi_config=None,  # the document at /schema comes from the same msgspec types that check the bodies
+        logging_config=None,
+    )
+    return _measured(app, service)
+
+
+def route_of(path: str) -> str:
+    """The route's template, for labels: ids never become labels, and unknown paths share one."""
+    if path in _ROUTES:
+        return path
+    for prefix in _PREFIXES:
+        if path.startswith(prefix):
+            return prefix + "{item_id}"
+    return "other"
+
+
+def _measured(app: ASGIApp, service: Service) -> ASGIApp:
+    requests = service.metrics.requests
+
+    async def measured(scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        status = 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await app(scope, receive, noting)
+        finally:
+            requests.labels(route_of(scope["path"]), str(status)).observe(time.perf_counter() - began)
+
+    return measured
+
+
+def _refuse(_: Request[Any, Any, Any], refusal: RefusalError) -> Response[bytes]:
+    headers = {"retry-after": str(refusal.retry_after_s)} if refusal.retry_after_s else {}
+    return Response(refusal.body(), status_code=refusal.status, headers=headers, media_type=JSON)
+
+
+def _refuse_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """What the framework refuses: unknown paths, wrong methods, oversized bodies."""
+    if error.status_code >= 500:
+        return _fail(request, error)
+    reasons = {404: "There is no such path", 413: f"The body is larger than {MAX_BODY} bytes; send smaller batches"}
+    reason = reasons.get(error.status_code, error.detail)
+    body = RefusalError(error.status_code, reason, "$" if error.status_code == 413 else "").body()
+    headers = {k: v for k, v in (error.headers or {}).items() if k.lower() == "allow"}
+    return Response(body, status_code=error.status_code, headers=headers, media_type=JSON)
+
+
+def _fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    # the trace without the values of its variables: those may name a user
+    trace = "".join(traceback.format_exception(error))
+    log.error("request_failed", route=route_of(request.scope["path"]), error=type(error).__name__, trace=trace)
+    return Response(RefusalError(500, "Internal error; it is in the log").body(), status_code=500, media_type=JSON)

@@ -1,0 +1,37 @@
+"""The routes for those who run the system: health, readiness, metrics, the OpenAPI document."""
+
+from __future__ import annotations
+
+import msgspec
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
+
+from headwater.online.ingest import JSON
+from headwater.online.metrics import CONTENT_TYPE
+from headwater.online.openapi import document
+from headwater.online.service import Service
+
+
+def health_routes(service: Service) -> list[HTTPRouteHandler]:
+    """Routes of ``service`` that say how it is."""
+    described = msgspec.json.encode(document(service.config))
+
+    @get("/healthz")
+    async def healthz() -> Response[bytes]:
+        return Response(b'{"status":"ok"}', media_type=JSON)
+
+    @get("/readyz")
+    async def readyz() -> Response[bytes]:
+        reasons = await service.why_not_ready()
+        body = msgspec.json.encode({"status": "waiting" if reasons else "ready", "reasons": reasons})
+        return Response(body, media_type=JSON, status_code=503 if reasons else 200)
+
+    @get("/metrics")
+    async def metrics() -> Response[bytes]:
+        return Response(service.expose_metrics(), headers={"content-type": CONTENT_TYPE})
+
+    @get(["/schema", "/schema/openapi.json"])
+    async def schema() -> Response[bytes]:
+        return Response(described, media_type="application/vnd.oai.openapi+json")
+
+    return [healthz, readyz, metrics, schema]

@@ -1,0 +1,179 @@
+"""The OpenAPI document: schemas from the msgspec types that check the bodies, and an example for every request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from headwater import __version__
+from headwater.online.bodies import MAX_BODY
+from headwater.online.errors import ErrorDetail, ErrorReply
+from headwater.schema.config import Config
+from headwater.schema.events import MAX_BATCH, Event, IngestReply, Rejection
+from headwater.schema.items import Item
+from headwater.schema.requests import MAX_K, Address, RecommendedItem, RecommendRequest, RecommendResponse
+from headwater.schema.users import UserProfile
+
+_REF = "#/components/schemas/{name}"
+_KINDS: tuple[type[Struct], ...] = (
+    Event, Item, UserProfile, RecommendRequest, RecommendResponse, IngestReply, ErrorReply,
+)  # fmt: skip
+
+_TEXT = {"type": "string"}
+_ITEM_ID = {"name": "item_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "article-17"}
+_ERRORS = {
+    400: "Bad input; names field and reason",
+    404: "There is no item of that id",
+    413: f"More than {MAX_BODY} bytes or {MAX_BATCH} entries",
+    415: "A compressed body",
+    503: "The writer is away; nothing was acknowledged, try again after `Retry-After` seconds",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One route: ``takes`` is its body (``batch``: one or an array), ``gives`` the body of a 200."""
+
+    method: str
+    path: str
+    summary: str
+    takes: type[Struct] | None = None
+    batch: bool = False
+    gives: type[Struct] | None = None
+    errors: tuple[int, ...] = ()
+    parameters: tuple[dict[str, Any], ...] = ()
+    examples: dict[str, Any] = field(default_factory=dict)
+    answer: Any = None
+
+
+def document(config: Config) -> dict[str, Any]:
+    """The document, as JSON-ready values; examples use the event types and surfaces of ``config``."""
+    _, components = msgspec.json.schema_components(_KINDS, ref_template=_REF)
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations(config):
+        paths.setdefault(operation.path, {})[operation.method] = _described(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Headwater",
+            "version": __version__,
+            "description": "Send what people do, ask what they should see now. Times are Unix milliseconds.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def operations(config: Config) -> list[Operation]:
+    """Every route of the server."""
+    positive = next(kind.name for kind in config.events if kind.positive)
+    surface = config.surfaces[0].name if config.surfaces else "home"
+    event = Event(user="ada", item="article-17", type=positive, event_id="e-1", surface=surface)
+    item = Item(id="article-17", title="Rivers in spring", categories=["nature"], published=1_772_409_600_000)
+    user = UserProfile(id="ada", country="DE", language="de")
+    request = RecommendRequest(user="ada", surface=surface, k=10, token="42", context={"country": "DE"})  # noqa: S106
+    ingested = IngestReply(1, 0, [], "42")
+    partly = IngestReply(1, 0, [Rejection(1, "item", "Object missing required field `item`")], "42")
+    answer = RecommendResponse(
+        request_id="0f3a5c7e9b1d2f4a6c8e0a2b4c6d8e0f",
+        items=[RecommendedItem("article-23", 1.25, "covisit", "people who liked article-17 also liked this")],
+        tier=0,
+        reasons=[],
+        model="20260302T101500000Z-1a2b3c4d5e6f",
+        address=Address(42, 40, 1_772_413_200_000, "5f6e7d8c9b0a1f2e", "20260302T101500000Z-1a2b3c4d5e6f"),
+    )
+    writes = (400, 413, 415, 503)
+    return [
+        Operation(
+            "post", "/v1/events", "Record what people did; durable once answered", Event, True, IngestReply, writes,
+            examples={"one": event, "batch": [event, Event(user="bob", item="article-17", type=positive)]},
+            answer=partly,
+        ),
+        Operation(
+            "post", "/v1/items", "Add items or replace them whole", Item, True, IngestReply, writes,
+            examples={"one": item, "batch": [item]}, answer=ingested,
+        ),
+        Operation(
+            "delete", "/v1/items/{item_id}", "Take an item out of the catalogue", gives=IngestReply,
+            errors=(404, 503), parameters=(_ITEM_ID,), answer=ingested,
+        ),
+        Operation(
+            "get", "/v1/items/{item_id}", "What the catalogue says of an item", gives=Item, errors=(404,),
+            parameters=(_ITEM_ID,), answer=item,
+        ),
+        Operation(
+            "post", "/v1/users", "Add user profiles or replace them whole", UserProfile, True, IngestReply, writes,
+            examples={"one": user, "batch": [user]}, answer=ingested,
+        ),
+        Operation(
+            "post", "/v1/recommend", "What should this person see now?", RecommendRequest, False, RecommendResponse,
+            (400, 413, 415), examples={"after an event": request, "stranger": RecommendRequest(surface=surface, k=10)},
+            answer=answer,
+        ),
+        Operation(
+            "get", "/v1/similar/{item_id}", "Items like this one", gives=RecommendResponse, errors=(400, 404),
+            parameters=(
+                _ITEM_ID,
+                {"name": "k", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": MAX_K}, "example": 5},
+                {
+                    "name": "user", "in": "query", "schema": {**_TEXT, "minLength": 1, "maxLength": 128},
+                    "description": "What this user has seen does not come back", "example": "ada",
+                },
+            ),
+            answer=answer,
+        ),
+        Operation("get", "/healthz", "The worker is alive", answer={"status": "ok"}),
+        Operation(
+            "get", "/readyz", "The worker can answer: 503 with reasons when it cannot",
+            answer={"status": "ready", "reasons": []},
+        ),
+        Operation("get", "/metrics", "Metrics in Prometheus' text format"),
+        Operation("get", "/schema", "This document"),
+    ]  # fmt: skip
+
+
+def _described(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {"summary": operation.summary, "responses": _responses(operation)}
+    if operation.parameters:
+        described["parameters"] = list(operation.parameters)
+    if operation.takes is not None:
+        one = {"$ref": _REF.format(name=operation.takes.__name__)}
+        many = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_BATCH}
+        described["requestBody"] = {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"oneOf": [one, many]} if operation.batch else one,
+                    "examples": {name: {"value": _plain(value)} for name, value in operation.examples.items()},
+                }
+            },
+        }
+    return described
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    if operation.path == "/metrics":
+        return {"200": {"description": "Figures", "content": {"text/plain": {"schema": _TEXT}}}}
+    content: dict[str, Any] = {"schema": {"type": "object"}}
+    if operation.gives is not None:
+        content = {"schema": {"$ref": _REF.format(name=operation.gives.__name__)}}
+    if operation.answer is not None:
+        content["example"] = _plain(operation.answer)
+    found: dict[str, Any] = {"200": {"description": "Done", "content": {"application/json": content}}}
+    if operation.path == "/readyz":
+        found["503"] = {"description": "Not ready", "content": {"application/json": {"schema": {"type": "object"}}}}
+    refused = {"application/json": {"schema": {"$ref": _REF.format(name=ErrorReply.__name__)}}}
+    for status in operation.errors:
+        content = dict(refused["application/json"])
+        if status == 400:
+            content["example"] = _plain(ErrorReply(ErrorDetail("Expected `int` <= 200", "k")))
+        found[str(status)] = {"description": _ERRORS[status], "content": {"application/json": content}}
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.to_builtins(value)

@@ -1,0 +1,188 @@
+"""One worker's service: state it reads, the writer it hands things to, and the answers it gives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from headwater.features.plan import Plan
+from headwater.log.client import WriterClient
+from headwater.log.commands import ServedEntry
+from headwater.online.feed import FoldFeed
+from headwater.online.metrics import Metrics
+from headwater.online.models import ModelWatch
+from headwater.online.recommender import Asked, Recommender
+from headwater.online.served import ServedLog
+from headwater.online.stores import StateReplacedError, Stores
+from headwater.schema.config import Config
+from headwater.schema.errors import HeadwaterError, UnavailableError
+from headwater.schema.requests import RecommendResponse
+from headwater.serving.request import Answer, served_list
+
+log = structlog.get_logger()
+
+READY_LAG = 10_000  # records that state may be behind the log
+ACK_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 2.0
+FLUSH_S = 5.0
+_PING_S = 0.5
+
+_encode_json = msgspec.json.Encoder().encode
+_encode_served = msgspec.msgpack.Encoder().encode
+
+
+class Service:
+    """Everything behind the routes. Create it inside a running loop, ``start`` it, ``close`` it.
+
+    ``clock`` returns Unix milliseconds, the time of requests. ``seed`` draws which served lists keep
+    their feature rows.
+    """
+
+    def __init__(
+        self, config: Config, plan: Plan, data: Path, stores: Stores, *, clock: Callable[[], int], seed: int
+    ) -> None:
+        self.config = config
+        self.plan = plan
+        self.stores = stores
+        self.clock = clock
+        self.metrics = Metrics()
+        self.writer = WriterClient(
+            data / "run" / "writer.sock", ack_timeout_s=ACK_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S
+        )
+        self.recommender = Recommender(config, plan, stores.log.vocabulary(), stores.identity, stores.view)
+        self.feed = FoldFeed(data / "run" / "fold.sock", on_epoch=self._refresh, on_connect=self._check_state)
+        self.served = ServedLog(self.writer, self.metrics)
+        self.models = ModelWatch(data / "models", plan, self.recommender, self.metrics)
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sample = random.Random(seed)  # noqa: S311  (sampling, not secrecy)
+        self._epoch_at = time.monotonic()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Load model and kernels, then follow fold and registry. Requests may come once this returns."""
+        self.models.swap(self.models.load())
+        self.recommender.warm_up(self.clock())
+        self._tasks = [asyncio.create_task(part.run()) for part in (self.served, self.models)]
+        self._tasks.append(asyncio.create_task(self.feed.follow()))
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        """Bring the served lists into the log, then let go of everything."""
+        for task in self._tasks:
+            task.remove_done_callback(self._ended)
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.served.flush(FLUSH_S)
+        await self.writer.close()
+        self.stores.close()
+        if not self.failed.done():
+            self.failed.cancel()
+
+    # -- answers ---------------------------------------------------------------------------------------
+
+    async def recommend(self, body: bytes) -> bytes:
+        """``POST /v1/recommend``. Raises :class:`RefusalError` 400."""
+        began = time.perf_counter()
+        request = self.recommender.decode(body)
+        notes: list[str] = []
+        if request.token is not None:
+            await self._await_token(int(request.token), request.deadline_ms, notes)
+        deadline_ms = self.config.ladder.deadline_ms
+        if request.deadline_ms is not None:
+            deadline_ms = max(1.0, request.deadline_ms - 1e3 * (time.perf_counter() - began))
+        return self._answer(self.recommender.asked(request, os.urandom(16).hex(), deadline_ms), notes)
+
+    def similar(self, item: str, k: int | None, user: str | None) -> bytes:
+        """``GET /v1/similar/{item_id}``. Raises :class:`RefusalError` 400, 404."""
+        return self._answer(self.recommender.similar(item, k, user, os.urandom(16).hex()), [])
+
+    async def _await_token(self, offset: int, deadline_ms: float | None, notes: list[str]) -> None:
+        """Wait until users reflect ``offset``, at most as long as ladder and deadline allow; note a miss."""
+        limit_ms = self.config.ladder.token_wait_ms
+        if deadline_ms is not None:
+            limit_ms = min(limit_ms, deadline_ms)
+        began = time.perf_counter()
+        reached = await self.feed.reached(offset, limit_ms / 1e3)
+        self.metrics.token_wait.observe(time.perf_counter() - began)
+        if not reached:
+            self.metrics.token_missed.inc()
+            stands = self.feed.position.user_offset
+            notes.append(f"token not reached: waited {limit_ms:g} ms, state stands at {stands}")
+
+    def _answer(self, asked: Asked, notes: list[str]) -> bytes:
+        answer = self.recommender.answer(asked, self.clock())
+        response = self.recommender.response(asked, answer, notes)
+        self._count(asked, answer, response)
+        if self.config.serving.log_served:
+            sampled = self._sample.random() < self.config.serving.feature_sample
+            payload = _encode_served(served_list(asked.query, answer, sampled=sampled))
+            self.served.add(ServedEntry(asked.user.user, asked.user.surrogate, payload))
+        return _encode_json(response)
+
+    def _count(self, asked: Asked, answer: Answer, response: RecommendResponse) -> None:
+        metrics = self.metrics
+        metrics.tiers.labels(str(response.tier), asked.query.surface).inc()
+        for stage, ms in answer.trace.items():
+            metrics.stages.labels(stage).observe(ms / 1e3)
+        for source, width in answer.widths.items():
+            metrics.candidates.labels(source).inc(width)
+
+    # -- state -----------------------------------------------------------------------------------------
+
+    def fold_lag(self) -> int:
+        """Records that the log is ahead of what this worker was told of state."""
+        return max(0, self.stores.log.last_offset - self.feed.position.user_offset)
+
+    async def why_not_ready(self) -> list[str]:
+        """Reasons not to send requests here; empty when there are none."""
+        reasons = []
+        if not self.feed.connected:
+            reasons.append("fold: not connected")
+        elif (lag := self.fold_lag()) > READY_LAG:
+            reasons.append(f"fold: {lag} records behind the log")
+        try:
+            async with asyncio.timeout(_PING_S):
+                await self.writer.ping()
+        except (TimeoutError, UnavailableError) as error:
+            reasons.append(f"writer: no answer ({type(error).__name__})")
+        return reasons
+
+    def expose_metrics(self) -> bytes:
+        """The text for Prometheus."""
+        self.metrics.fold_lag.set(self.fold_lag())
+        self.metrics.epoch_age.set(time.monotonic() - self._epoch_at)
+        return self.metrics.expose()
+
+    def _refresh(self) -> None:
+        began = time.perf_counter()
+        try:
+            moved = self.stores.view.refresh()
+        except HeadwaterError as error:  # a row that does not match its checksum: read nothing more of it
+            self._fail(error)
+            return
+        if moved:
+            self.metrics.epoch_rows.observe(time.perf_counter() - began)
+            self._epoch_at = time.monotonic()
+
+    def _check_state(self) -> None:
+        try:
+            self.stores.check_state()
+        except StateReplacedError as error:
+            self._fail(error)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A background task that ends has failed: the worker must not go on without it."""
+        if not task.cancelled():
+            self._fail(task.exception() or RuntimeError("A background task of the worker returned"))
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(error)

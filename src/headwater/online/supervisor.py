@@ -1,0 +1,252 @@
+"""Keeps the processes of one machine running: writer, fold and the api workers.
+
+It holds the listening sockets, so no connection is refused while a worker is replaced; it starts a dead
+process again at once, and slower when it keeps dying; it takes them down in the order in which data flows.
+Children die with it, whatever kills it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lmdb
+import structlog
+
+from headwater.schema.errors import ConfigurationError, UnavailableError
+
+log = structlog.get_logger()
+
+EXIT_INPUT = 2  # a child that ends with this would do the same again
+DRAIN_S = 10.0
+POLL_S = 0.05
+QUICK_RESTARTS = 3
+STEADY_S = 10.0  # a process that lived this long has started well
+LONGEST_PAUSE_S = 5.0
+BACKLOG = 1024
+
+_PR_SET_PDEATHSIG = 1
+PARENT_VARIABLE = "HEADWATER_SUPERVISOR"
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def die_with_supervisor() -> None:
+    """Have the kernel kill this process when its supervisor dies (does nothing without one)."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != int(parent):  # it died before we asked
+        sys.exit(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to everyone; the supervisor decides the order
+
+
+def listen(host: str, port: int, count: int) -> list[socket.socket]:
+    """``count`` listening sockets on one address; the kernel spreads connections over them. Port 0: any free one.
+
+    Raises:
+        ConfigurationError: the port is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made: list[socket.socket] = []
+    try:
+        with socket.socket(family) as probe:  # sharing would let two servers have one port without a word
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen()
+            port = int(probe.getsockname()[1])
+        for _ in range(count):
+            listener = socket.socket(family)
+            made.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+    except OSError as error:
+        for listener in made:
+            listener.close()
+        raise ConfigurationError(
+            f"Cannot listen on {host}:{port}: {error.strerror or error}. Stop what uses it, or choose another --port"
+        ) from error
+    return made
+
+
+class ServeLock:
+    """One supervisor a data directory."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._handle, 32, 0).decode(errors="replace").strip() or "another process"
+            os.close(self._handle)
+            raise ConfigurationError(f"Process {holder} serves {path.parent.parent} already; stop it first") from error
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let another one serve."""
+        os.close(self._handle)
+
+
+@dataclass(slots=True)
+class Child:
+    """One process to keep running; ``command`` makes its arguments, ``listener`` is handed to it."""
+
+    role: str
+    command: Sequence[str]
+    listener: socket.socket | None = None
+    process: asyncio.subprocess.Process | None = None
+    starts: int = 0
+    keeper: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+class Supervisor:
+    """Runs ``children`` until asked to stop. ``data`` is the directory they share.
+
+    ``order`` is how roles are taken down: those who feed the next one first.
+    """
+
+    order = ("api", "writer", "fold")
+
+    def __init__(self, children: Sequence[Child], data: Path, address: tuple[str, int] | None) -> None:
+        self.children = list(children)
+        self._data = data
+        self._address = address
+        self._stop = asyncio.Event()
+        self._ready = False
+        self._fatal: str | None = None
+        self._metrics = data / "run" / "metrics"
+
+    def stop(self) -> None:
+        """Take everything down, politely."""
+        self._stop.set()
+
+    async def run(self, on_ready: Callable[[], object]) -> None:
+        """Start all, tell ``on_ready`` when they answer, keep them running until :meth:`stop`.
+
+        Raises:
+            UnavailableError: a process gave up before everything was up; its own message is in the log.
+        """
+        self._metrics.mkdir(parents=True, exist_ok=True)
+        for left in self._metrics.glob("*.db"):
+            left.unlink()
+        for child in self.children:
+            child.keeper = asyncio.create_task(self._keep(child))
+        try:
+            if await self._until_ready():
+                self._ready = True
+                on_ready()
+                await self._stop.wait()
+        finally:
+            self._stop.set()
+            await self._take_down()
+        if self._fatal is not None:
+            raise UnavailableError(self._fatal)
+
+    async def _keep(self, child: Child) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            code, pid = await self._run_once(child)
+            if self._stop.is_set():
+                return
+            self._clear_up(child, pid)
+            failures = 1 if time.monotonic() - began > STEADY_S else failures + 1
+            log.warning("process_died", child=child.role, child_pid=pid, code=code, failures=failures)
+            if code == EXIT_INPUT and not self._ready:
+                self._fatal = f"The {child.role} process could not start; its message is above"
+                self._stop.set()
+                return
+            if failures > QUICK_RESTARTS:
+                pause = min(LONGEST_PAUSE_S, 0.1 * 2 ** (failures - QUICK_RESTARTS))
+                log.warning("process_keeps_dying", child=child.role, next_start_s=pause)
+                try:
+                    await asyncio.wait_for(self._stop.wait(), pause)
+                except TimeoutError:
+                    continue
+
+    async def _run_once(self, child: Child) -> tuple[int, int]:
+        environment = {**os.environ, PARENT_VARIABLE: str(os.getpid()), METRICS_VARIABLE: str(self._metrics)}
+        command, handed = list(child.command), list[int]()
+        if child.listener is not None:
+            handed.append(child.listener.fileno())
+            command += ["--listen-fd", str(child.listener.fileno())]
+        child.process = await asyncio.create_subprocess_exec(
+            *command, env=environment, pass_fds=handed, stdin=asyncio.subprocess.DEVNULL
+        )
+        child.starts += 1
+        log.info("process_started", child=child.role, child_pid=child.process.pid, start=child.starts)
+        return await child.process.wait(), child.process.pid
+
+    def _clear_up(self, child: Child, pid: int) -> None:
+        """Free what a killed process held: reader slots keep old pages alive, live gauges keep old values."""
+        for stale in self._metrics.glob(f"gauge_live*_{pid}.db"):
+            stale.unlink(missing_ok=True)
+        for name in ("log", "identity", "state"):
+            path = self._data / name
+            if not (path / "data.mdb").exists():
+                continue
+            try:
+                with lmdb.open(str(path), readonly=True, create=False, max_dbs=16) as environment:
+                    freed = environment.reader_check()
+            except lmdb.Error as error:  # it may be in the middle of being made anew
+                log.info("readers_not_checked", store=name, reason=str(error))
+                continue
+            if freed:
+                log.info("stale_readers_freed", store=name, readers=freed, child=child.role)
+
+    async def _until_ready(self) -> bool:
+        """Wait until ``/readyz`` says yes (with no api child: until all were started); False when stopped before."""
+        while not self._stop.is_set():
+            if self._address is None or await _is_ready(*self._address):
+                return True
+            await asyncio.sleep(POLL_S)
+        return False
+
+    async def _take_down(self) -> None:
+        for role in self.order:
+            running = [child for child in self.children if child.role == role]
+            for child in running:
+                if child.process is not None and child.process.returncode is None:
+                    child.process.terminate()
+            keepers = [child.keeper for child in running if child.keeper is not None]
+            if not keepers:
+                continue
+            _, late = await asyncio.wait(keepers, timeout=DRAIN_S)
+            if late:
+                log.warning("process_killed", child=role, after_s=DRAIN_S)
+                for child in running:
+                    if child.process is not None and child.process.returncode is None:
+                        child.process.kill()
+                await asyncio.wait(late)
+        for child in self.children:
+            if child.listener is not None:
+                child.listener.close()
+
+
+async def _is_ready(host: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(1.0):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(b"GET /readyz HTTP/1.1\r\nhost: headwater\r\nconnection: close\r\n\r\n")
+                status = await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+    return status.split()[1:2] == [b"200"]
