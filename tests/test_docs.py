@@ -9,8 +9,7 @@ import pytest
 
 from headwater.schema.config import known_keys, parse_config
 from headwater.schema.errors import ConfigurationError
-
-from .command_tree import command_tree
+from tests.command_tree import command_tree
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])

@@ -15,8 +15,7 @@ from headwater.cli.main import build_app
 from headwater.cli.options import settings
 from headwater.schema.config import Config, load_config
 from headwater.schema.errors import ConfigurationError, HeadwaterError, UnavailableError
-
-from ..command_tree import command_tree
+from tests.command_tree import command_tree
 
 HEAVY = ("numpy", "numba", "polars", "pyarrow", "lightgbm", "litestar", "lmdb", "scipy")
 
