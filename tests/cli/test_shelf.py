@@ -40,6 +40,7 @@ def test_reads_items_and_popularity_from_the_log(tmp_path: Path) -> None:
     assert (shelf.events, shelf.last_ms) == (4, NOW_MS)
     assert (shelf.title("a"), shelf.title("b"), shelf.title("never heard of")) == ("First", "b", "never heard of")
     assert shelf.has("b", "y")
+    assert shelf.with_titles("often together with a") == "often together with “First”"
 
 
 def test_a_taste_that_the_list_hardly_shows() -> None:

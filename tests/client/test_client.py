@@ -125,8 +125,8 @@ def test_calls_and_their_answers(run: Runner) -> None:
     assert run(script, "similar", "a/b c", 5) == RECOMMENDED
     assert script.requests[0].url.raw_path == b"/v1/similar/a%2Fb%20c?k=5"
 
-    script = Script(httpx.Response(204))
-    assert run(script, "delete_item", "a/b") is None
+    script = Script(ok(INGESTED))
+    assert run(script, "delete_item", "a/b") == INGESTED
     assert (script.requests[0].method, script.requests[0].url.raw_path) == ("DELETE", b"/v1/items/a%2Fb")
 
     script = Script(ok(INGESTED), ok(INGESTED))

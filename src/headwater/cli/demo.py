@@ -120,8 +120,8 @@ def _run(
     from headwater.simulator.traffic import PlainVisitors, WorldVisitors
 
     started = time.monotonic()
-    # A small catalogue needs fewer trees; every answer's features are logged, there are few of them.
-    site = make_site(folder, {"ranker": {"trees": 120}, "serving": {"feature_sample": 1.0}})
+    # A small catalogue needs fewer trees and rows; every answer's features are logged, there are few of them.
+    site = make_site(folder, {"ranker": {"trees": 120, "max_rows": 250_000}, "serving": {"feature_sample": 1.0}})
     world = None if movielens is not None else _simulate(console, site, seed)
     if movielens is not None:
         _step(console, "import", f"MovieLens from {movielens}")
@@ -243,7 +243,8 @@ def _table(title: str, answer: RecommendResponse, shelf: Shelf, taste: str) -> T
         table.add_column(name, justify="right" if not name else "left", overflow="fold")
     for place, item in enumerate(answer.items, 1):
         style = "green" if shelf.has(item.id, taste) else ""
-        row = (str(place), shelf.title(item.id), ", ".join(shelf.categories(item.id)), item.source, item.reason)
+        categories = ", ".join(shelf.categories(item.id))
+        row = (str(place), shelf.title(item.id), categories, item.source, shelf.with_titles(item.reason))
         table.add_row(*row, style=style)
     return table
 

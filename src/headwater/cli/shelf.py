@@ -37,6 +37,10 @@ class Shelf:
         known = self.items.get(item)
         return known.title if known is not None and known.title else item
 
+    def with_titles(self, text: str) -> str:
+        """``text`` with titles in the place of item ids."""
+        return " ".join(f"“{self.title(word)}”" if word in self.items else word for word in text.split(" "))
+
     def categories(self, item: str) -> Sequence[str]:
         known = self.items.get(item)
         return known.categories if known is not None else ()

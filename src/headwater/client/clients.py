@@ -64,9 +64,9 @@ class Client:
         """Add or replace items."""
         return self._run(exchange.put_items(items))
 
-    def delete_item(self, item_id: str) -> None:
-        """Take an item out of the catalogue."""
-        self._run(exchange.delete_item(item_id))
+    def delete_item(self, item_id: str) -> IngestReply:
+        """Take an item out of the catalogue. Raises ``NotFoundError`` for an item that was never there."""
+        return self._run(exchange.delete_item(item_id))
 
     def put_users(self, users: Sequence[UserProfile]) -> IngestReply:
         """Add or replace user profiles."""
@@ -152,9 +152,9 @@ class AsyncClient:
         """See :meth:`Client.put_items`."""
         return await self._run(exchange.put_items(items))
 
-    async def delete_item(self, item_id: str) -> None:
+    async def delete_item(self, item_id: str) -> IngestReply:
         """See :meth:`Client.delete_item`."""
-        await self._run(exchange.delete_item(item_id))
+        return await self._run(exchange.delete_item(item_id))
 
     async def put_users(self, users: Sequence[UserProfile]) -> IngestReply:
         """See :meth:`Client.put_users`."""

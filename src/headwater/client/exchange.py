@@ -157,9 +157,9 @@ def put_items(items: Sequence[Item]) -> Call[IngestReply]:
     return Call("POST", "/v1/items", _reader(IngestReply), msgspec.json.encode(list(items)))
 
 
-def delete_item(item_id: str) -> Call[None]:
+def delete_item(item_id: str) -> Call[IngestReply]:
     """``DELETE /v1/items/{id}``."""
-    return Call("DELETE", f"/v1/items/{quote(item_id, safe='')}", _nothing)
+    return Call("DELETE", f"/v1/items/{quote(item_id, safe='')}", _reader(IngestReply))
 
 
 def put_users(users: Sequence[UserProfile]) -> Call[IngestReply]:
@@ -193,7 +193,3 @@ def headers(api_key: str | None) -> dict[str, str]:
 
 def _reader(kind: type[T]) -> Callable[[bytes], T]:
     return msgspec.json.Decoder(kind).decode
-
-
-def _nothing(_: bytes) -> None:
-    return None

@@ -46,7 +46,7 @@ def ingest(
     """
     import uuid
 
-    from headwater.cli.bench.measure import failures, lag_p99_ms, percentile_ms, process_name, processor_seconds, send
+    from headwater.cli.bench.measure import failures, growth, lag_p99_ms, percentile_ms, seconds_by_role, send
     from headwater.cli.bench.schedule import Plan
     from headwater.cli.bench.workload import Requests, Size, prepared
     from headwater.cli.local import Server
@@ -59,10 +59,9 @@ def ingest(
         times = requests.times(single_rate, 0.0, duration)
         singles, single_ids = requests.ingest(times, [1] * len(times), "single")
         with Server(ready.site) as server:
-            spent = processor_seconds(server.pid)
+            spent = seconds_by_role(server.pid)
             bulk = send(Plan("127.0.0.1", server.port, batches, closed=connections, stop_after_s=duration))
-            used = {pid: s - spent.get(pid, 0.0) for pid, s in processor_seconds(server.pid).items()}
-            by_process = {f"{process_name(pid)} ({pid})": round(s, 2) for pid, s in used.items()}
+            used = growth(spent, seconds_by_role(server.pid))
             single = send(Plan("127.0.0.1", server.port, singles))
         acknowledged = {
             event_id
@@ -87,7 +86,7 @@ def ingest(
         "errors": sum(not outcome.ok for outcome in (*bulk, *single)),
         "why": failures([*bulk, *single]),
         "connections": connections,
-        "cpu_s_by_process": by_process,
+        "cpu_s_by_role": {role: round(seconds, 2) for role, seconds in used.items()},
         "load_lag_p99_ms": lag_p99_ms(single),
         "duration_s": duration,
     }

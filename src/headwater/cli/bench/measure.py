@@ -81,13 +81,27 @@ def processor_seconds(root: int, proc: Path = Path("/proc")) -> dict[int, float]
     return {pid: spent[pid] for pid in sorted(inside) if pid in spent}
 
 
-def process_name(pid: int, proc: Path = Path("/proc")) -> str:
-    """What a process of the server does, as its command line tells it."""
+def process_role(pid: int, proc: Path = Path("/proc")) -> str:
+    """What a process of the server does: its ``--role``; "supervisor" without one, "ended" if it is gone."""
     try:
         words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return "ended"
-    return " ".join(word for word in words[1:] if word and not word.startswith(("-", "/")))[:60] or words[0]
+    return words[words.index("--role") + 1] if "--role" in words[:-1] else "supervisor"
+
+
+def seconds_by_role(root: int, proc: Path = Path("/proc")) -> dict[str, float]:
+    """:func:`processor_seconds`, summed by role."""
+    roles: dict[str, float] = {}
+    for pid, seconds in processor_seconds(root, proc).items():
+        role = process_role(pid, proc)
+        roles[role] = roles.get(role, 0.0) + seconds
+    return roles
+
+
+def growth(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """``after - before`` by key; a key that was not there before counts from 0."""
+    return {key: value - before.get(key, 0.0) for key, value in after.items()}
 
 
 class Metrics:

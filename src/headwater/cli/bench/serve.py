@@ -61,10 +61,10 @@ def serve(
     from headwater.cli.bench.measure import (
         Metrics,
         failures,
+        growth,
         lag_p99_ms,
         percentile_ms,
-        process_name,
-        processor_seconds,
+        seconds_by_role,
         send,
     )
     from headwater.cli.bench.schedule import Plan
@@ -85,13 +85,12 @@ def serve(
 
         if warm:
             load(rate, warm)
-        metrics, spent = scrape(), processor_seconds(server.pid)
+        metrics, spent = scrape(), seconds_by_role(server.pid)
         outcomes = load(rate, duration)
-        spent_after, metrics_after = processor_seconds(server.pid), scrape()
+        spent_after, metrics_after = seconds_by_role(server.pid), scrape()
         highest, tried = capacity_of(lambda per_s: load(per_s, step_s), rate) if capacity else (None, [])
-        used = {pid: after - spent.get(pid, 0.0) for pid, after in spent_after.items()}
-        by_process = {f"{process_name(pid)} ({pid})": used[pid] for pid in used}
     answers = max(len(outcomes), 1)
+    cpu_ms = {role: round(seconds * 1_000 / answers, 3) for role, seconds in growth(spent, spent_after).items()}
     offered = metrics_after.growth_since(metrics, "headwater_source_candidates_total")
     stages = metrics_after.means_since(metrics, "headwater_stage_seconds", "stage")
     figures = {
@@ -111,8 +110,8 @@ def serve(
         "max_ms": percentile_ms(outcomes, 100),
         "errors": sum(not outcome.ok for outcome in outcomes),
         "why": failures(outcomes),
-        "cpu_ms_per_request": round(sum(used.values()) * 1_000 / answers, 3),
-        "cpu_ms_by_process": {name: round(s * 1_000 / answers, 3) for name, s in by_process.items()},
+        "cpu_ms_per_request": cpu_ms.get("api"),
+        "cpu_ms_by_role": cpu_ms,
         "floor_ms": None,
         "cpu_over_floor": None,
         "floor_note": "not measured: the reference kernels of the floor are those of the deep model",
