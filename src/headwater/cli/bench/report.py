@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwater.cli.bench.measure import machine, versions
-from headwater.cli.bench.workload import Size
 from headwater.cli.options import print_json
+
+if TYPE_CHECKING:
+    from headwater.cli.bench.workload import Size
 
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of world and arrivals.")]
 UsersOption = Annotated[int, typer.Option(min=100, help="Users of the world.")]
@@ -28,6 +29,8 @@ WarmOption = Annotated[float, typer.Option(min=0.0, help="Seconds of the same lo
 
 def show(title: str, figures: Mapping[str, Any], size: Size, events: int, as_json: bool) -> None:
     """Print figures with what they depend on: as one JSON object, or as a table."""
+    from headwater.cli.bench.measure import machine, versions
+
     complete = {
         **figures,
         "seed": size.seed,
