@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import signal
 import socket
@@ -161,9 +162,15 @@ async def _write(chosen: Settings, clock: Callable[[], int], stop: asyncio.Event
         map_size=int(config.log.map_size_gib * GIB),
     )
     try:
-        await serve_writer(writer, chosen.data / "run" / "writer.sock", stop=stop)
+        await serve_writer(writer, chosen.data / "run" / "writer.sock", stop=stop, on_ready=_settle)
     finally:
         writer.close()
+
+
+def _settle() -> None:
+    """What is in memory now stays: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _fold(chosen: Settings, stop: asyncio.Event) -> None:

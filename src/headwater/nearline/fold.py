@@ -13,9 +13,9 @@ import contextlib
 import gc
 import shutil
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import structlog
 
@@ -194,8 +194,7 @@ class FoldProcess:
             await self._feed.stop()
 
     async def _follow(self) -> None:
-        following = cast(AsyncGenerator[int, None], self._writer.follow())
-        async with contextlib.aclosing(following) as offsets:
+        async with contextlib.aclosing(self._writer.follow()) as offsets:
             async for offset in offsets:
                 if offset > self._folder.fold.offset:
                     self._turn()

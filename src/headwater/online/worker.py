@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,7 @@ class EmbeddedServer(Server):
     def _init_shared_socket(self) -> None:
         self._ssp = None
         holder: Any = SocketHolder  # its stub does not know the arguments
-        self._shd = holder(self._listener.fileno(), False, BACKLOG)
+        self._shd = holder(os.dup(self._listener.fileno()), False, BACKLOG)  # Granian closes the one it gets
 
 
 async def run_worker(
