@@ -1,0 +1,32 @@
+"""One running system for all tests of this folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.online.running import Running, catalogue, publish_ranker
+
+
+class Site(Running):
+    """The running system, what it answered when it was empty, and the version of its first bundle."""
+
+    empty_answer: dict[str, Any]
+    version: str
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A system with a ranker and 100 items; tests add users and items of their own."""
+    with Site(tmp_path_factory.mktemp("site")) as site:
+        site.empty_answer = site.recommend(user="first")
+        site.version = publish_ranker(site.data, site.config, seed=1, created_ms=1_772_000_000_000)
+        site.reflected(site.ingest("/v1/items", catalogue(100)))
+        until = time.monotonic() + 10.0
+        while site.recommend(k=1)["model"] != site.version:
+            assert time.monotonic() < until, "the bundle did not come into service"
+            time.sleep(0.05)
+        yield site

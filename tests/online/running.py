@@ -1,0 +1,187 @@
+"""A whole system in a folder: ``headwater serve`` as a user starts it, and what tests do to it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import numpy as np
+
+from headwater.features.plan import compile_plan
+from headwater.learning.gbdt import GbdtParams, fit_gbdt
+from headwater.ranking.gbdt import MODEL_FILE
+from headwater.registry.bundle import DataRange, ManifestFields
+from headwater.registry.registry import Registry
+from headwater.schema.config import Config, load_config
+
+CONFIG = """
+[serving]
+port = 0
+feature_sample = 1.0
+
+[ladder]
+deadline_ms = 2000.0  # the machine that runs tests is busy with other things
+
+[log]
+dedup_window = 1000000
+map_size_gib = 4.0
+"""
+START_S = 120.0  # compiling every kernel from nothing takes its time
+ROLES = ("writer", "fold", "api")
+
+
+class Running:
+    """``headwater serve`` on ``folder``, from ``__enter__`` (it answers) to ``__exit__`` (it is gone)."""
+
+    def __init__(self, folder: Path, config: str = CONFIG, arguments: Sequence[str] = ()) -> None:
+        self.folder = folder
+        self.config_path = folder / "headwater.toml"
+        self.config_path.write_text(config)
+        self.config: Config = load_config(self.config_path)
+        self.data = folder / "data"
+        self.log_path = folder / "serve.log"
+        self.url = ""
+        self._arguments = list(arguments)
+        self._process: subprocess.Popen[str] | None = None
+        self.http = httpx.Client()
+
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        assert self._process is not None, "not started"
+        return self._process
+
+    def start(self) -> None:
+        """Start, and wait until the address is printed."""
+        command = [sys.executable, "-m", "headwater.cli.main", "serve", "--config", str(self.config_path)]
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command + self._arguments, stdout=subprocess.PIPE, stderr=log, text=True, stdin=subprocess.DEVNULL
+            )
+        assert self._process.stdout is not None
+        readable, _, _ = select.select([self._process.stdout], [], [], START_S)
+        line = self._process.stdout.readline() if readable else ""
+        assert " serves at http" in line, f"{line!r}\n{self.log_path.read_text()}"
+        self.url = line.split()[3]
+        self.http = httpx.Client(base_url=self.url, timeout=10.0)
+
+    def stop(self) -> int:
+        """End it politely; returns its exit code."""
+        self.http.close()
+        self.process.terminate()
+        try:
+            return self.process.wait(30)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+
+    def pids(self, role: str) -> list[int]:
+        """Process ids of the children that have ``role`` now."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                continue
+            if parent == self.process.pid and b"--role" in words and words[words.index(b"--role") + 1] == role.encode():
+                found.append(int(entry.name))
+        return found
+
+    def kill(self, role: str) -> None:
+        """SIGKILL the (first) process of ``role``."""
+        os.kill(self.pids(role)[0], signal.SIGKILL)
+
+    def wait_ready(self, patience_s: float = 20.0) -> float:
+        """Seconds until ``/readyz`` says yes."""
+        began = time.monotonic()
+        reply = "no answer"
+        while time.monotonic() - began < patience_s:
+            try:
+                response = httpx.get(self.url + "/readyz", timeout=5.0)
+            except httpx.TransportError as error:
+                reply = repr(error)
+            else:
+                reply = response.text
+                if response.status_code == 200:
+                    return time.monotonic() - began
+            time.sleep(0.02)
+        raise AssertionError(f"not ready after {patience_s} s: {reply}\n{self.log_path.read_text()[-4000:]}")
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        """POST ``body`` as JSON."""
+        return self.http.post(path, json=body)
+
+    def recommend(self, **request: Any) -> dict[str, Any]:
+        """The answer to a recommend request, which must be a good one."""
+        response = self.post("/v1/recommend", request)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def ingest(self, path: str, body: Any) -> str:
+        """The token of an ingest call that must be accepted whole."""
+        response = self.post(path, body)
+        assert response.status_code == 200, response.text
+        assert response.json()["rejected"] == []
+        token: str = response.json()["token"]
+        return token
+
+    def reflected(self, token: str, patience_s: float = 10.0) -> None:
+        """Wait until item columns reflect ``token``."""
+        until = time.monotonic() + patience_s
+        while self.recommend(k=1, token=token)["address"]["item_offset"] < int(token):
+            assert time.monotonic() < until, f"items do not reflect {token}"
+            time.sleep(0.01)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.process.poll() is None:
+            self.stop()
+
+
+def publish_ranker(data: Path, config: Config, *, seed: int, created_ms: int) -> str:
+    """Publish and promote a small ranker that was fitted on noise; returns its version."""
+    plan = compile_plan(config)
+    random = np.random.default_rng(seed)
+    rows = random.random((400, len(plan.columns)), np.float32)
+    labels = np.tile([1, 0, 0, 0], 100)
+    text, _ = fit_gbdt(
+        rows, labels, np.full(100, 4), None, columns=plan.columns, params=GbdtParams(trees=5, leaves=4), seed=seed,
+        num_threads=1,
+    )  # fmt: skip
+    fields = ManifestFields(
+        created_ms=created_ms,
+        plan_hash=plan.hash,
+        columns=plan.columns,
+        ranker="lightgbm",
+        event_types=plan.event_types,
+        data=DataRange(first_offset=1, last_offset=1, first_ms=0, last_ms=0),
+    )
+    registry = Registry(data / "models")
+    version = registry.publish(fields, {MODEL_FILE: text}).version
+    registry.promote(version, plan_hash=plan.hash)
+    return version
+
+
+def catalogue(count: int) -> list[dict[str, Any]]:
+    """``count`` items in ten categories."""
+    return [
+        {"id": f"item-{i}", "title": f"Number {i} of topic {i % 10}", "categories": [f"topic-{i % 10}"]}
+        for i in range(count)
+    ]
