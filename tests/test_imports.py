@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "policy": {"schema"},
     "registry": {"schema"},
     "serving": {"schema", "log", "features", "retrieval", "ranking", "policy", "registry"},
-    "learning": {"schema", "log", "features", "retrieval", "ranking", "registry"},
+    "learning": {"schema", "log", "features", "retrieval", "ranking", "policy", "serving", "registry"},
     "evaluation": {"schema", "simulator"} | (STAGES - {"evaluation"}),
     "offline": {"schema"} | STAGES,
     "nearline": {"schema"} | STAGES,

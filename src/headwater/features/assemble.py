@@ -36,10 +36,12 @@ from headwater.schema.items import MAX_CATEGORIES
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
 UInt32 = npt.NDArray[np.uint32]
 
 HOUR_MS = 3_600_000.0
 DEPTH = 16  # recent items that cross features look at
+MAX_RATIO = 1e6  # ratios of weights that decayed to almost nothing stop here
 DISCOUNT = 0.8  # weight of the k-th latest item is DISCOUNT ** k
 
 (
@@ -91,9 +93,15 @@ def stranger(plan: Plan) -> User:
 
 
 @inline
-def recent_items(user: User, layout: Layout, out: Int64) -> int:
-    """The latest distinct items of the recent sequence, latest first, into ``out``; returns how many."""
+def recent_items(user: User, layout: Layout, out: Int64, weights: Float64) -> int:
+    """The latest distinct items of the recent sequence, latest first, into ``out``; returns how many.
+
+    ``weights[k] = DISCOUNT ** k * 2 ** (-age / co_window)`` with the age against the latest event, so that what
+    belongs to the same visit counts and what lies days back fades.
+    """
     found = 0
+    discount = 1.0
+    latest = 0
     for k in range(np.int64(user.u4[U_RECENT_LENGTH]) - 1, -1, -1):
         if found == len(out):
             break
@@ -102,14 +110,19 @@ def recent_items(user: User, layout: Layout, out: Int64) -> int:
         for j in range(found):
             known |= out[j] == item
         if not known:
+            time_s = int(user.u4[layout.recent_times + k])
+            if found == 0:
+                latest = time_s
             out[found] = item
+            weights[found] = discount * decay(latest - time_s, 1.0 / layout.co_window_s)
+            discount *= DISCOUNT
             found += 1
     return found
 
 
 @inline
 def _cross(
-    user: User, items: Rows, candidates: Int64, layout: Layout, scratch: Scratch, recent: Int64, length: int
+    items: Rows, candidates: Int64, layout: Layout, scratch: Scratch, recent: Int64, weights: Float64, length: int
 ) -> None:
     """Fill ``scratch.cross`` for the candidates from the rows of the recent items."""
     n = len(candidates)
@@ -118,7 +131,6 @@ def _cross(
         where[candidates[r]] = r
         for c in range(CROSS):
             cross[r, c] = 0.0
-    discount = 1.0
     for k in range(length):
         f4, u4 = items.f4[recent[k]], items.u4[recent[k]]
         total = f4[layout.co_total_f4]
@@ -132,13 +144,12 @@ def _cross(
                     share = f4[layout.co_f4 + j] / total
                     if k == 0:
                         cross[r, 0] = np.float32(share)
-                    cross[r, 1] = np.float32(cross[r, 1] + discount * share)
+                    cross[r, 1] = np.float32(cross[r, 1] + weights[k] * share)
                     cross[r, 2] += np.float32(1.0)
-        discount *= DISCOUNT
     for r in range(n):
         where[candidates[r]] = -1
     if length > 0:
-        content_query(items, layout, recent, length, query)
+        content_query(items, layout, recent, weights, length, query)
         size = layout.content_size
         for r in range(n):
             row = candidates[r]
@@ -153,17 +164,15 @@ def _cross(
 
 
 @inline
-def content_query(items: Rows, layout: Layout, recent: Int64, length: int, query: Float32) -> None:
-    """``query[0]``: content of the latest item; ``query[1]``: discounted mean of the recent items, unit length."""
+def content_query(items: Rows, layout: Layout, recent: Int64, weights: Float64, length: int, query: Float32) -> None:
+    """``query[0]``: content of the latest item; ``query[1]``: weighted mean of the recent items, unit length."""
     size = layout.content_size
     for c in range(size):
         query[0, c] = items.f4[recent[0], layout.content_f4 + c]
         query[1, c] = 0.0
-    discount = 1.0
     for k in range(length):
         for c in range(size):
-            query[1, c] = np.float32(query[1, c] + discount * items.f4[recent[k], layout.content_f4 + c])
-        discount *= DISCOUNT
+            query[1, c] = np.float32(query[1, c] + weights[k] * items.f4[recent[k], layout.content_f4 + c])
     norm = 0.0
     for c in range(size):
         norm += np.float64(query[1, c]) * np.float64(query[1, c])
@@ -193,8 +202,9 @@ def _assemble(
 ) -> None:  # fmt: skip
     n = len(candidates)
     recent = np.empty(DEPTH, np.int64)
-    length = recent_items(user, layout, recent)
-    _cross(user, items, candidates, layout, scratch, recent, length)
+    weights = np.empty(DEPTH, np.float64)
+    length = recent_items(user, layout, recent, weights)
+    _cross(items, candidates, layout, scratch, recent, weights, length)
     cross = scratch.cross
     clock = user.i8[U_CLOCK]
     segments = (segment_0, segment_1)
@@ -224,7 +234,7 @@ def _assemble(
                 row = candidates[r]
                 short = _item_decayed(items, row, cell, rate, now_ms) / first
                 long = _item_decayed(items, row, other, other_rate, now_ms) / second
-                out[r, d] = short / long if long > 0.0 else 0.0
+                out[r, d] = min(short / long, MAX_RATIO) if long > 0.0 else 0.0
         elif op == COUNT_USER:
             for r in range(n):
                 out[r, d] = user.u4[cell]
@@ -264,7 +274,7 @@ def _assemble(
             total = _item_decayed(items, 0, cell, rate, now_ms)
             for r in range(n):
                 share = _item_decayed(items, candidates[r], cell, rate, now_ms)
-                out[r, d] = cross[r, 1] * total / share if share > 0.0 else 0.0
+                out[r, d] = min(cross[r, 1] * total / share, MAX_RATIO) if share > 0.0 else 0.0
         elif op == CONTENT_LAST:
             for r in range(n):
                 out[r, d] = cross[r, 3]
@@ -286,7 +296,7 @@ def _assemble(
                 share *= decay(group_clock - items.i8[row, I_CLOCK], rate)
                 if op == SEGMENT_LIFT:
                     whole = items.f4[row, cell]
-                    share = (part / whole) / (group / everyone) if whole > 0.0 and group > 0.0 else 0.0
+                    share = min(part / whole / (group / everyone), MAX_RATIO) if whole > 0.0 and group > 0.0 else 0.0
                 out[r, d] = share
         elif op == HOUR:
             hour = (now_ms // 3_600_000) % 24
@@ -302,11 +312,10 @@ def _assemble(
         elif op == SAME_CATEGORY:
             for r in range(n):
                 category = items.u4[candidates[r], I_CATEGORIES]
-                weight, total = 1.0, 0.0
+                total = 0.0
                 for k in range(length):
                     if category != 0 and items.u4[recent[k], I_CATEGORIES] == category:
-                        total += weight
-                    weight *= first
+                        total += weights[k]
                 out[r, d] = total
 
 
@@ -336,7 +345,14 @@ def anchor_user(user: User, item: int, layout: Layout) -> None:
 
 
 def assemble(
-    plan: Plan, user: User, items: Rows, candidates: Int64, context: Context, now_ms: int, scratch: Scratch, out: Float32
+    plan: Plan,
+    user: User,
+    items: Rows,
+    candidates: Int64,
+    context: Context,
+    now_ms: int,
+    scratch: Scratch,
+    out: Float32,
 ) -> Float32:
     """Assemble the columns of ``plan`` for ``candidates`` (``int64[n]``, rows of ``items``) at ``now_ms``.
 
@@ -352,24 +368,21 @@ def assemble(
 
 
 @kernel
-def co_visit_candidates(
-    user: User, items: Rows, layout: Layout, now_ms: int, scores: Float32, touched: Int64
-) -> int:
+def co_visit_candidates(user: User, items: Rows, layout: Layout, now_ms: int, scores: Float32, touched: Int64) -> int:
     """Sum of discounted ``P(item | recent item)``, aged to now, over all partners of the recent items.
 
     ``scores`` (``float32[items]``, zeros) receives the score by item and ``touched`` the items it was
     written for; returns how many. The caller zeroes ``scores[touched]`` afterwards.
     """
-    recent = np.empty(DEPTH, np.int64)
-    length = recent_items(user, layout, recent)
+    recent, weights = np.empty(DEPTH, np.int64), np.empty(DEPTH, np.float64)
+    length = recent_items(user, layout, recent, weights)
     count = 0
-    discount = 1.0
     for k in range(length):
         f4, u4 = items.f4[recent[k]], items.u4[recent[k]]
         total = f4[layout.co_total_f4]
         if total > 0.0:
             # partners of a row that nobody visited for long count less than those of a busy one
-            scale = discount * decay(now_ms - items.i8[recent[k], I_CO_CLOCK], layout.co_rate) / total
+            scale = weights[k] * decay(now_ms - items.i8[recent[k], I_CO_CLOCK], layout.co_rate) / total
             for j in range(layout.co_size):
                 key = np.int64(u4[layout.co_u4 + j])
                 if key == 0:
@@ -380,5 +393,4 @@ def co_visit_candidates(
                     touched[count] = key
                     count += 1
                 scores[key] = np.float32(scores[key] + scale * f4[layout.co_f4 + j])
-        discount *= DISCOUNT
     return count

@@ -109,7 +109,11 @@ def default_columns(config: Config) -> tuple[Column, ...]:
             add(Column(f"item_{name}_{text}", Op.DECAYED_ITEM, "events", f"{name} events, half-life {text}", (cell,)))
         cell = popularity_cell(config, ms)
         add(Column(f"item_positive_{text}", Op.DECAYED_ITEM, "weight", f"positive events, half-life {text}", (cell,)))
-        add(Column(f"item_share_{text}", Op.SHARE_ITEM, "share", f"share of all positive events, half-life {text}", (cell,)))
+        add(
+            Column(
+                f"item_share_{text}", Op.SHARE_ITEM, "share", f"share of all positive events, half-life {text}", (cell,)
+            )
+        )
     ordered = sorted(item_half_lives, key=lambda pair: pair[1])
     for (short_text, short), (long_text, long) in pairwise(ordered):
         add(
@@ -134,7 +138,16 @@ def default_columns(config: Config) -> tuple[Column, ...]:
             )
         )
     add(Column("item_age", Op.AGE_ITEM, "hours", "since it was published, or first seen"))
-    add(Column("item_since", Op.SINCE_ITEM, "hours", "since its latest positive event", (LastTime("item", liked),), default=-1.0))
+    add(
+        Column(
+            "item_since",
+            Op.SINCE_ITEM,
+            "hours",
+            "since its latest positive event",
+            (LastTime("item", liked),),
+            default=-1.0,
+        )
+    )
     add(Column("item_count", Op.COUNT_ITEM, "events", "positive events ever", (Counted("item", liked),)))
     add(Column("item_price", Op.PRICE, "price", "price as given; 0 when unknown"))
 
@@ -142,21 +155,51 @@ def default_columns(config: Config) -> tuple[Column, ...]:
         for name in names:
             cell = Decayed("user", (name,), (1.0,), ms)
             add(Column(f"user_{name}_{text}", Op.DECAYED_USER, "events", f"{name} events, half-life {text}", (cell,)))
-    add(Column("user_since", Op.SINCE_USER, "hours", "since the latest positive event", (LastTime("user", liked),), default=-1.0))
+    add(
+        Column(
+            "user_since",
+            Op.SINCE_USER,
+            "hours",
+            "since the latest positive event",
+            (LastTime("user", liked),),
+            default=-1.0,
+        )
+    )
     add(Column("user_count", Op.COUNT_USER, "events", "positive events ever", (Counted("user", liked),)))
     add(Column("user_length", Op.LENGTH_USER, "events", "events in the recent sequence"))
 
     add(Column("affinity", Op.AFFINITY, "share", "largest share of category affinity among the item's categories"))
-    add(Column("same_category", Op.SAME_CATEGORY, "weight", "recent items of the same first category", (), (0.8,)))
+    add(Column("same_category", Op.SAME_CATEGORY, "weight", "recent items of the same first category, weighted"))
     add(Column("co_last", Op.CO_LAST, "probability", "co-visits with the latest item"))
     add(Column("co_sum", Op.CO_SUM, "probability", "co-visits with the recent items, recency-weighted"))
     add(Column("co_count", Op.CO_COUNT, "items", "recent items that lead here by co-visits"))
-    add(Column("co_lift", Op.CO_LIFT, "ratio", "co_sum over the item's share of all positive events", (popularity_cell(config, longest),)))
+    add(
+        Column(
+            "co_lift",
+            Op.CO_LIFT,
+            "ratio",
+            "co_sum over the item's share of all positive events",
+            (popularity_cell(config, longest),),
+        )
+    )
     add(Column("content_last", Op.CONTENT_LAST, "cosine", "content similarity to the latest item"))
     add(Column("content_mean", Op.CONTENT_MEAN, "cosine", "content similarity to the recent items, recency-weighted"))
     for k, key in enumerate(config.segments.keys):
-        add(Column(f"segment_{key}_share", Op.SEGMENT_SHARE, "share", f"share inside the request's {key}", (), (float(k),)))
-        add(Column(f"segment_{key}_lift", Op.SEGMENT_LIFT, "ratio", f"share inside the request's {key} over the share everywhere", (), (float(k),)))
+        add(
+            Column(
+                f"segment_{key}_share", Op.SEGMENT_SHARE, "share", f"share inside the request's {key}", (), (float(k),)
+            )
+        )
+        add(
+            Column(
+                f"segment_{key}_lift",
+                Op.SEGMENT_LIFT,
+                "ratio",
+                f"share inside the request's {key} over the share everywhere",
+                (),
+                (float(k),),
+            )
+        )
     add(Column("hour", Op.HOUR, "hours", "hour of the day, UTC"))
     add(Column("weekday", Op.WEEKDAY, "days", "day of the week, Monday is 0"))
     return tuple(columns)

@@ -236,9 +236,7 @@ def _see(u4: UInt32, item: int, layout: Layout) -> None:
 
 
 @inline
-def _like(
-    f4: Float32, u4: UInt32, categories: UInt32, weight: float, layout: Layout
-) -> None:
+def _like(f4: Float32, u4: UInt32, categories: UInt32, weight: float, layout: Layout) -> None:
     """Add ``weight`` to the affinity of each category; a full row gives its lightest place to a heavier newcomer."""
     for c in range(MAX_CATEGORIES):
         category = categories[I_CATEGORIES + c]
@@ -276,7 +274,7 @@ def fold_events(
     """
     user_factors = np.empty(MAX_HALF_LIVES, np.float64)
     item_factors = np.empty(MAX_HALF_LIVES, np.float64)
-    segment_cells = (layout.co_f4 - layout.segment_f4)
+    segment_cells = layout.co_f4 - layout.segment_f4
     skipped = 0
     for e in range(len(events.user)):
         slot = events.type[e]

@@ -82,6 +82,17 @@ class UserTable:
     def row(self, slot: int) -> User:
         return User(self.rows.i8[slot], self.rows.f4[slot], self.rows.u4[slot])
 
+    def length(self, user: int) -> int:
+        """Events in the recent sequence of a dense user (tables without ``load`` only)."""
+        return int(self.rows.u4[user, U_RECENT_LENGTH]) if user < len(self.dirty) else 0
+
+    def has_seen(self, user: int, item: int) -> bool:
+        """Whether ``item`` stands in the seen ring of a dense user (tables without ``load`` only)."""
+        if user >= len(self.dirty):
+            return False
+        ring = self.rows.u4[user, self.layout.seen : self.layout.seen + self.layout.seen_size]
+        return bool((ring == item).any())
+
     def owner(self, slot: int) -> int:
         return slot if self.load is None else int(self.owners[slot])
 

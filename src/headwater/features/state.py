@@ -66,7 +66,8 @@ class LmdbState:
             raise UnavailableError(f"the state in {path} cannot be opened: {error}") from error
         try:
             self._users, self._items, self._catalogue, self._epochs, self._meta = (
-                self._env.open_db(name, create=writable) for name in (b"users", b"items", b"catalogue", b"epochs", _META)
+                self._env.open_db(name, create=writable)
+                for name in (b"users", b"items", b"catalogue", b"epochs", _META)
             )
         except lmdb.Error as error:
             self._env.close()
@@ -76,7 +77,9 @@ class LmdbState:
         self.offset, self.received_ms = meta.offset, meta.received_ms
         if meta.plan != plan.hash:
             self._env.close()
-            raise PlanChangedError(f"the state in {path} was folded with plan {meta.plan}, the configuration has {plan.hash}")
+            raise PlanChangedError(
+                f"the state in {path} was folded with plan {meta.plan}, the configuration has {plan.hash}"
+            )
 
     def close(self) -> None:
         self._env.close()
@@ -160,9 +163,7 @@ class LmdbState:
         with self._env.begin(buffers=True) as txn:
             self._load_in(txn, self._read_meta(txn), table)
 
-    def refresh_items(
-        self, table: ItemTable, epoch: int
-    ) -> tuple[int, int, int, npt.NDArray[np.int64] | None]:
+    def refresh_items(self, table: ItemTable, epoch: int) -> tuple[int, int, int, npt.NDArray[np.int64] | None]:
         """Bring ``table``, which stands at ``epoch`` (-1: empty), to the newest one.
 
         Returns (epoch, its log offset, its log time, the items that changed; ``None``: all). A reader that

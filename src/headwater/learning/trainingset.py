@@ -65,7 +65,7 @@ def build_training_set(
 
     def wanted(block: RecordBlock) -> npt.NDArray[np.bool_]:
         records = block.records
-        hit = _positives(block, positive) & (records["received_ms"] >= start_ms)
+        hit = positives(block, positive) & (records["received_ms"] >= start_ms)
         # one draw a record, so that the choice does not depend on how the log is cut into blocks
         return hit & (rng.random(len(records)) < share)
 
@@ -119,9 +119,12 @@ def _weights(log: EventLog, config: Config) -> dict[int, float]:
     return {vocabulary.index(Namespace.EVENT_TYPE, t.name): max(t.weight, 0.1) for t in config.events if t.positive}
 
 
-def _positives(block: RecordBlock, positive: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def positives(block: RecordBlock, positive: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which records of a block are positive events (dense types ``positive``) that are not retractions."""
     records = block.records
-    return (records["kind"] == Kind.EVENT) & np.isin(records["type"], positive) & (records["flags"] == 0)
+    hit: npt.NDArray[np.bool_] = np.isin(records["type"], positive)
+    hit &= (records["kind"] == Kind.EVENT) & (records["flags"] == 0)
+    return hit
 
 
 def _count_positives(log: EventLog, positive: npt.NDArray[np.int64], until: int, start_ms: int) -> int:
@@ -129,6 +132,6 @@ def _count_positives(log: EventLog, positive: npt.NDArray[np.int64], until: int,
     while after < until and (block := log.read(after)) is not None:
         records = block.records
         inside = (records["received_ms"] >= start_ms) & (records["offset"] <= until)
-        count += int(np.sum(_positives(block, positive) & inside))
+        count += int(np.sum(positives(block, positive) & inside))
         after = block.last_offset
     return count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from headwater.features.assemble import DEPTH, DISCOUNT, User, recent_items
+from headwater.features.assemble import DEPTH, User, recent_items
 from headwater.features.fold_kernel import Rows
 from headwater.features.plan import Layout
 from headwater.jit import kernel
@@ -16,12 +16,11 @@ Int64 = npt.NDArray[np.int64]
 @kernel
 def co_visit_cause(user: User, items: Rows, layout: Layout, candidates: Int64, out: Int64) -> None:
     """Write into ``out`` (``int64[n]``) the recent item with the largest co-visit share of each candidate, 0: none."""
-    recent = np.empty(DEPTH, np.int64)
-    length = recent_items(user, layout, recent)
+    recent, weights = np.empty(DEPTH, np.int64), np.empty(DEPTH, np.float64)
+    length = recent_items(user, layout, recent, weights)
     for r in range(len(candidates)):
         out[r] = 0
         strongest = 0.0
-        discount = 1.0
         for k in range(length):
             f4, u4 = items.f4[recent[k]], items.u4[recent[k]]
             total = f4[layout.co_total_f4]
@@ -29,11 +28,10 @@ def co_visit_cause(user: User, items: Rows, layout: Layout, candidates: Int64, o
                 for j in range(layout.co_size):
                     key = np.int64(u4[layout.co_u4 + j])
                     if key == candidates[r]:
-                        share = discount * f4[layout.co_f4 + j] / total
+                        share = weights[k] * f4[layout.co_f4 + j] / total
                         if share > strongest:
                             strongest = share
                             out[r] = recent[k]
                         break
                     if key == 0:
                         break
-            discount *= DISCOUNT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,9 @@ from headwater.jit import kernel
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
+
+MAX_LISTS = 1024
+Key = tuple[str | int, ...]
 
 LIST_DEPTH = 4  # a list is this many times as long as its width, so that seen items can be skipped
 
@@ -97,7 +101,7 @@ class ItemIndex:
         self.has_content = np.zeros(len(table.dirty), np.bool_)
         self.content_items = 0
         self.hits = self.misses = 0
-        self._lists: dict[tuple[int, ...], tuple[int, Ranked]] = {}
+        self._lists: dict[Key, tuple[int, Ranked]] = {}
         self.update(None)
 
     def update(self, changed: Int64 | None) -> None:
@@ -121,7 +125,7 @@ class ItemIndex:
     def popular(self, half_life: int, width: int, now_ms: int) -> Ranked:
         """Most positive weight at the configured half-life number ``half_life``."""
         cell, rate = self.plan.popular_cells[half_life], self.plan.popular_rates[half_life]
-        return self._weight_list((0, half_life, width), cell, rate, width, now_ms)
+        return self._weight_list(("popular", half_life, width), cell, rate, width, now_ms)
 
     def popular_in_segment(self, key: int, segment: int, width: int, now_ms: int) -> Ranked:
         """Most positive weight in ``segment`` of segment key number ``key``; empty for an unknown segment."""
@@ -130,35 +134,36 @@ class ItemIndex:
             return NOTHING
         cell = layout.segment_f4 + key * layout.segment_size + segment
         rate = float(self.plan.items.rate[layout.segment_half_life])
-        return self._weight_list((1, key, segment, width), cell, rate, width, now_ms)
+        return self._weight_list(("segment", key, segment, width), cell, rate, width, now_ms)
 
     def fresh(self, max_age_ms: int, width: int, now_ms: int) -> Ranked:
         """The newest items."""
-        key = (2, max_age_ms, width)
-        kept = self._kept(key, now_ms)
-        if kept is None:
+
+        def make() -> Ranked:
             out = np.empty(self.table.count, np.float32)
             _freshness(self.table.rows, self.table.count, max_age_ms, now_ms, out)
-            kept = self._keep(key, now_ms, best(out, width * LIST_DEPTH))
-        return kept
+            return best(out, width * LIST_DEPTH)
 
-    def _weight_list(self, key: tuple[int, ...], cell: int, rate: float, width: int, now_ms: int) -> Ranked:
-        kept = self._kept(key, now_ms)
-        if kept is None:
+        return self.kept(("fresh", max_age_ms, width), now_ms, make)
+
+    def _weight_list(self, key: Key, cell: int, rate: float, width: int, now_ms: int) -> Ranked:
+        def make() -> Ranked:
             out = np.empty(self.table.count, np.float32)
             _popularity(self.table.rows, self.table.count, cell, rate, now_ms, out)
-            kept = self._keep(key, now_ms, best(out, width * LIST_DEPTH))
-        return kept
+            return best(out, width * LIST_DEPTH)
 
-    def _kept(self, key: tuple[int, ...], now_ms: int) -> Ranked | None:
+        return self.kept(key, now_ms, make)
+
+    def kept(self, key: Key, now_ms: int, make: Callable[[], Ranked]) -> Ranked:
+        """The list under ``key``, made anew when it is older than ``ttl_ms``."""
         found = self._lists.get(key)
         if found is not None and 0 <= now_ms - found[0] < self.ttl_ms:
             self.hits += 1
             return found[1]
         self.misses += 1
-        return None
-
-    def _keep(self, key: tuple[int, ...], now_ms: int, ranked: Ranked) -> Ranked:
+        if len(self._lists) >= MAX_LISTS:
+            self._lists.clear()
+        ranked = make()
         self._lists[key] = (now_ms, ranked)
         return ranked
 

@@ -63,12 +63,17 @@ class Popular:
         everywhere = index.popular(self.half_life, self.width, asked.now_ms)
         if not len(everywhere):
             return Offer(NOTHING, "no positive events yet")
+        return Offer(
+            index.kept((self.name, *asked.segments), asked.now_ms, lambda: self._blend(everywhere, asked, index))
+        )
+
+    def _blend(self, everywhere: Ranked, asked: Asked, index: ItemIndex) -> Ranked:
         ranked = everywhere
         for key in range(self.keys):
             local = index.popular_in_segment(key, asked.segments[key], self.width, asked.now_ms)
             if len(local):
                 ranked = _interleave(local, ranked)
-        return Offer(ranked)
+        return ranked
 
 
 class Trending:
@@ -128,12 +133,12 @@ class Content:
         self.width = config.sources.content.width
         self.plan = plan
         self._query = np.zeros((2, plan.layout.content_size), np.float32)
-        self._recent = np.zeros(DEPTH, np.int64)
+        self._recent, self._weights = np.zeros(DEPTH, np.int64), np.zeros(DEPTH, np.float64)
 
     def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
         if index.content_items == 0:
             return Offer(NOTHING, "no item has content")
-        if not _content_query(asked.user, index.table.rows, self.plan.layout, self._recent, self._query):
+        if not _content_query(asked.user, index.table.rows, self.plan.layout, self._recent, self._weights, self._query):
             return Offer(NOTHING, "no recent items")
         if not self._query[1].any():
             return Offer(NOTHING, "the recent items have no content")
@@ -177,9 +182,10 @@ def _interleave(first: Ranked, second: Ranked) -> Ranked:
 
 @kernel
 def _content_query(
-    user: User, items: Rows, layout: Layout, recent: npt.NDArray[np.int64], query: npt.NDArray[np.float32]
-) -> int:
-    length = recent_items(user, layout, recent)
+    user: User, items: Rows, layout: Layout, recent: npt.NDArray[np.int64], weights: npt.NDArray[np.float64],
+    query: npt.NDArray[np.float32],
+) -> int:  # fmt: skip
+    length = recent_items(user, layout, recent, weights)
     if length > 0:
-        content_query(items, layout, recent, length, query)
+        content_query(items, layout, recent, weights, length, query)
     return length

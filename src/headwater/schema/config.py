@@ -115,7 +115,7 @@ class Ranker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kind: Literal["lightgbm", "none"] = "lightgbm"
     candidates: Annotated[int, Meta(ge=1, le=2_000)] = 200
     trees: Annotated[int, Meta(ge=1, le=5_000)] = 200
-    leaves: Annotated[int, Meta(ge=2, le=1_024)] = 31
+    leaves: Annotated[int, Meta(ge=2, le=64)] = 31
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.08
     max_rows: Annotated[int, Meta(ge=1_000, le=100_000_000)] = 1_000_000
     negatives: Annotated[int, Meta(ge=1, le=1_000)] = 40

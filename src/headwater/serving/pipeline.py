@@ -69,7 +69,9 @@ class Pipeline:
         address = Address(
             user_offset, view.item_offset, now_ms, self.plan.hash, model.version if model is not None else NO_MODEL
         )
-        answer = self._respond(view, candidates, used, chosen, scores, features, [*segments, query.anchor], address, run)
+        answer = self._respond(
+            view, candidates, used, chosen, scores, features, [*segments, query.anchor], address, run
+        )
         run.lap("respond")
         return answer
 
@@ -247,9 +249,7 @@ class Pipeline:
         )  # fmt: skip
         return self._eligible[: len(ids)].astype(np.bool_)
 
-    def _fill(
-        self, candidates: Candidates, used: list[Source], query: Query, view: View, now_ms: int
-    ) -> Candidates:
+    def _fill(self, candidates: Candidates, used: list[Source], query: Query, view: View, now_ms: int) -> Candidates:
         """Too few: go through the whole catalogue, most popular first, then by number, so that no user starves."""
         everything = np.arange(1, view.table.count, dtype=np.int64)
         weight = view.table.rows.f4[1 : view.table.count, self.plan.popular_cells[-1]]

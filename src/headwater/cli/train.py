@@ -1,0 +1,102 @@
+"""``headwater train``: replay the log as of each moment, fit the ranker, publish a bundle."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Self
+
+import typer
+
+from headwater.cli.options import ConfigOption, DataOption, JsonOption, print_json, settings
+from headwater.schema.errors import HeadwaterError
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``train``."""
+    app.command("train")(train)
+
+
+UntilOption = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help="Know nothing received from TIME on (ISO 8601, UTC)")
+]
+
+
+def train(
+    config: ConfigOption = None,
+    data: DataOption = None,
+    until: UntilOption = None,
+    window: Annotated[
+        str | None, typer.Option("--window", metavar="DURATION", help="Learn from the last stretch only, e.g. 2d")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed [default: ranker.seed]")] = None,
+    no_promote: Annotated[bool, typer.Option("--no-promote", help="Publish, but keep the current bundle")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay the log as of each moment, train the ranker on it and publish a model bundle.
+
+    A running server takes the new bundle up by itself, without a restart.
+
+    Example: headwater train --window 2d
+    """
+    from headwater.log.lmdb import LmdbLog
+    from headwater.offline.train import train as run
+
+    chosen = settings(config, data)
+    log = LmdbLog(chosen.data / "log", readonly=True)
+    try:
+        with Bars() as bars:
+            report = run(
+                chosen.config, log, chosen.data / "models", until_ms=parse_time(until), window=window, seed=seed,
+                threads=os.cpu_count() or 1, promote=not no_promote, created_ms=int(time.time() * 1000),
+                progress=bars.update,
+            )  # fmt: skip
+    finally:
+        log.close()
+    if as_json:
+        print_json(report)
+        return
+    typer.echo(
+        f"bundle {report.bundle}{'' if report.promoted else ' (not promoted)'}: {report.groups:,} groups, "
+        f"{report.rows:,} rows, {report.trees} trees, holdout NDCG@10 "
+        f"{'-' if report.holdout_ndcg10 is None else f'{report.holdout_ndcg10:.4f}'}; "
+        f"replay {report.replay_s:.1f} s, fit {report.fit_s:.1f} s"
+    )
+
+
+def parse_time(text: str | None) -> int | None:
+    """ISO 8601 (UTC unless it says otherwise) to Unix ms."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise HeadwaterError(f"{text!r} is not a time; write it like 2017-10-12 or 2017-10-12T06:00:00") from error
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+class Bars:
+    """One progress bar a phase, on standard error, with rate and time left; nothing when it is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, phase: str, done: int, total: int) -> None:
+        if phase not in self._tasks:
+            self._tasks[phase] = self._progress.add_task(phase, total=total)
+        self._progress.update(self._tasks[phase], completed=done, total=total)
