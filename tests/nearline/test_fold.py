@@ -1,0 +1,229 @@
+"""The fold process without its process: blocks, epochs, what a restart finds, and slow listeners."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headwater.features.fold import Fold
+from headwater.features.plan import Plan, compile_plan
+from headwater.features.state import LmdbState
+from headwater.log.batch import events_to_batch
+from headwater.log.identity import MemoryIdentity
+from headwater.log.lmdb import LmdbLog
+from headwater.log.memory import MemoryLog
+from headwater.log.protocol import CorruptLogError
+from headwater.log.writer import LogWriter, open_writer
+from headwater.nearline.feed import FeedServer
+from headwater.nearline.fold import Folder, open_state, run_fold, warm_up
+from headwater.schema.config import Config
+from headwater.schema.events import Event
+from headwater.schema.feed import POSITION_SIZE, Position, newest_position
+from headwater.schema.items import Item
+from headwater.serving.view import LiveView
+
+CONFIG = Config()
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return compile_plan(CONFIG)
+
+
+class World:
+    """A log in memory, its writer, and a fold into a real state."""
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        self.path, self.plan = path, plan
+        self.log = MemoryLog()
+        self.writer = LogWriter(self.log, MemoryIdentity(), clock=lambda: 1_000, segment_keys=CONFIG.segments.keys)
+        self.now_s = 100.0
+        self.published: list[Position] = []
+        self.state = LmdbState(path, plan, writable=True)
+        self.folder = self.open()
+
+    def open(self) -> Folder:
+        return Folder(
+            self.log, Fold(self.plan, self.state), publish=self.published.append, epoch=self.state.meta().epoch,
+            epoch_s=0.5, seconds=lambda: self.now_s,
+        )  # fmt: skip
+
+    def click(self, item: str = "a") -> None:
+        self.writer.append_events(events_to_batch([Event(user="u", item=item, type="click")], ()))
+
+    def crash(self) -> Folder:
+        """What was committed stays, what the process knew is gone."""
+        self.state.close()
+        self.state = LmdbState(self.path, self.plan, writable=True)
+        self.folder = self.open()
+        return self.folder
+
+
+@pytest.fixture
+def world(tmp_path: Path, plan: Plan) -> World:
+    return World(tmp_path / "state", plan)
+
+
+def test_item_changes_are_offered_at_most_every_epoch(world: World) -> None:
+    world.click()
+    assert not world.folder.advance()
+    first = world.folder.position
+    assert first == Position(world.log.last_offset, 1, world.log.last_offset)
+
+    world.now_s += 0.25
+    world.click()
+    world.folder.advance()
+    assert world.folder.position == first._replace(user_offset=world.log.last_offset)
+    assert world.folder.epoch_in_s() == 0.25
+
+    world.now_s += 0.25
+    world.folder.advance()  # nothing new in the log: the timer's turn
+    assert world.folder.position == Position(world.log.last_offset, 2, world.log.last_offset)
+    assert world.folder.epoch_in_s() is None
+    assert world.published[-1] == world.folder.position
+
+
+def test_without_item_changes_there_is_no_epoch(world: World) -> None:
+    world.click()
+    world.folder.advance()
+    world.now_s += 1.0
+    world.folder.advance()
+    assert world.folder.position.epoch == 1
+    assert len(world.published) == 1
+
+
+def test_a_long_log_is_folded_block_by_block(world: World) -> None:
+    for _ in range(3):
+        events = [Event(user=f"u{n % 50}", item=f"i{n % 40}", type="click") for n in range(10_000)]
+        world.writer.append_events(events_to_batch(events, ()))
+    assert world.folder.advance()
+    assert world.folder.advance() is False
+    assert world.folder.position.user_offset == world.log.last_offset
+
+
+def test_changes_that_a_dead_fold_had_not_offered_reach_the_servers(world: World, plan: Plan) -> None:
+    world.click("a")
+    world.folder.advance()
+    reader = LiveView(plan, world.state)
+    world.now_s += 0.125
+    world.click("b")
+    world.folder.advance()  # committed, its epoch not due
+    assert not reader.refresh()
+    folder = world.crash()
+    reader.state = world.state
+    folder.offer_everything()
+    assert reader.refresh()
+    assert reader.item_offset == world.log.last_offset
+    mine, theirs, count = reader.table.rows, folder.fold.items.rows, folder.fold.items.count
+    assert np.array_equal(mine.i8[:count], theirs.i8[:count])
+    assert np.array_equal(mine.f4[:count], theirs.f4[:count])
+    assert np.array_equal(mine.u4[:count], theirs.u4[:count])
+
+
+def test_state_is_dropped_when_it_cannot_be_trusted(tmp_path: Path, plan: Plan) -> None:
+    path = tmp_path / "state"
+    log = MemoryLog()
+
+    def folded() -> None:
+        """A state at the end of ``log`` plus what ``ahead`` added."""
+        state = open_state(path, plan, log)
+        fold = Fold(plan, state)
+        while (block := log.read(fold.offset)) is not None:
+            fold.apply(block)
+        fold.commit(epoch=True)
+        state.close()
+
+    writer = LogWriter(log, MemoryIdentity(), clock=lambda: 1_000)
+    writer.put_items([Item(id="a")])
+    folded()
+    state = open_state(path, plan, log)
+    assert state.offset == log.last_offset, "a good one is kept"
+    state.close()
+
+    (path / "boot").write_text("another boot")
+    state = open_state(path, plan, log)
+    assert state.offset == 0, "written before the machine started"
+    state.close()
+
+    folded()
+    state = open_state(path, plan, MemoryLog())
+    assert state.offset == 0, "ahead of its log"
+    state.close()
+
+
+def test_warm_up_runs_on_any_configuration(plan: Plan) -> None:
+    warm_up(CONFIG, plan)
+
+
+def test_positions_are_read_newest_first() -> None:
+    stream = Position(1, 2, 3).pack() + Position(4, 5, 6).pack() + b"\x07\x00"
+    assert newest_position(stream) == (Position(4, 5, 6), b"\x07\x00")
+    assert newest_position(b"short") == (None, b"short")
+
+
+def test_a_slow_listener_gets_the_newest_position_and_holds_nobody_up(tmp_path: Path) -> None:
+    async def check() -> None:
+        server = FeedServer(tmp_path / "fold.sock", Position(0, 0, 0))
+        await server.start()
+        slow = socket.socket(socket.AF_UNIX)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        slow.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(slow, str(tmp_path / "fold.sock"))
+        await asyncio.sleep(0.01)
+        for offset in range(1, 50_001):
+            server.publish(Position(offset, 0, 0))
+        received, newest, rest = 0, Position(0, 0, 0), b""
+        while newest.user_offset < 50_000:
+            data = await asyncio.wait_for(loop.sock_recv(slow, 65_536), 5.0)
+            received += len(data)
+            position, rest = newest_position(rest + data)
+            newest = position or newest
+        assert received < 50_000 * POSITION_SIZE, "it was spared what it was too slow for"
+        slow.close()
+        await server.stop()
+        assert not (tmp_path / "fold.sock").exists()
+
+    asyncio.run(check())
+
+
+def run_until(data: Path, done: Callable[[], bool]) -> None:
+    async def main() -> None:
+        stop = asyncio.Event()
+        running = asyncio.create_task(run_fold(CONFIG, data, stop=stop))
+        for _ in range(500):
+            if running.done() or done():
+                break
+            await asyncio.sleep(0.02)
+        stop.set()
+        await running
+
+    asyncio.run(main())
+
+
+def test_the_process_waits_for_the_log_then_folds_it_all(tmp_path: Path, plan: Plan) -> None:
+    with open_writer(tmp_path) as writer:
+        writer.put_items([Item(id=f"i{n}") for n in range(5)])
+        writer.append_events(events_to_batch([Event(user="u", item="i1", type="click")], ()))
+        last = writer.last_offset
+        run_until(tmp_path, lambda: (tmp_path / "run" / "fold.sock").exists())
+    state = LmdbState(tmp_path / "state", plan, writable=False)
+    assert state.offset == last
+    state.close()
+
+
+def test_a_corrupt_log_stops_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_writer(tmp_path) as writer:
+        writer.put_items([Item(id="a")])
+
+        def corrupt(*_: object) -> None:
+            raise CorruptLogError(1, "a record does not match its checksum")
+
+        monkeypatch.setattr(LmdbLog, "read", corrupt)
+        with pytest.raises(CorruptLogError, match="corrupt at offset 1"):
+            run_until(tmp_path, lambda: False)
