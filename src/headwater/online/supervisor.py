@@ -30,7 +30,7 @@ EXIT_INPUT = 2  # a child that ends with this would do the same again
 DRAIN_S = 10.0
 POLL_S = 0.05
 QUICK_RESTARTS = 3
-STEADY_S = 10.0  # a process that lived this long has started well
+STEADY_S = 2.0  # a process that lived this long has started well
 LONGEST_PAUSE_S = 5.0
 BACKLOG = 1024
 
