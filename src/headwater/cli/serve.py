@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
 from pathlib import Path
@@ -140,12 +141,22 @@ def _run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     async def run() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_log_loop_error)
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             loop.add_signal_handler(signal.SIGINT, stop.set)
         await main(stop)
 
     uvloop.run(run())
+
+
+def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody awaited, as a log line; the trace without the values of its variables."""
+    import structlog
+
+    error = context.get("exception")
+    trace = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else ""
+    structlog.get_logger().error("loop_error", message=context.get("message"), error=type(error).__name__, trace=trace)
 
 
 async def _write(chosen: Settings, clock: Callable[[], int], stop: asyncio.Event) -> None:

@@ -41,6 +41,7 @@ from headwater.schema.items import Item
 log = structlog.get_logger()
 
 EPOCH_S = 0.05  # at least this long between two epochs of item changes
+CATCH_UP_S = 0.5  # far behind, rows are stored this often: users come again, and each time costs a write
 POLL_S = 0.1  # the log is looked at this often even when the writer says nothing
 OPEN_PAUSE_S = 0.02
 
@@ -69,6 +70,7 @@ class Folder:
         self._epoch_s = epoch_s
         self._seconds = seconds
         self._last_epoch_s = -epoch_s
+        self._last_commit_s = seconds()
         self.position = Position(fold.offset, epoch, 0)
 
     def offer_everything(self) -> None:
@@ -81,7 +83,9 @@ class Folder:
         self._commit(epoch=True)
 
     def advance(self) -> bool:
-        """Fold and commit the next block, or an epoch that is due; whether more of the log may be waiting.
+        """Fold the next block and commit, or commit an epoch that is due; whether more of the log may be waiting.
+
+        Far behind the log several blocks share a commit.
 
         Raises:
             CorruptLogError: the log does not read as it was written.
@@ -89,11 +93,17 @@ class Folder:
         block = self._log.read(self.fold.offset, READ_LIMIT)
         if block is not None:
             self.fold.apply(block)
-            self._commit(epoch=self._is_due() and self.fold.epoch_pending)
-            return len(block) == READ_LIMIT
-        if self._is_due() and self.fold.epoch_pending:
-            self._commit(epoch=True)
-        return False
+        more = block is not None and len(block) == READ_LIMIT
+        if more and not self._must_store():
+            return True
+        due = self._is_due() and self.fold.epoch_pending
+        if due or self.fold.offset > self.position.user_offset:
+            self._commit(epoch=due)
+        return more
+
+    def _must_store(self) -> bool:
+        waited_s = self._seconds() - self._last_commit_s
+        return waited_s >= CATCH_UP_S or len(self.fold.users.slots) > 2 * self.fold.cache_users
 
     def epoch_in_s(self) -> float | None:
         """Seconds until the changes that are waiting may be offered; None when none are."""
@@ -106,6 +116,7 @@ class Folder:
 
     def _commit(self, *, epoch: bool) -> None:
         self.fold.commit(epoch=epoch)
+        self._last_commit_s = self._seconds()
         offset = self.fold.offset
         if epoch:
             self._last_epoch_s = self._seconds()

@@ -8,6 +8,8 @@ Without it a worker shows its own.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -18,6 +20,22 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _REQUEST_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
 _STAGE_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 _WAIT_S = (0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
+
+
+K = TypeVar("K")
+M = TypeVar("M")
+
+
+class Labelled(dict[K, M]):
+    """Metrics by their labels, looked up once: ``labels()`` takes a lock each time, and a request has a dozen."""
+
+    def __init__(self, labels: Callable[[K], M]) -> None:
+        super().__init__()
+        self._labels = labels
+
+    def __missing__(self, key: K) -> M:
+        found = self[key] = self._labels(key)
+        return found
 
 
 class Metrics:

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import msgspec
 import structlog
+from prometheus_client import Counter
 
 from headwater.features.plan import Plan
 from headwater.log.client import WriterClient
 from headwater.log.commands import ServedEntry
 from headwater.online.feed import FoldFeed
-from headwater.online.metrics import Metrics
+from headwater.online.metrics import Labelled, Metrics
 from headwater.online.models import ModelWatch
 from headwater.online.recommender import Asked, Recommender
 from headwater.online.served import ServedLog
 from headwater.online.stores import StateReplacedError, Stores
+from headwater.online.warm import warm_up
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError, UnavailableError
 from headwater.schema.requests import RecommendResponse
@@ -52,7 +54,12 @@ class Service:
         self.plan = plan
         self.stores = stores
         self.clock = clock
-        self.metrics = Metrics()
+        self.metrics = metrics = Metrics()
+        self._tier_of: Labelled[tuple[int, str], Counter] = Labelled(
+            lambda key: metrics.tiers.labels(str(key[0]), key[1])
+        )
+        self._stage_of = Labelled(metrics.stages.labels)
+        self._source_of = Labelled(metrics.candidates.labels)
         self.writer = WriterClient(
             data / "run" / "writer.sock", ack_timeout_s=ACK_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S
         )
@@ -68,6 +75,7 @@ class Service:
     def start(self) -> None:
         """Load model and kernels, then follow fold and registry. Requests may come once this returns."""
         self.models.swap(self.models.load())
+        warm_up(self.config, self.plan)
         self.recommender.warm_up(self.clock())
         self._tasks = [asyncio.create_task(part.run()) for part in (self.served, self.models)]
         self._tasks.append(asyncio.create_task(self.feed.follow()))
@@ -128,12 +136,11 @@ class Service:
         return _encode_json(response)
 
     def _count(self, asked: Asked, answer: Answer, response: RecommendResponse) -> None:
-        metrics = self.metrics
-        metrics.tiers.labels(str(response.tier), asked.query.surface).inc()
+        self._tier_of[response.tier, asked.query.surface].inc()
         for stage, ms in answer.trace.items():
-            metrics.stages.labels(stage).observe(ms / 1e3)
+            self._stage_of[stage].observe(ms / 1e3)
         for source, width in answer.widths.items():
-            metrics.candidates.labels(source).inc(width)
+            self._source_of[source].inc(width)
 
     # -- state -----------------------------------------------------------------------------------------
 
