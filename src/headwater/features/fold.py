@@ -188,9 +188,6 @@ class Fold:
         if len(chosen) == 0:
             return
         slots = self.users.slots_of(np.ascontiguousarray(chosen["user"]))
-        if self._gone:
-            # an erased user that acts again starts from an empty row
-            self._gone.difference_update(np.unique(chosen["user"]).tolist())
         events = Events(
             user=slots,
             item=chosen["item"].astype(np.int64),
@@ -199,6 +196,9 @@ class Fold:
             flags=np.ascontiguousarray(chosen["flags"]),
             segments=np.ascontiguousarray(chosen["segments"]),
         )
+        if self._gone:
+            # an emptied user that acts again starts from an empty row; an event that is skipped is no act
+            self._gone.difference_update(np.unique(chosen["user"][events.type != 0]).tolist())
         plan = self.plan
         skipped = fold_events(
             events, self.users.rows, self.items.rows, plan.layout, plan.types, plan.users, plan.items,

@@ -72,8 +72,11 @@ class LmdbState:
         except lmdb.Error as error:
             self._env.close()
             raise UnavailableError(f"the state in {path} is not ready yet: {error}") from error
-        with self._env.begin() as txn:
-            meta = self._read_meta(txn)
+        try:
+            meta = self.meta()
+        except CorruptStateError:
+            self._env.close()
+            raise
         self.offset, self.received_ms = meta.offset, meta.received_ms
         if meta.plan != plan.hash:
             self._env.close()
@@ -217,7 +220,12 @@ class LmdbState:
         found = txn.get(_META, db=self._meta)
         if found is None:
             return Meta(self.plan.hash, 0, 0, 0, 1, {})
-        return _decode_meta(found)
+        try:
+            return _decode_meta(found)
+        except msgspec.DecodeError as error:
+            raise CorruptStateError(
+                f"the position of the state is unreadable; rebuild the state from the log: {error}"
+            ) from error
 
 
 _decode_meta = msgspec.msgpack.Decoder(Meta).decode
