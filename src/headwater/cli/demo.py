@@ -114,14 +114,25 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 def _run(
     console: Console, folder: Path, movielens: Path | None, leave: bool, port: int, seed: int, as_json: bool
 ) -> None:
-    from headwater.cli.local import Server, make_site, run_command
+    from headwater.cli.local import Server, Table, make_site, run_command
     from headwater.cli.shelf import read_shelf
     from headwater.client import Client
     from headwater.simulator.traffic import PlainVisitors, WorldVisitors
 
     started = time.monotonic()
     # A small catalogue needs fewer trees and rows; every answer's features are logged, there are few of them.
-    site = make_site(folder, {"ranker": {"trees": 120, "max_rows": 250_000}, "serving": {"feature_sample": 1.0}})
+    tables: dict[str, Table] = {
+        "ranker": {"trees": 120, "max_rows": 250_000},
+        "serving": {"feature_sample": 1.0},
+    }
+    if movielens is not None:
+        # films age in years, news in minutes: the defaults would have forgotten all but the last week
+        tables["features"] = {
+            "item_half_lives": ["30d", "365d", "3650d"], "user_half_lives": ["30d", "3650d"],
+            "affinity_half_life": "3650d", "segment_half_life": "365d",
+        }  # fmt: skip
+        tables["features.co_visits"] = {"half_life": "3650d", "fast_half_life": "365d", "window": "1d"}
+    site = make_site(folder, tables)
     world = None if movielens is not None else _simulate(console, site, seed)
     if movielens is not None:
         _step(console, "import", f"MovieLens from {movielens}")

@@ -37,7 +37,7 @@ from headwater.simulator.people import COUNTRIES, DEVICES, user_id
 if TYPE_CHECKING:
     from headwater.offline.train import TrainReport
 
-Table = Mapping[str, str | int | float | bool]
+Table = Mapping[str, str | int | float | bool | list[str]]
 
 _STOP_S = 20.0
 
@@ -70,7 +70,7 @@ def make_site(folder: Path, tables: Mapping[str, Table]) -> Site:
         raise ConfigurationError(f"{site.data} is already there; name an empty folder")
     lines = ['data_dir = "data"', 'clock = "log"']
     for name, table in tables.items():
-        # JSON texts, numbers and booleans are TOML too.
+        # JSON texts, numbers, booleans and lists of them are TOML too.
         lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
     try:
         folder.mkdir(parents=True, exist_ok=True)

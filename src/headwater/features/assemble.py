@@ -47,10 +47,10 @@ DISCOUNT = 0.8  # weight of the k-th latest item is DISCOUNT ** k
 (
     DECAYED_USER, DECAYED_ITEM, SHARE_ITEM, RATE_ITEM, TREND_ITEM, COUNT_USER, COUNT_ITEM, SINCE_USER, SINCE_ITEM,
     AGE_ITEM, LENGTH_USER, AFFINITY, CO_LAST, CO_SUM, CO_COUNT, CO_LIFT, CONTENT_LAST, CONTENT_MEAN, SEGMENT_SHARE,
-    SEGMENT_LIFT, HOUR, WEEKDAY, PRICE, SAME_CATEGORY,
+    SEGMENT_LIFT, HOUR, WEEKDAY, PRICE, SAME_CATEGORY, CO_WEIGHT, CO_FAST_LAST, CO_FAST_SUM,
 ) = (int(op) for op in Op)  # fmt: skip
 
-CROSS = 5  # co_last, co_sum, co_count, content_last, content_mean
+CROSS = 8  # co_last, co_sum, co_count, content_last, content_mean, co_weight, co_fast_last, co_fast_sum
 
 
 class Context(NamedTuple):
@@ -122,7 +122,14 @@ def recent_items(user: User, layout: Layout, out: Int64, weights: Float64) -> in
 
 @inline
 def _cross(
-    items: Rows, candidates: Int64, layout: Layout, scratch: Scratch, recent: Int64, weights: Float64, length: int
+    items: Rows,
+    candidates: Int64,
+    layout: Layout,
+    scratch: Scratch,
+    recent: Int64,
+    weights: Float64,
+    length: int,
+    now_ms: int,
 ) -> None:
     """Fill ``scratch.cross`` for the candidates from the rows of the recent items."""
     n = len(candidates)
@@ -134,7 +141,9 @@ def _cross(
     for k in range(length):
         f4, u4 = items.f4[recent[k]], items.u4[recent[k]]
         total = f4[layout.co_total_f4]
+        fast_total = f4[layout.co_total_f4 + 1]
         if total > 0.0:
+            aged = weights[k] * decay(now_ms - items.i8[recent[k], I_CO_CLOCK], layout.co_rate)
             for j in range(layout.co_size):
                 key = u4[layout.co_u4 + j]
                 if key == 0:
@@ -146,6 +155,12 @@ def _cross(
                         cross[r, 0] = np.float32(share)
                     cross[r, 1] = np.float32(cross[r, 1] + weights[k] * share)
                     cross[r, 2] += np.float32(1.0)
+                    cross[r, 5] = np.float32(cross[r, 5] + aged * f4[layout.co_f4 + j])
+                    if fast_total > 0.0:
+                        fast_share = f4[layout.co_fast_f4 + j] / fast_total
+                        if k == 0:
+                            cross[r, 6] = np.float32(fast_share)
+                        cross[r, 7] = np.float32(cross[r, 7] + weights[k] * fast_share)
     for r in range(n):
         where[candidates[r]] = -1
     if length > 0:
@@ -204,7 +219,7 @@ def _assemble(
     recent = np.empty(DEPTH, np.int64)
     weights = np.empty(DEPTH, np.float64)
     length = recent_items(user, layout, recent, weights)
-    _cross(items, candidates, layout, scratch, recent, weights, length)
+    _cross(items, candidates, layout, scratch, recent, weights, length, now_ms)
     cross = scratch.cross
     clock = user.i8[U_CLOCK]
     segments = (segment_0, segment_1)
@@ -275,6 +290,15 @@ def _assemble(
             for r in range(n):
                 share = _item_decayed(items, candidates[r], cell, rate, now_ms)
                 out[r, d] = min(cross[r, 1] * total / share, MAX_RATIO) if share > 0.0 else 0.0
+        elif op == CO_FAST_LAST:
+            for r in range(n):
+                out[r, d] = cross[r, 6]
+        elif op == CO_FAST_SUM:
+            for r in range(n):
+                out[r, d] = cross[r, 7]
+        elif op == CO_WEIGHT:
+            for r in range(n):
+                out[r, d] = cross[r, 5]
         elif op == CONTENT_LAST:
             for r in range(n):
                 out[r, d] = cross[r, 3]

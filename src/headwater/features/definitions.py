@@ -19,6 +19,10 @@ from headwater.schema.durations import parse_duration
 
 Entity = Literal["user", "item"]
 
+# A type of its own for aggregations: a positive event that follows another one of the same visit, that is,
+# the same user had a positive event on another item within ``co_visits.window`` before it.
+FOLLOWED = "@followed"
+
 
 class Decayed(Struct, frozen=True):
     """Sum of ``weight * 2^(-age / half_life)`` over events of ``types`` (weights in the same order)."""
@@ -42,6 +46,8 @@ class LastTime(Struct, frozen=True):
     entity: Entity
     types: tuple[str, ...]
 
+
+FOLLOWED_PRIOR = 2.0
 
 Aggregation = Decayed | Counted | LastTime
 
@@ -73,6 +79,9 @@ class Op(IntEnum):
     WEEKDAY = 21
     PRICE = 22
     SAME_CATEGORY = 23  # recent items that share the item's first category, recency-weighted
+    CO_WEIGHT = 24  # recency-weighted sum of co-visit weights, not divided by anything
+    CO_FAST_LAST = 25  # CO_LAST at the fast half-life
+    CO_FAST_SUM = 26
 
 
 class Column(Struct, frozen=True):
@@ -137,6 +146,28 @@ def default_columns(config: Config) -> tuple[Column, ...]:
                 (0.05 * features.rate_prior, features.rate_prior),
             )
         )
+    for text, ms in ordered[:2]:
+        followed = Decayed("item", (FOLLOWED,), (1.0,), ms)
+        clicked = Decayed("item", liked, (1.0,) * len(liked), ms)
+        add(
+            Column(
+                f"item_followed_share_{text}",
+                Op.SHARE_ITEM,
+                "share",
+                f"share of all positive events inside a visit, half-life {text}",
+                (followed,),
+            )
+        )
+        add(
+            Column(
+                f"item_followed_rate_{text}",
+                Op.RATE_ITEM,
+                "rate",
+                f"positive events inside a visit over all of them, smoothed, half-life {text}",
+                (followed, clicked),
+                (0.5 * FOLLOWED_PRIOR, FOLLOWED_PRIOR),
+            )
+        )
     add(Column("item_age", Op.AGE_ITEM, "hours", "since it was published, or first seen"))
     add(
         Column(
@@ -172,6 +203,12 @@ def default_columns(config: Config) -> tuple[Column, ...]:
     add(Column("same_category", Op.SAME_CATEGORY, "weight", "recent items of the same first category, weighted"))
     add(Column("co_last", Op.CO_LAST, "probability", "co-visits with the latest item"))
     add(Column("co_sum", Op.CO_SUM, "probability", "co-visits with the recent items, recency-weighted"))
+    add(Column("co_fast_last", Op.CO_FAST_LAST, "probability", "co-visits with the latest item, fast half-life"))
+    add(
+        Column(
+            "co_fast_sum", Op.CO_FAST_SUM, "probability", "co-visits with the recent items, weighted, fast half-life"
+        )
+    )
     add(Column("co_count", Op.CO_COUNT, "items", "recent items that lead here by co-visits"))
     add(
         Column(
@@ -181,6 +218,9 @@ def default_columns(config: Config) -> tuple[Column, ...]:
             "co_sum over the item's share of all positive events",
             (popularity_cell(config, longest),),
         )
+    )
+    add(
+        Column("co_weight", Op.CO_WEIGHT, "weight", "co-visits with the recent items, recency-weighted, not normalised")
     )
     add(Column("content_last", Op.CONTENT_LAST, "cosine", "content similarity to the latest item"))
     add(Column("content_mean", Op.CONTENT_MEAN, "cosine", "content similarity to the recent items, recency-weighted"))

@@ -38,6 +38,7 @@ UInt32 = npt.NDArray[np.uint32]
 UInt8 = npt.NDArray[np.uint8]
 
 MAX_HALF_LIVES = 16
+BACKWARD = 0.15  # weight of a co-visit against its direction: what comes next matters more than what came before
 RETRACT = 1
 
 
@@ -69,14 +70,13 @@ def _advance(
     clock = row_i8[clock_at]
     lives = len(program.rate)
     if time_ms > clock:
-        if clock > 0:
-            for h in range(lives):
-                factors[h] = decay(time_ms - clock, program.rate[h])
-            for c in range(program.cells):
-                row_f4[c] = np.float32(row_f4[c] * factors[program.half_life_of[c]])
-            factor = factors[extra_half_life]
-            for c in range(extra_at, extra_at + extra_size):
-                row_f4[c] = np.float32(row_f4[c] * factor)
+        for h in range(lives):
+            factors[h] = decay(time_ms - clock, program.rate[h])
+        for c in range(program.cells):
+            row_f4[c] = np.float32(row_f4[c] * factors[program.half_life_of[c]])
+        factor = factors[extra_half_life]
+        for c in range(extra_at, extra_at + extra_size):
+            row_f4[c] = np.float32(row_f4[c] * factor)
         row_i8[clock_at] = time_ms
         for h in range(lives):
             factors[h] = 1.0
@@ -122,31 +122,39 @@ def _pair(items: Rows, a: int, b: int, weight: float, time_ms: int, layout: Layo
     """Add ``weight`` to the co-visit ``a → b``.
 
     A row keeps its ``co_size`` heaviest partners. A newcomer to a full row takes the lightest place with
-    probability ``w / (w + lightest)`` and then carries both weights (random admission, Ben Basat et al.
+    probability ``w / (w + lightest)`` and then carries both slow weights (random admission, Ben Basat et al.
     2017): frequent partners get in, rare ones do not wash the row out. The "random" number is a hash.
     """
     i8, f4, u4 = items.i8[a], items.f4[a], items.u4[a]
-    weights, keys = layout.co_f4, layout.co_u4
+    weights, fast_weights, keys, total = layout.co_f4, layout.co_fast_f4, layout.co_u4, layout.co_total_f4
+    fast = weight
     clock = i8[I_CO_CLOCK]
     if time_ms > clock:
         if clock > 0:
             factor = decay(time_ms - clock, layout.co_rate)
+            fast_factor = decay(time_ms - clock, layout.co_fast_rate)
             for k in range(layout.co_size):
                 f4[weights + k] = np.float32(f4[weights + k] * factor)
-            f4[layout.co_total_f4] = np.float32(f4[layout.co_total_f4] * factor)
+                f4[fast_weights + k] = np.float32(f4[fast_weights + k] * fast_factor)
+            f4[total] = np.float32(f4[total] * factor)
+            f4[total + 1] = np.float32(f4[total + 1] * fast_factor)
         i8[I_CO_CLOCK] = time_ms
     else:
         weight = weight * decay(clock - time_ms, layout.co_rate)
-    f4[layout.co_total_f4] = np.float32(f4[layout.co_total_f4] + weight)
+        fast = fast * decay(clock - time_ms, layout.co_fast_rate)
+    f4[total] = np.float32(f4[total] + weight)
+    f4[total + 1] = np.float32(f4[total + 1] + fast)
     lightest = 0
     for k in range(layout.co_size):
         key = u4[keys + k]
         if key == b:
             f4[weights + k] = np.float32(f4[weights + k] + weight)
+            f4[fast_weights + k] = np.float32(f4[fast_weights + k] + fast)
             return
         if key == 0:  # places fill from the front, so the partner is not further back
             u4[keys + k] = np.uint32(b)
             f4[weights + k] = np.float32(weight)
+            f4[fast_weights + k] = np.float32(fast)
             return
         if f4[weights + k] < f4[weights + lightest]:
             lightest = k
@@ -154,13 +162,15 @@ def _pair(items: Rows, a: int, b: int, weight: float, time_ms: int, layout: Layo
     if _mix(a, b, time_ms) * (weight + least) < weight:
         u4[keys + lightest] = np.uint32(b)
         f4[weights + lightest] = np.float32(least + weight)
+        f4[fast_weights + lightest] = np.float32(fast)
 
 
 @inline
 def _co_visit(
     users: Rows, items: Rows, user: int, item: int, time_ms: int,
     layout: Layout, types: TypeProgram, dirty_items: UInt8,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
+    """Pair the event with the latest distinct positive items of its visit; returns how many there were."""
     u4 = users.u4[user]
     length = np.int64(u4[U_RECENT_LENGTH])
     time_s = time_ms // 1000
@@ -179,9 +189,10 @@ def _co_visit(
             continue
         weight = 1.0 / (1.0 + found)
         _pair(items, other, item, weight, time_ms, layout)
-        _pair(items, item, other, 0.5 * weight, time_ms, layout)
+        _pair(items, item, other, BACKWARD * weight, time_ms, layout)
         dirty_items[other] = 1
         found += 1
+    return found
 
 
 @inline
@@ -292,8 +303,9 @@ def fold_events(
             if events.segments[e, k] != 0:
                 u4[U_SEGMENT + k] = np.uint32(events.segments[e, k])
 
+        followed = False
         if positive and sign > 0:
-            _co_visit(users, items, user, item, time_ms, layout, types, dirty_items)
+            followed = _co_visit(users, items, user, item, time_ms, layout, types, dirty_items) > 0
 
         for row in (np.int64(0), item):
             i8, f4 = items.i8[row], items.f4[row]
@@ -302,6 +314,8 @@ def fold_events(
             _advance(i8, f4, I_CLOCK, time_ms, item_program, layout.segment_f4, segment_cells,
                      layout.segment_half_life, item_factors)  # fmt: skip
             _bump(i8, f4, items.u4[row], slot, sign, time_ms, item_program, item_factors)
+            if followed:
+                _bump(i8, f4, items.u4[row], len(types.weight), sign, time_ms, item_program, item_factors)
             if positive:
                 amount = sign * weight * item_factors[layout.segment_half_life]
                 at = layout.segment_f4
@@ -367,8 +381,9 @@ def merge_user(users: Rows, source: int, target: int, layout: Layout, program: C
             _like(t_f4, t_u4, category, np.float64(s_f4[layout.affinity_f4 + k]), layout)
     for k in range(np.int64(s_u4[U_RECENT_LENGTH])):
         _remember(t_u4, int(s_u4[layout.recent_keys + k]), int(s_u4[layout.recent_times + k]), layout)
-    for k in range(min(int(s_u4[U_SEEN_LENGTH]), layout.seen_size)):
-        _see(t_u4, int(s_u4[layout.seen + k]), layout)
+    added = int(s_u4[U_SEEN_LENGTH])
+    for k in range(max(added - layout.seen_size, 0), added):  # oldest first: a full ring drops its oldest
+        _see(t_u4, int(s_u4[layout.seen + k % layout.seen_size]), layout)
     s_i8[:] = 0
     s_f4[:] = np.float32(0.0)
     s_u4[:] = np.uint32(0)

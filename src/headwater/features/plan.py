@@ -9,7 +9,7 @@ User row
     u4: recent length, seen length, segment × 2, counts…, affinity keys, recent keys, recent times, seen
 Item row
     i8: clock, first, published, expires, co-visit clock, latest times…
-    f4: decayed cells…, segment cells, co-visit weights, co-visit total, price, content vector
+    f4: decayed cells…, segment cells, co-visit weights, the same at the fast half-life, their two totals, price, content vector
     u4: flags, categories × 8, regions × 8, counts…, co-visit keys
 """
 
@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.features.definitions import (
+    FOLLOWED,
     Aggregation,
     Column,
     Counted,
@@ -94,11 +95,13 @@ class Layout(NamedTuple):
     segment_half_life: int  # index into the item's half-lives
     co_size: int
     co_f4: int
-    co_total_f4: int
+    co_fast_f4: int
+    co_total_f4: int  # and the fast total behind it
     co_u4: int
     co_depth: int
     co_window_s: int
     co_rate: float
+    co_fast_rate: float
     price_f4: int
     content_f4: int
     content_size: int
@@ -163,14 +166,15 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
     segment_f4 = len(item_cells.decayed)
     co_f4 = segment_f4 + len(config.segments.keys) * features.segment_slots
     co = features.co_visits
-    co_total = co_f4 + co.neighbours
+    co_fast = co_f4 + co.neighbours
+    co_total = co_fast + co.neighbours
     co_u4 = I_COUNTS + len(item_cells.counted)
     layout = Layout(
         user_i8=U_TIMES + len(user_cells.timed),
         user_f4=len(user_cells.decayed) + features.affinity,
         user_u4=seen + features.seen,
         item_i8=I_TIMES + len(item_cells.timed),
-        item_f4=co_total + 2 + features.content_size,
+        item_f4=co_total + 3 + features.content_size,
         item_u4=co_u4 + co.neighbours,
         affinity_size=features.affinity,
         affinity_f4=len(user_cells.decayed),
@@ -186,13 +190,15 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
         segment_half_life=item_half_lives.index(segment_ms),
         co_size=co.neighbours,
         co_f4=co_f4,
+        co_fast_f4=co_fast,
         co_total_f4=co_total,
         co_u4=co_u4,
         co_depth=co.depth,
         co_window_s=parse_duration(co.window) // 1000,
         co_rate=1.0 / parse_duration(co.half_life),
-        price_f4=co_total + 1,
-        content_f4=co_total + 2,
+        co_fast_rate=1.0 / parse_duration(co.fast_half_life),
+        price_f4=co_total + 2,
+        content_f4=co_total + 3,
         content_size=features.content_size,
     )
     types = TypeProgram(
@@ -249,7 +255,8 @@ class _Cells:
             return self.counts_at + self.counted.index(cell)
         return self.times_at + self.timed.index(cell)
 
-    def program(self, names: tuple[str, ...], half_lives: list[int]) -> CellProgram:
+    def program(self, types: tuple[str, ...], half_lives: list[int]) -> CellProgram:
+        names = (*types, FOLLOWED)  # the last slot stands behind all configured types
         bumps: list[list[tuple[int, float]]] = [[] for _ in range(len(names) + 1)]
         for position, decayed in enumerate(self.decayed):
             for name, weight in zip(decayed.types, decayed.weights, strict=True):

@@ -66,6 +66,7 @@ class CoVisits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     depth: Annotated[int, Meta(ge=1, le=64)] = 8
     window: Duration = "12h"
     half_life: Duration = "2d"
+    fast_half_life: Duration = "3h"
 
 
 class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
