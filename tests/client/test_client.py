@@ -146,7 +146,7 @@ def test_health_never_raises(run: Runner) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "error", "text"),
     [
-        (400, {"field": "k", "reason": "Expected `int` <= 200"}, RejectedError, "k: Expected"),
+        (400, {"error": {"field": "k", "reason": "Expected `int` <= 200"}}, RejectedError, "k: Expected"),
         (
             400,
             {"accepted": 0, "rejected": [{"index": 0, "field": "user", "reason": "empty"}]},

@@ -61,13 +61,15 @@ def print_json(value: Any) -> None:
 def configure_logging(level: Literal["debug", "info", "warning", "error"]) -> None:
     """JSON lines on standard error, from ``level`` up. A command that serves calls it again with "info"."""
     import structlog
+    from structlog.tracebacks import ExceptionDictTransformer
 
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
+            # local variables may hold user ids and keys: a traceback names places only
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -128,6 +128,8 @@ def _explanation(reply: Reply) -> tuple[str, str | None]:
         body = None
     if not isinstance(body, dict):
         return f"HTTP {reply.status}: {reply.body[:200].decode(errors='replace')}".rstrip(": "), None
+    if isinstance(body.get("error"), dict):
+        body = {**body, **body["error"]}
     rejected = body.get("rejected")
     if isinstance(rejected, list) and rejected and isinstance(rejected[0], dict):
         body = rejected[0]

@@ -130,14 +130,13 @@ def _pair(items: Rows, a: int, b: int, weight: float, time_ms: int, layout: Layo
     fast = weight
     clock = i8[I_CO_CLOCK]
     if time_ms > clock:
-        if clock > 0:
-            factor = decay(time_ms - clock, layout.co_rate)
-            fast_factor = decay(time_ms - clock, layout.co_fast_rate)
-            for k in range(layout.co_size):
-                f4[weights + k] = np.float32(f4[weights + k] * factor)
-                f4[fast_weights + k] = np.float32(f4[fast_weights + k] * fast_factor)
-            f4[total] = np.float32(f4[total] * factor)
-            f4[total + 1] = np.float32(f4[total + 1] * fast_factor)
+        factor = decay(time_ms - clock, layout.co_rate)
+        fast_factor = decay(time_ms - clock, layout.co_fast_rate)
+        for k in range(layout.co_size):
+            f4[weights + k] = np.float32(f4[weights + k] * factor)
+            f4[fast_weights + k] = np.float32(f4[fast_weights + k] * fast_factor)
+        f4[total] = np.float32(f4[total] * factor)
+        f4[total + 1] = np.float32(f4[total + 1] * fast_factor)
         i8[I_CO_CLOCK] = time_ms
     else:
         weight = weight * decay(clock - time_ms, layout.co_rate)

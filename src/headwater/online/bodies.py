@@ -34,8 +34,6 @@ def decode_one(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         field, reason = field_of(error)
-        if ", got `" in str(error) and " - at `" not in str(error):
-            field = "$"  # the value itself has a wrong type; what stands in backquotes then is no field
         raise RefusalError(400, reason, field) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RefusalError(400, f"Not valid JSON: {error}", "$") from error

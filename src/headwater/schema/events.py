@@ -87,6 +87,8 @@ def field_of(error: msgspec.ValidationError) -> tuple[str, str]:
     if " - at `" in text:
         reason, _, path = text.rpartition(" - at `")
         return path.rstrip("`").removeprefix("$").removeprefix(".") or "$", reason
-    if "`" in text:  # "Object missing required field `user`", "Object contains unknown field `usr`"
+    # "Object missing required field `user`", "Object contains unknown field `usr`", "Expected `expires` at or after…";
+    # in "Expected `object`, got `array`" what stands in backquotes is no field
+    if "`" in text and ", got `" not in text:
         return text.split("`")[1], text
     return "$", text
