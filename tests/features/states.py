@@ -1,0 +1,67 @@
+"""Folding both ways, and comparing to the bit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import HealthCheck, settings
+
+from headwater.features.assemble import User
+from headwater.features.fold import Fold
+from headwater.features.plan import Plan, compile_plan
+from headwater.testing.events import Written, configurations
+from headwater.testing.oracle import SlowFold
+from headwater.testing.oracle_rows import item_row, user_row
+
+STABLE = settings(
+    max_examples=int(os.environ.get("HEADWATER_EXAMPLES", "40")),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+CONFIGS = configurations()
+PLANS = {name: compile_plan(config) for name, config in CONFIGS.items()}
+
+
+def folded(plan: Plan, log: Written, sizes: Sequence[int] = (), *, until: int | None = None) -> Fold:
+    """The production fold of a log cut into blocks of these sizes."""
+    fold = Fold(plan)
+    for block in log.blocks(sizes, until=until):
+        fold.apply(block)
+    return fold
+
+
+def folded_slowly(log: Written, *, until: int | None = None) -> SlowFold:
+    slow = SlowFold(log.config)
+    for block in log.blocks(until=until):
+        slow.apply(block)
+    return slow
+
+
+def assert_same_row(what: str, fast: User, slow: User) -> None:
+    """All three parts of a row, to the bit."""
+    parts: list[tuple[str, npt.NDArray[np.generic], npt.NDArray[np.generic]]] = [
+        ("i8", fast.i8, slow.i8), ("f4", fast.f4, slow.f4), ("u4", fast.u4, slow.u4),
+    ]  # fmt: skip
+    for name, a, b in parts:
+        if a.tobytes() != b.tobytes():
+            where = np.flatnonzero(a.view(np.uint8).reshape(len(a), -1) != b.view(np.uint8).reshape(len(b), -1))
+            cells = np.unique(where // a.itemsize)
+            raise AssertionError(f"{what}: {name}{cells.tolist()} is {a[cells].tolist()}, expected {b[cells].tolist()}")
+
+
+def assert_same_state(plan: Plan, fold: Fold, slow: SlowFold) -> None:
+    """Every row of every user and item, to the bit."""
+    assert fold.offset == slow.offset
+    rows = fold.items.rows
+    assert max(slow.items, default=0) < max(fold.items.count, 1)
+    for item in range(fold.items.count):
+        row = User(rows.i8[item], rows.f4[item], rows.u4[item])
+        assert_same_row(f"item {item}", row, item_row(plan, slow.items.get(item)))
+    for user in range(max([len(fold.users.dirty) - 1, *slow.users]) + 1):
+        if user in slow.users or fold.users.rows.i8[user].any() or fold.users.rows.u4[user].any():
+            assert_same_row(f"user {user}", fold.users.row(user), user_row(plan, slow.users.get(user)))
