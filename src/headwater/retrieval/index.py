@@ -51,10 +51,10 @@ def best(scores: Float32, count: int) -> Ranked:
     count = min(count, len(scores))
     if count == 0:
         return NOTHING
-    cut = np.argpartition(-scores, count - 1)[:count]
-    cut = cut[scores[cut] > 0.0]
-    order = np.lexsort((cut, -scores[cut]))
-    chosen = cut[order].astype(np.int64)
+    least = np.partition(scores, len(scores) - count)[len(scores) - count]
+    # all that tie with the last one are looked at: which of them come in is not left to the partition
+    cut = np.flatnonzero((scores >= least) & (scores > 0.0))
+    chosen = cut[np.lexsort((cut, -scores[cut]))[:count]]
     return Ranked(chosen, scores[chosen])
 
 

@@ -64,7 +64,9 @@ class Popular:
         if not len(everywhere):
             return Offer(NOTHING, "no positive events yet")
         return Offer(
-            index.kept((self.name, *asked.segments), asked.now_ms, lambda: self._blend(everywhere, asked, index))
+            index.kept(
+                ("blend", self.width, *asked.segments), asked.now_ms, lambda: self._blend(everywhere, asked, index)
+            )
         )
 
     def _blend(self, everywhere: Ranked, asked: Asked, index: ItemIndex) -> Ranked:
