@@ -163,6 +163,17 @@ class Fresh:
         return Offer(ranked, "" if len(ranked) else "no new items")
 
 
+class Catalogue:
+    """Names what fills a list that the sources leave too short: any item, most popular first. It offers nothing itself."""
+
+    name = "catalogue"
+    weight = 0.0
+    reason = "from the catalogue"
+
+    def fetch(self, asked: Asked, index: ItemIndex) -> Offer:  # noqa: ARG002
+        return Offer(NOTHING, "it only fills up")
+
+
 def configured_sources(config: Config, plan: Plan) -> tuple[Source, ...]:
     """The enabled sources."""
     made: tuple[Source, ...] = (

@@ -27,7 +27,7 @@ from headwater.ranking.ranker import Ranker, RankerError
 from headwater.retrieval.cause import co_visit_cause
 from headwater.retrieval.index import NOTHING, Ranked
 from headwater.retrieval.merge import Candidates, merge
-from headwater.retrieval.sources import Asked, Source, configured_sources
+from headwater.retrieval.sources import Asked, Catalogue, Source, configured_sources
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.items import MAX_REGIONS
@@ -108,7 +108,10 @@ class Pipeline:
     def _fetch(
         self, query: Query, view: View, segments: tuple[int, int], now_ms: int, run: _Run
     ) -> tuple[Candidates, list[Source]]:
-        """Offers of all sources of the surface, merged; ineligible items are dropped before widths count."""
+        """Offers of all sources of the surface, merged; ineligible items are dropped before widths count.
+
+        Returns the candidates and the sources that their positions refer to.
+        """
         barred = self._bar(query)
         try:
             wanted = self.by_surface.get(query.surface)
@@ -134,7 +137,7 @@ class Pipeline:
         finally:
             self._barred[barred] = 0
         run.lap("merge")
-        return candidates, used
+        return candidates, [*used, Catalogue()]
 
     def _rank(
         self, query: Query, view: View, model: Model | None, candidates: Candidates, segments: tuple[int, int],
@@ -156,6 +159,8 @@ class Pipeline:
             run.lap("assemble")
             try:
                 scores = ranker.score(features)
+                if not np.isfinite(scores).all():
+                    raise RankerError(f"version {model.version if model else NO_MODEL} gave a score that is not finite")
                 order = np.lexsort((candidates.items, -scores))[: query.k]
                 run.lap("rank")
                 return order, scores[order], features[order]
@@ -258,7 +263,7 @@ class Pipeline:
         order = order[self._may_show(order, query, view, now_ms)]
         missing = order[~np.isin(order, candidates.items)][: query.k - len(candidates)]
         names = [s.name for s in used]
-        source = names.index("popular") if "popular" in names else 0
+        source = names.index("popular") if "popular" in names else len(used)
         return Candidates(
             np.concatenate([candidates.items, missing]),
             np.concatenate([candidates.scores, np.zeros(len(missing), np.float32)]),
