@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
+import lmdb
 import numpy as np
 import numpy.typing as npt
 from hypothesis import HealthCheck, settings
@@ -65,3 +67,14 @@ def assert_same_state(plan: Plan, fold: Fold, slow: SlowFold) -> None:
     for user in range(max([len(fold.users.dirty) - 1, *slow.users]) + 1):
         if user in slow.users or fold.users.rows.i8[user].any() or fold.users.rows.u4[user].any():
             assert_same_row(f"user {user}", fold.users.row(user), user_row(plan, slow.users.get(user)))
+
+
+def overwrite(path: Path, table: bytes, key: bytes, change: bytes | int) -> None:
+    """Put ``change`` under ``key``, or flip a bit of the byte at that position."""
+    with lmdb.open(str(path), max_dbs=8) as env:
+        db = env.open_db(table)
+        with env.begin(write=True, db=db) as txn:
+            value = bytearray(txn.get(key) or b"")
+            if isinstance(change, int):
+                value[change % len(value)] ^= 0x10
+            txn.put(key, change if isinstance(change, bytes) else bytes(value))

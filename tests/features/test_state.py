@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import lmdb
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,7 +21,7 @@ from headwater.schema.config import Config, Features
 from headwater.schema.errors import UnavailableError
 from headwater.schema.events import Event
 from headwater.testing.events import START_MS, Step, Written, script, scripts, written
-from tests.features.states import CONFIGS, PLANS, STABLE, folded
+from tests.features.states import CONFIGS, PLANS, STABLE, folded, overwrite
 
 TIGHT = PLANS["tight"]
 Dump = list[tuple[str, int, bytes]]
@@ -299,17 +298,6 @@ def test_a_file_that_is_no_state_is_dropped(path: Path) -> None:
     assert "cannot be opened" in why
     assert state.offset == 0
     state.close()
-
-
-def overwrite(path: Path, table: bytes, key: bytes, change: bytes | int) -> None:
-    """Put ``change`` under ``key``, or flip a bit of the byte at that position."""
-    with lmdb.open(str(path), max_dbs=8) as env:
-        db = env.open_db(table)
-        with env.begin(write=True, db=db) as txn:
-            value = bytearray(txn.get(key) or b"")
-            if isinstance(change, int):
-                value[change % len(value)] ^= 0x10
-            txn.put(key, change if isinstance(change, bytes) else bytes(value))
 
 
 def test_an_unreadable_position_is_dropped(path: Path) -> None:
