@@ -59,7 +59,8 @@ def build_training_set(
     ``until`` is the last offset that may be known. Every group holds the positive and up to
     ``ranker.negatives`` candidates drawn at random from what the sources offered.
     """
-    rng = np.random.default_rng(seed)
+    # two generators: who is asked must not depend on what was drawn for the questions before
+    asking, drawing = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     positive = positive_types(log, config)
     share = min(1.0, groups / max(_count_positives(log, positive, until, start_ms), 1))
 
@@ -67,7 +68,7 @@ def build_training_set(
         records = block.records
         hit = positives(block, positive) & (records["received_ms"] >= start_ms)
         # one draw a record, so that the choice does not depend on how the log is cut into blocks
-        return hit & (rng.random(len(records)) < share)
+        return hit & (asking.random(len(records)) < share)
 
     fold = Fold(plan)
     view = FoldView(plan, fold)
@@ -87,6 +88,8 @@ def build_training_set(
         first_ms, first_offset = first_ms or now_ms, first_offset or int(record["offset"])
         last_ms = now_ms
         asked += 1
+        if progress is not None and asked % 200 == 0:
+            progress(fold.offset, until)
         view.refresh()
         segments = record["segments"]
         query = Query("", user=int(record["user"]), segments=(int(segments[0]), int(segments[1])))
@@ -98,16 +101,14 @@ def build_training_set(
             break
         negatives = candidates[candidates != item]
         if len(negatives) > config.ranker.negatives:
-            negatives = rng.choice(negatives, config.ranker.negatives, replace=False)
+            negatives = drawing.choice(negatives, config.ranker.negatives, replace=False)
         chosen = np.append(negatives, item)
-        rng.shuffle(chosen)
+        drawing.shuffle(chosen)
         pipeline.features(query, view, chosen, now_ms, rows[used:])
         labels[used : used + len(chosen)] = chosen == item
         weight_of[used : used + len(chosen)] = weights[int(record["type"])]
         used += len(chosen)
         sizes.append(len(chosen))
-        if progress is not None and asked % 200 == 0:
-            progress(fold.offset, until)
     return TrainingSet(
         rows[:used], labels[:used], weight_of[:used], np.array(sizes, np.int32), asked, missed,
         DataRange(first_offset=first_offset, last_offset=until, first_ms=first_ms, last_ms=last_ms),
