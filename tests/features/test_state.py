@@ -251,6 +251,27 @@ def test_the_tables_grow_on_both_sides(state: LmdbState) -> None:
         assert reader.rows() == rows_of(fold)
 
 
+def test_offering_everything_after_a_restart_changes_no_stored_row(path: Path, tmp_path: Path) -> None:
+    """Items that only events of unconfigured types name have a number and no row; a restart must not make one."""
+    log = written(
+        [Step(START_MS, [Event(user="u", item="a", type="rumour"), Event(user="u", item="b", type="click")])],
+        CONFIGS["tight"],
+    )
+    expected = straight(log, TIGHT, path)
+    assert log.item("a") not in {key for table, key, _ in expected if table == "items"}
+    state = LmdbState(path, TIGHT, writable=True)
+    reader = Reader(state)
+    reader.refresh()
+    fold = Fold(TIGHT, state)
+    fold.offer_everything()
+    assert fold.epoch_pending
+    fold.commit(epoch=True)
+    assert reader.refresh() == (fold.offset, {0, *log.items("a", "b")})
+    assert reader.rows() == rows_of(fold)
+    state.close()
+    assert dump_of(path, TIGHT) == expected
+
+
 # -- plans and damage ------------------------------------------------------------------------------------
 
 

@@ -166,6 +166,10 @@ class Fold:
         if epoch:
             self._epoch_dirty[:] = 0
 
+    def offer_everything(self) -> None:
+        """Put every item row into the next epoch; what is stored stays as it is."""
+        self._note_epoch(np.arange(self.items.count))
+
     @property
     def epoch_pending(self) -> bool:
         """Whether item rows changed since the last epoch."""

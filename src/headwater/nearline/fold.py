@@ -79,7 +79,7 @@ class Folder:
         Which rows had changed since the last epoch is known to the process alone that died, and the servers
         would wait for those for ever.
         """
-        self.fold.items.dirty[: self.fold.items.count] = 1
+        self.fold.offer_everything()
         self._commit(epoch=True)
 
     def advance(self) -> bool:
