@@ -206,6 +206,17 @@ def test_a_client_comes_back_after_a_restart(tmp_path: Path) -> None:
     asyncio.run(go())
 
 
+def test_all_who_wait_for_a_writer_that_is_away_are_told_at_the_same_time(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with WriterClient(tmp_path / "w.sock", connect_timeout_s=0.1) as client:
+            began = asyncio.get_running_loop().time()
+            answers = await asyncio.gather(*(client.ping() for _ in range(20)), return_exceptions=True)
+            assert all(isinstance(answer, UnavailableError) for answer in answers)
+            assert asyncio.get_running_loop().time() - began < 1.0, "not one after the other"
+
+    asyncio.run(go())
+
+
 def test_a_failed_commit_fails_all_and_stops(tmp_path: Path) -> None:
     writer = CountingWriter(MemoryLog())
     codes: list[int] = []

@@ -203,6 +203,19 @@ def test_waiting_for_a_token(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
+def test_tokens_from_the_far_future_leave_nothing_behind(tmp_path: Path) -> None:
+    async def check() -> None:
+        feed = FoldFeed(tmp_path / "fold.sock", on_epoch=lambda: None, on_connect=lambda: None)
+        patient = asyncio.create_task(feed.reached(7, 5.0))
+        for _ in range(5):
+            assert not any(await asyncio.gather(*(feed.reached(10**60 + n, 0.001) for n in range(100))))
+        assert len(feed._waiting) < 200
+        feed.receive(Position(7, 0, 0))
+        assert await patient, "those who still wait are kept"
+
+    asyncio.run(check())
+
+
 # -- the supervisor ----------------------------------------------------------------------------------------
 
 

@@ -124,13 +124,13 @@ class WriterClient(AsyncCommands):
         return appended(outcome)
 
     async def _connect(self) -> _Link:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._connect_timeout_s  # for all who wait together, not for each after the other
         async with self._connecting:
             if self._closed:
                 raise UnavailableError("This client is closed")
             if self._link is not None and self._link.is_open:
                 return self._link
-            loop = asyncio.get_running_loop()
-            deadline = loop.time() + self._connect_timeout_s
             pause = _FIRST_PAUSE_S
             while True:
                 try:

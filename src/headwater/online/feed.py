@@ -33,6 +33,7 @@ class FoldFeed:
         self._on_epoch = on_epoch
         self._on_connect = on_connect
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._abandoned = 0
         self._order = itertools.count()
 
     async def reached(self, offset: int, timeout_s: float) -> bool:
@@ -48,7 +49,20 @@ class FoldFeed:
                 await future
         except TimeoutError:
             return False
+        finally:
+            self._forget_abandoned(future)
         return True
+
+    def _forget_abandoned(self, future: asyncio.Future[None]) -> None:
+        """Drop those who wait no more, now and then: a token far ahead of the log would keep its place for ever."""
+        if future.done() and not future.cancelled():
+            return
+        future.cancel()
+        self._abandoned += 1
+        if self._abandoned > max(64, len(self._waiting) // 2):
+            self._waiting = [entry for entry in self._waiting if not entry[2].done()]
+            heapq.heapify(self._waiting)
+            self._abandoned = 0
 
     async def follow(self) -> None:
         """Stay connected to the fold until cancelled."""
