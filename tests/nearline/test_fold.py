@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from headwater.features.fold import Fold
 from headwater.features.plan import Plan, compile_plan
-from headwater.features.state import LmdbState
+from headwater.features.rows import CorruptStateError
+from headwater.features.state import LmdbState, StateConflictError
 from headwater.log.batch import events_to_batch
 from headwater.log.identity import MemoryIdentity
 from headwater.log.lmdb import LmdbLog
@@ -20,8 +22,9 @@ from headwater.log.memory import MemoryLog
 from headwater.log.protocol import CorruptLogError
 from headwater.log.writer import LogWriter, open_writer
 from headwater.nearline.feed import FeedServer
-from headwater.nearline.fold import Folder, open_state, run_fold, warm_up
+from headwater.nearline.fold import BOOT_MARK, Folder, open_state, run_fold, warm_up
 from headwater.schema.config import Config
+from headwater.schema.errors import UnavailableError
 from headwater.schema.events import Event
 from headwater.schema.feed import POSITION_SIZE, Position, newest_position
 from headwater.schema.items import Item
@@ -145,9 +148,15 @@ def test_state_is_dropped_when_it_cannot_be_trusted(tmp_path: Path, plan: Plan) 
     assert state.offset == log.last_offset, "a good one is kept"
     state.close()
 
-    (path / "boot").write_text("another boot")
+    (path / BOOT_MARK).write_text("another boot")
     state = open_state(path, plan, log)
     assert state.offset == 0, "written before the machine started"
+    state.close()
+
+    folded()
+    (path / BOOT_MARK).unlink()
+    state = open_state(path, plan, log)
+    assert state.offset == 0, "nothing says when it was written"
     state.close()
 
     folded()
@@ -215,6 +224,41 @@ def test_the_process_waits_for_the_log_then_folds_it_all(tmp_path: Path, plan: P
     state = LmdbState(tmp_path / "state", plan, writable=False)
     assert state.offset == last
     state.close()
+
+
+def test_a_damaged_state_is_dropped_by_the_next_process(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_writer(tmp_path) as writer:
+        writer.put_items([Item(id="a")])
+        last = writer.last_offset
+        run_until(tmp_path, lambda: (tmp_path / "run" / "fold.sock").exists())
+
+        def damaged(*_: object) -> None:
+            raise CorruptStateError("a stored item row does not match its checksum")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(LmdbState, "load_items", damaged)
+            with pytest.raises(UnavailableError, match="checksum"):
+                run_until(tmp_path, lambda: False)
+        with capture_logs() as lines:
+            run_until(tmp_path, lambda: (tmp_path / "run" / "fold.sock").exists())
+    assert [line["reason"] for line in lines if line["event"] == "state_dropped"] == ["it was found damaged"]
+    state = LmdbState(tmp_path / "state", plan, writable=False)
+    assert state.offset == last
+    state.close()
+
+
+def test_two_processes_never_fold_into_one_state(world: World) -> None:
+    world.click()
+    stale = Fold(world.plan, world.state)
+    block = world.log.read(0)
+    assert block is not None
+    stale.apply(block)
+    world.state.offset = 5  # what this process believes; the store stands at 0
+    with pytest.raises(StateConflictError, match="another process"):
+        stale.commit(epoch=False)
+    assert world.state.meta().offset == 0
 
 
 def test_a_corrupt_log_stops_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,10 @@ class Meta(msgspec.Struct, array_like=True):
     types: dict[int, str]
 
 
+class StateConflictError(HeadwaterError):
+    """Two processes fold into one state; nothing was written."""
+
+
 class PlanChangedError(HeadwaterError):
     """The stored state was folded with another plan."""
 
@@ -90,9 +94,18 @@ class LmdbState:
     # -- writing -------------------------------------------------------------------------------------
 
     def commit(self, delta: Delta) -> None:
-        """Write rows, catalogue, the epoch if one is due, and the offset, in one transaction."""
+        """Write rows, catalogue, the epoch if one is due, and the offset, in one transaction.
+
+        Raises:
+            StateConflictError: the stored offset is not the one that this process left there.
+        """
         with self._env.begin(write=True) as txn:
             meta = self._read_meta(txn)
+            if meta.offset != self.offset:
+                raise StateConflictError(
+                    f"the state in {self.path} moved from offset {self.offset} to {meta.offset}: another process "
+                    "folds into it; stop one of the two"
+                )
             users = [(_U4.pack(user), packed) for user, packed in delta.users]
             cursor = txn.cursor(self._users)
             cursor.putmulti([(key, packed) for key, packed in users if packed is not None])

@@ -22,7 +22,7 @@ import structlog
 from headwater.features.assemble import stranger
 from headwater.features.fold import Fold
 from headwater.features.plan import Plan, compile_plan
-from headwater.features.rows import pack_user, unpack_user
+from headwater.features.rows import CorruptStateError, pack_user, unpack_user
 from headwater.features.state import LmdbState, open_for_fold
 from headwater.log.batch import events_to_batch
 from headwater.log.client import WriterClient
@@ -34,6 +34,7 @@ from headwater.log.protocol import READ_LIMIT, EventLog
 from headwater.log.writer import LogWriter
 from headwater.nearline.feed import FeedServer
 from headwater.schema.config import Config
+from headwater.schema.errors import UnavailableError
 from headwater.schema.events import Event
 from headwater.schema.feed import Position
 from headwater.schema.items import Item
@@ -44,6 +45,9 @@ EPOCH_S = 0.05  # at least this long between two epochs of item changes
 CATCH_UP_S = 0.5  # far behind, rows are stored this often: users come again, and each time costs a write
 POLL_S = 0.1  # the log is looked at this often even when the writer says nothing
 OPEN_PAUSE_S = 0.02
+
+BOOT_MARK = "boot"
+DAMAGED = "damaged"
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -146,13 +150,17 @@ def warm_up(config: Config, plan: Plan) -> None:
 def open_state(path: Path, plan: Plan, event_log: EventLog) -> LmdbState:
     """The state to fold into. One that cannot be trusted is dropped and folded anew from the log.
 
-    That is a state of another plan, an unreadable one, one that is ahead of the log, and one that was written
-    before the machine last started: state is not synced, so a power cut may have left it half-written.
+    That is a state of another plan, an unreadable one, one that is ahead of the log, one that a process found
+    damaged, and one that was written before the machine last started: state is not synced, so a power cut may
+    have left it half-written, and may have lost the mark that says when it was written.
     """
     boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
-    mark = path / "boot"
+    mark = path / BOOT_MARK
     dropped: str | None = None
-    if mark.exists() and mark.read_text() != boot:
+    if mark.exists() and mark.read_text() == DAMAGED:
+        shutil.rmtree(path)
+        dropped = "it was found damaged"
+    elif (path / "data.mdb").exists() and not (mark.exists() and mark.read_text() == boot):
         shutil.rmtree(path)
         dropped = "the machine was restarted since it was written"
     state, why = open_for_fold(path, plan)
@@ -233,6 +241,7 @@ async def run_fold(config: Config, data: Path, *, stop: asyncio.Event) -> None:
 
     Raises:
         CorruptLogError: the log does not read as it was written; state stays at the last good offset.
+        UnavailableError: the state is damaged; the next process drops it and folds anew.
     """
     plan = compile_plan(config)
     warm_up(config, plan)
@@ -251,6 +260,9 @@ async def run_fold(config: Config, data: Path, *, stop: asyncio.Event) -> None:
         log.info("fold_ready", offset=fold.offset, behind=event_log.last_offset - fold.offset, plan=plan.hash)
         await FoldProcess(folder, feed, data / "run" / "writer.sock").run(stop)
         log.info("fold_stopped", offset=fold.offset, skipped=dict(fold.counts.skipped))
+    except CorruptStateError as error:
+        (state.path / BOOT_MARK).write_text(DAMAGED)
+        raise UnavailableError(f"{error}; the next fold process does that") from error
     finally:
         state.close()
         event_log.close()

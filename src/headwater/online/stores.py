@@ -14,7 +14,7 @@ from headwater.features.state import LmdbState, PlanChangedError
 from headwater.log.environment import StoreError
 from headwater.log.identity import LmdbIdentity
 from headwater.log.lmdb import LmdbLog
-from headwater.schema.errors import HeadwaterError, UnavailableError
+from headwater.schema.errors import UnavailableError
 from headwater.serving.view import LiveView
 
 log = structlog.get_logger()
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 OPEN_PAUSE_S = 0.02
 
 
-class StateReplacedError(HeadwaterError):
+class StateReplacedError(UnavailableError):
     """The fold dropped the state that this worker reads and folds a new one."""
 
 
