@@ -66,6 +66,15 @@ def test_long_logs(name: str, seed: int) -> None:
     compare(PLANS[name], fold, slow, (seed, 3), log.log.last_received_ms + 40_000)
 
 
+@names
+def test_segments_at_the_edge_of_what_has_a_cell(name: str) -> None:
+    log = written(script(5, 200), CONFIGS[name])
+    fold, slow = folded(PLANS[name], log), folded_slowly(log)
+    slots = CONFIGS[name].features.segment_slots
+    for segments in ((slots - 1, slots - 1), (slots, slots), (slots + 1, 65_535)):
+        compare(PLANS[name], fold, slow, segments, log.log.last_received_ms)
+
+
 def test_every_op_has_a_column_that_is_not_constant() -> None:
     """The comparison above means something: each kind of column takes several values in the long log."""
     log = written(script(5, 500), CONFIGS["default"])

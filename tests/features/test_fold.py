@@ -52,6 +52,18 @@ def test_the_state_does_not_depend_on_how_the_log_is_cut(name: str, steps: list[
     assert whole.counts == cut.counts
 
 
+@pytest.mark.parametrize("name", ["tight", "plain"])
+def test_a_full_row_of_equal_partners_gives_its_first_place_to_a_newcomer(name: str) -> None:
+    steps = []
+    for n in range(40):  # all at one moment, so that weights are equal and only the rule decides
+        first = Event(user=f"u{n}", item=f"i{n % 3}", type="click", time=START_MS)
+        steps.append(Step(START_MS, [first, Event(user=f"u{n}", item=f"after {n}", type="click", time=START_MS)]))
+    log = written(steps, CONFIGS[name])
+    slow = folded_slowly(log)
+    assert len(slow.items[log.item("i0")].partners) == CONFIGS[name].features.co_visits.neighbours
+    assert_same_state(PLANS[name], folded(PLANS[name], log), slow)
+
+
 def test_stopping_before_a_record_shows_what_was_known_then() -> None:
     log = written(script(3, 120), Config())
     fold = Fold(DEFAULT)
