@@ -20,7 +20,7 @@ from headwater.features.state import LmdbState
 from headwater.log.commands import PutItems
 from headwater.retrieval.index import ItemIndex
 from headwater.retrieval.sources import Asked, Offer, Trending
-from headwater.schema.config import Config, Features, FreshConfig, SourceConfig, Sources, Surface
+from headwater.schema.config import Config, Features, FreshConfig, Ranker, SourceConfig, Sources, Surface
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import Event
 from headwater.schema.items import Item
@@ -312,6 +312,16 @@ def test_with_a_model_the_tier_is_full_and_the_model_named(small: World) -> None
 def test_equal_scores_are_ordered_by_number(small: World) -> None:
     answer = recommend(small, Query("r", k=30), giving(small.plan, 0.5))
     assert answer.items.tolist() == sorted(answer.items.tolist())
+
+
+def test_where_ranking_is_switched_off_the_merged_order_is_the_full_answer(small: World) -> None:
+    pipeline = Pipeline(msgspec.structs.replace(CONFIG, ranker=Ranker(kind="none")), small.plan)
+    model = by_column(small.plan, "item_count")
+    for served in (model, None):
+        answer = pipeline.recommend(Query("r", deadline_ms=NO_DEADLINE_MS), small.view, served, small.now_ms)
+        assert answer.tier == TIER_FULL
+        assert small.log.names(answer.items.tolist())[:2] == ["i1", "i2"]
+        assert not any("ranker" in reason for reason in answer.degraded)
 
 
 @pytest.mark.parametrize("model", [None, Model("bare", None)])

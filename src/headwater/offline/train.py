@@ -17,7 +17,7 @@ from headwater.registry.bundle import ManifestFields
 from headwater.registry.registry import Registry
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
-from headwater.schema.errors import HeadwaterError
+from headwater.schema.errors import ConfigurationError, HeadwaterError
 
 Progress = Callable[[str, int, int], None]
 
@@ -51,10 +51,13 @@ def train(
     way. ``created_ms`` is the wall clock's time, for the bundle's name.
 
     Raises:
+        ConfigurationError: ``ranker.kind`` is "none".
         HeadwaterError: too few positive events that the sources could have found.
     """
     plan = compile_plan(config)
     ranker = config.ranker
+    if ranker.kind == "none":
+        raise ConfigurationError('ranker.kind: "none" leaves nothing to train; set it to "lightgbm"')
     until, last_ms = last_offset_before(log, until_ms)
     start_ms = 0 if window is None else last_ms - parse_duration(window)
     seed = ranker.seed if seed is None else seed
@@ -77,7 +80,7 @@ def train(
             created_ms=created_ms,
             plan_hash=plan.hash,
             columns=plan.columns,
-            ranker="lightgbm",
+            ranker=ranker.kind,
             event_types=plan.event_types,
             data=rows.data,
             metrics={} if report.holdout_ndcg10 is None else {"holdout_ndcg@10": report.holdout_ndcg10},

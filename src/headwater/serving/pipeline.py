@@ -54,6 +54,7 @@ class Pipeline:
         self.by_surface = {s.name: s.sources for s in config.surfaces}
         self.user: User = stranger(plan)
         self.limit = config.ranker.candidates
+        self.ranks = config.ranker.kind != "none"
         self._scratch: Scratch = new_scratch(1024, max(self.limit, 256), plan)
         self._rows = np.zeros((max(self.limit, 256), len(plan.columns)), np.float32)
         self._barred = np.zeros(1024, np.uint8)
@@ -145,10 +146,10 @@ class Pipeline:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:  # fmt: skip
         """Positions of the best candidates, their scores and feature rows; retrieval order when ranking can't."""
         features = self._rows[:0]
-        ranker: Ranker | None = model.ranker if model is not None else None
-        if ranker is None:
+        ranker: Ranker | None = model.ranker if model is not None and self.ranks else None
+        if ranker is None and self.ranks:  # else the merged order is what was asked for: nothing is missing
             run.degrade(TIER_RETRIEVAL, "no ranker in service")
-        elif run.left_ms() < RANK_RESERVE_MS:
+        elif ranker is not None and run.left_ms() < RANK_RESERVE_MS:
             run.degrade(TIER_RETRIEVAL, "deadline: ranking skipped")
         if ranker is not None and run.tier == TIER_FULL and len(candidates):
             self._reserve_candidates(len(candidates))
