@@ -81,7 +81,6 @@ class Ping(Struct, frozen=True, array_like=True, tag="ping"):
 
 
 Command = AppendEvents | PutItems | DeleteItems | PutProfiles | AppendServed | EraseUsers | Login | Ping
-WireCommand = AppendWire | PutItems | DeleteItems | PutProfiles | AppendServed | EraseUsers | Login | Ping
 
 
 class Appended(Struct, frozen=True, array_like=True, tag="ok"):

@@ -153,10 +153,6 @@ class LmdbLog:
                 ranges.append((int.from_bytes(key[-8:], "big"), int.from_bytes(value[:8], "big")))
         return ranges
 
-    def reader_check(self) -> int:
-        """Free the slots of readers that died; returns how many. The supervisor calls it now and then."""
-        return self._env.reader_check()
-
     def close(self) -> None:
         self._shared.close()
 

@@ -89,10 +89,6 @@ class World:
         """Where the history ends."""
         return self.start_ms + self.hours * HOUR_MS
 
-    @property
-    def user_ids(self) -> list[str]:
-        return [user_id(i) for i in range(len(self.people))]
-
     def items_born(self, after_ms: int, until_ms: int) -> list[Item]:
         """Items with ``after_ms`` < birth <= ``until_ms``, in order of birth."""
         born = self.catalogue.born_ms

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -16,7 +16,6 @@ from headwater.schema.events import MAX_ATTRIBUTES, Event
 from headwater.schema.items import Item
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
-TIME_UNITS: tuple[str, ...] = get_args(TimeUnit)
 ATTRIBUTE = "attributes."
 CHUNK_ROWS = 65_536
 
