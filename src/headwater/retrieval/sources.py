@@ -58,21 +58,26 @@ class Popular:
         lives = [parse_duration(text) for text in config.features.item_half_lives]
         self.half_life = int(np.argsort(lives)[len(lives) // 2])
         self.keys = len(plan.segment_keys)
+        self.segments = plan.layout.segment_size
 
     def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
         everywhere = index.popular(self.half_life, self.width, asked.now_ms)
         if not len(everywhere):
             return Offer(NOTHING, "no positive events yet")
+        # segments without popularity of their own share one list, so that what callers send cannot fill the memory
+        first, second = (segment if segment < self.segments else 0 for segment in asked.segments)
         return Offer(
             index.kept(
-                ("blend", self.width, *asked.segments), asked.now_ms, lambda: self._blend(everywhere, asked, index)
+                ("blend", self.width, first, second),
+                asked.now_ms,
+                lambda: self._blend(everywhere, (first, second), asked.now_ms, index),
             )
         )
 
-    def _blend(self, everywhere: Ranked, asked: Asked, index: ItemIndex) -> Ranked:
+    def _blend(self, everywhere: Ranked, segments: tuple[int, int], now_ms: int, index: ItemIndex) -> Ranked:
         ranked = everywhere
         for key in range(self.keys):
-            local = index.popular_in_segment(key, asked.segments[key], self.width, asked.now_ms)
+            local = index.popular_in_segment(key, segments[key], self.width, now_ms)
             if len(local):
                 ranked = _interleave(local, ranked)
         return ranked

@@ -21,9 +21,11 @@ from headwater.offline.importing import columns
 from headwater.offline.importing.columns import MISSING, Coded
 from headwater.offline.importing.details import PLAIN_FIELDS, encode_details
 from headwater.offline.importing.lines import RecordReader, explain
-from headwater.offline.importing.mapping import ATTRIBUTE, Mapping, Resolved
+from headwater.offline.importing.mapping import ATTRIBUTE, ImportFailedError, Mapping, Resolved
 from headwater.offline.importing.rejects import Verdicts
 from headwater.schema.events import Event
+
+_MAX_TEXTS = 65_536  # positions are 16 bits wide
 
 UNKNOWN_TYPE = "type: Not an event type of the configuration"
 
@@ -136,7 +138,11 @@ def _take(coded: MappingOf[str, Coded], kept: npt.NDArray[np.intp]) -> dict[str,
 def _segments(
     attributes: MappingOf[str, Coded], segment_keys: Sequence[str], n: int
 ) -> tuple[list[str], npt.NDArray[np.uint16]]:
-    """The texts "key=value" ("" first) and ``uint16[n, 2]`` positions among them, 0 where there is none."""
+    """The texts "key=value" ("" first) and ``uint16[n, 2]`` positions among them, 0 where there is none.
+
+    Raises:
+        ImportFailedError: more texts than positions can tell apart.
+    """
     texts: list[str] = [""]
     positions = np.zeros((n, SEGMENT_KEYS), np.uint16)
     for column, key in enumerate(segment_keys):
@@ -145,6 +151,8 @@ def _segments(
         coded = attributes[key]
         base = len(texts)
         texts.extend(f"{key}={value}" for value in coded.values)
+        if len(texts) > _MAX_TEXTS:
+            raise ImportFailedError(f"attributes.{key}: Too many different values for a key of [segments]")
         positions[:, column] = np.where(coded.codes >= 0, coded.codes + base, 0)
     return texts, positions
 
