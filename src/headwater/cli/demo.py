@@ -114,7 +114,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 def _run(
     console: Console, folder: Path, movielens: Path | None, leave: bool, port: int, seed: int, as_json: bool
 ) -> None:
-    from headwater.cli.local import Server, Table, make_site, run_command
+    from headwater.cli.local import Server, make_site, run_command
     from headwater.cli.shelf import read_shelf
     from headwater.client import Client
     from headwater.simulator.traffic import PlainVisitors, WorldVisitors

@@ -26,6 +26,7 @@ from headwater.features.replay import fold_to, stops
 from headwater.learning.trainingset import positive_types, positives
 from headwater.log.protocol import EventLog
 from headwater.log.record import RecordBlock
+from headwater.log.seek import last_before
 from headwater.retrieval.sources import CoVisit, Trending, configured_sources
 from headwater.schema.config import Config
 from headwater.schema.events import EventDetail
@@ -39,6 +40,9 @@ Progress = Callable[[int, int], None]
 
 LIST_LENGTH = 100  # MRR counts ranks up to here
 NO_DEADLINE_MS = 1e9
+DAY_MS = 86_400_000  # a session that began longer before the split is over
+
+_decode_detail = msgspec.msgpack.Decoder(EventDetail).decode
 
 RECENT_POPULARITY, CO_VISITS, UNION, RANKER = "recent_popularity", "co_visits", "union", "ranker"
 
@@ -127,8 +131,7 @@ def _ask(
 ) -> int:  # fmt: skip
     rng = np.random.default_rng(seed)
     positive = positive_types(log, config)
-    sessions: dict[int, str | None] = {}
-    detail = msgspec.msgpack.Decoder(EventDetail).decode
+    sessions = _open_sessions(log, positive, fold.offset, fold.received_ms - DAY_MS) if questions == "session" else {}
     first_ms = 0
     start = fold.offset
 
@@ -141,8 +144,7 @@ def _ask(
         first_ms = first_ms or now_ms
         chosen = rng.random() < sample
         if questions == "session":
-            payload = block.payload(i)
-            session = detail(payload).session if payload else None
+            session = _session(block, i)
             earlier = session is not None and sessions.get(user) == session
             sessions[user] = session
             if not earlier:
@@ -167,3 +169,19 @@ def _ask(
         if progress is not None and len(walk.users) % 100 == 0:
             progress(fold.offset - start, until - start)
     return first_ms
+
+
+def _session(block: RecordBlock, i: int) -> str | None:
+    payload = block.payload(i)
+    return _decode_detail(payload).session if payload else None
+
+
+def _open_sessions(log: EventLog, positive: npt.NDArray[np.int64], until: int, since_ms: int) -> dict[int, str | None]:
+    """The latest session of each user with a positive event between ``since_ms`` and the offset ``until``."""
+    sessions: dict[int, str | None] = {}
+    after, _ = last_before(log, since_ms)
+    while after < until and (block := log.read(after, min(16_384, until - after))) is not None:
+        for i in np.flatnonzero(positives(block, positive)).tolist():
+            sessions[int(block.records["user"][i])] = _session(block, i)
+        after = block.last_offset
+    return sessions

@@ -12,6 +12,7 @@ from headwater.features.plan import compile_plan
 from headwater.learning.gbdt import FitReport, GbdtParams, fit_gbdt
 from headwater.learning.trainingset import TrainingSet, build_training_set
 from headwater.log.protocol import EventLog
+from headwater.log.seek import last_before
 from headwater.ranking.gbdt import MODEL_FILE
 from headwater.registry.bundle import ManifestFields
 from headwater.registry.registry import Registry
@@ -115,16 +116,7 @@ def last_offset_before(log: EventLog, until_ms: int | None) -> tuple[int, int]:
         raise HeadwaterError("the log is empty: import events first (headwater import --help)")
     if until_ms is None:
         return log.last_offset, log.last_received_ms
-    # received_ms never decreases with the offset, so the place can be found by halving
-    low, high, at = 0, log.last_offset, 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        block = log.read(middle - 1, 1)
-        received = int(block.records["received_ms"][0]) if block is not None else 0
-        if received < until_ms:
-            low, at = middle, received
-        else:
-            high = middle - 1
+    low, at = last_before(log, until_ms)
     if low == 0:
         raise HeadwaterError(f"no record was received before {until_ms} ms: choose a later split")
     return low, at

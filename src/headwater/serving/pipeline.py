@@ -264,11 +264,13 @@ class Pipeline:
         order = order[self._may_show(order, query, view, now_ms)]
         missing = order[~np.isin(order, candidates.items)][: query.k - len(candidates)]
         names = [s.name for s in used]
-        source = names.index("popular") if "popular" in names else len(used)
+        popular = names.index("popular") if "popular" in names else len(used)
+        liked = view.table.rows.f4[missing, self.plan.popular_cells[-1]] > 0.0
+        source = np.where(liked, popular, len(used))  # "popular" is said only of what somebody liked
         return Candidates(
             np.concatenate([candidates.items, missing]),
             np.concatenate([candidates.scores, np.zeros(len(missing), np.float32)]),
-            np.concatenate([candidates.source, np.full(len(missing), source, np.int64)]),
+            np.concatenate([candidates.source, source.astype(np.int64)]),
         )
 
 
