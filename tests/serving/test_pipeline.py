@@ -229,6 +229,7 @@ def test_a_user_who_saw_the_popular_ones_gets_the_rest_of_the_catalogue() -> Non
     small = world(Step(START_MS, put), clicks(*seen), config=CONFIG)
     answer = recommend(small, Query("r", user=1, k=20))
     assert sorted(answer.items.tolist()) == sorted(small.log.items(*[f"i{n}" for n in range(12, 30)]))
+    assert set(answer.sources) == {"catalogue"}, "nobody liked them: they are not called popular"
 
 
 def test_what_was_skipped_or_shown_may_come_back_what_was_taken_not() -> None:
