@@ -119,6 +119,12 @@ def test_reading_never_creates_a_log(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_a_file_that_is_no_environment_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"not a database" * 1_000)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        LmdbLog(tmp_path, map_size=MAP)
+
+
 def test_reader_and_writer_share_one_environment(tmp_path: Path) -> None:
     _fill(tmp_path)
     log = LmdbLog(tmp_path, map_size=MAP)

@@ -60,7 +60,8 @@ def open_environment(
     Raises
     ------
     StoreError
-        ``readonly`` and there is nothing at ``path``; or it is open read-only here and is to be written.
+        ``readonly`` and there is nothing at ``path``; it is open read-only here and is to be written; or
+        the system or LMDB refuses (permissions, address space, a file that is no LMDB environment).
     """
     path = path.resolve()
     with _LOCK:
@@ -72,20 +73,36 @@ def open_environment(
             return shared
         if readonly and not (path / "data.mdb").exists():
             raise StoreError(f"There is no data in {path}: start the writer first")
-        if not readonly:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = lmdb.open(
-            str(path),
-            map_size=map_size,
-            readonly=readonly,
-            sync=sync,
-            metasync=sync,
-            writemap=False,
-            readahead=True,
-            mode=0o600,
-            max_readers=MAX_READERS,
-            max_dbs=MAX_DBS,
-        )
+        try:
+            is_new = not (path / "data.mdb").exists()
+            if not readonly:
+                path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle = lmdb.open(
+                str(path),
+                map_size=map_size,
+                readonly=readonly,
+                sync=sync,
+                metasync=sync,
+                writemap=False,
+                readahead=True,
+                mode=0o600,
+                max_readers=MAX_READERS,
+                max_dbs=MAX_DBS,
+            )
+            if is_new and sync:  # LMDB syncs the file, never the name that leads to it
+                for folder in (path, path.parent):
+                    _sync_folder(folder)
+        except (lmdb.Error, OSError) as error:
+            raise StoreError(f"{path} cannot be opened: {error}") from error
         shared = SharedEnvironment(path, handle, readonly=readonly)
         _OPEN[path] = shared
         return shared
+
+
+def _sync_folder(path: Path) -> None:
+    """Bring the names in ``path`` to disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
