@@ -68,6 +68,14 @@ def test_errors_become_exit_codes(
     assert capsys.readouterr().err == "headwater: no\n"
 
 
+def test_a_folder_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert exit_code(["serve", "--data", str(tmp_path / "file" / "data")], monkeypatch) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"headwater: {tmp_path / 'file'}")
+
+
 def test_wrong_arguments_end_with_2(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exit_code(["doctor", "--nothing"], monkeypatch) == 2
     assert exit_code(["nothing"], monkeypatch) == 2

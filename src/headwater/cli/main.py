@@ -61,9 +61,13 @@ def main() -> None:
         _fail(error, EXIT_UNAVAILABLE)
     except HeadwaterError as error:
         _fail(error, EXIT_INPUT)
+    except OSError as error:
+        if error.filename is None:  # no path that a person could mend
+            raise
+        _fail(f"{error.filename}: {error.strerror}", EXIT_INPUT)
 
 
-def _fail(error: HeadwaterError, code: int) -> None:
+def _fail(error: HeadwaterError | str, code: int) -> None:
     typer.secho(f"headwater: {error}", err=True, fg="red")
     sys.exit(code)
 
