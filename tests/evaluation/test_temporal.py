@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from headwater.evaluation.temporal import CO_VISITS, RANKER, RECENT_POPULARITY, UNION, TemporalReport, evaluate_temporal
 from headwater.features.plan import compile_plan
 from headwater.schema.config import Config
+from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import Event
 from headwater.testing.events import START_MS, Step, Written, script, written
 from tests.retrieval.worlds import MINUTE_MS, clicks, many
@@ -148,5 +149,5 @@ def _comparable(report: TemporalReport) -> bytes:
 
 
 def test_without_a_question_there_is_no_model_to_judge(history: Written) -> None:
-    report = evaluate(history, history.log.last_offset)
-    assert (report.n, report.models, report.ranker_over) == (0, {}, {})
+    with pytest.raises(HeadwaterError, match="no question to ask"):
+        evaluate(history, history.log.last_offset)

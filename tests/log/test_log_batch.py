@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from headwater.log.batch import EventBatch, WireBatch, event_key, events_to_batch
-from headwater.log.protocol import RefusedError
-from headwater.log.record import FLAG_RETRACT
+from headwater.log.identity import MemoryIdentity
+from headwater.log.memory import MemoryLog
+from headwater.log.protocol import INDEX_LIMITS, RefusedError
+from headwater.log.record import FLAG_RETRACT, Kind, Namespace
+from headwater.log.writer import LogWriter
 from headwater.schema.events import Event, EventDetail
 
 EVENTS = [
@@ -78,3 +81,17 @@ def test_broken_columns_on_the_wire_are_refused() -> None:
         EventBatch.from_wire(msgspec.structs.replace(wire, columns=wire.columns[:-1]))
     with pytest.raises(RefusedError, match="whole number"):
         EventBatch.from_wire(msgspec.structs.replace(wire, columns=[wire.columns[0] + b"x", *wire.columns[1:]]))
+
+
+def test_a_segment_with_too_many_values_counts_as_unknown_and_the_event_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(INDEX_LIMITS, Namespace.SEGMENT, 2)
+    log = MemoryLog()
+    with LogWriter(log, MemoryIdentity(), clock=lambda: 1_000, segment_keys=("device",)) as writer:
+        events = [Event(user="u", item="i", type="click", attributes={"device": f"d{number}"}) for number in range(4)]
+        assert writer.append_events(events_to_batch(events, ("device",))).accepted == 4
+    block = log.read(0)
+    assert block is not None
+    kept = block.records[block.records["kind"] == Kind.EVENT]
+    assert kept["segments"][:, 0].tolist() == [1, 2, 0, 0]

@@ -114,14 +114,14 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 def _run(
     console: Console, folder: Path, movielens: Path | None, leave: bool, port: int, seed: int, as_json: bool
 ) -> None:
-    from headwater.cli.local import Server, make_site, run_command
+    from headwater.cli.local import Server, TomlTable, make_site, run_command
     from headwater.cli.shelf import read_shelf
     from headwater.client import Client
     from headwater.simulator.traffic import PlainVisitors, WorldVisitors
 
     started = time.monotonic()
     # A small catalogue needs fewer trees and rows; every answer's features are logged, there are few of them.
-    tables: dict[str, Table] = {
+    tables: dict[str, TomlTable] = {
         "ranker": {"trees": 120, "max_rows": 250_000},
         "serving": {"feature_sample": 1.0},
     }

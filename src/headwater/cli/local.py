@@ -37,7 +37,7 @@ from headwater.simulator.people import COUNTRIES, DEVICES, user_id
 if TYPE_CHECKING:
     from headwater.offline.train import TrainReport
 
-Table = Mapping[str, str | int | float | bool | list[str]]
+TomlTable = Mapping[str, str | int | float | bool | list[str]]
 
 _STOP_S = 20.0
 
@@ -59,7 +59,7 @@ class Site:
         return self.config.parent / "serve.log"
 
 
-def make_site(folder: Path, tables: Mapping[str, Table]) -> Site:
+def make_site(folder: Path, tables: Mapping[str, TomlTable]) -> Site:
     """A new site in ``folder``: on the log's clock, at the defaults but for ``tables`` of the configuration.
 
     Raises:

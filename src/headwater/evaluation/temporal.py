@@ -29,6 +29,7 @@ from headwater.log.record import RecordBlock
 from headwater.log.seek import last_before
 from headwater.retrieval.sources import CoVisit, Trending, configured_sources
 from headwater.schema.config import Config
+from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import EventDetail
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Pipeline
@@ -100,6 +101,12 @@ def evaluate_temporal(
     compared = pipelines(config, plan)
     walk = _Walk({name: [] for name in compared}, [], [])
     first_ms = _ask(log, fold, view, compared, model, config, walk, questions, sample, seed, until, progress)
+    if not walk.users:
+        raise HeadwaterError(
+            f"no question to ask: no positive event behind offset {split_offset} "
+            + ("has an earlier one in its session" if questions == "session" else "is of a user with a history")
+            + "; choose an earlier split or other questions"
+        )
     users = np.array(walk.users, np.int64)
     relevant = np.array(walk.relevant, np.int64)
     ranks = {name: ranks_in(np.stack(lists), relevant) for name, lists in walk.lists.items() if lists}

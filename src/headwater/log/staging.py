@@ -7,10 +7,12 @@ are resolved all at once at the end: one identity transaction for the whole grou
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from headwater.log.batch import EventBatch
 from headwater.log.dedup import DedupWindow
@@ -22,6 +24,18 @@ MAX_GROUP_HEAP = 1024**3  # positions in a heap are 32 bits wide
 
 Records = npt.NDArray[np.void]
 Indexes = npt.NDArray[np.uint32]
+
+
+log = structlog.get_logger()
+
+# What describes an event but does not name it: with no number left it counts as unknown, the event is kept.
+_MAY_OVERFLOW = (Namespace.SEGMENT, Namespace.SURFACE)
+_OVERFLOW_HINT = "further values count as unknown; take what has this many values out of [segments]"
+
+
+@functools.cache  # once a process: each further value would say it again
+def _say_full(namespace: Namespace) -> None:
+    log.error("too_many_terms", namespace=namespace.name.lower(), limit=INDEX_LIMITS[namespace], hint=_OVERFLOW_HINT)
 
 
 class NewTerms:
@@ -44,6 +58,9 @@ class NewTerms:
             return found
         found = len(known) + len(new) + 1
         limit = INDEX_LIMITS[namespace]
+        if found > limit and namespace in _MAY_OVERFLOW:
+            _say_full(namespace)
+            return 0
         if found > limit:
             raise RefusedError(f"No room for another {namespace.name.lower()}: the log holds at most {limit}")
         check_text(text)

@@ -164,7 +164,8 @@ class ItemIndex:
         if len(self._lists) >= MAX_LISTS:
             self._lists.clear()
         ranked = make()
-        self._lists[key] = (now_ms, ranked)
+        if len(ranked):  # an empty list is quick to make, and the first items must not wait for it to age
+            self._lists[key] = (now_ms, ranked)
         return ranked
 
     def forget_lists(self) -> None:

@@ -14,7 +14,7 @@ import typer
 from msgspec import Struct
 
 from headwater.cli.bench.schedule import Arrival, drawn, http_request, poisson_times
-from headwater.cli.local import Site, Table, make_site, train_site, write_world
+from headwater.cli.local import Site, TomlTable, make_site, train_site, write_world
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Event
 from headwater.schema.requests import RecommendRequest
@@ -66,7 +66,7 @@ class _Note(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @contextlib.contextmanager
-def prepared(size: Size, keep: Path | None, tables: dict[str, Table] | None = None) -> Iterator[Prepared]:
+def prepared(size: Size, keep: Path | None, tables: dict[str, TomlTable] | None = None) -> Iterator[Prepared]:
     """A world in a log, and a ranker trained on it.
 
     ``keep`` names a folder to prepare once and use again: a later run with the same size finds it ready.
