@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 DATA_SETS = Path(__file__).parent.parent.parent / "shared" / "data"
 
@@ -14,6 +16,13 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of the shell do not reach the tests."""
     for name in ("HEADWATER_CONFIG", "HEADWATER_DATA"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A command that a test runs in process configures logging; the next test does not inherit that."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,8 @@ def print_json(value: Any) -> None:
 
 def configure_logging(level: Literal["debug", "info", "warning", "error"]) -> None:
     """JSON lines on standard error, from ``level`` up. A command that serves calls it again with "info"."""
+    import sys
+
     import structlog
     from structlog.tracebacks import ExceptionDictTransformer
 
@@ -73,6 +75,7 @@ def configure_logging(level: Literal["debug", "info", "warning", "error"]) -> No
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=typer.get_text_stream("stderr")),
+        # standard error of the moment, not of the moment of this call: a caller may exchange it
+        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
