@@ -110,6 +110,14 @@ def test_profiles_put_a_user_into_segments(server: Site) -> None:
     assert server.recommend(user="pat", token=token, k=3)["items"]
 
 
+def test_an_item_of_a_region_shows_to_those_whose_profile_says_so(server: Site) -> None:
+    server.reflected(server.ingest("/v1/items", {"id": "only-in-at", "regions": ["AT"]}))
+    token = server.ingest("/v1/users", [{"id": "anna", "country": "AT"}, {"id": "bert", "country": "CH"}])
+    assert "only-in-at" in ids(server.recommend(user="anna", token=token, k=200))
+    assert "only-in-at" not in ids(server.recommend(user="anna", token=token, k=200, context={"country": "CH"}))
+    assert "only-in-at" not in ids(server.recommend(user="bert", token=token, k=200))
+
+
 def test_good_entries_are_kept_and_bad_ones_named(server: Site) -> None:
     body = [click("u", "item-1"), {"user": "u"}, click("u", "item-2", type="clik"), click("u", "item-2", extra=1)]
     response = server.post("/v1/events", body)

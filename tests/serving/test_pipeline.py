@@ -17,7 +17,8 @@ from structlog.testing import capture_logs
 from headwater.features.fold import Fold
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.state import LmdbState
-from headwater.log.commands import PutItems
+from headwater.log.commands import PutItems, PutProfiles
+from headwater.log.record import Namespace
 from headwater.retrieval.index import ItemIndex
 from headwater.retrieval.sources import Asked, Offer, Trending
 from headwater.schema.config import Config, Features, FreshConfig, Ranker, SourceConfig, Sources, Surface
@@ -25,8 +26,10 @@ from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import Event
 from headwater.schema.items import Item
 from headwater.schema.requests import Address, ServedList
+from headwater.schema.users import UserProfile
 from headwater.serving.model import Model
 from headwater.serving.pipeline import TIER_FULL, TIER_POPULAR, TIER_RETRIEVAL, Pipeline
+from headwater.serving.region import StoredRegion
 from headwater.serving.request import NO_MODEL, Answer, Query, served_list
 from headwater.serving.view import FoldView, LiveView, View
 from headwater.testing.assembly_oracle import assemble_slowly
@@ -239,6 +242,33 @@ def test_what_was_skipped_or_shown_may_come_back_what_was_taken_not() -> None:
     small = world(Step(START_MS, put), Step(START_MS, events), config=CONFIG)
     answer = recommend(small, Query("r", user=1, k=20))
     assert sorted(small.log.names(answer.items.tolist())) == ["impression", "skip"]
+
+
+def test_a_request_that_says_no_region_is_where_the_user_was_last() -> None:
+    put = PutItems([Item(id="all"), Item(id="de", regions=["DE"]), Item(id="fr", regions=["FR"])])
+    profiles = PutProfiles(
+        [UserProfile(id="de", country="DE"), UserProfile(id="it", country="IT"), UserProfile(id="?")]
+    )
+    small = world(
+        Step(START_MS, put), Step(START_MS, profiles), clicks(("fr", "x"), ("de", "x"), attributes={"country": "FR"}),
+        clicks(("de", "x"), attributes={"country": "DE", "device": "tv"}), config=CONFIG,
+    )  # fmt: skip
+    vocabulary = small.log.log.vocabulary()
+    located = Pipeline(CONFIG, small.plan, stored_region=StoredRegion(vocabulary))
+
+    def shown(pipeline: Pipeline, user: str, region: int | None = None, anchor: int = 0) -> set[str]:
+        query = Query("r", user=small.log.user(user), region=region, anchor=anchor, deadline_ms=NO_DEADLINE_MS)
+        return set(small.log.names(pipeline.recommend(query, small.view, None, small.now_ms).items.tolist())) - {"x"}
+
+    assert shown(located, "de") == {"all", "de"}
+    assert shown(located, "fr") == {"all", "fr"}, "an event says where somebody is, too"
+    assert shown(located, "it") == shown(located, "?") == shown(located, "stranger") == {"all"}
+    assert shown(located, "de", vocabulary.index(Namespace.REGION, "FR")) == {"all", "fr"}, "the request goes first"
+    assert shown(located, "de", 0) == {"all"}, "also when it names a place that no item is limited to"
+    assert shown(located, "fr", anchor=small.log.item("x")) == {"all", "fr"}
+    assert shown(Pipeline(CONFIG, small.plan), "de") == {"all"}
+    small.add(Step(small.now_ms, PutItems([Item(id="it", regions=["IT"])])))
+    assert shown(located, "it") == {"all", "it"}, "a region that came up later"
 
 
 def test_a_list_about_an_item() -> None:

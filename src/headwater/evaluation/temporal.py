@@ -27,12 +27,13 @@ from headwater.learning.trainingset import positive_types, positives
 from headwater.log.protocol import EventLog
 from headwater.log.record import RecordBlock
 from headwater.log.seek import last_before
-from headwater.retrieval.sources import CoVisit, Trending, configured_sources
+from headwater.retrieval.sources import CoVisit, Source, Trending, configured_sources
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import EventDetail
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Pipeline
+from headwater.serving.region import StoredRegion
 from headwater.serving.request import Query
 from headwater.serving.view import FoldView
 
@@ -71,16 +72,20 @@ class _Walk:
     seen: int = 0
 
 
-def pipelines(config: Config, plan: Plan) -> dict[str, tuple[Pipeline, bool]]:
+def pipelines(config: Config, plan: Plan, region: StoredRegion) -> dict[str, tuple[Pipeline, bool]]:
     """The compared systems: name → (pipeline, whether it ranks). Co-visits fall back on recent popularity."""
+
+    def through(sources: tuple[Source, ...]) -> Pipeline:
+        return Pipeline(config, plan, sources=sources, stored_region=region)
+
     covisit, trending = CoVisit(config, plan), Trending(config)
     # popularity only fills up behind co-visits: any co-visited item stands before any that is merely popular
     covisit.weight, trending.weight = 1e6, 1.0
     return {
-        RECENT_POPULARITY: (Pipeline(config, plan, sources=(Trending(config),)), False),
-        CO_VISITS: (Pipeline(config, plan, sources=(covisit, trending)), False),
-        UNION: (Pipeline(config, plan, sources=configured_sources(config, plan)), False),
-        RANKER: (Pipeline(config, plan), True),
+        RECENT_POPULARITY: (through((Trending(config),)), False),
+        CO_VISITS: (through((covisit, trending)), False),
+        UNION: (through(configured_sources(config, plan)), False),
+        RANKER: (through(configured_sources(config, plan)), True),
     }
 
 
@@ -98,7 +103,7 @@ def evaluate_temporal(
     view = FoldView(plan, fold)
     fold_to(log, fold, split_offset)
     until = log.last_offset if until is None else until
-    compared = pipelines(config, plan)
+    compared = pipelines(config, plan, StoredRegion(log.vocabulary()))
     walk = _Walk({name: [] for name in compared}, [], [])
     first_ms = _ask(log, fold, view, compared, model, config, walk, questions, sample, seed, until, progress)
     if not walk.users:

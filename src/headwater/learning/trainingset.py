@@ -21,6 +21,7 @@ from headwater.log.record import Kind, Namespace, RecordBlock
 from headwater.registry.bundle import DataRange
 from headwater.schema.config import Config
 from headwater.serving.pipeline import Pipeline
+from headwater.serving.region import StoredRegion
 from headwater.serving.request import Query
 from headwater.serving.view import FoldView
 
@@ -72,7 +73,7 @@ def build_training_set(
 
     fold = Fold(plan)
     view = FoldView(plan, fold)
-    pipeline = Pipeline(config, plan)
+    pipeline = Pipeline(config, plan, stored_region=StoredRegion(log.vocabulary()))
     width = config.ranker.negatives + 1
     capacity = int(groups * 1.2) + 64
     rows = np.zeros((capacity * width, len(plan.columns)), np.float32)

@@ -20,10 +20,10 @@ from headwater.schema.events import Attributes
 from headwater.schema.requests import MAX_K, RecommendedItem, RecommendRequest, RecommendResponse
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Pipeline
+from headwater.serving.region import REGION_KEY, StoredRegion
 from headwater.serving.request import NO_MODEL, Answer, Query
 from headwater.serving.view import View
 
-REGION_KEY = "country"
 SIMILAR = "similar"
 STRANGER = UserKey(0, 0)
 
@@ -52,7 +52,7 @@ class Recommender:
     def __init__(self, config: Config, plan: Plan, vocabulary: Vocabulary, identity: IdentityStore, view: View) -> None:
         self.model: Model | None = None
         self.view = view
-        self.pipeline = Pipeline(config, plan)
+        self.pipeline = Pipeline(config, plan, stored_region=StoredRegion(vocabulary))
         self._config = config
         self._plan = plan
         self._vocabulary = vocabulary
@@ -152,6 +152,6 @@ class Recommender:
                     found[position] = self._vocabulary.index(Namespace.SEGMENT, f"{key}={value}")
         return found[0], found[1]
 
-    def _region(self, context: Attributes | None) -> int:
+    def _region(self, context: Attributes | None) -> int | None:
         value = context.get(REGION_KEY) if context is not None else None
-        return 0 if value is None else self._vocabulary.index(Namespace.REGION, str(value))
+        return None if value is None else self._vocabulary.index(Namespace.REGION, str(value))

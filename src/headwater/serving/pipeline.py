@@ -33,6 +33,7 @@ from headwater.schema.errors import HeadwaterError
 from headwater.schema.items import MAX_REGIONS
 from headwater.schema.requests import Address
 from headwater.serving.model import Model
+from headwater.serving.region import nowhere
 from headwater.serving.request import NO_MODEL, Answer, Query
 from headwater.serving.view import View
 
@@ -43,18 +44,23 @@ RANK_RESERVE_MS = 3.0  # what assembling, ranking and answering still take once 
 
 
 class Pipeline:
-    """Turns a query into an answer. Holds the reused memory of one worker, so it is not thread-safe."""
+    """Turns a query into an answer. Holds the reused memory of one worker, so it is not thread-safe.
+
+    ``stored_region`` gives the region of a user row, for queries that name none.
+    """
 
     def __init__(
         self, config: Config, plan: Plan, *, sources: tuple[Source, ...] | None = None,
-        timer: Callable[[], float] = time.perf_counter,
+        stored_region: Callable[[User], int] = nowhere, timer: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         self.config, self.plan, self.timer = config, plan, timer
+        self.stored_region = stored_region
         self.sources = configured_sources(config, plan) if sources is None else sources
         self.by_surface = {s.name: s.sources for s in config.surfaces}
         self.user: User = stranger(plan)
         self.limit = config.ranker.candidates
         self.ranks = config.ranker.kind != "none"
+        self._region = 0
         self._scratch: Scratch = new_scratch(1024, max(self.limit, 256), plan)
         self._rows = np.zeros((max(self.limit, 256), len(plan.columns)), np.float32)
         self._barred = np.zeros(1024, np.uint8)
@@ -92,7 +98,7 @@ class Pipeline:
     # -- stages ----------------------------------------------------------------------------------------
 
     def _hydrate(self, query: Query, view: View, run: _Run) -> int:
-        """The user row (zeros for a stranger), and what must not be shown to this user."""
+        """The user row (zeros for a stranger), where the user is, and what must not be shown to them."""
         try:
             offset = view.read_user(query.user, self.user)
         except HeadwaterError as error:
@@ -100,6 +106,7 @@ class Pipeline:
                 part[:] = 0
             run.degrade(TIER_POPULAR, f"state unavailable: {error}")
             offset = 0
+        self._region = self.stored_region(self.user) if query.region is None else query.region
         self._make_room(query, view)
         if query.anchor:
             anchor_user(self.user, query.anchor, self.plan.layout)
@@ -132,7 +139,7 @@ class Pipeline:
                 offers.append((source.weight, getattr(self.config.sources, source.name).width, ranked))
             run.lap("fetch")
             limit = max(self.limit, query.k)
-            candidates = merge(offers, limit, lambda ids: self._may_show(ids, query, view, now_ms))
+            candidates = merge(offers, limit, lambda ids: self._may_show(ids, view, now_ms))
             if len(candidates) < query.k:
                 candidates = self._fill(candidates, used, query, view, now_ms)
         finally:
@@ -245,13 +252,13 @@ class Pipeline:
         self._barred[barred] = 1
         return barred
 
-    def _may_show(self, ids: npt.NDArray[np.int64], query: Query, view: View, now_ms: int) -> npt.NDArray[np.bool_]:
+    def _may_show(self, ids: npt.NDArray[np.int64], view: View, now_ms: int) -> npt.NDArray[np.bool_]:
         if len(self._eligible) < len(ids):
             self._eligible = np.zeros(2 * len(ids), np.uint8)
         rows = view.table.rows
         eligible(
             ids, rows.u4[:, I_FLAGS], FLAG_HIDDEN, rows.i8[:, I_PUBLISHED], rows.i8[:, I_EXPIRES],
-            rows.u4[:, I_REGIONS : I_REGIONS + MAX_REGIONS], query.region, now_ms, self._barred, self._eligible,
+            rows.u4[:, I_REGIONS : I_REGIONS + MAX_REGIONS], self._region, now_ms, self._barred, self._eligible,
         )  # fmt: skip
         return self._eligible[: len(ids)].astype(np.bool_)
 
@@ -261,7 +268,7 @@ class Pipeline:
         weight = view.table.rows.f4[1 : view.table.count, self.plan.popular_cells[-1]]
         known = everything[(view.table.rows.u4[1 : view.table.count, I_FLAGS] != 0) | (weight > 0.0)]
         order = known[np.argsort(-view.table.rows.f4[known, self.plan.popular_cells[-1]], kind="stable")]
-        order = order[self._may_show(order, query, view, now_ms)]
+        order = order[self._may_show(order, view, now_ms)]
         missing = order[~np.isin(order, candidates.items)][: query.k - len(candidates)]
         names = [s.name for s in used]
         popular = names.index("popular") if "popular" in names else len(used)

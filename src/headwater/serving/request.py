@@ -18,6 +18,7 @@ NO_ITEMS = np.zeros(0, np.int64)
 class Query:
     """One request. Users, items, segments and regions are dense indexes, 0 is unknown.
 
+    ``region`` None is a request that says nothing of it: the user's last known country counts instead.
     ``anchor`` makes the list about that item ("similar to"); ``deadline_ms`` counts from the call.
     """
 
@@ -26,7 +27,7 @@ class Query:
     surface: str = "home"
     k: int = 20
     segments: tuple[int, int] = (0, 0)
-    region: int = 0
+    region: int | None = None
     exclude: npt.NDArray[np.int64] = field(default_factory=lambda: NO_ITEMS)
     anchor: int = 0
     deadline_ms: float = 50.0
