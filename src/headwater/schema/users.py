@@ -13,7 +13,8 @@ class UserProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """What is known about a user beside their events; sending it again replaces it whole.
 
     An attribute (or ``country``) that is named in ``[segments]`` of the configuration puts the user
-    into that segment.
+    into that segment. Segments are what was said last, key by key, by profiles and events alike: a profile
+    without a key leaves the user where the last profile or event with that key put them.
     """
 
     id: Id
