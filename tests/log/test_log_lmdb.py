@@ -47,6 +47,32 @@ def test_everything_survives_reopening(tmp_path: Path) -> None:
     log.close()
 
 
+def test_a_log_keeps_its_id(tmp_path: Path) -> None:
+    _fill(tmp_path / "a")
+    _fill(tmp_path / "b")
+    ids = []
+    for name, readonly in (("a", True), ("a", False), ("b", True)):
+        log = LmdbLog(tmp_path / name, map_size=MAP, readonly=readonly)
+        ids.append(log.log_id)
+        log.close()
+    assert ids[0] == ids[1] != ids[2]
+    assert len(ids[0]) == 32
+
+
+def test_a_log_of_before_there_were_ids_gets_one_when_it_is_next_written(tmp_path: Path) -> None:
+    _fill(tmp_path)
+    with lmdb.open(str(tmp_path), max_dbs=16, map_size=MAP) as env:
+        meta = env.open_db(b"meta")
+        with env.begin(write=True) as txn:
+            assert txn.delete(b"id", db=meta)
+    log = LmdbLog(tmp_path, map_size=MAP, readonly=True)
+    assert log.log_id == ""
+    log.close()
+    log = LmdbLog(tmp_path, map_size=MAP)
+    assert len(log.log_id) == 32
+    log.close()
+
+
 def test_dedup_survives_a_restart(tmp_path: Path) -> None:
     _fill(tmp_path)
     log = LmdbLog(tmp_path, map_size=MAP)

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from headwater.features.fold import Fold
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.rows import CorruptStateError
-from headwater.features.state import LmdbState, StateConflictError
+from headwater.features.state import LmdbState, LogChangedError, StateConflictError
 from headwater.log.batch import events_to_batch
 from headwater.log.identity import MemoryIdentity
 from headwater.log.lmdb import LmdbLog
@@ -162,6 +162,42 @@ def test_state_is_dropped_when_it_cannot_be_trusted(tmp_path: Path, plan: Plan) 
     folded()
     state = open_state(path, plan, MemoryLog())
     assert state.offset == 0, "ahead of its log"
+    state.close()
+
+
+def test_a_state_belongs_to_one_log(tmp_path: Path, plan: Plan) -> None:
+    path = tmp_path / "state"
+
+    def turn(log: MemoryLog) -> int:
+        """Open the state, fold what is new, commit; the offset at which it was found."""
+        with LogWriter(log, MemoryIdentity(), clock=lambda: 1_000) as writer:
+            writer.put_items([Item(id="a")])
+        state = open_state(path, plan, log)
+        fold = Fold(plan, state)
+        fold.commit(epoch=True)
+        found = fold.offset
+        while (block := log.read(fold.offset)) is not None:
+            fold.apply(block)
+        fold.commit(epoch=True)
+        state.close()
+        return found
+
+    nameless, mine, other = MemoryLog(), MemoryLog("mine"), MemoryLog("other")
+    for log, puts in ((mine, 5), (other, 20)):
+        for _ in range(puts):
+            with LogWriter(log, MemoryIdentity(), clock=lambda: 1_000) as writer:
+                writer.put_items([Item(id="b")])
+    assert (turn(nameless), turn(nameless) > 0) == (0, True)
+    assert turn(mine) > 0, "the state of an older release is taken over"
+    assert turn(mine) > 0
+    with capture_logs() as said:
+        assert turn(other) == 0, "longer than the one before, but another log"
+    assert [line["event"] for line in said if "mine" in line.get("reason", "")] == ["state_dropped"]
+    assert turn(other) > 0
+    with pytest.raises(LogChangedError, match=r"other.*mine"):
+        LmdbState(path, plan, writable=False, log_id="mine")
+    state = LmdbState(path, plan, writable=False, log_id="other")
+    assert state.offset == other.last_offset
     state.close()
 
 

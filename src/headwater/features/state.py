@@ -43,6 +43,7 @@ class Meta(msgspec.Struct, array_like=True):
     epoch: int
     items: int
     types: dict[int, str]
+    log: str = ""  # id of the log it was folded from; "": not known
 
 
 class StateConflictError(HeadwaterError):
@@ -53,11 +54,19 @@ class PlanChangedError(HeadwaterError):
     """The stored state was folded with another plan."""
 
 
-class LmdbState:
-    """A state environment. ``writable`` for the one fold, read-only for everyone else."""
+class LogChangedError(HeadwaterError):
+    """The stored state was folded from another log."""
 
-    def __init__(self, path: Path, plan: Plan, *, writable: bool) -> None:
-        self.plan, self.path = plan, path
+
+class LmdbState:
+    """A state environment. ``writable`` for the one fold, read-only for everyone else.
+
+    ``log_id`` names the log that it belongs to: the first commit writes it down, and from then on a state of another
+    log is refused. "" does not ask; a state that does not know its log (of an older release) is taken for this one's.
+    """
+
+    def __init__(self, path: Path, plan: Plan, *, writable: bool, log_id: str = "") -> None:
+        self.plan, self.path, self.log_id = plan, path, log_id
         self._layout = plan.layout
         if writable:
             path.mkdir(parents=True, exist_ok=True)
@@ -87,6 +96,9 @@ class LmdbState:
             raise PlanChangedError(
                 f"the state in {path} was folded with plan {meta.plan}, the configuration has {plan.hash}"
             )
+        if log_id and meta.log and meta.log != log_id:
+            self._env.close()
+            raise LogChangedError(f"the state in {path} was folded from log {meta.log}, this one is {log_id}")
 
     def close(self) -> None:
         self._env.close()
@@ -123,6 +135,7 @@ class LmdbState:
             meta.offset, meta.received_ms, meta.items, meta.types = (
                 delta.offset, delta.received_ms, delta.count, delta.types,
             )  # fmt: skip
+            meta.log = self.log_id or meta.log
             txn.put(_META, msgspec.msgpack.encode(meta), db=self._meta)
         self.offset, self.received_ms = delta.offset, delta.received_ms
 
@@ -268,13 +281,13 @@ def _fill_row(table: ItemTable, item: int, body: memoryview) -> None:
         at += size
 
 
-def open_for_fold(path: Path, plan: Plan) -> tuple[LmdbState, str | None]:
-    """Open the state for writing; one of another plan (or unreadable) is dropped and folded anew.
+def open_for_fold(path: Path, plan: Plan, log_id: str = "") -> tuple[LmdbState, str | None]:
+    """Open the state for writing; one of another plan or log (or unreadable) is dropped and folded anew.
 
     Returns the state and why it was dropped, if it was.
     """
     try:
-        return LmdbState(path, plan, writable=True), None
-    except (PlanChangedError, UnavailableError, CorruptStateError) as error:
+        return LmdbState(path, plan, writable=True, log_id=log_id), None
+    except (PlanChangedError, LogChangedError, UnavailableError, CorruptStateError) as error:
         shutil.rmtree(path)
-        return LmdbState(path, plan, writable=True), str(error)
+        return LmdbState(path, plan, writable=True, log_id=log_id), str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ FORMAT = 1
 
 _LAST = struct.Struct("<IQq")  # format, last offset, last received_ms
 _LAST_KEY = b"last"
+_ID_KEY = b"id"
+_ID_BYTES = 16
 _MAX_READ_BYTES = 256 * 1024 * 1024
 _LONGEST_TEXT_KEY = 480  # LMDB keys hold 511 bytes
 
@@ -27,7 +30,7 @@ class LmdbLog:
 
     ``blocks`` maps the first offset of a block (u64, big-endian) to its bytes, ``terms`` a namespace and
     a text to a dense index, ``texts`` the way back, ``imports`` a file's hash and row to what was read,
-    ``meta`` the end of the log. A commit is one transaction, on disk when ``append`` returns.
+    ``meta`` the end of the log and its random id. A commit is one transaction, on disk when ``append`` returns.
     """
 
     def __init__(self, path: Path, *, readonly: bool = False, map_size: int = DEFAULT_MAP_GIB * GIB) -> None:
@@ -41,13 +44,23 @@ class LmdbLog:
             self._terms = self._env.open_db(b"terms", create=create)
             self._texts = self._env.open_db(b"texts", create=create)
             self._imports = self._env.open_db(b"imports", create=create)
-            self._meta = self._env.open_db(b"meta", create=create)
+            self._meta = self._open_meta(create=create)
             self._last_offset, self._last_received_ms = self._read_last()
         except (lmdb.Error, StoreError) as error:
             self._shared.close()
             if isinstance(error, StoreError):
                 raise
             raise StoreError(f"{path} holds no event log: {error}") from error
+
+    def _open_meta(self, *, create: bool) -> lmdb._Database:
+        """The last table to be made, together with the log's id: a log that can be read has one."""
+        if not create:
+            return self._env.open_db(b"meta", create=False)
+        with self._env.begin(write=True) as txn:
+            meta = self._env.open_db(b"meta", txn=txn, create=True)
+            if txn.get(_ID_KEY, db=meta) is None:  # also a log from before logs had ids
+                txn.put(_ID_KEY, os.urandom(_ID_BYTES), db=meta)
+        return meta
 
     def _read_last(self) -> tuple[int, int]:
         with self._env.begin(db=self._meta) as txn:
@@ -58,6 +71,11 @@ class LmdbLog:
         if found != FORMAT:
             raise StoreError(f"{self._shared.path} is in log format {found}; this release reads format {FORMAT}")
         return offset, received_ms
+
+    @property
+    def log_id(self) -> str:
+        with self._env.begin(db=self._meta) as txn:
+            return (txn.get(_ID_KEY) or b"").hex()
 
     @property
     def last_offset(self) -> int:

@@ -13,7 +13,8 @@ from headwater.log.record import Namespace, RecordBlock
 class MemoryLog:
     """An :class:`~headwater.log.protocol.EventLog` of encoded blocks in a list, read as the LMDB log reads them."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_id: str = "") -> None:
+        self.log_id = log_id
         self._keys: list[int] = []
         self._values: list[bytes] = []
         self._texts: dict[Namespace, list[str]] = {namespace: [] for namespace in Namespace}

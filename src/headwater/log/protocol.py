@@ -72,6 +72,11 @@ class EventLog(Protocol):
     """One ordered sequence of records with contiguous offsets from 1."""
 
     @property
+    def log_id(self) -> str:
+        """What tells this log from all others; "" when it has nothing of the kind."""
+        ...
+
+    @property
     def last_offset(self) -> int:
         """Offset of the newest durable record; 0 when the log is empty."""
         ...

@@ -150,7 +150,7 @@ def warm_up(config: Config, plan: Plan) -> None:
 def open_state(path: Path, plan: Plan, event_log: EventLog) -> LmdbState:
     """The state to fold into. One that cannot be trusted is dropped and folded anew from the log.
 
-    That is a state of another plan, an unreadable one, one that is ahead of the log, one that a process found
+    That is a state of another plan or another log, an unreadable one, one that is ahead of the log, one that a process found
     damaged, and one that was written before the machine last started: state is not synced, so a power cut may
     have left it half-written, and may have lost the mark that says when it was written.
     """
@@ -163,13 +163,13 @@ def open_state(path: Path, plan: Plan, event_log: EventLog) -> LmdbState:
     elif (path / "data.mdb").exists() and not (mark.exists() and mark.read_text() == boot):
         shutil.rmtree(path)
         dropped = "the machine was restarted since it was written"
-    state, why = open_for_fold(path, plan)
+    state, why = open_for_fold(path, plan, event_log.log_id)
     dropped = dropped or why
     if state.offset > event_log.last_offset:
         dropped = f"it stands at offset {state.offset}, the log ends at {event_log.last_offset}"
         state.close()
         shutil.rmtree(path)
-        state, _ = open_for_fold(path, plan)
+        state, _ = open_for_fold(path, plan, event_log.log_id)
     if dropped is not None:
         log.warning("state_dropped", reason=dropped, hint="it is folded anew from the log")
     mark.write_text(boot)

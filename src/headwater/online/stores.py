@@ -10,7 +10,7 @@ import structlog
 
 from headwater.features.plan import Plan
 from headwater.features.rows import CorruptStateError
-from headwater.features.state import LmdbState, PlanChangedError
+from headwater.features.state import LmdbState, LogChangedError, PlanChangedError
 from headwater.log.environment import StoreError
 from headwater.log.identity import LmdbIdentity
 from headwater.log.lmdb import LmdbLog
@@ -59,7 +59,7 @@ def open_stores(data: Path, plan: Plan) -> Stores:
     Raises:
         StoreError: the writer has not made the log yet.
         UnavailableError: the fold has not made the state yet.
-        PlanChangedError: the state there is of another plan; the fold is about to drop it.
+        PlanChangedError, LogChangedError: the state there is of another plan or log; the fold is about to drop it.
     """
     event_log = LmdbLog(data / "log", readonly=True)
     try:
@@ -70,7 +70,7 @@ def open_stores(data: Path, plan: Plan) -> Stores:
             if not state_file.exists():
                 raise UnavailableError(f"there is no state in {path} yet")
             inode = state_file.stat().st_ino
-            state = LmdbState(path, plan, writable=False)
+            state = LmdbState(path, plan, writable=False, log_id=event_log.log_id)
             try:
                 return Stores(event_log, identity, state, LiveView(plan, state), state_file, inode)
             except BaseException:
@@ -90,7 +90,7 @@ async def wait_for_stores(data: Path, plan: Plan, stop: asyncio.Event) -> Stores
     while not stop.is_set():
         try:
             return open_stores(data, plan)
-        except (StoreError, UnavailableError, PlanChangedError, CorruptStateError) as error:
+        except (StoreError, UnavailableError, PlanChangedError, LogChangedError, CorruptStateError) as error:
             if str(error) != said:
                 said = str(error)
                 log.info("worker_waits_for_stores", reason=said)
