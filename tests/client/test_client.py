@@ -125,6 +125,19 @@ def test_calls_and_their_answers(run: Runner) -> None:
     assert run(script, "similar", "a/b c", 5) == RECOMMENDED
     assert script.requests[0].url.raw_path == b"/v1/similar/a%2Fb%20c?k=5"
 
+    script = Script(ok(RECOMMENDED), ok(RECOMMENDED), ok(RECOMMENDED))
+    run(script, "similar", "i")
+    run(script, "similar", "i", None, "ünd & co")
+    run(script, "similar", "i", 5, "ada")
+    assert [r.url.raw_path for r in script.requests] == [
+        b"/v1/similar/i", b"/v1/similar/i?user=%C3%BCnd%20%26%20co", b"/v1/similar/i?k=5&user=ada",
+    ]  # fmt: skip
+
+    item = Item(id="a/b", title="A title", price=2.5)
+    script = Script(ok(item))
+    assert run(script, "get_item", "a/b") == item
+    assert (script.requests[0].method, script.requests[0].url.raw_path) == ("GET", b"/v1/items/a%2Fb")
+
     script = Script(ok(INGESTED))
     assert run(script, "delete_item", "a/b") == INGESTED
     assert (script.requests[0].method, script.requests[0].url.raw_path) == ("DELETE", b"/v1/items/a%2Fb")

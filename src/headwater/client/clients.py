@@ -68,6 +68,10 @@ class Client:
         """Take an item out of the catalogue. Raises ``NotFoundError`` for an item that was never there."""
         return self._run(exchange.delete_item(item_id))
 
+    def get_item(self, item_id: str) -> Item:
+        """What the catalogue says of an item. Raises ``NotFoundError`` for one that is not (or no longer) there."""
+        return self._run(exchange.get_item(item_id))
+
     def put_users(self, users: Sequence[UserProfile]) -> IngestReply:
         """Add or replace user profiles."""
         return self._run(exchange.put_users(users))
@@ -76,9 +80,9 @@ class Client:
         """What should this person see now?"""
         return self._run(exchange.recommend(request))
 
-    def similar(self, item_id: str, k: int | None = None) -> RecommendResponse:
-        """Items like this one."""
-        return self._run(exchange.similar(item_id, k))
+    def similar(self, item_id: str, k: int | None = None, user: str | None = None) -> RecommendResponse:
+        """Items like this one; what ``user`` has seen stays out."""
+        return self._run(exchange.similar(item_id, k, user))
 
     def healthy(self) -> bool:
         """Whether the server is alive (one attempt; never raises)."""
@@ -156,6 +160,10 @@ class AsyncClient:
         """See :meth:`Client.delete_item`."""
         return await self._run(exchange.delete_item(item_id))
 
+    async def get_item(self, item_id: str) -> Item:
+        """See :meth:`Client.get_item`."""
+        return await self._run(exchange.get_item(item_id))
+
     async def put_users(self, users: Sequence[UserProfile]) -> IngestReply:
         """See :meth:`Client.put_users`."""
         return await self._run(exchange.put_users(users))
@@ -164,9 +172,9 @@ class AsyncClient:
         """See :meth:`Client.recommend`."""
         return await self._run(exchange.recommend(request))
 
-    async def similar(self, item_id: str, k: int | None = None) -> RecommendResponse:
+    async def similar(self, item_id: str, k: int | None = None, user: str | None = None) -> RecommendResponse:
         """See :meth:`Client.similar`."""
-        return await self._run(exchange.similar(item_id, k))
+        return await self._run(exchange.similar(item_id, k, user))
 
     async def healthy(self) -> bool:
         """See :meth:`Client.healthy`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -164,6 +164,11 @@ def delete_item(item_id: str) -> Call[IngestReply]:
     return Call("DELETE", f"/v1/items/{quote(item_id, safe='')}", _reader(IngestReply))
 
 
+def get_item(item_id: str) -> Call[Item]:
+    """``GET /v1/items/{id}``."""
+    return Call("GET", f"/v1/items/{quote(item_id, safe='')}", _reader(Item))
+
+
 def put_users(users: Sequence[UserProfile]) -> Call[IngestReply]:
     """``POST /v1/users``: each replaces the profile of that user whole."""
     return Call("POST", "/v1/users", _reader(IngestReply), msgspec.json.encode(list(users)))
@@ -174,10 +179,12 @@ def recommend(request: RecommendRequest) -> Call[RecommendResponse]:
     return Call("POST", "/v1/recommend", _reader(RecommendResponse), msgspec.json.encode(request))
 
 
-def similar(item_id: str, k: int | None) -> Call[RecommendResponse]:
+def similar(item_id: str, k: int | None, user: str | None) -> Call[RecommendResponse]:
     """``GET /v1/similar/{item_id}``."""
-    query = "" if k is None else f"?k={k}"
-    return Call("GET", f"/v1/similar/{quote(item_id, safe='')}{query}", _reader(RecommendResponse))
+    given = {name: value for name, value in (("k", k), ("user", user)) if value is not None}
+    query = urlencode(given, quote_via=quote)
+    path = f"/v1/similar/{quote(item_id, safe='')}"
+    return Call("GET", f"{path}?{query}" if query else path, _reader(RecommendResponse))
 
 
 def probe(path: Literal["/healthz", "/readyz"]) -> Call[bool]:
