@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from headwater.cli import main as command_line
 from headwater.cli.main import build_app
-from headwater.cli.options import settings
+from headwater.cli.options import parse_time, settings
 from headwater.schema.config import Config, load_config
 from headwater.schema.errors import ConfigurationError, HeadwaterError, UnavailableError
 from tests.command_tree import command_tree
@@ -34,6 +34,14 @@ def exit_code(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     with pytest.raises(SystemExit) as ended:
         command_line.main()
     return int(ended.value.code or 0)
+
+
+def test_times_of_options() -> None:
+    assert parse_time("--until", None) is None
+    assert parse_time("--until", "1970-01-02") == parse_time("--until", "1970-01-02T02:00:00+02:00") == 86_400_000
+    assert parse_time("--at", "1970-01-01T00:00:00.001Z") == 1
+    with pytest.raises(ConfigurationError, match=r"^--split soon: Expected a time like 2017"):
+        parse_time("--split", "soon")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

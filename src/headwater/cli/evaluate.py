@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from headwater.cli.options import ConfigOption, DataOption, JsonOption, print_json, settings
-from headwater.cli.train import Bars, parse_time
+from headwater.cli.options import ConfigOption, DataOption, JsonOption, parse_time, print_json, settings
+from headwater.cli.train import Bars
 from headwater.schema.errors import HeadwaterError
 
 if TYPE_CHECKING:
@@ -59,13 +59,13 @@ def evaluate(
     chosen = settings(config, data)
     log = LmdbLog(chosen.data / "log", readonly=True)
     try:
-        split_ms = parse_time(split)
+        split_ms = parse_time("--split", split)
         with Bars() as bars:
             report = run(
                 chosen.config, log, chosen.data / "models",
                 split_ms=log.last_received_ms - 86_400_000 if split_ms is None else split_ms,
                 window=window, questions=questions, sample=sample, seed=seed, threads=os.cpu_count() or 1,
-                created_ms=int(time.time() * 1000), until_ms=parse_time(until), progress=bars.update,
+                created_ms=int(time.time() * 1000), until_ms=parse_time("--until", until), progress=bars.update,
             )  # fmt: skip
     finally:
         log.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headwater.cli.options import ConfigOption, DataOption, JsonOption, Settings, print_json, settings
+from headwater.cli.options import ConfigOption, DataOption, JsonOption, Settings, parse_time, print_json, settings
 from headwater.schema.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def items(
     from headwater.offline.importing import import_items
 
     mapping = _mapping(columns, constants, None, time_unit, separator)
-    at_ms = None if at is None else _instant(at)
+    at_ms = parse_time("--at", at)
     with _target(settings(config, data), rejects) as target:
         report = import_items(file, mapping, target, options=_options(file_format, delimiter, encoding), at_ms=at_ms)
     _show(report, as_json)
@@ -178,16 +178,6 @@ def _options(file_format: str | None, delimiter: str | None, encoding: str) -> F
     from headwater.offline.importing import FileOptions
 
     return FileOptions(file_format, delimiter, encoding)
-
-
-def _instant(text: str) -> int:
-    import datetime as dt
-
-    try:
-        parsed = dt.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigurationError(f'--at {text}: Expected a time such as "2017-10-01T00:00:00Z"') from error
-    return round((parsed if parsed.tzinfo else parsed.replace(tzinfo=dt.UTC)).timestamp() * 1_000)
 
 
 @contextlib.contextmanager

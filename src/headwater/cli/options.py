@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from headwater.schema.config import Config, load_config, resolve_data_dir
+from headwater.schema.errors import ConfigurationError
 
 EXIT_CHECK_FAILED = 1
 EXIT_INPUT = 2
@@ -49,6 +51,21 @@ def settings(config: Path | None, data: Path | None) -> Settings:
     path = config if config is not None else (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
     loaded = load_config(path)
     return Settings(loaded, path, data if data is not None else resolve_data_dir(loaded, path))
+
+
+def parse_time(option: str, text: str | None) -> int | None:
+    """The time that ``option`` was given, ISO 8601 (UTC unless it says otherwise), in Unix ms; None for none.
+
+    Raises:
+        ConfigurationError: ``text`` is no time.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{option} {text}: Expected a time like 2017-10-12 or 2017-10-12T06:00:00Z") from error
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000)
 
 
 def print_json(value: Any) -> None:

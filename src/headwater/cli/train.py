@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime
 from typing import Annotated, Self
 
 import typer
 
-from headwater.cli.options import ConfigOption, DataOption, JsonOption, print_json, settings
-from headwater.schema.errors import HeadwaterError
+from headwater.cli.options import ConfigOption, DataOption, JsonOption, parse_time, print_json, settings
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +46,7 @@ def train(
     try:
         with Bars() as bars:
             report = run(
-                chosen.config, log, chosen.data / "models", until_ms=parse_time(until), window=window, seed=seed,
+                chosen.config, log, chosen.data / "models", until_ms=parse_time("--until", until), window=window, seed=seed,
                 threads=os.cpu_count() or 1, promote=not no_promote, created_ms=int(time.time() * 1000),
                 progress=bars.update,
             )  # fmt: skip
@@ -63,17 +61,6 @@ def train(
         f"{'-' if report.holdout_ndcg10 is None else f'{report.holdout_ndcg10:.4f}'}; "
         f"replay {report.replay_s:.1f} s, fit {report.fit_s:.1f} s"
     )
-
-
-def parse_time(text: str | None) -> int | None:
-    """ISO 8601 (UTC unless it says otherwise) to Unix ms."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise HeadwaterError(f"{text!r} is not a time; write it like 2017-10-12 or 2017-10-12T06:00:00") from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 class Bars:
