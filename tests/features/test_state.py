@@ -148,8 +148,7 @@ class Reader:
 
     def refresh(self) -> tuple[int, set[int] | None]:
         """The offset that the rows reflect now, and which changed (``None``: all)."""
-        self.epoch, offset, received_ms, changed = self.state.refresh_items(self.table, self.epoch)
-        assert received_ms >= 0
+        self.epoch, offset, changed = self.state.refresh_items(self.table, self.epoch)
         return offset, None if changed is None else set(changed.tolist())
 
     def rows(self) -> list[bytes]:

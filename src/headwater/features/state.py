@@ -192,32 +192,32 @@ class LmdbState:
         with self._env.begin(buffers=True) as txn:
             self._load_in(txn, self._read_meta(txn), table)
 
-    def refresh_items(self, table: ItemTable, epoch: int) -> tuple[int, int, int, npt.NDArray[np.int64] | None]:
+    def refresh_items(self, table: ItemTable, epoch: int) -> tuple[int, int, npt.NDArray[np.int64] | None]:
         """Bring ``table``, which stands at ``epoch`` (-1: empty), to the newest one.
 
-        Returns (epoch, its log offset, its log time, the items that changed; ``None``: all). A reader that
-        fell too far behind loads all rows anew.
+        Returns (epoch, its log offset, the items that changed; ``None``: all). A reader that fell too far
+        behind loads all rows anew.
         """
         with self._env.begin(buffers=True) as txn:
             meta = self._read_meta(txn)
             if epoch == meta.epoch:
-                return epoch, meta.offset, meta.received_ms, _NO_ITEMS
-            offset = received_ms = 0
+                return epoch, meta.offset, _NO_ITEMS
+            offset = 0
             changed: list[npt.NDArray[np.int64]] = []
             if epoch >= 0 and meta.epoch - epoch < KEPT_EPOCHS:
                 for number in range(epoch + 1, meta.epoch + 1):
                     body = txn.get(_U8.pack(number), db=self._epochs)
                     if body is None:
                         break
-                    offset, received_ms, items = self._apply_epoch(table, _unchecked(body, "epoch"))
+                    offset, items = self._apply_epoch(table, _unchecked(body, "epoch"))
                     changed.append(items)
                 else:
-                    return meta.epoch, offset, received_ms, np.unique(np.concatenate(changed))
+                    return meta.epoch, offset, np.unique(np.concatenate(changed))
             self._load_in(txn, meta, table)
-            return meta.epoch, meta.offset, meta.received_ms, None
+            return meta.epoch, meta.offset, None
 
-    def _apply_epoch(self, table: ItemTable, body: memoryview) -> tuple[int, int, npt.NDArray[np.int64]]:
-        offset, received_ms, count, changed = _EPOCH.unpack_from(body)
+    def _apply_epoch(self, table: ItemTable, body: memoryview) -> tuple[int, npt.NDArray[np.int64]]:
+        offset, _received_ms, count, changed = _EPOCH.unpack_from(body)
         table.reserve(count)
         at = _EPOCH.size
         ids = np.frombuffer(body[at : at + 4 * changed], np.uint32).astype(np.int64)
@@ -226,7 +226,7 @@ class LmdbState:
             size = changed * part.shape[1] * part.itemsize
             part[ids] = np.frombuffer(body[at : at + size], part.dtype).reshape(changed, part.shape[1])
             at += size
-        return offset, received_ms, ids
+        return offset, ids
 
     def _load_in(self, txn: lmdb.Transaction, meta: Meta, table: ItemTable) -> None:
         table.reserve(max(meta.items, 1))

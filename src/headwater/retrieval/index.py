@@ -100,7 +100,6 @@ class ItemIndex:
         self.content = np.zeros((len(table.dirty), plan.layout.content_size), np.float32)
         self.has_content = np.zeros(len(table.dirty), np.bool_)
         self.content_items = 0
-        self.hits = self.misses = 0
         self._lists: dict[Key, tuple[int, Ranked]] = {}
         self.update(None)
 
@@ -158,16 +157,10 @@ class ItemIndex:
         """The list under ``key``, made anew when it is older than ``ttl_ms``."""
         found = self._lists.get(key)
         if found is not None and 0 <= now_ms - found[0] < self.ttl_ms:
-            self.hits += 1
             return found[1]
-        self.misses += 1
         if len(self._lists) >= MAX_LISTS:
             self._lists.clear()
         ranked = make()
         if len(ranked):  # an empty list is quick to make, and the first items must not wait for it to age
             self._lists[key] = (now_ms, ranked)
         return ranked
-
-    def forget_lists(self) -> None:
-        """Compute every list anew when it is next asked for (a hidden item makes room at once)."""
-        self._lists.clear()

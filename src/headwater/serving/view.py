@@ -34,16 +34,15 @@ class LiveView:
         self.table = ItemTable(plan.layout)
         self.epoch = -1
         self.item_offset = 0
-        self.item_ms = 0
         self.index = ItemIndex(plan, self.table)
         self.refresh()
 
     def refresh(self) -> bool:
         """Apply the epochs since the last call; returns whether there were any."""
-        epoch, offset, received_ms, changed = self.state.refresh_items(self.table, self.epoch)
+        epoch, offset, changed = self.state.refresh_items(self.table, self.epoch)
         if epoch == self.epoch:
             return False
-        self.epoch, self.item_offset, self.item_ms = epoch, offset, received_ms
+        self.epoch, self.item_offset = epoch, offset
         self.index.update(changed)
         return True
 
