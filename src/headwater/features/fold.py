@@ -84,12 +84,15 @@ class Fold:
     resumes at its offset and ``commit`` writes what changed.
     """
 
-    def __init__(self, plan: Plan, store: StateStore | None = None, *, cache_users: int = 65_536) -> None:
+    def __init__(self, plan: Plan, store: StateStore | None = None, *, cache_users: int = 32_768) -> None:
         self.plan = plan
         self.store = store
         self.cache_users = cache_users
         self.items = ItemTable(plan.layout)
-        self.users = UserTable(plan.layout, store.user if store is not None else None)
+        # room for the whole cache from the start (the pages come with use): growing copies every row, a stall that
+        # the freshness of whoever acts at that moment would pay for
+        room = 1024 if store is None else 2 * cache_users
+        self.users = UserTable(plan.layout, store.user if store is not None else None, capacity=room)
         self.offset = 0
         self.received_ms = 0
         self.counts = FoldCounts()

@@ -73,8 +73,12 @@ class UserTable:
         for user in missing:
             slot = len(slots)
             packed = self.load(user)
+            row = self.row(slot)
             if packed is not None:
-                unpack_user(packed, self.row(slot), self.layout)
+                unpack_user(packed, row, self.layout)
+            else:
+                for part in row:
+                    part[:] = 0
             slots[user] = slot
             self.owners[slot] = user
         return np.array([slots[user] for user in unique.tolist()], np.int64)[inverse]
@@ -97,10 +101,11 @@ class UserTable:
         return slot if self.load is None else int(self.owners[slot])
 
     def shrink(self, limit: int) -> None:
-        """Empty the cache when it holds more than ``limit`` rows; all of them must have been stored."""
+        """Empty the cache when it holds more than ``limit`` rows; all of them must have been stored.
+
+        The rows keep what they hold: a row is filled or zeroed when it is taken again.
+        """
         if self.load is not None and len(self.slots) > limit:
-            for part in self.rows:
-                part[: len(self.slots)] = 0
             self.slots.clear()
 
     def _reserve(self, count: int) -> None:

@@ -41,7 +41,7 @@ from headwater.schema.items import Item
 
 log = structlog.get_logger()
 
-EPOCH_S = 0.05  # at least this long between two epochs of item changes
+EPOCH_S = 0.09  # at least this long between two epochs of item changes
 CATCH_UP_S = 0.5  # far behind, rows are stored this often: users come again, and each time costs a write
 POLL_S = 0.1  # the log is looked at this often even when the writer says nothing
 OPEN_PAUSE_S = 0.02
