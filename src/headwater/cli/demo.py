@@ -132,7 +132,7 @@ def _run(
             "affinity_half_life": "3650d", "segment_half_life": "365d",
         }  # fmt: skip
         tables["features.co_visits"] = {"half_life": "3650d", "fast_half_life": "365d", "window": "30d"}
-        tables["ranker"] = {"trees": 120, "max_rows": 800_000}
+        tables["ranker"] = {"trees": 200, "max_rows": 2_000_000}
     site = make_site(folder, tables)
     world = None if movielens is not None else _simulate(console, site, seed)
     if movielens is not None:
