@@ -50,7 +50,10 @@ DISCOUNT = 0.8  # weight of the k-th latest item is DISCOUNT ** k
     SEGMENT_LIFT, HOUR, WEEKDAY, PRICE, SAME_CATEGORY, CO_WEIGHT, CO_FAST_LAST, CO_FAST_SUM,
 ) = (int(op) for op in Op)  # fmt: skip
 
-CROSS = 8  # co_last, co_sum, co_count, content_last, content_mean, co_weight, co_fast_last, co_fast_sum
+# Columns that look at a recent item and a candidate together, in the order in which `_cross` writes them.
+_CROSS_OPS = (CO_LAST, CO_SUM, CO_COUNT, CONTENT_LAST, CONTENT_MEAN, CO_WEIGHT, CO_FAST_LAST, CO_FAST_SUM)
+CROSS = len(_CROSS_OPS)
+CROSS_AT = np.array([_CROSS_OPS.index(op) if op in _CROSS_OPS else -1 for op in range(len(Op))], np.int64)
 
 
 class Context(NamedTuple):
@@ -206,6 +209,13 @@ def _item_decayed(items: Rows, row: int, cell: int, rate: float, now_ms: int) ->
 
 
 @inline
+def born_ms(items: Rows, row: int) -> int:
+    """When an item was published, or else first seen; 0: neither is known."""
+    published = items.i8[row, I_PUBLISHED]
+    return int(published if published != 0 else items.i8[row, I_FIRST])
+
+
+@inline
 def _hours(now_ms: int, then_ms: int) -> float:
     return max(now_ms - then_ms, 0) / HOUR_MS
 
@@ -266,45 +276,21 @@ def _assemble(
                 out[r, d] = _hours(now_ms, then) if then > 0 else -1.0
         elif op == AGE_ITEM:
             for r in range(n):
-                row = candidates[r]
-                born = items.i8[row, I_PUBLISHED]
-                if born == 0:
-                    born = items.i8[row, I_FIRST]
+                born = born_ms(items, candidates[r])
                 out[r, d] = _hours(now_ms, born) if born > 0 else 0.0
         elif op == LENGTH_USER:
             for r in range(n):
                 out[r, d] = user.u4[U_RECENT_LENGTH]
         elif op == AFFINITY:
             _affinity(user, items, candidates, layout, out, d)
-        elif op == CO_LAST:
+        elif CROSS_AT[op] >= 0:
             for r in range(n):
-                out[r, d] = cross[r, 0]
-        elif op == CO_SUM:
-            for r in range(n):
-                out[r, d] = cross[r, 1]
-        elif op == CO_COUNT:
-            for r in range(n):
-                out[r, d] = cross[r, 2]
+                out[r, d] = cross[r, CROSS_AT[op]]
         elif op == CO_LIFT:
             total = _item_decayed(items, 0, cell, rate, now_ms)
             for r in range(n):
                 share = _item_decayed(items, candidates[r], cell, rate, now_ms)
                 out[r, d] = min(cross[r, 1] * total / share, MAX_RATIO) if share > 0.0 else 0.0
-        elif op == CO_FAST_LAST:
-            for r in range(n):
-                out[r, d] = cross[r, 6]
-        elif op == CO_FAST_SUM:
-            for r in range(n):
-                out[r, d] = cross[r, 7]
-        elif op == CO_WEIGHT:
-            for r in range(n):
-                out[r, d] = cross[r, 5]
-        elif op == CONTENT_LAST:
-            for r in range(n):
-                out[r, d] = cross[r, 3]
-        elif op == CONTENT_MEAN:
-            for r in range(n):
-                out[r, d] = cross[r, 4]
         elif op in (SEGMENT_SHARE, SEGMENT_LIFT):
             segment = segments[np.int64(first)]
             if segment < 0 or segment >= layout.segment_size:

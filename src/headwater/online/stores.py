@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,27 +62,21 @@ def open_stores(data: Path, plan: Plan) -> Stores:
         UnavailableError: the fold has not made the state yet.
         PlanChangedError, LogChangedError: the state there is of another plan or log; the fold is about to drop it.
     """
-    event_log = LmdbLog(data / "log", readonly=True)
-    try:
+    with contextlib.ExitStack() as opened:  # what is open is closed again when the next one cannot be opened
+        event_log = LmdbLog(data / "log", readonly=True)
+        opened.callback(event_log.close)
         identity = LmdbIdentity(data / "identity", readonly=True)
-        try:
-            path = data / "state"
-            state_file = path / "data.mdb"
-            if not state_file.exists():
-                raise UnavailableError(f"there is no state in {path} yet")
-            inode = state_file.stat().st_ino
-            state = LmdbState(path, plan, writable=False, log_id=event_log.log_id)
-            try:
-                return Stores(event_log, identity, state, LiveView(plan, state), state_file, inode)
-            except BaseException:
-                state.close()
-                raise
-        except BaseException:
-            identity.close()
-            raise
-    except BaseException:
-        event_log.close()
-        raise
+        opened.callback(identity.close)
+        path = data / "state"
+        state_file = path / "data.mdb"
+        if not state_file.exists():
+            raise UnavailableError(f"there is no state in {path} yet")
+        inode = state_file.stat().st_ino
+        state = LmdbState(path, plan, writable=False, log_id=event_log.log_id)
+        opened.callback(state.close)
+        stores = Stores(event_log, identity, state, LiveView(plan, state), state_file, inode)
+        opened.pop_all()
+        return stores
 
 
 async def wait_for_stores(data: Path, plan: Plan, stop: asyncio.Event) -> Stores | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from headwater.features.assemble import born_ms
 from headwater.features.decay import decay
 from headwater.features.fold_kernel import Rows
 from headwater.features.plan import (
@@ -15,13 +16,12 @@ from headwater.features.plan import (
     FLAG_HIDDEN,
     I_CLOCK,
     I_EXPIRES,
-    I_FIRST,
     I_FLAGS,
     I_PUBLISHED,
     Plan,
 )
 from headwater.features.rows import ItemTable
-from headwater.jit import kernel
+from headwater.jit import inline, kernel
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -58,6 +58,17 @@ def best(scores: Float32, count: int) -> Ranked:
     return Ranked(chosen, scores[chosen])
 
 
+@inline
+def _showable(items: Rows, i: int, now_ms: int) -> bool:
+    """Whether an item is published, not expired and not hidden at ``now_ms``: true for everyone or for nobody."""
+    expires = items.i8[i, I_EXPIRES]
+    return (
+        not items.u4[i, I_FLAGS] & FLAG_HIDDEN
+        and (expires == 0 or expires > now_ms)
+        and items.i8[i, I_PUBLISHED] <= now_ms
+    )
+
+
 @kernel
 def _popularity(items: Rows, count: int, cell: int, rate: float, now_ms: int, out: Float32) -> None:
     """Decayed weight of f4 cell ``cell`` at ``now_ms`` of all showable items; 0 for the others."""
@@ -65,10 +76,8 @@ def _popularity(items: Rows, count: int, cell: int, rate: float, now_ms: int, ou
     for i in range(1, count):
         out[i] = np.float32(0.0)
         value = items.f4[i, cell]
-        if value > 0.0 and not items.u4[i, I_FLAGS] & FLAG_HIDDEN:
-            expires = items.i8[i, I_EXPIRES]
-            if (expires == 0 or expires > now_ms) and items.i8[i, I_PUBLISHED] <= now_ms:
-                out[i] = np.float32(value * decay(now_ms - items.i8[i, I_CLOCK], rate))
+        if value > 0.0 and _showable(items, i, now_ms):
+            out[i] = np.float32(value * decay(now_ms - items.i8[i, I_CLOCK], rate))
 
 
 @kernel
@@ -77,11 +86,8 @@ def _freshness(items: Rows, count: int, max_age_ms: int, now_ms: int, out: Float
     out[0] = np.float32(0.0)
     for i in range(1, count):
         out[i] = np.float32(0.0)
-        born = items.i8[i, I_PUBLISHED]
-        if born == 0:
-            born = items.i8[i, I_FIRST]
-        expires = items.i8[i, I_EXPIRES]
-        if born == 0 or born > now_ms or (expires != 0 and expires <= now_ms) or items.u4[i, I_FLAGS] & FLAG_HIDDEN:
+        born = born_ms(items, i)
+        if born == 0 or born > now_ms or not _showable(items, i, now_ms):
             continue
         age = now_ms - born
         if age < max_age_ms:
