@@ -72,7 +72,7 @@ class Pipeline:
         user_offset = self._hydrate(query, view, run)
         segments = self._segments(query)
         candidates, used = self._fetch(query, view, segments, now_ms, run)
-        chosen, scores, features = self._rank(query, view, model, candidates, segments, now_ms, run)
+        chosen, scores, features = self._rank(query, view, model, candidates, now_ms, run)
         address = Address(
             user_offset, view.item_offset, now_ms, self.plan.hash, model.version if model is not None else NO_MODEL
         )
@@ -91,7 +91,7 @@ class Pipeline:
     def features(
         self, query: Query, view: View, items: npt.NDArray[np.int64], now_ms: int, out: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
-        """Assembled rows of ``items`` for the user that :meth:`candidates` was last called for."""
+        """Assembled rows of ``items`` for the user row at hand: that of the last :meth:`candidates` or of this request."""
         context = Context(self._segments(query))
         return assemble(self.plan, self.user, view.table.rows, items, context, now_ms, self._scratch, out)
 
@@ -148,8 +148,7 @@ class Pipeline:
         return candidates, [*used, Catalogue()]
 
     def _rank(
-        self, query: Query, view: View, model: Model | None, candidates: Candidates, segments: tuple[int, int],
-        now_ms: int, run: _Run,
+        self, query: Query, view: View, model: Model | None, candidates: Candidates, now_ms: int, run: _Run
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:  # fmt: skip
         """Positions of the best candidates, their scores and feature rows; retrieval order when ranking can't."""
         features = self._rows[:0]
@@ -160,10 +159,7 @@ class Pipeline:
             run.degrade(TIER_RETRIEVAL, "deadline: ranking skipped")
         if ranker is not None and run.tier == TIER_FULL and len(candidates):
             self._reserve_candidates(len(candidates))
-            features = assemble(
-                self.plan, self.user, view.table.rows, candidates.items, Context(segments), now_ms,
-                self._scratch, self._rows,
-            )  # fmt: skip
+            features = self.features(query, view, candidates.items, now_ms, self._rows)
             run.lap("assemble")
             try:
                 scores = ranker.score(features)
