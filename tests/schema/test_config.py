@@ -127,3 +127,31 @@ def test_the_data_directory_stands_beside_the_file(tmp_path: Path) -> None:
     assert resolve_data_dir(Config(), tmp_path / "headwater.toml") == tmp_path / "data"
     assert resolve_data_dir(Config(data_dir="/var/lib/x"), tmp_path / "headwater.toml") == Path("/var/lib/x")
     assert resolve_data_dir(Config(), None) == Path("data")
+
+
+def test_labels_are_the_positive_types_unless_the_file_names_some() -> None:
+    assert [label.name for label in Config().training.labels] == ["click", "like", "purchase"]
+    own = parse_config('[[events]]\nname = "buy"\npositive = true\n[training]\nwatermark = "1m"\n')
+    assert [(label.name, label.types, label.window) for label in own.training.labels] == [("buy", ("buy",), "30m")]
+    named = parse_config('[[training.labels]]\nname = "engaged"\ntypes = ["click", "view"]\nwindow = "2h"\n')
+    assert [(label.name, label.types) for label in named.training.labels] == [("engaged", ("click", "view"))]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[[training.labels]]\nname = 'a'\ntypes = ['clck']",
+            'my.toml: training.labels[0].types: There is no event type "clck", did you mean "click"?',
+        ),
+        ("[[training.labels]]\nname = 'click'\nwindow = '0s'", "my.toml: training.labels[0].window: Expected a dura"),
+        (
+            "[[training.labels]]\nname = 'click'\n[[training.labels]]\nname = 'click'",
+            'my.toml: training.labels[1]: "click" stands there twice',
+        ),
+    ],
+)
+def test_a_mistake_in_a_label_is_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_config(text, "my.toml")
+    assert str(caught.value).startswith(message)

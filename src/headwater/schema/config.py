@@ -148,6 +148,30 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_batch: Annotated[int, Meta(ge=1, le=1_000_000)] = 262_144
 
 
+class Label(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An outcome that training rows are labelled with: an event of ``types`` at most ``window`` after the exposure.
+    ``types`` absent: the event type of the label's name.
+    """
+
+    name: Name
+    types: tuple[Name, ...] = ()
+    window: Duration = "30m"
+
+    def __post_init__(self) -> None:
+        if not self.types:
+            msgspec.structs.force_setattr(self, "types", (self.name,))
+
+
+class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Labels of training rows. ``watermark``: how late an event may reach the log and still count.
+
+    ``labels`` absent: one for each positive event type (they are there once the configuration exists).
+    """
+
+    watermark: Duration = "5m"
+    labels: tuple[Label, ...] = ()
+
+
 DEFAULT_EVENTS = (
     EventType(name="impression"),
     EventType(name="view", weight=0.2, seen=True, sequence=True),
@@ -176,6 +200,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     features: Features = Features()
     sources: Sources = Sources()
     ranker: Ranker = Ranker()
+    training: Training = Training()
     ladder: Ladder = Ladder()
     serving: Serving = Serving()
     log: Log = Log()
@@ -195,6 +220,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                         f'surfaces[{index}].sources: There is no source "{source}"{_nearest(source, SOURCE_NAMES)}'
                     )
         _check_durations(self, "")
+        if not self.training.labels:
+            labels = tuple(Label(name=t.name) for t in self.events if t.positive)
+            msgspec.structs.force_setattr(self, "training", msgspec.structs.replace(self.training, labels=labels))
+        _check_labels(self.training.labels, [t.name for t in self.events])
 
 
 def load_config(path: Path | None) -> Config:
@@ -311,6 +340,17 @@ def _check_events(events: Sequence[EventType]) -> None:
         raise ConfigurationError(
             "events: Expected at least one event type with `positive = true`: it is what is learnt"
         )
+
+
+def _check_labels(labels: Sequence[Label], types: Sequence[str]) -> None:
+    _check_names("training.labels", [label.name for label in labels])
+    for index, label in enumerate(labels):
+        _check_durations(label, f"training.labels[{index}].")
+        for name in label.types:
+            if name not in types:
+                raise ConfigurationError(
+                    f'training.labels[{index}].types: There is no event type "{name}"{_nearest(name, types)}'
+                )
 
 
 def _check_names(key: str, names: Sequence[str]) -> None:
