@@ -12,7 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from headwater.features.fold import Fold
+from headwater.features.paths import feed_socket, state_dir
 from headwater.features.plan import Plan, compile_plan
+from headwater.features.recovery import BOOT_MARK, open_state
 from headwater.features.rows import CorruptStateError
 from headwater.features.state import LmdbState, LogChangedError, StateConflictError
 from headwater.log.batch import events_to_batch
@@ -22,9 +24,9 @@ from headwater.log.memory import MemoryLog
 from headwater.log.protocol import CorruptLogError
 from headwater.log.writer import LogWriter, open_writer
 from headwater.nearline.feed import FeedServer
-from headwater.nearline.fold import BOOT_MARK, Folder, open_state, run_fold, warm_up
+from headwater.nearline.fold import Folder, run_fold, warm_up
 from headwater.schema.config import Config
-from headwater.schema.errors import UnavailableError
+from headwater.schema.errors import ConfigurationError, UnavailableError
 from headwater.schema.events import Event
 from headwater.schema.feed import POSITION_SIZE, Position, newest_position
 from headwater.schema.items import Item
@@ -256,10 +258,27 @@ def test_the_process_waits_for_the_log_then_folds_it_all(tmp_path: Path, plan: P
         writer.put_items([Item(id=f"i{n}") for n in range(5)])
         writer.append_events(events_to_batch([Event(user="u", item="i1", type="click")], ()))
         last = writer.last_offset
-        run_until(tmp_path, lambda: (tmp_path / "run" / "fold.sock").exists())
-    state = LmdbState(tmp_path / "state", plan, writable=False)
+        run_until(tmp_path, lambda: feed_socket(tmp_path, plan.hash).exists())
+    state = LmdbState(state_dir(tmp_path, plan.hash), plan, writable=False)
     assert state.offset == last
     state.close()
+
+
+def test_a_state_from_before_there_was_one_for_each_plan_is_removed(tmp_path: Path, plan: Plan) -> None:
+    old = tmp_path / "state"
+    LmdbState(old, plan, writable=True).close()
+    (old / "boot").write_text("some boot")
+    with open_writer(tmp_path) as writer, capture_logs() as lines:
+        writer.put_items([Item(id="a")])
+        run_until(tmp_path, lambda: feed_socket(tmp_path, plan.hash).exists())
+    assert [line["event"] for line in lines if "one plan had room" in line.get("reason", "")] == ["state_dropped"]
+    assert [path.name for path in old.iterdir()] == [plan.hash]
+
+
+def test_a_process_of_another_plan_than_was_asked_for_does_not_start(tmp_path: Path, plan: Plan) -> None:
+    with pytest.raises(ConfigurationError, match=f"{plan.hash}.*expected was feedbeef"):
+        asyncio.run(run_fold(CONFIG, tmp_path, stop=asyncio.Event(), plan_hash="feedbeef"))
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_damaged_state_is_dropped_by_the_next_process(
@@ -268,7 +287,7 @@ def test_a_damaged_state_is_dropped_by_the_next_process(
     with open_writer(tmp_path) as writer:
         writer.put_items([Item(id="a")])
         last = writer.last_offset
-        run_until(tmp_path, lambda: (tmp_path / "run" / "fold.sock").exists())
+        run_until(tmp_path, lambda: feed_socket(tmp_path, plan.hash).exists())
 
         def damaged(*_: object) -> None:
             raise CorruptStateError("a stored item row does not match its checksum")
@@ -278,9 +297,9 @@ def test_a_damaged_state_is_dropped_by_the_next_process(
             with pytest.raises(UnavailableError, match="checksum"):
                 run_until(tmp_path, lambda: False)
         with capture_logs() as lines:
-            run_until(tmp_path, lambda: (tmp_path / "run" / "fold.sock").exists())
+            run_until(tmp_path, lambda: feed_socket(tmp_path, plan.hash).exists())
     assert [line["reason"] for line in lines if line["event"] == "state_dropped"] == ["it was found damaged"]
-    state = LmdbState(tmp_path / "state", plan, writable=False)
+    state = LmdbState(state_dir(tmp_path, plan.hash), plan, writable=False)
     assert state.offset == last
     state.close()
 

@@ -36,7 +36,7 @@ class FailingWriter:
 def post(error: Exception) -> tuple[httpx.Response, Metrics]:
     """The answer to one good event when the writer fails with ``error``."""
     metrics = Metrics()
-    stub = SimpleNamespace(config=Config(), metrics=metrics, writer=FailingWriter(error))
+    stub = SimpleNamespace(config=Config(), metrics=metrics, writer=FailingWriter(error), retiring=False)
 
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(cast(Service, stub)), raise_app_exceptions=False)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from headwater.cli.options import EXIT_INPUT
+from headwater.features.plan import compile_plan
 from headwater.schema.requests import RecommendResponse
 from tests.online.conftest import Site
 from tests.online.running import Running, publish_ranker
@@ -210,7 +211,7 @@ def test_a_token_that_never_comes_is_answered_with_a_reason(server: Site) -> Non
 
 
 def test_health_metrics_and_schema(server: Site) -> None:
-    assert server.http.get("/healthz").json() == {"status": "ok"}
+    assert server.http.get("/healthz").json() == {"status": "ok", "plan": compile_plan(server.config).hash}
     assert server.http.get("/readyz").json() == {"status": "ready", "reasons": []}
     text = server.http.get("/metrics").text
     assert 'headwater_request_seconds_count{route="/v1/recommend",status="200"}' in text
@@ -226,7 +227,8 @@ def test_a_model_is_swapped_without_a_restart_and_a_bad_one_refused(server: Site
     while (answer := server.recommend(user="swap", k=5))["model"] != version:
         assert answer["tier"] == 0
         assert time.monotonic() < until, "the new bundle did not come into service"
-    (server.data / "models" / "CURRENT").write_text("20260302T101500000Z-000000000000\n")
+    plan = compile_plan(server.config).hash
+    (server.data / "models" / "plans" / plan / "CURRENT").write_text("20260302T101500000Z-000000000000\n")
     time.sleep(1.2)
     answer = server.recommend(user="swap", k=5)
     assert (answer["model"], answer["tier"]) == (version, 0)

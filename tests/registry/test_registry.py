@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -30,10 +31,10 @@ def _publish(registry: Registry, fields: Fields, count: int) -> list[str]:
 
 def test_an_empty_registry(registry: Registry) -> None:
     assert registry.list() == []
-    assert registry.current() is None
-    assert registry.stamp() is None
+    assert registry.current("plan-a") is None
+    assert registry.stamp("plan-a") == (None, None)
     with pytest.raises(BundleError, match="no earlier bundle"):
-        registry.rollback()
+        registry.rollback("plan-a")
     with pytest.raises(BundleError, match="not a bundle version"):
         registry.promote("../../etc")
     with pytest.raises(BundleError, match="not a bundle directory"):
@@ -42,17 +43,17 @@ def test_an_empty_registry(registry: Registry) -> None:
 
 def test_promotions_and_rollbacks_are_a_stack(registry: Registry, fields: Fields) -> None:
     a, b, c = _publish(registry, fields, 3)
-    assert registry.current() is None
+    assert registry.current("plan-a") is None
     for version in (a, b, b, a, c):
         registry.promote(version)
-        assert registry.current() == version
+        assert registry.current("plan-a") == version
     assert [(line.version, line.current) for line in registry.list()] == [(c, True), (b, False), (a, False)]
-    assert [registry.rollback() for _ in range(3)] == [a, b, a]
+    assert [registry.rollback("plan-a") for _ in range(3)] == [a, b, a]
     with pytest.raises(BundleError, match="no earlier bundle"):
-        registry.rollback()
-    assert registry.current() == a
+        registry.rollback("plan-a")
+    assert registry.current("plan-a") == a
     registry.promote(c)
-    assert registry.rollback() == a
+    assert registry.rollback("plan-a") == a
 
 
 def test_a_bundle_that_is_not_fit_is_not_promoted(registry: Registry, fields: Fields) -> None:
@@ -63,7 +64,7 @@ def test_a_bundle_that_is_not_fit_is_not_promoted(registry: Registry, fields: Fi
     (registry.path / "bundles" / b / "ranker.lgb.txt").write_text("altered")
     with pytest.raises(BundleError, match="SHA-256"):
         registry.promote(b)
-    assert registry.current() == a
+    assert registry.current("plan-a") == a
     (registry.path / "bundles" / b / "manifest.json").write_text("{")
     listed = registry.list()
     assert listed[0].manifest is None
@@ -77,20 +78,20 @@ def test_rollback_to_a_damaged_bundle_keeps_the_current_one(registry: Registry, 
     registry.promote(b)
     (registry.path / "bundles" / a / "ranker.lgb.txt").unlink()
     with pytest.raises(BundleError, match="cannot be read"):
-        registry.rollback()
-    assert registry.current() == b
+        registry.rollback("plan-a")
+    assert registry.current("plan-a") == b
 
 
 def test_a_damaged_current_is_named_and_mended_by_promoting(registry: Registry, fields: Fields) -> None:
     a, b = _publish(registry, fields, 2)
     registry.promote(a)
     registry.promote(b)
-    (registry.path / "CURRENT").write_text("nonsense")
+    (registry.path / "plans" / "plan-a" / "CURRENT").write_text("nonsense")
     with pytest.raises(BundleError, match="Promote a version again"):
-        registry.current()
+        registry.current("plan-a")
     registry.promote(b)
-    assert registry.current() == b
-    assert registry.rollback() == a
+    assert registry.current("plan-a") == b
+    assert registry.rollback("plan-a") == a
 
 
 def test_the_watcher_hands_out_each_change_once(registry: Registry, fields: Fields) -> None:
@@ -105,28 +106,81 @@ def test_the_watcher_hands_out_each_change_once(registry: Registry, fields: Fiel
     assert (first.version, first.files) == (a, {"ranker.lgb.txt": b"model 0"})
     assert watcher.poll() is None
     registry.promote(foreign)
-    with pytest.raises(PlanMismatchError):
-        watcher.poll()
-    assert watcher.poll() is None
+    assert watcher.poll() is None, "another plan's bundle became current for servers of another plan"
+    mark = registry.stamp("plan-a")
     registry.promote(b)
-    registry.rollback()
-    with pytest.raises(PlanMismatchError):
-        watcher.poll()
-    mark = registry.stamp()
-    assert not registry.changed(mark)
-    registry.promote(b)
-    assert registry.changed(mark)
+    assert registry.stamp("plan-a") != mark
     second = watcher.poll()
     assert second is not None
     assert second.version == b
 
 
+def test_each_plan_has_a_current_bundle_and_a_way_back_of_its_own(registry: Registry, fields: Fields) -> None:
+    a, b = _publish(registry, fields, 2)
+    c, d = (registry.publish(fields(n, plan_hash="plan-b"), {}).version for n in (5, 6))
+    for version in (a, c, b, d):
+        registry.promote(version)
+    assert (registry.current("plan-a"), registry.current("plan-b")) == (b, d)
+    assert {line.version for line in registry.list() if line.current} == {b, d}
+    assert registry.rollback("plan-b") == c
+    assert (registry.current("plan-a"), registry.current("plan-b")) == (b, c)
+    assert registry.rollback("plan-a") == a
+    with pytest.raises(BundleError, match="no earlier bundle of plan plan-a"):
+        registry.rollback("plan-a")
+    for wrong in ("", "..", "a/b"):
+        with pytest.raises(BundleError, match="not a plan hash"):
+            registry.current(wrong)
+
+
+def test_a_bundle_of_another_plan_is_refused_with_both_hashes(registry: Registry, fields: Fields) -> None:
+    (a,) = _publish(registry, fields, 1)
+    foreign = registry.publish(fields(9, plan_hash="plan-b"), {}).version
+    registry.promote(a)
+    both = r"trained on plan plan-b.*compiles to plan plan-a"
+    with pytest.raises(PlanMismatchError, match=both):
+        registry.promote(foreign, plan_hash="plan-a")
+    with pytest.raises(PlanMismatchError, match=both):
+        registry.load(foreign, plan_hash="plan-a")
+    assert registry.current("plan-a") == a
+    (registry.path / "plans" / "plan-a" / "CURRENT").write_text(f"{foreign}\n")
+    watcher = BundleWatcher(registry, "plan-a")
+    with pytest.raises(PlanMismatchError, match=both):
+        watcher.poll()
+    assert watcher.poll() is None, "refused once"
+
+
+def _as_before(registry: Registry, current: str, history: list[str]) -> None:
+    """The pointer as a release wrote it that had one for all plans."""
+    (registry.path / "CURRENT").write_text(f"{current}\n")
+    (registry.path / "HISTORY").write_text("".join(f"{version}\n" for version in history))
+
+
+def test_the_pointer_of_an_older_release_is_read_and_moved(registry: Registry, fields: Fields) -> None:
+    a, b, c = _publish(registry, fields, 3)
+    foreign = registry.publish(fields(9, plan_hash="plan-b"), {}).version
+    _as_before(registry, b, [a, foreign, b])
+    assert (registry.current("plan-a"), registry.current("plan-b")) == (b, None)
+    assert [line.version for line in registry.list() if line.current] == [b]
+    watcher = BundleWatcher(registry, "plan-a")
+    first = watcher.poll()
+    assert first is not None
+    assert first.version == b
+    registry.promote(foreign)
+    assert not (registry.path / "CURRENT").exists()
+    assert (registry.current("plan-a"), registry.current("plan-b")) == (b, foreign)
+    registry.promote(c)
+    assert [registry.rollback("plan-a") for _ in range(2)] == [b, a]
+    _as_before(registry, b, [])
+    assert registry.current("plan-a") == a, "the pointer of the plan comes first"
+
+
 def test_every_replacement_is_seen_however_fast(registry: Registry, tmp_path: Path) -> None:
-    registry.path.mkdir()
+    folder = registry.path / "plans" / "plan-a"
+    folder.mkdir(parents=True)
     seen = set()
     for i in range(200):
-        replace_file(registry.path / "CURRENT", b"%03d" % (i % 2))
-        seen.add(registry.stamp())
+        replace_file(folder / "CURRENT", b"%03d" % (i % 2))
+        seen.add(registry.stamp("plan-a"))
     assert len(seen) == 200
 
 
@@ -140,7 +194,7 @@ def test_a_reader_never_sees_half_a_bundle(registry: Registry, fields: Fields) -
         watcher = BundleWatcher(registry, "plan-a")
         while not done.is_set():
             try:
-                current = registry.current()
+                current = registry.current("plan-a")
                 assert current is not None
                 loaded = registry.load(current, plan_hash="plan-a")
                 assert loaded.files["ranker.lgb.txt"].startswith(b"model ")
@@ -159,7 +213,7 @@ def test_a_reader_never_sees_half_a_bundle(registry: Registry, fields: Fields) -
         content = f"model {i} ".encode() * 20_000
         registry.promote(registry.publish(fields(i), {"ranker.lgb.txt": content, "card.md": b"c"}).version)
         if i % 5 == 0:
-            registry.rollback()
+            registry.rollback("plan-a")
     done.set()
     for reader in readers:
         reader.join()
@@ -178,10 +232,10 @@ def test_publishers_take_turns(registry: Registry, fields: Fields) -> None:
     for publisher in publishers:
         publisher.join()
     assert len(registry.list()) == 32
-    back = [registry.rollback() for _ in range(31)]
-    assert len({*back, registry.current()}) == 31
+    back = [registry.rollback("plan-a") for _ in range(31)]
+    assert len({*back, registry.current("plan-a")}) == 31
     with pytest.raises(BundleError, match="no earlier"):
-        registry.rollback()
+        registry.rollback("plan-a")
 
 
 DYING = """
@@ -210,7 +264,7 @@ for line in sys.stdin:
         if command == "publish":
             registry.publish(fields, {"ranker.lgb.txt": b"late", "card.md": b"card"})
         elif command == "rollback":
-            registry.rollback()
+            registry.rollback("plan-a")
         else:
             registry.promote(command)
         os._exit(0)
@@ -247,16 +301,22 @@ def die() -> Iterator[Die]:
         yield run
 
 
+@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("command", ["publish", "promote", "promote again", "rollback"])
-def test_death_at_any_step_leaves_a_registry_that_works(tmp_path: Path, fields: Fields, die: Die, command: str) -> None:
+def test_death_at_any_step_leaves_a_registry_that_works(
+    tmp_path: Path, fields: Fields, die: Die, command: str, old: bool
+) -> None:
     for step in range(1, 40):
         registry = Registry(tmp_path / f"{command}-{step}")
         a, b, c = _publish(registry, fields, 3)
         registry.promote(a)
         registry.promote(b)
+        if old:
+            shutil.rmtree(registry.path / "plans")
+            _as_before(registry, b, [a, b])
         died = die(registry, {"promote": c, "promote again": a}.get(command, command), step, fields(50))
         assert all(line.problem is None for line in registry.list())
-        current = registry.current()
+        current = registry.current("plan-a")
         assert current in {"publish": (b,), "promote": (b, c)}.get(command, (a, b))
         assert current is not None
         registry.load(current, plan_hash="plan-a")
@@ -265,9 +325,9 @@ def test_death_at_any_step_leaves_a_registry_that_works(tmp_path: Path, fields: 
         assert not list((registry.path / "bundles").glob(".incoming-*"))
         registry.promote(late)
         for version in [current, *behind]:
-            assert registry.rollback() == version
+            assert registry.rollback("plan-a") == version
         with pytest.raises(BundleError, match="no earlier"):
-            registry.rollback()
+            registry.rollback("plan-a")
         if not died:
             break
     assert not died
@@ -279,12 +339,12 @@ def test_the_first_promotion_dying_leaves_nothing_behind(tmp_path: Path, fields:
         registry = Registry(tmp_path / str(step))
         a, b = _publish(registry, fields, 2)
         died = die(registry, a, step, fields())
-        promoted = registry.current() == a
+        promoted = registry.current("plan-a") == a
         registry.promote(b)
         if promoted:
-            assert registry.rollback() == a
+            assert registry.rollback("plan-a") == a
         with pytest.raises(BundleError, match="no earlier"):
-            registry.rollback()
+            registry.rollback("plan-a")
         if not died:
             break
     assert not died

@@ -19,6 +19,7 @@ import numpy as np
 from msgspec import Struct
 
 from headwater.features.fold import Fold
+from headwater.features.paths import state_dir
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.state import LmdbState
 from headwater.log.batch import event_key
@@ -85,7 +86,7 @@ def run(folder: Path, *, kills: int, seed: int, pause_s: tuple[float, float] = (
     try:
         seen = keys_in(event_log)
         plan = compile_plan(running.config)
-        rows, equal = compare_state(running.data / "state", event_log, plan, folder / "replayed")
+        rows, equal = compare_state(state_dir(running.data, plan.hash), event_log, plan, folder / "replayed")
         return Outcome(
             seed=seed,
             kills=kills,

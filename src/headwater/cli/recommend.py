@@ -120,7 +120,7 @@ def _in_process(chosen: Settings, request: RecommendRequest) -> RecommendRespons
         view.refresh()
         recommender = Recommender(chosen.config, plan, event_log.vocabulary(), identity, view)
         registry = Registry(chosen.data / "models")
-        version = registry.current()
+        version = registry.current(plan.hash)
         if version is not None:
             recommender.model = open_model(registry.load(version, plan_hash=plan.hash))
         try:

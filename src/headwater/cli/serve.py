@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import ipaddress
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +40,16 @@ class Role(StrEnum):
     API = "api"
 
 
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What the supervisor gives an api process: descriptors, whether to hold until told, the plan it must have."""
+
+    listen_fd: int | None
+    control_fd: int | None
+    hold: bool
+    plan: str | None
+
+
 def register(app: typer.Typer) -> None:
     """Add ``serve``."""
     app.command("serve")(serve)
@@ -57,6 +69,10 @@ def serve(
     listen_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     clock_shift_ms: Annotated[int | None, typer.Option(hidden=True)] = None,
     worker: Annotated[int, typer.Option(hidden=True)] = 0,
+    pinned: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    plan: Annotated[str | None, typer.Option(hidden=True)] = None,
+    control_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    hold: Annotated[bool, typer.Option("--hold", hidden=True)] = False,
 ) -> None:
     """Serve recommendations over HTTP; take in events, items and users. Ctrl-C ends it politely.
 
@@ -68,7 +84,7 @@ def serve(
 
     configure_logging("info")
     structlog.contextvars.bind_contextvars(role="supervisor" if role is Role.ALL else role.value)
-    chosen = settings(config, data)
+    chosen = settings(config, data) if pinned is None else _pinned(pinned, data)
     serving = chosen.config.serving
     host = serving.host if host is None else host
     port = serving.port if port is None else port
@@ -83,15 +99,25 @@ def serve(
     die_with_supervisor()
     try:
         if role is Role.WRITER:
-            _run(lambda stop: _write(chosen, _clock(shift_ms), stop))
+            _run(lambda stop, _: _write(chosen, _clock(shift_ms), stop))
         elif role is Role.FOLD:
-            _run(lambda stop: _fold(chosen, stop))
+            _run(lambda stop, _: _fold(chosen, stop, plan))
         else:
-            _run(lambda stop: _answer(chosen, host, port, listen_fd, _clock(shift_ms), worker, stop))
+            handed = Handed(listen_fd, control_fd, hold, plan)
+            _run(lambda stop, retire: _answer(chosen, host, port, handed, _clock(shift_ms), worker, stop, retire))
     except HeadwaterError as error:
         code = EXIT_UNAVAILABLE if isinstance(error, UnavailableError) else EXIT_INPUT
         structlog.get_logger().critical("process_failed", error=str(error), code=code)
         raise typer.Exit(code) from error
+
+
+def _pinned(path: Path, data: Path | None) -> Settings:
+    """The settings of a child: the copy of the configuration that the supervisor made for it."""
+    from headwater.features.pinned import load_pinned
+
+    if data is None:
+        raise ConfigurationError("--pinned is for the supervisor's children, which are given --data too")
+    return Settings(load_pinned(path), None, data)
 
 
 def _check_loopback(host: str) -> None:
@@ -134,18 +160,19 @@ def _clock(shift_ms: int) -> Callable[[], int]:
     return lambda: time.time_ns() // 1_000_000 + shift_ms
 
 
-def _run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    """Run ``main`` in a uvloop; SIGTERM and SIGINT set the event it is given."""
+def _run(main: Callable[[asyncio.Event, asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run ``main`` in a uvloop; SIGTERM and SIGINT set the first event it is given, SIGUSR1 the second (to retire)."""
     import uvloop
 
     async def run() -> None:
-        stop = asyncio.Event()
+        stop, retire = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_loop_error)
         loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, retire.set)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             loop.add_signal_handler(signal.SIGINT, stop.set)
-        await main(stop)
+        await main(stop, retire)
 
     uvloop.run(run())
 
@@ -184,58 +211,94 @@ def _settle() -> None:
     gc.freeze()
 
 
-async def _fold(chosen: Settings, stop: asyncio.Event) -> None:
+async def _fold(chosen: Settings, stop: asyncio.Event, plan: str | None) -> None:
     from headwater.nearline.fold import run_fold
 
-    await run_fold(chosen.config, chosen.data, stop=stop)
+    await run_fold(chosen.config, chosen.data, stop=stop, plan_hash=plan)
 
 
 async def _answer(
     chosen: Settings,
     host: str,
     port: int,
-    listen_fd: int | None,
+    handed: Handed,
     clock: Callable[[], int],
     worker: int,
     stop: asyncio.Event,
+    retire: asyncio.Event,
 ) -> None:
     from headwater.online.supervisor import listen
-    from headwater.online.worker import run_worker
+    from headwater.online.worker import Orders, run_worker
 
-    listener = socket.socket(fileno=listen_fd) if listen_fd is not None else listen(host, port, 1)[0]
-    with listener:
-        await run_worker(chosen.config, chosen.data, listener, clock=clock, worker=worker, stop=stop)
+    listener = socket.socket(fileno=handed.listen_fd) if handed.listen_fd is not None else listen(host, port, 1)[0]
+    orders = Orders(stop, retire, hold=handed.hold)
+    with listener, contextlib.ExitStack() as opened:
+        if handed.control_fd is not None:
+            orders.control = opened.enter_context(socket.socket(fileno=handed.control_fd))
+            orders.control.setblocking(False)
+        await run_worker(
+            chosen.config, chosen.data, listener, clock=clock, worker=worker, orders=orders, plan_hash=handed.plan
+        )
 
 
 def _supervise(chosen: Settings, host: str, port: int, workers: int, shift_ms: int) -> None:
+    from headwater.features.pinned import drop_pinned, pin_config
+    from headwater.online.flip import Flipper, Generation
     from headwater.online.supervisor import Child, ServeLock, Supervisor, listen
 
-    lock = ServeLock(chosen.data / "run" / "serve.lock")
+    run = chosen.data / "run"
+    lock = ServeLock(run / "serve.lock")
     listeners = listen(host, port, workers)
     port = int(listeners[0].getsockname()[1])
-    command = [sys.executable, "-m", "headwater.cli.main", "serve", "--data", str(chosen.data)]
-    if chosen.config_path is not None:
-        command += ["--config", str(chosen.config_path)]
-    command += ["--host", host, "--port", str(port), "--clock-shift-ms", str(shift_ms)]
-    children = [Child(role.value, [*command, "--role", role.value]) for role in (Role.WRITER, Role.FOLD)]
-    for number, listener in enumerate(listeners):
-        children.append(Child("api", [*command, "--role", "api", "--worker", str(number)], listener))
-    address_file = chosen.data / "run" / "address"
+    pinned = pin_config(chosen.config, run)
+    drop_pinned(run, pinned)
+
+    def command(role: Role, pinned: Path, *more: str) -> list[str]:
+        made = [sys.executable, "-m", "headwater.cli.main", "serve", "--role", role.value, "--data", str(chosen.data)]
+        return [
+            *made,
+            "--pinned",
+            str(pinned),
+            "--host",
+            host,
+            "--port",
+            str(port),
+            "--clock-shift-ms",
+            str(shift_ms),
+            *more,
+        ]
+
+    def serving(pinned: Path, plan: str | None = None) -> list[Child]:
+        """Fold and api processes of one configuration; those of a later one wait until they are told to begin."""
+        more = () if plan is None else ("--plan", plan)
+        made = [Child(Role.FOLD.value, command(Role.FOLD, pinned, *more))]
+        for number, listener in enumerate(listeners):
+            arguments = command(Role.API, pinned, "--worker", str(number), *more)
+            made.append(Child(Role.API.value, arguments, listener, hold=plan is not None))
+        return made
+
+    address_file = run / "address"
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def announce() -> None:
         address_file.write_text(url)
         typer.echo(f"Headwater serves at {url} (Ctrl-C ends it)")
 
-    async def run() -> None:
-        supervisor = Supervisor(children, chosen.data, (host, port))
+    async def supervise() -> None:
+        writer = Child(Role.WRITER.value, command(Role.WRITER, pinned))
+        first = Generation(chosen.config, pinned, serving(pinned))
+        supervisor = Supervisor([writer, *first.children], chosen.data, (host, port))
+        flipper = Flipper(
+            supervisor, chosen.data, chosen.config_path, first, make=serving, writer=writer,
+            write_command=lambda pinned: command(Role.WRITER, pinned),
+        )  # fmt: skip
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.stop)
-        await supervisor.run(announce)
+        await supervisor.run(announce, flipper.watch)
 
     try:
-        asyncio.run(run())
+        asyncio.run(supervise())
     finally:
         address_file.unlink(missing_ok=True)
         lock.release()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +20,11 @@ import structlog
 
 from headwater.features.assemble import stranger
 from headwater.features.fold import Fold
-from headwater.features.plan import Plan, compile_plan
+from headwater.features.paths import drop_old_layout, feed_socket, state_dir
+from headwater.features.pinned import expected_plan
+from headwater.features.plan import Plan
+from headwater.features.recovery import mark_damaged, open_state
 from headwater.features.rows import CorruptStateError, pack_user, unpack_user
-from headwater.features.state import LmdbState, open_for_fold
 from headwater.log.batch import events_to_batch
 from headwater.log.client import WriterClient
 from headwater.log.environment import StoreError
@@ -45,11 +46,6 @@ EPOCH_S = 0.09  # at least this long between two epochs of item changes
 CATCH_UP_S = 0.5  # far behind, rows are stored this often: users come again, and each time costs a write
 POLL_S = 0.1  # the log is looked at this often even when the writer says nothing
 OPEN_PAUSE_S = 0.02
-
-BOOT_MARK = "boot"
-DAMAGED = "damaged"
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Folder:
@@ -147,35 +143,6 @@ def warm_up(config: Config, plan: Plan) -> None:
     unpack_user(pack_user(fold.users.row(1), plan.layout), stranger(plan), plan.layout)
 
 
-def open_state(path: Path, plan: Plan, event_log: EventLog) -> LmdbState:
-    """The state to fold into. One that cannot be trusted is dropped and folded anew from the log.
-
-    That is a state of another plan or another log, an unreadable one, one that is ahead of the log, one that a process found
-    damaged, and one that was written before the machine last started: state is not synced, so a power cut may
-    have left it half-written, and may have lost the mark that says when it was written.
-    """
-    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
-    mark = path / BOOT_MARK
-    dropped: str | None = None
-    if mark.exists() and mark.read_text() == DAMAGED:
-        shutil.rmtree(path)
-        dropped = "it was found damaged"
-    elif (path / "data.mdb").exists() and not (mark.exists() and mark.read_text() == boot):
-        shutil.rmtree(path)
-        dropped = "the machine was restarted since it was written"
-    state, why = open_for_fold(path, plan, event_log.log_id)
-    dropped = dropped or why
-    if state.offset > event_log.last_offset:
-        dropped = f"it stands at offset {state.offset}, the log ends at {event_log.last_offset}"
-        state.close()
-        shutil.rmtree(path)
-        state, _ = open_for_fold(path, plan, event_log.log_id)
-    if dropped is not None:
-        log.warning("state_dropped", reason=dropped, hint="it is folded anew from the log")
-    mark.write_text(boot)
-    return state
-
-
 class FoldProcess:
     """A :class:`Folder` with the sockets around it. ``run`` returns after ``stop`` was set, or raises."""
 
@@ -236,23 +203,28 @@ class FoldProcess:
         self._timer = asyncio.get_running_loop().call_later(wait, self._turn)
 
 
-async def run_fold(config: Config, data: Path, *, stop: asyncio.Event) -> None:
-    """Be the fold process of ``data`` until ``stop`` is set.
+async def run_fold(config: Config, data: Path, *, stop: asyncio.Event, plan_hash: str | None = None) -> None:
+    """Be the fold process of ``data`` for the plan of ``config`` until ``stop`` is set.
+
+    State and feed are the plan's own, so the folds of two plans can follow one log side by side.
 
     Raises:
+        ConfigurationError: the plan is not the one with ``plan_hash`` (None: any will do).
         CorruptLogError: the log does not read as it was written; state stays at the last good offset.
         UnavailableError: the state is damaged; the next process drops it and folds anew.
     """
-    plan = compile_plan(config)
+    plan = expected_plan(config, plan_hash)
     warm_up(config, plan)
     event_log = await _open_log(data / "log", stop)
     if event_log is None:
         return
-    state = open_state(data / "state", plan, event_log)
+    if drop_old_layout(data):
+        log.warning("state_dropped", reason="it lay where one plan had room", hint="it is folded anew from the log")
+    state = open_state(state_dir(data, plan.hash), plan, event_log)
     try:
         fold = Fold(plan, state)
         meta = state.meta()
-        feed = FeedServer(data / "run" / "fold.sock", Position(fold.offset, meta.epoch, 0))
+        feed = FeedServer(feed_socket(data, plan.hash), Position(fold.offset, meta.epoch, 0))
         folder = Folder(event_log, fold, publish=feed.publish, epoch=meta.epoch)
         folder.offer_everything()
         gc.collect()
@@ -261,7 +233,7 @@ async def run_fold(config: Config, data: Path, *, stop: asyncio.Event) -> None:
         await FoldProcess(folder, feed, data / "run" / "writer.sock").run(stop)
         log.info("fold_stopped", offset=fold.offset, skipped=dict(fold.counts.skipped))
     except CorruptStateError as error:
-        (state.path / BOOT_MARK).write_text(DAMAGED)
+        mark_damaged(state.path)
         raise UnavailableError(f"{error}; the next fold process does that") from error
     finally:
         state.close()

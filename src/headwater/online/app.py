@@ -60,6 +60,8 @@ def _measured(app: ASGIApp, service: Service) -> ASGIApp:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if service.retiring:  # the client's next request is for the worker that took over
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         try:

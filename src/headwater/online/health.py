@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
@@ -18,7 +20,10 @@ def health_routes(service: Service) -> list[HTTPRouteHandler]:
 
     @get("/healthz")
     async def healthz() -> Response[bytes]:
-        return Response(b'{"status":"ok"}', media_type=JSON)
+        reply: dict[str, Any] = {"status": "ok", "plan": service.plan.hash}
+        if (flip := service.refused_flip()) is not None:
+            reply["refused"] = {"plan": flip.plan, "reason": flip.reason}
+        return Response(msgspec.json.encode(reply), media_type=JSON)
 
     @get("/readyz")
     async def readyz() -> Response[bytes]:

@@ -126,7 +126,10 @@ def operations(config: Config) -> list[Operation]:
             ),
             answer=answer,
         ),
-        Operation("get", "/healthz", "The worker is alive", answer={"status": "ok"}),
+        Operation(
+            "get", "/healthz", "The worker is alive, and which plan it serves",
+            answer={"status": "ok", "plan": "5f6e7d8c9b0a1f2e"},
+        ),
         Operation(
             "get", "/readyz", "The worker can answer: 503 with reasons when it cannot",
             answer={"status": "ready", "reasons": []},

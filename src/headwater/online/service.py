@@ -13,6 +13,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 
+from headwater.features.paths import Flip, feed_socket, read_flip
 from headwater.features.plan import Plan
 from headwater.log.client import WriterClient
 from headwater.log.commands import ServedEntry
@@ -54,6 +55,8 @@ class Service:
         self.plan = plan
         self.stores = stores
         self.clock = clock
+        self.retiring = False  # another plan is in service: the connections that are left end with their next answer
+        self._data = data
         self.metrics = metrics = Metrics()
         self._tier_of: Labelled[tuple[int, str], Counter] = Labelled(
             lambda key: metrics.tiers.labels(str(key[0]), key[1])
@@ -64,7 +67,7 @@ class Service:
             data / "run" / "writer.sock", ack_timeout_s=ACK_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S
         )
         self.recommender = Recommender(config, plan, stores.log.vocabulary(), stores.identity, stores.view)
-        self.feed = FoldFeed(data / "run" / "fold.sock", on_epoch=self._refresh, on_connect=self._check_state)
+        self.feed = FoldFeed(feed_socket(data, plan.hash), on_epoch=self._refresh, on_connect=self._check_state)
         self.served = ServedLog(self.writer, self.metrics)
         self.models = ModelWatch(data / "models", plan, self.recommender, self.metrics)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -161,6 +164,11 @@ class Service:
         except (TimeoutError, UnavailableError) as error:
             reasons.append(f"writer: no answer ({type(error).__name__})")
         return reasons
+
+    def refused_flip(self) -> Flip | None:
+        """The last request to serve another plan, if it was refused: why this one still serves."""
+        flip = read_flip(self._data)
+        return flip if flip is not None and flip.stage == "refused" else None
 
     def expose_metrics(self) -> bytes:
         """The text for Prometheus."""

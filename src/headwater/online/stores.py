@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 
+from headwater.features.paths import state_dir
 from headwater.features.plan import Plan
 from headwater.features.rows import CorruptStateError
 from headwater.features.state import LmdbState, LogChangedError, PlanChangedError
@@ -67,7 +68,7 @@ def open_stores(data: Path, plan: Plan) -> Stores:
         opened.callback(event_log.close)
         identity = LmdbIdentity(data / "identity", readonly=True)
         opened.callback(identity.close)
-        path = data / "state"
+        path = state_dir(data, plan.hash)
         state_file = path / "data.mdb"
         if not state_file.exists():
             raise UnavailableError(f"there is no state in {path} yet")

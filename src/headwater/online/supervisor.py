@@ -8,6 +8,7 @@ Children die with it, whatever kills it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -15,13 +16,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import structlog
 
+from headwater.features.paths import state_dirs
 from headwater.schema.errors import ConfigurationError, UnavailableError
 
 log = structlog.get_logger()
@@ -107,16 +110,41 @@ class ServeLock:
         os.close(self._handle)
 
 
+def serving_process(data: Path) -> bool:
+    """Whether a supervisor serves ``data`` now."""
+    try:
+        handle = os.open(data / "run" / "serve.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 @dataclass(slots=True)
 class Child:
-    """One process to keep running; ``command`` makes its arguments, ``listener`` is handed to it."""
+    """One process to keep running: ``command`` are its arguments.
+
+    ``listener`` is handed to it, and with it a socket of its own on which it says ``ready`` and the hash of its plan.
+    One that is to ``hold`` answers nobody before :meth:`Supervisor.release`. ``retired``: it is not started again.
+    """
 
     role: str
     command: Sequence[str]
     listener: socket.socket | None = None
+    hold: bool = False
     process: asyncio.subprocess.Process | None = None
     starts: int = 0
+    code: int | None = None
+    plan: str | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    retired: asyncio.Event = field(default_factory=asyncio.Event)
     keeper: asyncio.Task[None] | None = field(default=None, repr=False)
+    control: socket.socket | None = field(default=None, repr=False)
 
 
 class Supervisor:
@@ -140,8 +168,10 @@ class Supervisor:
         """Take everything down, politely."""
         self._stop.set()
 
-    async def run(self, on_ready: Callable[[], object]) -> None:
-        """Start all, tell ``on_ready`` when they answer, keep them running until :meth:`stop`.
+    async def run(
+        self, on_ready: Callable[[], object], watch: Callable[[], Coroutine[Any, Any, None]] | None = None
+    ) -> None:
+        """Start all, tell ``on_ready`` when they answer, keep them running until :meth:`stop`; ``watch`` runs meanwhile.
 
         Raises:
             UnavailableError: a process gave up before everything was up; its own message is in the log.
@@ -149,27 +179,75 @@ class Supervisor:
         self._metrics.mkdir(parents=True, exist_ok=True)
         for left in self._metrics.glob("*.db"):
             left.unlink()
+        watching: asyncio.Task[None] | None = None
         for child in self.children:
             child.keeper = asyncio.create_task(self._keep(child))
         try:
             if await self._until_ready():
                 self._ready = True
                 on_ready()
+                if watch is not None:
+                    watching = asyncio.create_task(watch())
+                    watching.add_done_callback(_watch_ended)
                 await self._stop.wait()
         finally:
             self._stop.set()
+            if watching is not None:
+                watching.cancel()
+                await asyncio.wait((watching,))
             await self._take_down()
         if self._fatal is not None:
             raise UnavailableError(self._fatal)
 
+    def add(self, children: Sequence[Child]) -> None:
+        """Start these too and keep them running."""
+        for child in children:
+            self.children.append(child)
+            child.keeper = asyncio.create_task(self._keep(child))
+
+    def release(self, child: Child) -> None:
+        """Let a child that was told to hold answer requests."""
+        child.hold = False
+        if child.control is not None:
+            with contextlib.suppress(OSError):  # it died just now; the next one is not told to hold
+                child.control.send(b"go\n")
+
+    async def restart(self, child: Child, command: Sequence[str]) -> None:
+        """Have a child end politely and start again, with ``command``; returns when the new process runs."""
+        starts, child.command = child.starts, command
+        if child.process is not None and child.process.returncode is None:
+            child.process.terminate()
+        while child.starts == starts and not self._stop.is_set():
+            await asyncio.sleep(POLL_S)
+
+    async def retire(self, children: Sequence[Child], number: signal.Signals, patience_s: float = DRAIN_S) -> None:
+        """End these for good: with signal ``number``, and those that are still there after ``patience_s`` the hard way."""
+        for child in children:
+            child.retired.set()
+            if child.process is not None and child.process.returncode is None:
+                child.process.send_signal(number)
+        keepers = [child.keeper for child in children if child.keeper is not None]
+        if keepers:
+            _, late = await asyncio.wait(keepers, timeout=patience_s)
+            if late:
+                log.warning("process_killed", child=children[0].role, after_s=patience_s)
+                for child in children:
+                    if child.process is not None and child.process.returncode is None:
+                        child.process.kill()
+                await asyncio.wait(late)
+        self.children = [child for child in self.children if child not in children]
+
     async def _keep(self, child: Child) -> None:
         failures = 0
-        while not self._stop.is_set():
+        while not (self._stop.is_set() or child.retired.is_set()):
             began = time.monotonic()
             code, pid = await self._run_once(child)
             if self._stop.is_set():
                 return
             self._clear_up(child, pid)
+            if child.retired.is_set():
+                log.info("process_retired", child=child.role, child_pid=pid, code=code)
+                return
             failures = 1 if time.monotonic() - began > STEADY_S else failures + 1
             log.warning("process_died", child=child.role, child_pid=pid, code=code, failures=failures)
             if code == EXIT_INPUT and not self._ready:
@@ -192,32 +270,47 @@ class Supervisor:
             METRICS_VARIABLE: str(self._metrics),
         }
         command, handed = list(child.command), list[int]()
+        theirs: socket.socket | None = None
         if child.listener is not None:
-            handed.append(child.listener.fileno())
-            command += ["--listen-fd", str(child.listener.fileno())]
-        child.process = await asyncio.create_subprocess_exec(
-            *command, env=environment, pass_fds=handed, stdin=asyncio.subprocess.DEVNULL
-        )
+            child.control, theirs = socket.socketpair()
+            child.control.setblocking(False)
+            handed += [child.listener.fileno(), theirs.fileno()]
+            command += ["--listen-fd", str(handed[0]), "--control-fd", str(handed[1])]
+            command += ["--hold"] if child.hold else []
+        try:
+            child.process = await asyncio.create_subprocess_exec(
+                *command, env=environment, pass_fds=handed, stdin=asyncio.subprocess.DEVNULL
+            )
+        finally:
+            if theirs is not None:
+                theirs.close()
         child.starts += 1
         log.info("process_started", child=child.role, child_pid=child.process.pid, start=child.starts)
-        return await child.process.wait(), child.process.pid
+        listening = None if child.control is None else asyncio.create_task(_hear(child, child.control))
+        child.code = await child.process.wait()
+        child.ready.clear()
+        if listening is not None and child.control is not None:
+            listening.cancel()
+            await asyncio.wait((listening,))
+            child.control.close()
+            child.control = None
+        return child.code, child.process.pid
 
     def _clear_up(self, child: Child, pid: int) -> None:
         """Free what a killed process held: reader slots keep old pages alive, live gauges keep old values."""
         for stale in self._metrics.glob(f"gauge_live*_{pid}.db"):
             stale.unlink(missing_ok=True)
-        for name in ("log", "identity", "state"):
-            path = self._data / name
+        for path in (self._data / "log", self._data / "identity", *state_dirs(self._data)):
             if not (path / "data.mdb").exists():
                 continue
             try:
                 with lmdb.open(str(path), readonly=True, create=False, max_dbs=16) as environment:
                     freed = environment.reader_check()
             except lmdb.Error as error:  # it may be in the middle of being made anew
-                log.info("readers_not_checked", store=name, reason=str(error))
+                log.info("readers_not_checked", store=path.name, reason=str(error))
                 continue
             if freed:
-                log.info("stale_readers_freed", store=name, readers=freed, child=child.role)
+                log.info("stale_readers_freed", store=path.name, readers=freed, child=child.role)
 
     async def _until_ready(self) -> bool:
         """Wait until ``/readyz`` says yes (with no api child: until all were started); False when stopped before."""
@@ -246,6 +339,24 @@ class Supervisor:
         for child in self.children:
             if child.listener is not None:
                 child.listener.close()
+
+
+async def _hear(child: Child, control: socket.socket) -> None:
+    """Wait until the child says that it is ready, and with which plan."""
+    loop, said = asyncio.get_running_loop(), b""
+    while not said.endswith(b"\n"):
+        got = await loop.sock_recv(control, 256)
+        if not got:
+            return
+        said += got
+    child.plan = said.decode("ascii", "replace").split()[-1]
+    child.ready.set()
+
+
+def _watch_ended(task: asyncio.Task[None]) -> None:
+    """Serving goes on without it, and somebody has to know."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("flip_watch_failed", error=repr(error), hint="start the server again to change plans")
 
 
 async def _is_ready(host: str, port: int) -> bool:

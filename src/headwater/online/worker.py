@@ -1,4 +1,9 @@
-"""The api process: one event loop, one Granian server on a listening socket that it was handed."""
+"""The api process: one event loop, one Granian server on a listening socket that it was handed.
+
+When another plan comes into service, workers of both are there for a moment. The new one does all that takes time,
+says that it is ready and waits; then the old one leaves the queue of connections, answers what it has with
+``connection: close``, and goes. No request is cut off.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import gc
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +22,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.server.embed import Server
 from litestar.types import ASGIApp
 
-from headwater.features.plan import compile_plan
+from headwater.features.pinned import expected_plan
 from headwater.online.app import create_app
 from headwater.online.service import Service
 from headwater.online.stores import wait_for_stores
@@ -25,6 +31,8 @@ from headwater.schema.config import Config
 log = structlog.get_logger()
 
 BACKLOG = 1024
+LINGER_S = 2.0  # a retired worker answers on the connections it has for so long, so that their next request ends them
+HOLD_POLL_S = 0.02
 
 
 class EmbeddedServer(Server):
@@ -50,17 +58,61 @@ class EmbeddedServer(Server):
         holder: Any = SocketHolder  # its stub does not know the arguments
         self._shd = holder(os.dup(self._listener.fileno()), False, BACKLOG)  # Granian closes the one it gets
 
+    def leave_queue(self) -> None:
+        """Take no more connections from the listening socket; those that are there go on.
+
+        The socket itself must stay as it is, for others accept from it. So every descriptor of this process for it is
+        made one of a socket that nobody can connect to: accepting there finds nobody, for ever. (``stop`` would
+        also end connections on which a request is just arriving.)
+        """
+        inode = os.fstat(self._listener.fileno()).st_ino
+        with socket.socket(socket.AF_UNIX) as nobody:
+            nobody.setblocking(False)
+            nobody.bind("")  # a name of the kernel's choice
+            nobody.listen(1)
+            for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+                if number != self._listener.fileno() and _inode(number) == inode:
+                    os.dup2(nobody.fileno(), number, inheritable=False)
+
+
+def _inode(descriptor: int) -> int | None:
+    try:
+        return os.fstat(descriptor).st_ino
+    except OSError:  # the one that listed the folder
+        return None
+
+
+@dataclass(slots=True)
+class Orders:
+    """What the process is told from outside: to end, or to give way to another worker and then end.
+
+    ``control`` is the socket to the supervisor; with ``hold`` it says when requests may be answered.
+    """
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    retire: asyncio.Event = field(default_factory=asyncio.Event)
+    control: socket.socket | None = None
+    hold: bool = False
+
 
 async def run_worker(
-    config: Config, data: Path, listener: socket.socket, *, clock: Callable[[], int], worker: int, stop: asyncio.Event
+    config: Config,
+    data: Path,
+    listener: socket.socket,
+    *,
+    clock: Callable[[], int],
+    worker: int,
+    orders: Orders,
+    plan_hash: str | None = None,
 ) -> None:
-    """Answer requests that come in on ``listener`` until ``stop`` is set; ``worker`` counts from 0.
+    """Answer requests that come in on ``listener`` as ordered; ``worker`` counts from 0.
 
     Raises:
+        ConfigurationError: the plan of ``config`` is not the one with ``plan_hash`` (None: any will do).
         StateReplacedError: the fold started state anew; a new process has to read it.
     """
-    plan = compile_plan(config)
-    stores = await wait_for_stores(data, plan, stop)
+    plan = expected_plan(config, plan_hash)
+    stores = await wait_for_stores(data, plan, orders.stop)
     if stores is None:
         return
     service = Service(config, plan, data, stores, clock=clock, seed=config.ranker.seed + worker)
@@ -69,19 +121,52 @@ async def run_worker(
         server = EmbeddedServer(create_app(service), listener)
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
-        serving = asyncio.create_task(server.serve())
-        stopping = asyncio.create_task(stop.wait())
         model = service.recommender.model
         log.info("worker_ready", worker=worker, plan=plan.hash, model=model.version if model is not None else None)
-        ends: list[asyncio.Future[Any]] = [service.failed, serving, stopping]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not serving.done():
-            server.stop()  # type: ignore[no-untyped-call]
-            await serving
-        for ended in (service.failed, serving):
-            if ended.done():
-                ended.result()
+        ended: asyncio.Future[None] = service.failed
+        stopping = asyncio.create_task(orders.stop.wait())
+        releasing = asyncio.create_task(_until_released(service, orders))
+        await asyncio.wait((releasing, stopping, ended), return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            ended.result()
+        if releasing.done() and releasing.result():
+            await _serve(service, server, orders, stopping)
+        for task in (releasing, stopping):
+            task.cancel()
         log.info("worker_stopped", worker=worker)
     finally:
         await service.close()
+
+
+async def _until_released(service: Service, orders: Orders) -> bool:
+    """Tell the supervisor that all is ready; whether to answer requests now (False: it changed its mind)."""
+    if orders.control is None:
+        return True
+    said = ""
+    while orders.hold and (reasons := await service.why_not_ready()):
+        if reasons[0] != said:
+            said = reasons[0]
+            log.info("worker_holds", reasons=reasons)
+        await asyncio.sleep(HOLD_POLL_S)
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(orders.control, f"ready {service.plan.hash}\n".encode())
+    return not orders.hold or bool(await loop.sock_recv(orders.control, 16))
+
+
+async def _serve(service: Service, server: EmbeddedServer, orders: Orders, stopping: asyncio.Task[bool]) -> None:
+    serving = asyncio.create_task(server.serve())
+    retiring = asyncio.create_task(orders.retire.wait())
+    ends: list[asyncio.Future[Any]] = [service.failed, serving, stopping]
+    await asyncio.wait((*ends, retiring), return_when=asyncio.FIRST_COMPLETED)
+    if retiring.done() and not any(end.done() for end in ends):
+        server.leave_queue()
+        service.retiring = True
+        log.info("worker_retires", plan=service.plan.hash)
+        await asyncio.wait(ends, timeout=LINGER_S, return_when=asyncio.FIRST_COMPLETED)
+    retiring.cancel()
+    if not serving.done():
+        server.stop()  # type: ignore[no-untyped-call]
+        await serving
+    for ended in (service.failed, serving):
+        if ended.done():
+            ended.result()

@@ -1,13 +1,16 @@
-"""The registry: bundles, which one is current, and the way back.
+"""The registry: bundles, which one is current for each feature plan, and the way back.
 
-``bundles/<version>/`` are the bundles, ``CURRENT`` holds the version that servers load, and ``HISTORY`` the
-versions that were promoted, oldest first. Each of the two files is replaced in one step; their order
-makes every instant between safe (see :meth:`Registry.promote` and :meth:`Registry.rollback`).
+``bundles/<version>/`` are the bundles. ``plans/<plan hash>/CURRENT`` holds the version that servers of that plan
+load, and ``HISTORY`` beside it the versions that were promoted, oldest first. Each of the two files is replaced in
+one step; their order makes every instant between safe (see :meth:`Registry.promote` and
+:meth:`Registry.rollback`). A release before this one kept one pair for all plans, directly in the registry: it is
+read as that of the plan of its bundle, and moved by the next promotion or rollback.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,15 +28,20 @@ from headwater.registry.bundle import (
     read_manifest,
     write_bundle,
 )
-from headwater.registry.files import Stamp, read_regular, replace_file, stamp, writers_lock
+from headwater.registry.files import Stamp, read_regular, replace_file, stamp, sync_directory, writers_lock
 
 _HISTORY = 200
+_CURRENT, _HISTORY_FILE = "CURRENT", "HISTORY"
+_PLAN = re.compile(r"[A-Za-z0-9_\-]{1,128}")
 Versions = list[str]
 log = structlog.get_logger()
 
 
 class Listed(Struct, frozen=True):
-    """A line of :meth:`Registry.list`. ``problem`` says why the manifest cannot be used (it is ``None`` then)."""
+    """A line of :meth:`Registry.list`. ``current``: servers of its plan load it.
+
+    ``problem`` says why the manifest cannot be used (it is ``None`` then).
+    """
 
     version: str
     current: bool
@@ -50,14 +58,13 @@ class Registry:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._bundles = path / "bundles"
-        self._current = path / "CURRENT"
-        self._history = path / "HISTORY"
+        self._plans = path / "plans"
 
     def list(self) -> list[Listed]:
         """Every bundle, newest first. The manifests are checked, the files they name are not."""
         if not self._bundles.is_dir():
             return []
-        current = self.current()
+        current = self._all_current()
         listed = []
         for version in sorted((p.name for p in self._bundles.iterdir() if not p.name.startswith(".")), reverse=True):
             manifest, problem = None, None
@@ -65,7 +72,7 @@ class Registry:
                 manifest = read_manifest(self._bundles / version)
             except BundleError as error:
                 problem = str(error)
-            listed.append(Listed(version, version == current, manifest, problem))
+            listed.append(Listed(version, version in current, manifest, problem))
         return listed
 
     def publish(self, fields: ManifestFields, files: Mapping[str, bytes]) -> Bundle:
@@ -90,47 +97,45 @@ class Registry:
             raise BundleError(f"{version!r} is not a bundle version. Take one that the registry lists.")
         return load_bundle(self._bundles / version, plan_hash=plan_hash)
 
-    def current(self) -> str | None:
-        """The version that servers load; ``None`` when none was promoted yet.
+    def current(self, plan_hash: str) -> str | None:
+        """The version that servers of ``plan_hash`` load; ``None`` when none was promoted for it yet.
 
         Raises:
             BundleError: the file ``CURRENT`` holds something else.
         """
-        try:
-            text = read_regular(self._current, 256).decode("ascii").strip()
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"{self._current} cannot be read: {error}. Promote a version again.") from error
-        if not VERSION_PATTERN.fullmatch(text):
-            raise BundleError(f"{self._current} holds no version. Promote a version again.")
-        return text
+        path = self._folder(plan_hash) / _CURRENT
+        # a promotion may move the old pointer between the two looks: the third one finds it then
+        return _read_version(path) or self._old_current(plan_hash) or _read_version(path)
 
     def promote(self, version: str, *, plan_hash: str | None = None) -> None:
-        """Make ``version`` the one that servers load, after checking it whole.
+        """Make ``version`` the one that servers of its plan load, after checking it whole.
 
+        ``plan_hash`` is the plan that it is meant for; ``None``: the one that it was trained on, whichever that is.
         ``HISTORY`` is written first: if the process dies then, it ends with a version that never was
         current, which :meth:`rollback` passes over.
 
         Raises:
+            PlanMismatchError: it was trained on another plan than ``plan_hash``; both are named.
             BundleError: the bundle is not fit to load; the current one stays.
         """
         with self._locked():
-            self.load(version, plan_hash=plan_hash)
+            plan = self.load(version, plan_hash=plan_hash).manifest.plan_hash
+            self._move_old()
+            folder = self._made_folder(plan)
             try:
-                before = self.current()
-                history = self._behind(before)
+                before = self.current(plan)
+                history = self._behind(plan, before)
             except BundleError as error:  # a damaged CURRENT must not stop the promotion that mends it
                 log.warning("current_unreadable", problem=str(error))
-                before, history = None, [v for v in self._read_history() if v != version]
+                before, history = None, [v for v in _read_history(folder / _HISTORY_FILE) if v != version]
             if before == version:
                 return
-            self._write_history([*history, *([before] if before else []), version])
-            replace_file(self._current, f"{version}\n".encode())
-        log.info("bundle_promoted", version=version, before=before)
+            _write_history(folder, [*history, *([before] if before else []), version])
+            replace_file(folder / _CURRENT, f"{version}\n".encode())
+        log.info("bundle_promoted", version=version, before=before, plan=plan)
 
-    def rollback(self, *, plan_hash: str | None = None) -> str:
-        """Go back to the version that was current before; returns it.
+    def rollback(self, plan_hash: str) -> str:
+        """Go back to the version that was current for ``plan_hash`` before; returns it.
 
         ``CURRENT`` is written first: if the process dies then, the history is cut the next time.
 
@@ -138,32 +143,61 @@ class Registry:
             BundleError: there is nothing to go back to, or it is not fit to load; the current one stays.
         """
         with self._locked():
-            before = self.current()
-            history = self._behind(before)
+            self._move_old()
+            before = self.current(plan_hash)
+            history = self._behind(plan_hash, before)
             if not history:
-                raise BundleError("There is no earlier bundle to roll back to. Publish and promote another one.")
+                raise BundleError(
+                    f"There is no earlier bundle of plan {plan_hash} to roll back to. Publish and promote another one."
+                )
             version = history[-1]
             self.load(version, plan_hash=plan_hash)
-            replace_file(self._current, f"{version}\n".encode())
-            self._write_history(history)
-        log.info("bundle_rolled_back", version=version, before=before)
+            folder = self._made_folder(plan_hash)
+            replace_file(folder / _CURRENT, f"{version}\n".encode())
+            _write_history(folder, history)
+        log.info("bundle_rolled_back", version=version, before=before, plan=plan_hash)
         return version
 
-    def stamp(self) -> Stamp | None:
-        """A mark that changes with every promotion and rollback, for :meth:`changed`."""
-        return stamp(self._current)
+    def stamp(self, plan_hash: str) -> tuple[Stamp | None, Stamp | None]:
+        """A mark that changes with every promotion and rollback of that plan."""
+        own = stamp(self._folder(plan_hash) / _CURRENT)
+        return own, None if own is not None else stamp(self.path / _CURRENT)
 
-    def changed(self, since: Stamp | None) -> bool:
-        """Whether another version became current since ``since`` was taken; one ``stat`` call."""
-        return stamp(self._current) != since
+    def _folder(self, plan_hash: str) -> Path:
+        if not _PLAN.fullmatch(plan_hash):
+            raise BundleError(f"{plan_hash!r} is not a plan hash. `headwater features list` prints the right one.")
+        return self._plans / plan_hash
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         self.path.mkdir(parents=True, exist_ok=True)
         return writers_lock(self.path / "LOCK")
 
-    def _behind(self, current: str | None) -> Versions:
+    def _made_folder(self, plan_hash: str) -> Path:
+        folder = self._folder(plan_hash)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            for parent in (self._plans, self.path):
+                sync_directory(parent)
+        return folder
+
+    def _all_current(self) -> set[str]:
+        """The versions that servers of any plan load; a damaged file names none."""
+        plans = {path.parent.name for path in self._plans.glob(f"*/{_CURRENT}")}
+        if (old := self._old_plan()) is not None:
+            plans.add(old)
+        found = set()
+        for plan in plans:
+            try:
+                version = self.current(plan)
+            except BundleError as error:
+                log.warning("current_unreadable", problem=str(error))
+            else:
+                found.update([version] if version else [])
+        return found
+
+    def _behind(self, plan_hash: str, current: str | None) -> Versions:
         """Versions that were current before ``current``, oldest first."""
-        history = self._read_history()
+        history = _read_history(self._folder(plan_hash) / _HISTORY_FILE)
         if current is None:  # nothing was ever current: what stands there is from a promotion that was cut short
             return []
         if current not in history:
@@ -171,19 +205,69 @@ class Registry:
         last = len(history) - 1 - history[::-1].index(current)
         return history[:last]
 
-    def _read_history(self) -> Versions:
-        try:
-            lines = read_regular(self._history, 1 << 20).decode("ascii", "replace").split()
-        except FileNotFoundError:
-            return []
-        return [version for version in lines if VERSION_PATTERN.fullmatch(version)]
+    # -- one pointer for all plans, as it was before -----------------------------------------------------------
 
-    def _write_history(self, history: Versions) -> None:
-        replace_file(self._history, "".join(f"{version}\n" for version in history[-_HISTORY:]).encode())
+    def _old_plan(self) -> str | None:
+        """The plan of the bundle that the old pointer names; None: there is no such pointer, or it leads nowhere."""
+        try:
+            version = _read_version(self.path / _CURRENT)
+            return None if version is None else read_manifest(self._bundles / version).plan_hash
+        except BundleError:
+            return None
+
+    def _old_current(self, plan_hash: str) -> str | None:
+        return _read_version(self.path / _CURRENT) if self._old_plan() == plan_hash else None
+
+    def _move_old(self) -> None:
+        """Give the old pointer and what was promoted before to the plans that they belong to; the lock is held."""
+        if not (self.path / _CURRENT).exists():
+            return
+        plan = self._old_plan()
+        if plan is None:
+            log.warning("current_unreadable", problem=f"{self.path / _CURRENT} leads to no bundle; it is dropped")
+        elif not (self._folder(plan) / _CURRENT).exists():
+            version = _read_version(self.path / _CURRENT)
+            history = [v for v in _read_history(self.path / _HISTORY_FILE) if self._is_of(v, plan)]
+            folder = self._made_folder(plan)
+            _write_history(folder, history)
+            replace_file(folder / _CURRENT, f"{version}\n".encode())
+        for name in (_CURRENT, _HISTORY_FILE):
+            (self.path / name).unlink(missing_ok=True)
+        log.info("current_moved", plan=plan, why="the promoted bundle is kept per plan")
+
+    def _is_of(self, version: str, plan: str) -> bool:
+        try:
+            return read_manifest(self._bundles / version).plan_hash == plan
+        except BundleError:  # gone or damaged: nothing that one could go back to
+            return False
+
+
+def _read_version(path: Path) -> str | None:
+    try:
+        text = read_regular(path, 256).decode("ascii").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} cannot be read: {error}. Promote a version again.") from error
+    if not VERSION_PATTERN.fullmatch(text):
+        raise BundleError(f"{path} holds no version. Promote a version again.")
+    return text
+
+
+def _read_history(path: Path) -> Versions:
+    try:
+        lines = read_regular(path, 1 << 20).decode("ascii", "replace").split()
+    except FileNotFoundError:
+        return []
+    return [version for version in lines if VERSION_PATTERN.fullmatch(version)]
+
+
+def _write_history(folder: Path, history: Versions) -> None:
+    replace_file(folder / _HISTORY_FILE, "".join(f"{version}\n" for version in history[-_HISTORY:]).encode())
 
 
 class BundleWatcher:
-    """Follows the current bundle for one server.
+    """Follows the current bundle of one plan for one server.
 
     Args:
         registry: where to look.
@@ -193,7 +277,7 @@ class BundleWatcher:
     def __init__(self, registry: Registry, plan_hash: str) -> None:
         self._registry = registry
         self._plan_hash = plan_hash
-        self._seen: Stamp | None = None
+        self._seen: tuple[Stamp | None, Stamp | None] = (None, None)
 
     def poll(self) -> Bundle | None:
         """The current bundle if it became current since the last call, else ``None``.
@@ -204,9 +288,11 @@ class BundleWatcher:
         Raises:
             BundleError: the new current bundle is not fit to load.
         """
-        mark = self._registry.stamp()  # taken before reading: a change in between is seen by the next call
+        mark = self._registry.stamp(
+            self._plan_hash
+        )  # taken before reading: a change in between is seen by the next call
         if mark == self._seen:
             return None
         self._seen = mark
-        version = self._registry.current()
+        version = self._registry.current(self._plan_hash)
         return None if version is None else self._registry.load(version, plan_hash=self._plan_hash)
