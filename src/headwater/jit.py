@@ -38,10 +38,19 @@ _F = TypeVar("_F", bound=Callable[..., object])
 
 
 def kernel(function: _F) -> _F:
-    """Compile ``function`` on first call: releases the GIL, cached on disk, exact IEEE arithmetic."""
+    """Compile ``function`` on first call: releases the GIL, cached on disk, exact IEEE arithmetic.
+
+    Without Numba's reference counts: a kernel may not make arrays (its caller brings the memory), and gets no slower by
+    the arrays that it takes out of tuples. The fold ran five times as fast without them.
+    """
+    return cast(_F, numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy", _nrt=False)(function))
+
+
+def allocating_kernel(function: _F) -> _F:
+    """A :func:`kernel` that may make arrays of its own, with Numba's reference counts."""
     return cast(_F, numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy")(function))
 
 
 def inline(function: _F) -> _F:
-    """Compile a small helper that kernels call; LLVM inlines it."""
-    return cast(_F, numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy")(function))
+    """Compile a small helper that kernels call; LLVM inlines it always: a plan's arrays are too many to hand over."""
+    return cast(_F, numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy", forceinline=True)(function))

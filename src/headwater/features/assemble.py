@@ -1,37 +1,40 @@
 """The assembly: one user row and ``n`` item rows become ``float32[n, d]``.
 
-Serving, training and replay call :func:`assemble`; a row of the result depends on the user row, that
-item's row, the rows of the user's recent items, item row 0, the context and ``now_ms``, never on the
-other candidates.
+Serving, training and replay call :func:`assemble` (replay its kernel, :func:`assemble_row`); a row of the result depends
+on the user row, that item's row, the rows of the user's recent items, item row 0, the context and ``now_ms``, never on
+the other candidates.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from headwater.features.decay import decay
-from headwater.features.definitions import Op
-from headwater.features.fold_kernel import Rows
-from headwater.features.plan import (
-    FLAG_CONTENT,
+from headwater.features.decay import since_landmark
+from headwater.features.definitions import Formula, Side, TermOp
+from headwater.features.fold_kernel import idle
+from headwater.features.layout import (
     I_CATEGORIES,
     I_CLOCK,
-    I_CO_CLOCK,
     I_FIRST,
-    I_FLAGS,
     I_PUBLISHED,
-    MAX_ITEMS,
+    ITEM_BITS,
     U_CLOCK,
     U_RECENT_LENGTH,
+    AffinityProgram,
     Layout,
-    Plan,
+    Lives,
     ReadProgram,
 )
+from headwater.features.plan import Plan
+from headwater.features.recent import DEPTH, cross_terms, recent_items
+from headwater.features.rows import User, new_rows
+from headwater.features.rowset import Rows
+from headwater.features.sketch import decode_number, estimate
 from headwater.jit import inline, kernel
-from headwater.schema.items import MAX_CATEGORIES
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -40,172 +43,54 @@ Float64 = npt.NDArray[np.float64]
 UInt32 = npt.NDArray[np.uint32]
 
 HOUR_MS = 3_600_000.0
-DEPTH = 16  # recent items that cross features look at
 MAX_RATIO = 1e6  # ratios of weights that decayed to almost nothing stop here
-DISCOUNT = 0.8  # weight of the k-th latest item is DISCOUNT ** k
 
 (
-    DECAYED_USER, DECAYED_ITEM, SHARE_ITEM, RATE_ITEM, TREND_ITEM, COUNT_USER, COUNT_ITEM, SINCE_USER, SINCE_ITEM,
-    AGE_ITEM, LENGTH_USER, AFFINITY, CO_LAST, CO_SUM, CO_COUNT, CO_LIFT, CONTENT_LAST, CONTENT_MEAN, SEGMENT_SHARE,
-    SEGMENT_LIFT, HOUR, WEEKDAY, PRICE, SAME_CATEGORY, CO_WEIGHT, CO_FAST_LAST, CO_FAST_SUM,
-) = (int(op) for op in Op)  # fmt: skip
-
-# Columns that look at a recent item and a candidate together, in the order in which `_cross` writes them.
-_CROSS_OPS = (CO_LAST, CO_SUM, CO_COUNT, CONTENT_LAST, CONTENT_MEAN, CO_WEIGHT, CO_FAST_LAST, CO_FAST_SUM)
-CROSS = len(_CROSS_OPS)
-CROSS_AT = np.array([_CROSS_OPS.index(op) if op in _CROSS_OPS else -1 for op in range(len(Op))], np.int64)
+    _DECAYED, _COUNT, _SINCE, _WINDOW, _EXTREME, _LAST, _DISTINCT, _NUMBER, _CODE, _TABLE, _PRICE, _EMBEDDING, _AGE,
+    _LENGTH, _RECENT_ITEM, _RECENT_TYPE, _RECENT_AGE, _AFFINITY_SHARE, _AFFINITY_WEIGHT, _AFFINITY_SINCE,
+    _SAME_CATEGORY,
+) = (int(op) for op in TermOp if op <= TermOp.SAME_CATEGORY)  # fmt: skip
+_SEGMENT_WEIGHT, _SEGMENT_SHARE, _SEGMENT_LIFT, _SEGMENT_CODE, _HOUR, _WEEKDAY = (
+    int(op) for op in TermOp if TermOp.SEGMENT_WEIGHT <= op <= TermOp.WEEKDAY
+)
+_VALUE, _RATE, _SHARE, _TREND, _LIFT, _DIFFERENCE, _PRODUCT, _LOG = (int(formula) for formula in Formula)
+_USER, _ITEM, _EVERYBODY = (int(side) for side in Side)
 
 
 class Context(NamedTuple):
-    """The request as numbers: one dense segment term a key (0: unknown)."""
+    """The request as numbers: one dense segment term a key (0: unknown), the offset of local time from UTC."""
 
     segments: tuple[int, int]
-
-
-class User(NamedTuple):
-    """One user row (``int64[a]``, ``float32[b]``, ``uint32[c]``); all zeros: a stranger."""
-
-    i8: Int64
-    f4: Float32
-    u4: UInt32
+    offset_ms: int = 0
 
 
 class Scratch(NamedTuple):
     """Reused memory of a worker: ``where`` maps an item to its candidate row, -1 elsewhere."""
 
     where: Int32  # (items,)
-    cross: Float32  # (candidates, CROSS)
+    terms: Float64  # (terms, candidates)
+    factors: Float64  # (lives, candidates)
     query: Float32  # (2, content_size)
+    recent: Int64  # (DEPTH,)
+    weights: Float64  # (DEPTH,)
 
 
 def new_scratch(items: int, candidates: int, plan: Plan) -> Scratch:
     """Memory for tables of up to ``items`` rows and ``candidates`` candidates."""
     return Scratch(
         np.full(items, -1, np.int32),
-        np.zeros((candidates, CROSS), np.float32),
+        np.zeros((len(plan.reads.op), candidates), np.float64),
+        np.zeros((len(plan.lives.rate), candidates), np.float64),
         np.zeros((2, plan.layout.content_size), np.float32),
+        np.zeros(DEPTH, np.int64),
+        np.zeros(DEPTH, np.float64),
     )
 
 
 def stranger(plan: Plan) -> User:
     """The empty user row."""
-    layout = plan.layout
-    return User(
-        np.zeros(layout.user_i8, np.int64), np.zeros(layout.user_f4, np.float32), np.zeros(layout.user_u4, np.uint32)
-    )
-
-
-@inline
-def recent_items(user: User, layout: Layout, out: Int64, weights: Float64) -> int:
-    """The latest distinct items of the recent sequence, latest first, into ``out``; returns how many.
-
-    ``weights[k] = DISCOUNT ** k * 2 ** (-age / co_window)`` with the age against the latest event, so that what
-    belongs to the same visit counts and what lies days back fades.
-    """
-    found = 0
-    discount = 1.0
-    latest = 0
-    for k in range(np.int64(user.u4[U_RECENT_LENGTH]) - 1, -1, -1):
-        if found == len(out):
-            break
-        item = np.int64(user.u4[layout.recent_keys + k]) & MAX_ITEMS
-        known = False
-        for j in range(found):
-            known |= out[j] == item
-        if not known:
-            time_s = int(user.u4[layout.recent_times + k])
-            if found == 0:
-                latest = time_s
-            out[found] = item
-            weights[found] = discount * decay(latest - time_s, 1.0 / layout.co_window_s)
-            discount *= DISCOUNT
-            found += 1
-    return found
-
-
-@inline
-def _cross(
-    items: Rows,
-    candidates: Int64,
-    layout: Layout,
-    scratch: Scratch,
-    recent: Int64,
-    weights: Float64,
-    length: int,
-    now_ms: int,
-) -> None:
-    """Fill ``scratch.cross`` for the candidates from the rows of the recent items."""
-    n = len(candidates)
-    cross, where, query = scratch.cross, scratch.where, scratch.query
-    for r in range(n):
-        where[candidates[r]] = r
-        for c in range(CROSS):
-            cross[r, c] = 0.0
-    for k in range(length):
-        f4, u4 = items.f4[recent[k]], items.u4[recent[k]]
-        total = f4[layout.co_total_f4]
-        fast_total = f4[layout.co_total_f4 + 1]
-        if total > 0.0:
-            aged = weights[k] * decay(now_ms - items.i8[recent[k], I_CO_CLOCK], layout.co_rate)
-            for j in range(layout.co_size):
-                key = u4[layout.co_u4 + j]
-                if key == 0:
-                    break
-                r = where[key]
-                if r >= 0:
-                    share = f4[layout.co_f4 + j] / total
-                    if k == 0:
-                        cross[r, 0] = np.float32(share)
-                    cross[r, 1] = np.float32(cross[r, 1] + weights[k] * share)
-                    cross[r, 2] += np.float32(1.0)
-                    cross[r, 5] = np.float32(cross[r, 5] + aged * f4[layout.co_f4 + j])
-                    if fast_total > 0.0:
-                        fast_share = f4[layout.co_fast_f4 + j] / fast_total
-                        if k == 0:
-                            cross[r, 6] = np.float32(fast_share)
-                        cross[r, 7] = np.float32(cross[r, 7] + weights[k] * fast_share)
-    for r in range(n):
-        where[candidates[r]] = -1
-    if length > 0:
-        content_query(items, layout, recent, weights, length, query)
-        size = layout.content_size
-        for r in range(n):
-            row = candidates[r]
-            if items.u4[row, I_FLAGS] & FLAG_CONTENT:
-                last, mean = 0.0, 0.0
-                for c in range(size):
-                    value = items.f4[row, layout.content_f4 + c]
-                    last += value * query[0, c]
-                    mean += value * query[1, c]
-                cross[r, 3] = np.float32(last)
-                cross[r, 4] = np.float32(mean)
-
-
-@inline
-def content_query(items: Rows, layout: Layout, recent: Int64, weights: Float64, length: int, query: Float32) -> None:
-    """``query[0]``: content of the latest item; ``query[1]``: weighted mean of the recent items, unit length."""
-    size = layout.content_size
-    for c in range(size):
-        query[0, c] = items.f4[recent[0], layout.content_f4 + c]
-        query[1, c] = 0.0
-    for k in range(length):
-        for c in range(size):
-            query[1, c] = np.float32(query[1, c] + weights[k] * items.f4[recent[k], layout.content_f4 + c])
-    norm = 0.0
-    for c in range(size):
-        norm += np.float64(query[1, c]) * np.float64(query[1, c])
-    if norm > 0.0:
-        scale = 1.0 / np.sqrt(norm)
-        for c in range(size):
-            query[1, c] = np.float32(query[1, c] * scale)
-
-
-@inline
-def _item_decayed(items: Rows, row: int, cell: int, rate: float, now_ms: int) -> float:
-    value = items.f4[row, cell]
-    if value == 0.0:
-        return 0.0
-    return float(value * decay(now_ms - items.i8[row, I_CLOCK], rate))
+    rows = new_rows(1, plan.layout.user_i8, plan.layout.user_f4, plan.layout.user_u4)
+    return User(rows.i8[0], rows.f4[0], rows.u4[0])
 
 
 @inline
@@ -220,131 +105,221 @@ def _hours(now_ms: int, then_ms: int) -> float:
     return max(now_ms - then_ms, 0) / HOUR_MS
 
 
-@kernel
-def _assemble(
-    user: User, items: Rows, candidates: Int64, segment_0: int, segment_1: int, now_ms: int,
-    layout: Layout, reads: ReadProgram, scratch: Scratch, out: Float32,
+@inline
+def _window(f4: Float32, clock_ms: int, now_ms: int, at: int, tiles: int, tile_ms: int) -> float:
+    """Sum of the tiles of a row with this clock that the window holds at ``now_ms``."""
+    head = max(clock_ms, now_ms) // tile_ms
+    total = 0.0
+    for tile in range(max(head - tiles + 1, 0), clock_ms // tile_ms + 1):
+        total += f4[at + tile % tiles]
+    return total
+
+
+@inline
+def _read(
+    op: int, i8: Int64, f4: Float32, u4: UInt32, clock_at: int, cell: int, other: int, tile_ms: int,
+    parameter: float, factor: float, now_ms: int,
+) -> float:  # fmt: skip
+    """A term that reads one row, of a user, an item or everybody; NaN: there is none."""
+    if op == _DECAYED:
+        return float(f4[cell] * factor)
+    if op == _COUNT:
+        return float(u4[cell])
+    if op == _SINCE:
+        return _hours(now_ms, i8[cell]) if i8[cell] > 0 else np.nan
+    if op == _WINDOW:
+        return _window(f4, i8[clock_at], now_ms, cell, other, tile_ms)
+    if op == _EXTREME:
+        return parameter * decode_number(u4[cell])
+    if op == _LAST:
+        return float(f4[cell]) if i8[other] > 0 else np.nan
+    if op == _DISTINCT:
+        return estimate(u4, cell, other)
+    if op == _NUMBER:
+        return decode_number(u4[cell])
+    if op == _CODE:
+        return float((np.int64(u4[cell]) - 1) % np.int64(parameter) + 1) if u4[cell] != 0 else np.nan
+    if op == _TABLE:
+        age = now_ms - i8[other]
+        return decode_number(u4[cell]) if age >= 0 and (parameter == 0.0 or age <= parameter) else np.nan
+    return np.nan
+
+
+@inline
+def _affinity(
+    op: int, u_f4: Float32, u_u4: UInt32, i_u4: UInt32, group: int, factor: float, now_ms: int,
+    affinities: AffinityProgram,
+) -> float:  # fmt: skip
+    weights, keys, size = affinities.f4[group], affinities.u4[group], affinities.size[group]
+    total, best, own, latest = 0.0, 0.0, 0.0, -1
+    if op == _AFFINITY_SHARE:
+        for k in range(size):
+            total += u_f4[weights + k]
+    for c in range(affinities.keys[group]):
+        key = i_u4[affinities.key[group] + c]
+        if key == 0:
+            break
+        for k in range(size):
+            if u_u4[keys + k] == key:
+                best = max(best, np.float64(u_f4[weights + k]))
+                own += u_f4[weights + k]
+                latest = max(latest, int(u_u4[keys + size + k]))
+    if op == _AFFINITY_SHARE:
+        return best / total if total > 0.0 else 0.0
+    if op == _AFFINITY_WEIGHT:
+        return own * factor
+    return _hours(now_ms, 1000 * latest) if latest >= 0 else np.nan
+
+
+@inline
+def _of_user(
+    t: int, u_i8: Int64, u_f4: Float32, u_u4: UInt32, segments: tuple[int, int], offset_ms: int, now_ms: int,
+    layout: Layout, lives: Lives, reads: ReadProgram,
+) -> float:  # fmt: skip
+    """A term that is the same for every candidate."""
+    op = reads.op[t]
+    if op == _LENGTH:
+        return float(u_u4[U_RECENT_LENGTH])
+    if op == _HOUR:
+        return float((now_ms + offset_ms) // 3_600_000 % 24)
+    if op == _WEEKDAY:
+        return float(((now_ms + offset_ms) // 86_400_000 + 3) % 7)
+    if op == _SEGMENT_CODE:
+        return float(segments[np.int64(reads.parameter[t])])
+    if op in (_RECENT_ITEM, _RECENT_TYPE, _RECENT_AGE):
+        place = np.int64(u_u4[U_RECENT_LENGTH]) - 1 - np.int64(reads.parameter[t])
+        if place < 0:
+            return np.nan
+        key = np.int64(u_u4[layout.recent_keys + place])
+        if op == _RECENT_ITEM:
+            return float(key & ((1 << ITEM_BITS) - 1))
+        if op == _RECENT_TYPE:
+            return float(key >> ITEM_BITS)
+        return _hours(now_ms, 1000 * int(u_u4[layout.recent_times + place]))
+    life = reads.life[t]
+    factor = 1.0
+    if op == _DECAYED:
+        factor = since_landmark(u_i8[U_CLOCK], now_ms, lives.rate[life], lives.period_ms[life])
+    return _read(op, u_i8, u_f4, u_u4, U_CLOCK, reads.cell[t], reads.other[t], reads.tile_ms[t], reads.parameter[t],
+                 factor, now_ms)  # fmt: skip
+
+
+@inline
+def _segment(op: int, items: Rows, row: int, cell: int, segment: int, ours: float, theirs: float) -> float:
+    """``ours`` and ``theirs`` bring the cells of the item and of everybody to the same moment."""
+    part, group = np.float64(items.f4[row, cell + segment]), np.float64(items.f4[0, cell + segment])
+    if op == _SEGMENT_WEIGHT:
+        return part * ours
+    if op == _SEGMENT_SHARE:
+        return part * ours / (group * theirs) if group * theirs > 0.0 else 0.0
+    whole, everyone = np.float64(items.f4[row, cell]), np.float64(items.f4[0, cell])
+    if whole > 0.0 and group > 0.0:
+        return min(part / whole / (group / everyone), MAX_RATIO)
+    return 0.0
+
+
+@inline
+def _formula(formula: int, a: float, b: float, c: float, p: float, q: float) -> float:
+    if formula == _VALUE:
+        return a
+    if formula == _RATE:
+        return (a + p) / (b + q) if b + q != 0.0 else np.nan
+    if formula == _SHARE:
+        return a / b if b != 0.0 else 0.0 * a
+    if formula == _TREND:
+        return min((a / p) / (b / q), MAX_RATIO) if b > 0.0 else 0.0
+    if formula == _LIFT:
+        return min(a * c / b, MAX_RATIO) if b > 0.0 else 0.0
+    if formula == _DIFFERENCE:
+        return a - b
+    if formula == _PRODUCT:
+        return a * b
+    return math.log1p(a) if a > -1.0 else np.nan
+
+
+@inline
+def assemble_row(
+    u_i8: Int64, u_f4: Float32, u_u4: UInt32, items: Rows, candidates: Int64, segment_0: int, segment_1: int,
+    offset_ms: int, now_ms: int, layout: Layout, lives: Lives, affinities: AffinityProgram, reads: ReadProgram,
+    scratch: Scratch, out: Float32,
 ) -> None:  # fmt: skip
+    """All terms of all candidates, then all columns, into ``out[:n]``."""
     n = len(candidates)
-    recent = np.empty(DEPTH, np.int64)
-    weights = np.empty(DEPTH, np.float64)
-    length = recent_items(user, layout, recent, weights)
-    _cross(items, candidates, layout, scratch, recent, weights, length, now_ms)
-    cross = scratch.cross
-    clock = user.i8[U_CLOCK]
+    terms, factors = scratch.terms, scratch.factors
     segments = (segment_0, segment_1)
-    for d in range(len(reads.op)):
-        op, cell, other = reads.op[d], reads.cell[d, 0], reads.cell[d, 1]
-        rate, other_rate = reads.rate[d, 0], reads.rate[d, 1]
-        first, second = reads.parameter[d, 0], reads.parameter[d, 1]
-        if op == DECAYED_USER:
-            value = user.f4[cell] * decay(now_ms - clock, rate)
+    length = recent_items(u_u4, layout, scratch.recent, scratch.weights)
+    cross_terms(items, candidates, layout, lives, reads, scratch.where, terms, scratch.query, scratch.recent,
+                scratch.weights, length, now_ms)  # fmt: skip
+    for u in range(len(reads.item_lives)):
+        h = reads.item_lives[u]
+        for r in range(n):
+            factors[h, r] = since_landmark(items.i8[candidates[r], I_CLOCK], now_ms, lives.rate[h], lives.period_ms[h])
+    for t in range(len(reads.op)):
+        op, side, cell, life = reads.op[t], reads.side[t], reads.cell[t], reads.life[t]
+        if side == _USER:
+            value = _of_user(t, u_i8, u_f4, u_u4, segments, offset_ms, now_ms, layout, lives, reads)
             for r in range(n):
-                out[r, d] = value
-        elif op == DECAYED_ITEM:
+                terms[t, r] = value
+        elif side == _EVERYBODY:
+            factor = since_landmark(items.i8[0, I_CLOCK], now_ms, lives.rate[life], lives.period_ms[life])
+            value = _read(op, items.i8[0], items.f4[0], items.u4[0], I_CLOCK, cell, reads.other[t], reads.tile_ms[t],
+                          reads.parameter[t], factor, now_ms)  # fmt: skip
             for r in range(n):
-                out[r, d] = _item_decayed(items, candidates[r], cell, rate, now_ms)
-        elif op == SHARE_ITEM:
-            total = _item_decayed(items, 0, cell, rate, now_ms)
+                terms[t, r] = value
+        elif op == _DECAYED:
             for r in range(n):
-                out[r, d] = _item_decayed(items, candidates[r], cell, rate, now_ms) / total if total > 0.0 else 0.0
-        elif op == RATE_ITEM:
+                terms[t, r] = items.f4[candidates[r], cell] * factors[life, r]
+        elif op < _PRICE:
             for r in range(n):
                 row = candidates[r]
-                out[r, d] = (_item_decayed(items, row, cell, rate, now_ms) + first) / (
-                    _item_decayed(items, row, other, other_rate, now_ms) + second
-                )
-        elif op == TREND_ITEM:
+                terms[t, r] = _read(op, items.i8[row], items.f4[row], items.u4[row], I_CLOCK, cell, reads.other[t],
+                                    reads.tile_ms[t], reads.parameter[t], 1.0, now_ms)  # fmt: skip
+        elif op == _PRICE:
             for r in range(n):
-                row = candidates[r]
-                short = _item_decayed(items, row, cell, rate, now_ms) / first
-                long = _item_decayed(items, row, other, other_rate, now_ms) / second
-                out[r, d] = min(short / long, MAX_RATIO) if long > 0.0 else 0.0
-        elif op == COUNT_USER:
+                terms[t, r] = items.f4[candidates[r], layout.price_f4]
+        elif op == _EMBEDDING:
             for r in range(n):
-                out[r, d] = user.u4[cell]
-        elif op == COUNT_ITEM:
-            for r in range(n):
-                out[r, d] = items.u4[candidates[r], cell]
-        elif op == SINCE_USER:
-            since = _hours(now_ms, user.i8[cell]) if user.i8[cell] > 0 else -1.0
-            for r in range(n):
-                out[r, d] = since
-        elif op == SINCE_ITEM:
-            for r in range(n):
-                then = items.i8[candidates[r], cell]
-                out[r, d] = _hours(now_ms, then) if then > 0 else -1.0
-        elif op == AGE_ITEM:
+                terms[t, r] = items.f4[candidates[r], cell]
+        elif op == _AGE:
             for r in range(n):
                 born = born_ms(items, candidates[r])
-                out[r, d] = _hours(now_ms, born) if born > 0 else 0.0
-        elif op == LENGTH_USER:
+                terms[t, r] = _hours(now_ms, born) if born > 0 else np.nan
+        elif op in (_AFFINITY_SHARE, _AFFINITY_WEIGHT, _AFFINITY_SINCE):
+            group_life = affinities.life[cell]
+            factor = since_landmark(u_i8[U_CLOCK], now_ms, lives.rate[group_life], lives.period_ms[group_life])
             for r in range(n):
-                out[r, d] = user.u4[U_RECENT_LENGTH]
-        elif op == AFFINITY:
-            _affinity(user, items, candidates, layout, out, d)
-        elif CROSS_AT[op] >= 0:
-            for r in range(n):
-                out[r, d] = cross[r, CROSS_AT[op]]
-        elif op == CO_LIFT:
-            total = _item_decayed(items, 0, cell, rate, now_ms)
-            for r in range(n):
-                share = _item_decayed(items, candidates[r], cell, rate, now_ms)
-                out[r, d] = min(cross[r, 1] * total / share, MAX_RATIO) if share > 0.0 else 0.0
-        elif op in (SEGMENT_SHARE, SEGMENT_LIFT):
-            segment = segments[np.int64(first)]
-            if segment < 0 or segment >= layout.segment_size:
-                segment = 0
-            everyone = items.f4[0, cell]
-            group = items.f4[0, cell + segment]
-            group_clock = items.i8[0, I_CLOCK]
-            for r in range(n):
-                row = candidates[r]
-                part = items.f4[row, cell + segment]
-                share = part / group if group > 0.0 else 0.0
-                # the item's clock may stand before that of row 0: bring both to the same moment
-                share *= decay(group_clock - items.i8[row, I_CLOCK], rate)
-                if op == SEGMENT_LIFT:
-                    whole = items.f4[row, cell]
-                    share = min(part / whole / (group / everyone), MAX_RATIO) if whole > 0.0 and group > 0.0 else 0.0
-                out[r, d] = share
-        elif op == HOUR:
-            hour = (now_ms // 3_600_000) % 24
-            for r in range(n):
-                out[r, d] = hour
-        elif op == WEEKDAY:
-            weekday = (now_ms // 86_400_000 + 3) % 7
-            for r in range(n):
-                out[r, d] = weekday
-        elif op == PRICE:
-            for r in range(n):
-                out[r, d] = items.f4[candidates[r], layout.price_f4]
-        elif op == SAME_CATEGORY:
+                terms[t, r] = _affinity(op, u_f4, u_u4, items.u4[candidates[r]], cell, factor, now_ms, affinities)
+        elif op == _SAME_CATEGORY:
             for r in range(n):
                 category = items.u4[candidates[r], I_CATEGORIES]
                 total = 0.0
                 for k in range(length):
-                    if category != 0 and items.u4[recent[k], I_CATEGORIES] == category:
-                        total += weights[k]
-                out[r, d] = total
+                    if category != 0 and items.u4[scratch.recent[k], I_CATEGORIES] == category:
+                        total += scratch.weights[k]
+                terms[t, r] = total
+        elif op >= _SEGMENT_WEIGHT and op <= _SEGMENT_LIFT:
+            segment = segments[np.int64(reads.parameter[t])]
+            if segment < 0 or segment >= layout.segment_size:
+                segment = 0
+            h = layout.segment_life
+            theirs = since_landmark(items.i8[0, I_CLOCK], now_ms, lives.rate[h], lives.period_ms[h])
+            for r in range(n):
+                terms[t, r] = _segment(op, items, candidates[r], cell, segment, factors[h, r], theirs)
+    for d in range(len(reads.formula)):
+        formula, first, second, third = reads.formula[d], reads.term[d, 0], reads.term[d, 1], reads.term[d, 2]
+        p, q, default = reads.constants[d, 0], reads.constants[d, 1], reads.default[d]
+        for r in range(n):
+            value = _formula(formula, terms[first, r], terms[second, r], terms[third, r], p, q)
+            out[r, d] = np.float32(default if np.isnan(value) else value)
 
 
-@inline
-def _affinity(user: User, items: Rows, candidates: Int64, layout: Layout, out: Float32, d: int) -> None:
-    total = 0.0
-    for k in range(layout.affinity_size):
-        total += user.f4[layout.affinity_f4 + k]
-    for r in range(len(candidates)):
-        best = 0.0
-        if total > 0.0:
-            for c in range(MAX_CATEGORIES):
-                category = items.u4[candidates[r], I_CATEGORIES + c]
-                if category == 0:
-                    break
-                for k in range(layout.affinity_size):
-                    if user.u4[layout.affinity_u4 + k] == category:
-                        best = max(best, user.f4[layout.affinity_f4 + k] / total)
-        out[r, d] = best
+@kernel
+def _assemble(
+    user: User, items: Rows, candidates: Int64, segment_0: int, segment_1: int, offset_ms: int, now_ms: int,
+    layout: Layout, lives: Lives, affinities: AffinityProgram, reads: ReadProgram, scratch: Scratch, out: Float32,
+) -> None:  # fmt: skip
+    assemble_row(user.i8, user.f4, user.u4, items, candidates, segment_0, segment_1, offset_ms, now_ms, layout, lives,
+                 affinities, reads, scratch, out)  # fmt: skip
 
 
 def anchor_user(user: User, item: int, layout: Layout) -> None:
@@ -352,6 +327,13 @@ def anchor_user(user: User, item: int, layout: Layout) -> None:
     user.u4[layout.recent_keys : layout.seen] = 0
     user.u4[U_RECENT_LENGTH] = 1
     user.u4[layout.recent_keys] = item
+
+
+def forget_idle(user: User, now_ms: int, plan: Plan) -> None:
+    """Empty the row of a user who was idle for longer than ``features.idle_after``: it is as good as none."""
+    if idle(int(user.i8[U_CLOCK]), now_ms, plan.layout):
+        for part in user:
+            part[:] = 0
 
 
 def assemble(
@@ -367,40 +349,11 @@ def assemble(
     """Assemble the columns of ``plan`` for ``candidates`` (``int64[n]``, rows of ``items``) at ``now_ms``.
 
     Returns ``out[:n]``, ``float32[n, d]``. ``scratch.where`` must cover all rows of ``items``, and
-    ``scratch.cross`` and ``out`` at least ``n`` candidates.
+    ``scratch.terms`` and ``out`` at least ``n`` candidates.
     """
     rows = out[: len(candidates)]
     _assemble(
-        user, items, candidates, context.segments[0], context.segments[1], now_ms,
-        plan.layout, plan.reads, scratch, rows,
+        user, items, candidates, context.segments[0], context.segments[1], context.offset_ms, now_ms,
+        plan.layout, plan.lives, plan.affinities, plan.reads, scratch, rows,
     )  # fmt: skip
     return rows
-
-
-@kernel
-def co_visit_candidates(user: User, items: Rows, layout: Layout, now_ms: int, scores: Float32, touched: Int64) -> int:
-    """Sum of discounted ``P(item | recent item)``, aged to now, over all partners of the recent items.
-
-    ``scores`` (``float32[items]``, zeros) receives the score by item and ``touched`` the items it was
-    written for; returns how many. The caller zeroes ``scores[touched]`` afterwards.
-    """
-    recent, weights = np.empty(DEPTH, np.int64), np.empty(DEPTH, np.float64)
-    length = recent_items(user, layout, recent, weights)
-    count = 0
-    for k in range(length):
-        f4, u4 = items.f4[recent[k]], items.u4[recent[k]]
-        total = f4[layout.co_total_f4]
-        if total > 0.0:
-            # partners of a row that nobody visited for long count less than those of a busy one
-            scale = weights[k] * decay(now_ms - items.i8[recent[k], I_CO_CLOCK], layout.co_rate) / total
-            for j in range(layout.co_size):
-                key = np.int64(u4[layout.co_u4 + j])
-                if key == 0:
-                    break
-                if scores[key] == 0.0:
-                    if count == len(touched):
-                        break
-                    touched[count] = key
-                    count += 1
-                scores[key] = np.float32(scores[key] + scale * f4[layout.co_f4 + j])
-    return count

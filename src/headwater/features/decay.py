@@ -1,8 +1,13 @@
-"""Exponential decay: ``2 ** (-age / half_life)``, the same bits on every run of a build.
+"""Powers of two: ``2^x`` with the same bits on every run of a build, and decayed sums that need no decaying.
 
-The library's ``exp2`` may differ between a scalar and a vectorised loop, so this is our own: split the
-exponent into an integer (exact table of powers of two) and a fraction in ``[0, 1)`` whose power is a
-Taylor polynomial of ``exp(f * ln 2)`` in Horner form, relative error below 1e-15.
+The library's ``exp2`` may differ between a scalar and a vectorised loop, so this is our own: split ``x`` into an
+integer (exact table), the 64ths (table) and a rest in ``[0, 1/64)`` whose power is a Taylor polynomial of
+``exp(r * ln 2)`` in Horner form; relative error below 1e-15.
+
+**Landmarks.** A sum ``S(now) = sum w * 2^(-(now - t) / h)`` changes with every moment, but ``S(now) = 2^(-(now - L) / h) *
+sum w * 2^((t - L) / h)`` for any landmark ``L``, and that sum changes only with an event (forward decay, Cormode et al.
+2009). A row keeps the sum for the landmark of its clock ``c``: ``L(c) = floor(c / (32 h)) * 32 h``. When the clock passes
+into another period the cells are multiplied by a power of two with a whole exponent, which is exact.
 """
 
 from __future__ import annotations
@@ -13,9 +18,29 @@ import numpy as np
 
 from headwater.jit import inline
 
+PERIOD = 32  # half-lives from one landmark to the next
+FOREVER_MS = 1 << 62  # the period of a half-life of 0: nothing fades
+
 _LN2 = math.log(2.0)
-COEFFICIENTS = np.array([_LN2**k / math.factorial(k) for k in range(16)], np.float64)
-POWERS = np.array([2.0**-k for k in range(1080)], np.float64)
+COEFFICIENTS = np.array([_LN2**k / math.factorial(k) for k in range(6)], np.float64)
+PARTS = np.array([2.0 ** (j / 64) for j in range(65)], np.float64)  # the last one: a fraction that rounds to 1
+LOWEST, HIGHEST = -1022, 1000
+POWERS = np.array([2.0**k for k in range(LOWEST, HIGHEST + 1)], np.float64)
+
+
+@inline
+def power(exponent: float) -> float:
+    """``2 ** exponent``; exactly 0 below -1,000; the exponent must lie below 1,000."""
+    if exponent < -1000.0:
+        return 0.0
+    whole = math.floor(exponent)
+    sixty_fourths = (exponent - whole) * 64.0
+    part = int(sixty_fourths)
+    rest = (sixty_fourths - part) * (1.0 / 64.0)
+    value = COEFFICIENTS[5]
+    for k in range(4, -1, -1):
+        value = value * rest + COEFFICIENTS[k]
+    return float(value * PARTS[part] * POWERS[int(whole) - LOWEST])
 
 
 @inline
@@ -26,13 +51,20 @@ def decay(age_ms: int, per_half_life: float) -> float:
     """
     if age_ms <= 0:
         return 1.0
-    exponent = age_ms * per_half_life
-    if exponent >= 1000.0:
-        return 0.0
-    # 2^-x = 2^-(n + 1) * 2^(1 - f), with x = n + f
-    whole = math.floor(exponent)
-    fraction = 1.0 - (exponent - whole)
-    power = COEFFICIENTS[15]
-    for k in range(14, -1, -1):
-        power = power * fraction + COEFFICIENTS[k]
-    return float(power * POWERS[int(whole) + 1])
+    return power(-(age_ms * per_half_life))
+
+
+@inline
+def whole_power(exponent: int) -> float:
+    """``2 ** exponent`` for a whole number, exactly; 0 below -1,022."""
+    return float(POWERS[exponent - LOWEST]) if exponent >= LOWEST else 0.0
+
+
+@inline
+def since_landmark(clock_ms: int, now_ms: int, per_half_life: float, period_ms: int) -> float:
+    """What a sum kept at ``clock_ms`` is multiplied with to give its value at ``now_ms``: ``2^(-(now - L) / h)``.
+
+    A moment before the clock counts as the clock.
+    """
+    age = max(now_ms, clock_ms) - clock_ms // period_ms * period_ms
+    return power(-(age * per_half_life))

@@ -1,248 +1,124 @@
-"""What a feature is: an aggregation over events, or a read of several.
+"""What a feature is: terms read from state and request, and a formula over them.
 
-**Aggregations** own state. They form an algebra: ``empty`` is zero, ``update`` adds one event,
-``read(now)`` gives the value at a moment. Decayed ones are lazily scaled: a row has one clock, and all
-its decayed cells are worth their value at that clock. **Columns** are the numbers that a model sees;
-each names the aggregations that it reads. ``plan.compile_plan`` lays both out.
+**Terms** read one number: an aggregation of the user, of the candidate item or of everybody (item row 0), a cross of
+user and candidate, or a fact of the request. A term that several features need is read once. **Columns** are the
+numbers that a model sees. ``declare`` has a function for each kind that people write; ``plan.compile_plan``
+lays out the state.
 """
 
 from __future__ import annotations
 
+import hashlib
 from enum import IntEnum
-from itertools import pairwise
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
+from headwater.features.aggregations import FOLLOWED, Aggregation, Decayed
 from headwater.schema.config import Config
-from headwater.schema.durations import parse_duration
 
-Entity = Literal["user", "item"]
-
-# A type of its own for aggregations: a positive event that follows another one of the same visit, that is,
-# the same user had a positive event on another item within ``co_visits.window`` before it.
-FOLLOWED = "@followed"
+__all__ = ["FOLLOWED", "Column", "Formula", "Side", "Term", "TermOp", "popularity_cell", "version_of"]
 
 
-class Decayed(Struct, frozen=True):
-    """Sum of ``weight * 2^(-age / half_life)`` over events of ``types`` (weights in the same order)."""
+class Side(IntEnum):
+    """Whose state a term reads."""
 
-    entity: Entity
-    types: tuple[str, ...]
-    weights: tuple[float, ...]
-    half_life_ms: int
-
-
-class Counted(Struct, frozen=True):
-    """Exact number of events of ``types`` (a retraction takes one off)."""
-
-    entity: Entity
-    types: tuple[str, ...]
+    USER = 0
+    ITEM = 1  # the candidate
+    EVERYBODY = 2  # item row 0: all items together
 
 
-class LastTime(Struct, frozen=True):
-    """Time of the latest event of ``types``, in ms; 0 when there was none."""
+class TermOp(IntEnum):
+    """How a term is read; the assemble kernel has one loop for each. NaN is "there is none"."""
 
-    entity: Entity
-    types: tuple[str, ...]
+    DECAYED = 0
+    COUNT = 1
+    SINCE = 2  # hours since the latest; none: missing
+    WINDOW = 3
+    EXTREME = 4
+    LAST = 5
+    DISTINCT = 6
+    NUMBER = 7  # a number attribute
+    CODE = 8  # a category attribute: its hash modulo the first parameter, plus 1
+    TABLE = 9  # a value of a table, unless it is older than the first parameter (ms; 0: any age)
+    PRICE = 10
+    EMBEDDING = 11  # entry number ``parameters[0]`` of the content vector
+    AGE = 12  # hours since the item was published, or first seen
+    LENGTH = 13  # events in the recent sequence
+    RECENT_ITEM = 14  # dense number of the k-th latest event's item
+    RECENT_TYPE = 15  # its type slot
+    RECENT_AGE = 16  # its age in hours
+    AFFINITY_SHARE = 17  # largest share of the affinity among the candidate's keys
+    AFFINITY_WEIGHT = 18  # sum of the weights of the candidate's keys
+    AFFINITY_SINCE = 19  # hours since the latest event of one of the candidate's keys
+    SAME_CATEGORY = 20  # recent items that share the candidate's first category, recency-weighted
+    CO_LAST = 21  # P(item | latest item) by co-visits
+    CO_SUM = 22  # recency-weighted sum of P(item | recent item)
+    CO_COUNT = 23  # recent items that lead to this one
+    CONTENT_LAST = 24  # content similarity to the latest item
+    CONTENT_MEAN = 25  # content similarity to the recency-weighted recent items
+    CO_WEIGHT = 26  # recency-weighted sum of co-visit weights, not divided by anything
+    CO_FAST_LAST = 27  # CO_LAST at the fast half-life
+    CO_FAST_SUM = 28
+    SEGMENT_WEIGHT = 29  # decayed weight of the candidate in segment key ``parameters[0]`` of the request
+    SEGMENT_SHARE = 30  # that over the weight of all items in the segment
+    SEGMENT_LIFT = 31  # that share over the item's share everywhere
+    SEGMENT_CODE = 32  # the dense number of the request's segment
+    HOUR = 33  # in the user's time zone
+    WEEKDAY = 34
+    CONSTANT = 35
 
 
-FOLLOWED_PRIOR = 2.0
+class Formula(IntEnum):
+    """How a column is computed from its terms ``a``, ``b``, ``c`` and parameters ``p``, ``q``."""
 
-Aggregation = Decayed | Counted | LastTime
+    VALUE = 0  # a
+    RATE = 1  # (a + p) / (b + q): a rate with a prior; without one, missing when b is 0
+    SHARE = 2  # a / b; 0 when b is 0
+    TREND = 3  # (a / p) / (b / q), at most 1e6; 0 when b is 0
+    LIFT = 4  # a * c / b, at most 1e6; 0 when b is 0
+    DIFFERENCE = 5  # a - b
+    PRODUCT = 6  # a * b
+    LOG = 7  # log(1 + a); missing when a <= -1
 
 
-class Op(IntEnum):
-    """How a column is read; the assemble kernel has one loop for each."""
+class Term(Struct, frozen=True):
+    """One number that is read: ``op``, whose state, the aggregation where one is read, the op's parameters."""
 
-    DECAYED_USER = 0
-    DECAYED_ITEM = 1
-    SHARE_ITEM = 2  # decayed cell over the same cell of all items together
-    RATE_ITEM = 3  # (numerator + prior) / (denominator + strength)
-    TREND_ITEM = 4  # short decay per hour over long decay per hour
-    COUNT_USER = 5
-    COUNT_ITEM = 6
-    SINCE_USER = 7
-    SINCE_ITEM = 8
-    AGE_ITEM = 9
-    LENGTH_USER = 10  # events in the recent sequence
-    AFFINITY = 11  # largest share of the user's category affinity among the item's categories
-    CO_LAST = 12  # P(item | latest item) by co-visits
-    CO_SUM = 13  # recency-weighted sum of P(item | recent item)
-    CO_COUNT = 14  # recent items that lead to this one
-    CO_LIFT = 15  # CO_SUM over the item's share of all events
-    CONTENT_LAST = 16  # content similarity to the latest item
-    CONTENT_MEAN = 17  # content similarity to the recency-weighted recent items
-    SEGMENT_SHARE = 18  # the item's share inside the request's segment
-    SEGMENT_LIFT = 19  # that share over the item's share everywhere
-    HOUR = 20
-    WEEKDAY = 21
-    PRICE = 22
-    SAME_CATEGORY = 23  # recent items that share the item's first category, recency-weighted
-    CO_WEIGHT = 24  # recency-weighted sum of co-visit weights, not divided by anything
-    CO_FAST_LAST = 25  # CO_LAST at the fast half-life
-    CO_FAST_SUM = 26
+    op: TermOp
+    side: Side = Side.ITEM
+    reads: Aggregation | None = None
+    parameters: tuple[float, ...] = ()
 
 
 class Column(Struct, frozen=True):
     """One number of a model's input row.
 
-    ``reads`` are the aggregations it is computed from, ``parameters`` numbers of its op.
+    ``default`` stands where a term is missing. ``dtype``: "float32"; "int32" for whole numbers below 2^24 and
+    "category" for codes without an order (all are assembled as ``float32``; files and trainers may convert them).
     """
 
     name: str
-    op: Op
+    formula: Formula
+    terms: tuple[Term, ...]
     unit: str
     description: str
-    reads: tuple[Aggregation, ...] = ()
     parameters: tuple[float, ...] = ()
     default: float = 0.0
+    dtype: Literal["float32", "int32", "category"] = "float32"
+    owner: str = "headwater"
+
+    @property
+    def reads(self) -> tuple[Aggregation, ...]:
+        """The aggregations behind the column."""
+        return tuple(term.reads for term in self.terms if term.reads is not None)
 
 
-def default_columns(config: Config) -> tuple[Column, ...]:
-    """The default set for the configured event types and half-lives."""
-    names = tuple(t.name for t in config.events)
-    positive = tuple(t for t in config.events if t.positive)
-    liked = tuple(t.name for t in positive)
-    exposure = ("impression",) if "impression" in names else names
-    features = config.features
-    item_half_lives = [(text, parse_duration(text)) for text in features.item_half_lives]
-    user_half_lives = [(text, parse_duration(text)) for text in features.user_half_lives]
-    longest_text, longest = max(item_half_lives, key=lambda pair: pair[1])
-    columns: list[Column] = []
-    add = columns.append
-
-    for text, ms in item_half_lives:
-        for name in names:
-            cell = Decayed("item", (name,), (1.0,), ms)
-            add(Column(f"item_{name}_{text}", Op.DECAYED_ITEM, "events", f"{name} events, half-life {text}", (cell,)))
-        cell = popularity_cell(config, ms)
-        add(Column(f"item_positive_{text}", Op.DECAYED_ITEM, "weight", f"positive events, half-life {text}", (cell,)))
-        add(
-            Column(
-                f"item_share_{text}", Op.SHARE_ITEM, "share", f"share of all positive events, half-life {text}", (cell,)
-            )
-        )
-    ordered = sorted(item_half_lives, key=lambda pair: pair[1])
-    for (short_text, short), (long_text, long) in pairwise(ordered):
-        add(
-            Column(
-                f"item_trend_{short_text}_{long_text}",
-                Op.TREND_ITEM,
-                "ratio",
-                f"positive events an hour, half-life {short_text} over {long_text}",
-                (popularity_cell(config, short), popularity_cell(config, long)),
-                (float(short), float(long)),
-            )
-        )
-    for name in liked:
-        add(
-            Column(
-                f"item_{name}_rate",
-                Op.RATE_ITEM,
-                "rate",
-                f"{name} per exposure, smoothed, half-life {longest_text}",
-                (Decayed("item", (name,), (1.0,), longest), Decayed("item", exposure, (1.0,) * len(exposure), longest)),
-                (0.05 * features.rate_prior, features.rate_prior),
-            )
-        )
-    for text, ms in ordered[:2]:
-        followed = Decayed("item", (FOLLOWED,), (1.0,), ms)
-        clicked = Decayed("item", liked, (1.0,) * len(liked), ms)
-        add(
-            Column(
-                f"item_followed_share_{text}",
-                Op.SHARE_ITEM,
-                "share",
-                f"share of all positive events inside a visit, half-life {text}",
-                (followed,),
-            )
-        )
-        add(
-            Column(
-                f"item_followed_rate_{text}",
-                Op.RATE_ITEM,
-                "rate",
-                f"positive events inside a visit over all of them, smoothed, half-life {text}",
-                (followed, clicked),
-                (0.5 * FOLLOWED_PRIOR, FOLLOWED_PRIOR),
-            )
-        )
-    add(Column("item_age", Op.AGE_ITEM, "hours", "since it was published, or first seen"))
-    add(
-        Column(
-            "item_since",
-            Op.SINCE_ITEM,
-            "hours",
-            "since its latest positive event",
-            (LastTime("item", liked),),
-            default=-1.0,
-        )
-    )
-    add(Column("item_count", Op.COUNT_ITEM, "events", "positive events ever", (Counted("item", liked),)))
-    add(Column("item_price", Op.PRICE, "price", "price as given; 0 when unknown"))
-
-    for text, ms in user_half_lives:
-        for name in names:
-            cell = Decayed("user", (name,), (1.0,), ms)
-            add(Column(f"user_{name}_{text}", Op.DECAYED_USER, "events", f"{name} events, half-life {text}", (cell,)))
-    add(
-        Column(
-            "user_since",
-            Op.SINCE_USER,
-            "hours",
-            "since the latest positive event",
-            (LastTime("user", liked),),
-            default=-1.0,
-        )
-    )
-    add(Column("user_count", Op.COUNT_USER, "events", "positive events ever", (Counted("user", liked),)))
-    add(Column("user_length", Op.LENGTH_USER, "events", "events in the recent sequence"))
-
-    add(Column("affinity", Op.AFFINITY, "share", "largest share of category affinity among the item's categories"))
-    add(Column("same_category", Op.SAME_CATEGORY, "weight", "recent items of the same first category, weighted"))
-    add(Column("co_last", Op.CO_LAST, "probability", "co-visits with the latest item"))
-    add(Column("co_sum", Op.CO_SUM, "probability", "co-visits with the recent items, recency-weighted"))
-    add(Column("co_fast_last", Op.CO_FAST_LAST, "probability", "co-visits with the latest item, fast half-life"))
-    add(
-        Column(
-            "co_fast_sum", Op.CO_FAST_SUM, "probability", "co-visits with the recent items, weighted, fast half-life"
-        )
-    )
-    add(Column("co_count", Op.CO_COUNT, "items", "recent items that lead here by co-visits"))
-    add(
-        Column(
-            "co_lift",
-            Op.CO_LIFT,
-            "ratio",
-            "co_sum over the item's share of all positive events",
-            (popularity_cell(config, longest),),
-        )
-    )
-    add(
-        Column("co_weight", Op.CO_WEIGHT, "weight", "co-visits with the recent items, recency-weighted, not normalised")
-    )
-    add(Column("content_last", Op.CONTENT_LAST, "cosine", "content similarity to the latest item"))
-    add(Column("content_mean", Op.CONTENT_MEAN, "cosine", "content similarity to the recent items, recency-weighted"))
-    for k, key in enumerate(config.segments.keys):
-        add(
-            Column(
-                f"segment_{key}_share", Op.SEGMENT_SHARE, "share", f"share inside the request's {key}", (), (float(k),)
-            )
-        )
-        add(
-            Column(
-                f"segment_{key}_lift",
-                Op.SEGMENT_LIFT,
-                "ratio",
-                f"share inside the request's {key} over the share everywhere",
-                (),
-                (float(k),),
-            )
-        )
-    add(Column("hour", Op.HOUR, "hours", "hour of the day, UTC"))
-    add(Column("weekday", Op.WEEKDAY, "days", "day of the week, Monday is 0"))
-    return tuple(columns)
+def version_of(column: Column) -> str:
+    """A hash over everything that changes the column's numbers (its words and its owner do not)."""
+    said = msgspec.structs.replace(column, unit="", description="", owner="")
+    return hashlib.sha256(msgspec.json.encode(msgspec.to_builtins(said), order="deterministic")).hexdigest()[:12]
 
 
 def popularity_cell(config: Config, half_life_ms: int) -> Decayed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,9 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from headwater.features.attributes import attribute_code, table_number
 from headwater.features.content import content_vector
-from headwater.features.fold_kernel import Events, Rows, fold_events, merge_user
-from headwater.features.plan import (
+from headwater.features.fold_kernel import (
+    Events,
+    Programs,
+    Workspace,
+    fold_events,
+    merge_user,
+    new_workspace,
+    touch_user,
+)
+from headwater.features.layout import (
     FLAG_CONTENT,
     FLAG_HIDDEN,
     FLAG_KNOWN,
@@ -23,18 +33,26 @@ from headwater.features.plan import (
     I_PUBLISHED,
     I_REGIONS,
     U_SEGMENT,
-    Plan,
+    U_ZONE,
 )
-from headwater.features.rows import ItemTable, UserTable, pack_user
-from headwater.log.batch import ItemRecord
+from headwater.features.packing import pack_users
+from headwater.features.plan import Plan
+from headwater.features.rows import ItemTable, UserTable
+from headwater.features.rowset import Rows
+from headwater.log.batch import ItemRecord, TableRecord
 from headwater.log.record import Kind, Namespace, RecordBlock
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.items import MAX_CATEGORIES, MAX_REGIONS
+from headwater.schema.users import UserProfile
 
 log = structlog.get_logger()
 
-_SINGLE = np.array([Kind.ITEM, Kind.ITEM_DELETED, Kind.PROFILE, Kind.ERASURE, Kind.LOGIN], np.uint8)
+_SINGLE = np.array([Kind.ITEM, Kind.ITEM_DELETED, Kind.PROFILE, Kind.ERASURE, Kind.LOGIN, Kind.TABLE], np.uint8)
 _decode_item = msgspec.msgpack.Decoder(ItemRecord).decode
+_decode_table = msgspec.msgpack.Decoder(TableRecord).decode
+_decode_profile = msgspec.msgpack.Decoder(UserProfile).decode
+
+Unseal = Callable[[int, bytes], bytes | None]
 
 
 class FoldOrderError(HeadwaterError):
@@ -80,19 +98,30 @@ class FoldCounts:
 class Fold:
     """State as a function of the log.
 
-    Without a ``store`` all rows stay in memory (training, evaluation, verification); with one the fold
-    resumes at its offset and ``commit`` writes what changed.
+    Without a ``store`` all rows stay in memory, those at rest packed (training, evaluation, verification); with one
+    the fold resumes at its offset and ``commit`` writes what changed. ``unseal(user, payload)`` opens a sealed
+    profile (None: the user was erased); a plan with features of the profile needs it.
     """
 
-    def __init__(self, plan: Plan, store: StateStore | None = None, *, cache_users: int = 32_768) -> None:
+    def __init__(
+        self, plan: Plan, store: StateStore | None = None, *, cache_users: int = 32_768, unseal: Unseal | None = None
+    ) -> None:
+        if plan.user_attributes and unseal is None:
+            names = ", ".join(sorted({attribute.name for attribute, _ in plan.user_attributes}))
+            raise HeadwaterError(
+                f"the plan reads the profile ({names}): its fold needs the identity store to open profiles"
+            )
         self.plan = plan
         self.store = store
+        self.unseal = unseal
         self.cache_users = cache_users
+        self.programs = Programs(plan.layout, plan.lives, plan.types, plan.users, plan.items, plan.affinities)
+        self.workspace: Workspace = new_workspace(plan.lives)
         self.items = ItemTable(plan.layout)
         # room for the whole cache from the start (the pages come with use): growing copies every row, a stall that
         # the freshness of whoever acts at that moment would pay for
         room = 1024 if store is None else 2 * cache_users
-        self.users = UserTable(plan.layout, store.user if store is not None else None, capacity=room)
+        self.users = UserTable(plan.layout, store.user if store is not None else None, hot=cache_users, capacity=room)
         self.offset = 0
         self.received_ms = 0
         self.counts = FoldCounts()
@@ -142,11 +171,12 @@ class Fold:
         changed = np.flatnonzero(self.items.dirty)
         self._note_epoch(changed)
         dirty_users = np.flatnonzero(self.users.dirty)
-        packed: list[tuple[int, bytes | None]] = []
-        for slot in dirty_users.tolist():
-            user = self.users.owner(slot)
-            if user not in self._gone:
-                packed.append((user, pack_user(self.users.row(slot), self.plan.layout)))
+        kept = dirty_users
+        if self._gone:
+            kept = kept[~np.isin(self.users.owners[kept], np.fromiter(self._gone, np.uint32))]
+        packed: list[tuple[int, bytes | None]] = list(
+            zip(self.users.owners[kept].tolist(), pack_users(self.users.rows, kept, self.plan.layout), strict=True)
+        )
         packed.extend((user, None) for user in sorted(self._gone))
         self.store.commit(
             Delta(
@@ -194,23 +224,35 @@ class Fold:
         chosen = records[(records["kind"] == Kind.EVENT) & (records["user"] > 0) & (records["item"] > 0)]
         if len(chosen) == 0:
             return
-        slots = self.users.slots_of(np.ascontiguousarray(chosen["user"]))
-        events = Events(
+        events = self.events_of(chosen, self.users.slots_of(np.ascontiguousarray(chosen["user"])))
+        self.note_events(
+            chosen,
+            events,
+            fold_events(
+                events, 0, len(chosen), self.users.rows, self.items.rows, self.programs, self.workspace,
+                self.users.dirty, self.items.dirty,
+            ),
+        )  # fmt: skip
+
+    def events_of(self, chosen: npt.NDArray[np.void], slots: npt.NDArray[np.int64]) -> Events:
+        """The columns of event records for the kernel; ``slots`` are the rows of their users."""
+        return Events(
             user=slots,
             item=chosen["item"].astype(np.int64),
             type=self._type_slot[chosen["type"]],
             time_ms=np.minimum(chosen["time_ms"], chosen["received_ms"]),
+            received_ms=np.ascontiguousarray(chosen["received_ms"]),
+            value=np.ascontiguousarray(chosen["value"]),
             flags=np.ascontiguousarray(chosen["flags"]),
             segments=np.ascontiguousarray(chosen["segments"]),
+            person=chosen["user"].astype(np.int64),
         )
+
+    def note_events(self, chosen: npt.NDArray[np.void], events: Events, skipped: int) -> None:
+        """Account for event records that the kernel has folded."""
         if self._gone:
             # an emptied user that acts again starts from an empty row; an event that is skipped is no act
             self._gone.difference_update(np.unique(chosen["user"][events.type != 0]).tolist())
-        plan = self.plan
-        skipped = fold_events(
-            events, self.users.rows, self.items.rows, plan.layout, plan.types, plan.users, plan.items,
-            self.users.dirty, self.items.dirty,
-        )  # fmt: skip
         self.counts.events += len(chosen)
         if skipped:
             for index in np.unique(chosen["type"][events.type == 0]).tolist():
@@ -229,24 +271,61 @@ class Fold:
             self.items.rows.u4[item, I_FLAGS] |= np.uint32(FLAG_HIDDEN)
             self.items.dirty[item] = 1
         elif kind == Kind.PROFILE:
-            slot = int(self.users.slots_of(np.array([user], np.uint32))[0])
-            for k, segment in enumerate(record["segments"].tolist()):
-                if segment:
-                    self.users.rows.u4[slot, U_SEGMENT + k] = segment
-            self.users.dirty[slot] = 1
-            self._gone.discard(user)
+            self._fold_profile(record, block.payload(i))
+        elif kind == Kind.TABLE:
+            self._fold_table(block.payload(i), user, item, int(record["time_ms"]), int(record["received_ms"]))
         elif kind == Kind.ERASURE:
             self._empty_user(user)
         elif kind == Kind.LOGIN:
             anonymous = int.from_bytes(block.payload(i)[:4], "little")
             slots = self.users.slots_of(np.array([anonymous, user], np.uint32))
-            merge_user(self.users.rows, int(slots[0]), int(slots[1]), self.plan.layout, self.plan.users)
+            merge_user(self.users.rows, int(slots[0]), int(slots[1]), self.programs, self.workspace)
             self.users.dirty[slots[1]] = 1
             self._gone.discard(user)
             self._empty_user(anonymous)
 
+    def _fold_profile(self, record: np.void, payload: bytes) -> None:
+        user = int(record["user"])
+        slot = self._touched(user, int(record["received_ms"]))
+        u4 = self.users.rows.u4[slot]
+        for k, segment in enumerate(record["segments"].tolist()):
+            if segment:
+                u4[U_SEGMENT + k] = segment
+        if record["zone"]:
+            u4[U_ZONE] = record["zone"]
+        if self.plan.user_attributes and self.unseal is not None:
+            plain = self.unseal(user, payload)
+            profile = None if plain is None else _decode_profile(plain)
+            for attribute, at in self.plan.user_attributes:
+                u4[at] = 0 if profile is None else attribute_code(profile.field_of(attribute.name), attribute.kind)
+
+    def _fold_table(self, payload: bytes, user: int, item: int, valid_ms: int, received_ms: int) -> None:
+        record = _decode_table(payload)
+        found = self.plan.tables.get(("user" if user else "item", record.table))
+        if found is None:  # a table that no feature reads
+            return
+        valid_at, columns = found
+        if user:
+            row = self.users.rows, self._touched(user, received_ms)
+        else:
+            row = self.items.rows, item
+            self.items.dirty[item] = 1
+        rows, at = row
+        if valid_ms < rows.i8[at, valid_at]:
+            return
+        rows.i8[at, valid_at] = valid_ms
+        for name, cell in columns.items():
+            rows.u4[at, cell] = table_number(record.values.get(name))
+
+    def _touched(self, user: int, received_ms: int) -> int:
+        slot = self.users.slot(user)
+        touch_user(self.users.rows, slot, received_ms, self.programs, self.workspace)
+        self.users.dirty[slot] = 1
+        self._gone.discard(user)
+        return slot
+
     def _empty_user(self, user: int) -> None:
-        slot = int(self.users.slots_of(np.array([user], np.uint32))[0])
+        slot = self.users.slot(user)
         for part in self.users.rows:
             part[slot] = 0
         self.users.dirty[slot] = 1
@@ -272,6 +351,8 @@ class Fold:
         ):
             u4[start : start + size] = 0
             u4[start : start + len(values)] = values
+        for attribute, at in self.plan.item_attributes:
+            u4[at] = attribute_code((record.item.attributes or {}).get(attribute.name), attribute.kind)
         self.items.dirty[item] = 1
         if self.store is None:
             self.catalogue[item] = record

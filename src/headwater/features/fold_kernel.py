@@ -1,8 +1,9 @@
 """The fold: one event after the other, in log order, into user rows and item rows.
 
 The same kernel runs nearline, in training and in replay; nothing else changes state because of an event.
-Times: ``time_ms`` never lies after ``received_ms``; a row's clock only moves forward; a late
-contribution is decayed by its age against the clock, so the order of arrival does not matter to a sum.
+Times: ``time_ms`` never lies after ``received_ms``; a row's clock only moves forward. Decayed sums are kept for the
+landmark of the clock (``decay``), so an event touches only the cells it adds to, and the order of arrival does not
+matter to a sum.
 """
 
 from __future__ import annotations
@@ -12,42 +13,46 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headwater.features.decay import decay
-from headwater.features.plan import (
+from headwater.features.co_visits import co_visit, rescale, stretch
+from headwater.features.layout import (
     I_CATEGORIES,
     I_CLOCK,
-    I_CO_CLOCK,
     I_FIRST,
     ITEM_BITS,
-    MAX_ITEMS,
     U_CLOCK,
     U_FIRST,
     U_RECENT_LENGTH,
     U_SEEN_LENGTH,
     U_SEGMENT,
+    U_ZONE,
+    X_DISTINCT_CATEGORY,
+    X_DISTINCT_ITEM,
+    X_DISTINCT_USER,
+    X_GIVEN,
+    X_LARGEST,
+    X_LAST,
+    X_SMALLEST,
+    X_VALUE,
+    X_WINDOW,
+    X_WINDOW_GIVEN,
+    X_WINDOW_VALUE,
+    AffinityProgram,
     CellProgram,
     Layout,
+    Lives,
     TypeProgram,
 )
+from headwater.features.rowset import Rows
+from headwater.features.sketch import encode_number, register
 from headwater.jit import inline, kernel
-from headwater.schema.items import MAX_CATEGORIES
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 UInt32 = npt.NDArray[np.uint32]
 UInt8 = npt.NDArray[np.uint8]
 
-MAX_HALF_LIVES = 16
-BACKWARD = 0.15  # weight of a co-visit against its direction: what comes next matters more than what came before
 RETRACT = 1
-
-
-class Rows(NamedTuple):
-    """State rows of one entity: ``int64[n, a]``, ``float32[n, b]``, ``uint32[n, c]``."""
-
-    i8: Int64
-    f4: Float32
-    u4: UInt32
 
 
 class Events(NamedTuple):
@@ -57,141 +62,150 @@ class Events(NamedTuple):
     item: Int64  # row of the item table
     type: Int64  # type slot, 0: not configured, skipped
     time_ms: Int64
+    received_ms: Int64
+    value: Float32  # NaN: none
     flags: npt.NDArray[np.uint16]
     segments: npt.NDArray[np.uint16]  # (n, 2)
+    person: Int64  # dense user
+
+
+class Programs(NamedTuple):
+    """Everything of a plan that the fold runs on."""
+
+    layout: Layout
+    lives: Lives
+    types: TypeProgram
+    users: CellProgram
+    items: CellProgram
+    affinities: AffinityProgram
+
+
+class Workspace(NamedTuple):
+    """Reused memory of a fold, by half-life."""
+
+    start: Int64  # landmark of the event's moment
+    grow: Float64  # 2^((time - landmark) / half_life)
+    factors: Float64  # that for the landmark of a row
+
+
+def new_workspace(lives: Lives) -> Workspace:
+    """Memory for a plan with these half-lives."""
+    count = len(lives.rate)
+    return Workspace(np.zeros(count, np.int64), np.zeros(count, np.float64), np.zeros(count, np.float64))
 
 
 @inline
-def _advance(
-    row_i8: Int64, row_f4: Float32, clock_at: int, time_ms: int, program: CellProgram,
-    extra_at: int, extra_size: int, extra_half_life: int, factors: npt.NDArray[np.float64],
-) -> None:  # fmt: skip
-    """Move a row's clock to ``time_ms`` (or age the contribution): ``factors`` is the weight to add by half-life."""
-    clock = row_i8[clock_at]
-    lives = len(program.rate)
-    if time_ms > clock:
-        for h in range(lives):
-            factors[h] = decay(time_ms - clock, program.rate[h])
-        for c in range(program.cells):
-            row_f4[c] = np.float32(row_f4[c] * factors[program.half_life_of[c]])
-        factor = factors[extra_half_life]
-        for c in range(extra_at, extra_at + extra_size):
-            row_f4[c] = np.float32(row_f4[c] * factor)
-        row_i8[clock_at] = time_ms
-        for h in range(lives):
-            factors[h] = 1.0
+def set_moment(start: Int64, grow: Float64, lives: Lives, time_ms: int) -> tuple[int, int]:
+    """Landmarks and powers of an event at ``time_ms``.
+
+    Returns (the latest landmark, the earliest end of a period): a row whose clock lies between the two needs no
+    rescaling.
+    """
+    latest, earliest = 0, 1 << 62
+    for h in range(len(lives.rate)):
+        begin = time_ms // lives.period_ms[h] * lives.period_ms[h]
+        start[h] = begin
+        grow[h] = stretch(time_ms - begin, lives.rate[h])
+        latest = max(latest, int(begin))
+        earliest = min(earliest, int(begin + lives.period_ms[h]))
+    return latest, earliest
+
+
+@inline
+def _tiles(f4: Float32, clock_ms: int, time_ms: int, program: CellProgram) -> None:
+    """Empty the tiles that the windows of a row move over as its clock goes to ``time_ms``."""
+    for w in range(len(program.windows)):
+        at, tiles, tile_ms = program.windows[w, 0], program.windows[w, 1], program.windows[w, 2]
+        before, now = clock_ms // tile_ms, time_ms // tile_ms
+        for tile in range(max(before + 1, now - tiles + 1), now + 1):
+            f4[at + tile % tiles] = np.float32(0.0)
+
+
+@inline
+def _advance_cells(i8: Int64, f4: Float32, clock_at: int, time_ms: int, program: CellProgram, lives: Lives) -> None:
+    """Bring the decayed cells and the windows of a row from its clock to ``time_ms`` (later than the clock)."""
+    clock = i8[clock_at]
+    for c in range(program.cells):
+        h = program.life_of[c]
+        f4[c] = np.float32(f4[c] * rescale(clock, time_ms, lives.period_ms[h]))
+    _tiles(f4, clock, time_ms, program)
+
+
+@inline
+def _powers(clock_ms: int, time_ms: int, earliest: int, grow: Float64, lives: Lives, factors: Float64) -> None:
+    """What an event adds to a row with this clock, by half-life; a late one may belong to an earlier period."""
+    if clock_ms < earliest:
+        for h in range(len(grow)):
+            factors[h] = grow[h]
     else:
-        for h in range(lives):
-            factors[h] = decay(clock - time_ms, program.rate[h])
+        for h in range(len(grow)):
+            factors[h] = grow[h] * rescale(time_ms, clock_ms, lives.period_ms[h])
 
 
 @inline
 def _bump(
-    row_i8: Int64, row_f4: Float32, row_u4: UInt32, slot: int, sign: float, time_ms: int,
-    program: CellProgram, factors: npt.NDArray[np.float64],
+    i8: Int64, f4: Float32, u4: UInt32, slot: int, sign: float, time_ms: int, clock_ms: int, value: float,
+    user: int, item: int, category: int, program: CellProgram, factors: Float64,
 ) -> None:  # fmt: skip
     for k in range(program.bump_start[slot], program.bump_start[slot + 1]):
         c = program.bump_cell[k]
-        value = row_f4[c] + sign * program.bump_weight[k] * factors[program.half_life_of[c]]
+        total = f4[c] + sign * program.bump_weight[k] * factors[program.life_of[c]]
         # a retraction may leave a rounding error below zero where nothing is left
-        row_f4[c] = np.float32(max(value, 0.0)) if sign < 0 else np.float32(value)
+        f4[c] = np.float32(max(total, 0.0)) if sign < 0 else np.float32(total)
     for k in range(program.count_start[slot], program.count_start[slot + 1]):
         c = program.count_cell[k]
         if sign > 0:
-            row_u4[c] += np.uint32(1)
-        elif row_u4[c] > 0:
-            row_u4[c] -= np.uint32(1)
+            u4[c] += np.uint32(1)
+        elif u4[c] > 0:
+            u4[c] -= np.uint32(1)
     if sign > 0:
         for k in range(program.time_start[slot], program.time_start[slot + 1]):
             c = program.time_cell[k]
-            row_i8[c] = max(row_i8[c], time_ms)
+            i8[c] = max(i8[c], time_ms)
+    for k in range(program.extra_start[slot], program.extra_start[slot + 1]):
+        _extra(i8, f4, u4, k, sign, time_ms, clock_ms, value, user, item, category, program, factors)
 
 
 @inline
-def _mix(a: int, b: int, c: int) -> float:
-    """A number in [0, 1) that depends on all three (splitmix64 finaliser)."""
-    z = np.uint64(a) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(b) * np.uint64(0xC2B2AE3D27D4EB4F) ^ np.uint64(c)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-
-
-@inline
-def _pair(items: Rows, a: int, b: int, weight: float, time_ms: int, layout: Layout) -> None:
-    """Add ``weight`` to the co-visit ``a → b``.
-
-    A row keeps its ``co_size`` heaviest partners. A newcomer to a full row takes the lightest place with
-    probability ``w / (w + lightest)`` and then carries both slow weights (random admission, Ben Basat et al.
-    2017): frequent partners get in, rare ones do not wash the row out. The "random" number is a hash.
-    """
-    i8, f4, u4 = items.i8[a], items.f4[a], items.u4[a]
-    weights, fast_weights, keys, total = layout.co_f4, layout.co_fast_f4, layout.co_u4, layout.co_total_f4
-    fast = weight
-    clock = i8[I_CO_CLOCK]
-    if time_ms > clock:
-        factor = decay(time_ms - clock, layout.co_rate)
-        fast_factor = decay(time_ms - clock, layout.co_fast_rate)
-        for k in range(layout.co_size):
-            f4[weights + k] = np.float32(f4[weights + k] * factor)
-            f4[fast_weights + k] = np.float32(f4[fast_weights + k] * fast_factor)
-        f4[total] = np.float32(f4[total] * factor)
-        f4[total + 1] = np.float32(f4[total + 1] * fast_factor)
-        i8[I_CO_CLOCK] = time_ms
-    else:
-        weight = weight * decay(clock - time_ms, layout.co_rate)
-        fast = fast * decay(clock - time_ms, layout.co_fast_rate)
-    f4[total] = np.float32(f4[total] + weight)
-    f4[total + 1] = np.float32(f4[total + 1] + fast)
-    lightest = 0
-    for k in range(layout.co_size):
-        key = u4[keys + k]
-        if key == b:
-            f4[weights + k] = np.float32(f4[weights + k] + weight)
-            f4[fast_weights + k] = np.float32(f4[fast_weights + k] + fast)
-            return
-        if key == 0:  # places fill from the front, so the partner is not further back
-            u4[keys + k] = np.uint32(b)
-            f4[weights + k] = np.float32(weight)
-            f4[fast_weights + k] = np.float32(fast)
-            return
-        if f4[weights + k] < f4[weights + lightest]:
-            lightest = k
-    least = f4[weights + lightest]
-    if _mix(a, b, time_ms) * (weight + least) < weight:
-        u4[keys + lightest] = np.uint32(b)
-        f4[weights + lightest] = np.float32(least + weight)
-        f4[fast_weights + lightest] = np.float32(fast)
-
-
-@inline
-def _co_visit(
-    users: Rows, items: Rows, user: int, item: int, time_ms: int,
-    layout: Layout, types: TypeProgram, dirty_items: UInt8,
-) -> int:  # fmt: skip
-    """Pair the event with the latest distinct positive items of its visit; returns how many there were."""
-    u4 = users.u4[user]
-    length = np.int64(u4[U_RECENT_LENGTH])
-    time_s = time_ms // 1000
-    found = 0
-    for k in range(length - 1, -1, -1):
-        if found == layout.co_depth:
-            break
-        then = np.int64(u4[layout.recent_times + k])
-        if then > time_s:
-            continue
-        if time_s - then > layout.co_window_s:
-            break
-        key = int(u4[layout.recent_keys + k])
-        other, kind = key & MAX_ITEMS, key >> ITEM_BITS
-        if other == item or types.positive[kind] == 0:
-            continue
-        weight = 1.0 / (1.0 + found)
-        _pair(items, other, item, weight, time_ms, layout)
-        _pair(items, item, other, BACKWARD * weight, time_ms, layout)
-        dirty_items[other] = 1
-        found += 1
-    return found
+def _extra(
+    i8: Int64, f4: Float32, u4: UInt32, k: int, sign: float, time_ms: int, clock_ms: int, value: float,
+    user: int, item: int, category: int, program: CellProgram, factors: Float64,
+) -> None:  # fmt: skip
+    """The rarer aggregations; ``NaN`` is an event without a value."""
+    op, c, other = program.extra_op[k], program.extra_cell[k], program.extra_other[k]
+    given = not np.isnan(value)
+    if op in (X_VALUE, X_GIVEN):
+        if given:
+            amount = program.extra_weight[k] * factors[program.extra_life[k]]
+            if op == X_VALUE:
+                f4[c] = np.float32(f4[c] + sign * value * amount)
+            else:
+                f4[c] = np.float32(max(f4[c] + sign * amount, 0.0)) if sign < 0 else np.float32(f4[c] + amount)
+    elif op in (X_WINDOW, X_WINDOW_VALUE, X_WINDOW_GIVEN):
+        tile, head = time_ms // program.extra_tile_ms[k], clock_ms // program.extra_tile_ms[k]
+        if tile > head - other and (given or op == X_WINDOW):
+            at = c + tile % other
+            amount = sign * program.extra_weight[k]
+            if op == X_WINDOW_VALUE:
+                f4[at] = np.float32(f4[at] + value * amount)
+            else:
+                f4[at] = np.float32(max(f4[at] + amount, 0.0)) if sign < 0 else np.float32(f4[at] + amount)
+    elif sign > 0:
+        if op == X_DISTINCT_USER:
+            register(u4, c, other, user)
+        elif op == X_DISTINCT_ITEM:
+            register(u4, c, other, item)
+        elif op == X_DISTINCT_CATEGORY:
+            if category != 0:
+                register(u4, c, other, category)
+        elif given:
+            if op == X_LARGEST:
+                u4[c] = max(u4[c], encode_number(value))
+            elif op == X_SMALLEST:
+                u4[c] = max(u4[c], encode_number(-value))
+            elif op == X_LAST and time_ms >= i8[other]:
+                f4[c] = np.float32(value)
+                i8[other] = time_ms
 
 
 @inline
@@ -246,138 +260,248 @@ def _see(u4: UInt32, item: int, layout: Layout) -> None:
 
 
 @inline
-def _like(f4: Float32, u4: UInt32, categories: UInt32, weight: float, layout: Layout) -> None:
-    """Add ``weight`` to the affinity of each category; a full row gives its lightest place to a heavier newcomer."""
-    for c in range(MAX_CATEGORIES):
-        category = categories[I_CATEGORIES + c]
-        if category == 0:
+def _like(
+    f4: Float32, u4: UInt32, key: int, weight: float, time_s: int, weights: int, keys: int, size: int
+) -> None:  # fmt: skip
+    """Add ``weight`` to a key; a full row gives its lightest place to a heavier newcomer."""
+    place, lightest = -1, 0
+    for k in range(size):
+        known = np.int64(u4[keys + k])
+        if known == key or known == 0:
+            place = k
             break
-        place, lightest = -1, 0
-        for k in range(layout.affinity_size):
-            key = u4[layout.affinity_u4 + k]
-            if key == category or key == 0:
-                place = k
-                break
-            if f4[layout.affinity_f4 + k] < f4[layout.affinity_f4 + lightest]:
-                lightest = k
-        if place < 0:
-            if f4[layout.affinity_f4 + lightest] >= weight:
-                continue
-            place = lightest
-            f4[layout.affinity_f4 + place] = np.float32(0.0)
-        elif u4[layout.affinity_u4 + place] == 0 and weight <= 0:
-            continue
-        u4[layout.affinity_u4 + place] = category
-        value = np.float32(f4[layout.affinity_f4 + place] + weight)
-        f4[layout.affinity_f4 + place] = max(value, np.float32(0.0))
+        if f4[weights + k] < f4[weights + lightest]:
+            lightest = k
+    if place < 0:
+        if f4[weights + lightest] >= weight:
+            return
+        place = lightest
+        f4[weights + place] = np.float32(0.0)
+        u4[keys + size + place] = np.uint32(0)
+    elif u4[keys + place] == 0 and weight <= 0:
+        return
+    u4[keys + place] = np.uint32(key)
+    f4[weights + place] = max(np.float32(f4[weights + place] + weight), np.float32(0.0))
+    u4[keys + size + place] = max(u4[keys + size + place], np.uint32(time_s))
+
+
+@inline
+def _advance_user(
+    i8: Int64, f4: Float32, time_ms: int, latest: int, program: CellProgram, affinities: AffinityProgram, lives: Lives
+) -> None:  # fmt: skip
+    """Move a user row's clock to ``time_ms``, later than it is. ``latest`` is the latest landmark of that moment."""
+    clock = i8[U_CLOCK]
+    if 0 < clock < latest:
+        _advance_cells(i8, f4, U_CLOCK, time_ms, program, lives)
+        for g in range(len(affinities.f4)):
+            factor = rescale(clock, time_ms, lives.period_ms[affinities.life[g]])
+            for c in range(affinities.f4[g], affinities.f4[g] + affinities.size[g]):
+                f4[c] = np.float32(f4[c] * factor)
+    elif clock > 0:
+        _tiles(f4, clock, time_ms, program)
+    i8[U_CLOCK] = time_ms
+
+
+@inline
+def _advance_item(
+    i8: Int64, f4: Float32, time_ms: int, latest: int, program: CellProgram, layout: Layout, lives: Lives
+) -> None:  # fmt: skip
+    clock = i8[I_CLOCK]
+    if 0 < clock < latest:
+        _advance_cells(i8, f4, I_CLOCK, time_ms, program, lives)
+        factor = rescale(clock, time_ms, lives.period_ms[layout.segment_life])
+        for c in range(layout.segment_f4, layout.co_f4):
+            f4[c] = np.float32(f4[c] * factor)
+    elif clock > 0:
+        _tiles(f4, clock, time_ms, program)
+    i8[I_CLOCK] = time_ms
+
+
+@inline
+def idle(clock_ms: int, now_ms: int, layout: Layout) -> bool:
+    """Whether a user row was left alone for so long that it is as good as none."""
+    return layout.idle_ms > 0 and clock_ms > 0 and now_ms - clock_ms > layout.idle_ms
+
+
+@inline
+def _fold_item(
+    i8: Int64, f4: Float32, u4: UInt32, slot: int, sign: float, time_ms: int, value: float, person: int, item: int,
+    category: int, followed: bool, weight: float, positive: bool, segment_0: int, segment_1: int, latest: int,
+    earliest: int, grow: Float64, factors: Float64, layout: Layout, lives: Lives, program: CellProgram, types: int,
+) -> None:  # fmt: skip
+    """An event into the row of its item, or of everybody."""
+    if i8[I_FIRST] == 0:
+        i8[I_FIRST] = time_ms
+    if time_ms > i8[I_CLOCK]:
+        _advance_item(i8, f4, time_ms, latest, program, layout, lives)
+    _powers(i8[I_CLOCK], time_ms, earliest, grow, lives, factors)
+    clock = i8[I_CLOCK]
+    _bump(i8, f4, u4, slot, sign, time_ms, clock, value, person, item, category, program, factors)
+    if followed:
+        _bump(i8, f4, u4, types, sign, time_ms, clock, value, person, item, category, program, factors)
+    if positive:
+        amount = sign * weight * factors[layout.segment_life]
+        at, segment = layout.segment_f4, segment_0
+        while at < layout.co_f4:  # one group of cells a segment key, its cell 0 is the total
+            f4[at] = np.float32(max(f4[at] + amount, 0.0))
+            if 0 < segment < layout.segment_size:
+                f4[at + segment] = np.float32(max(f4[at + segment] + amount, 0.0))
+            at += layout.segment_size
+            segment = segment_1
+
+
+@inline
+def fold_event(
+    events: Events, e: int, users: Rows, items: Rows, layout: Layout, lives: Lives, types: TypeProgram,
+    user_program: CellProgram, item_program: CellProgram, affinities: AffinityProgram, start: Int64, grow: Float64,
+    factors: Float64, dirty_users: UInt8, dirty_items: UInt8,
+) -> None:  # fmt: skip
+    """Fold event ``e``, whose type is configured.
+
+    The programs come one by one: a kernel takes them out of their tuple once, not with every event (each array that is
+    taken out of a tuple is counted up and down again).
+    """
+    slot = events.type[e]
+    user, item, time_ms = events.user[e], events.item[e], events.time_ms[e]
+    sign = -1.0 if events.flags[e] & RETRACT else 1.0
+    value = np.float64(events.value[e])
+    person = events.person[e]
+    weight = types.weight[slot]
+    positive = types.positive[slot] == 1
+    category = int(items.u4[item, I_CATEGORIES])
+    latest, earliest = set_moment(start, grow, lives, time_ms)
+
+    # the user's segments: the event's own, else the last known ones
+    i8, f4, u4 = users.i8[user], users.f4[user], users.u4[user]
+    if idle(i8[U_CLOCK], events.received_ms[e], layout):
+        i8[:] = 0
+        f4[:] = np.float32(0.0)
+        u4[:] = np.uint32(0)
+    for k in range(2):
+        if events.segments[e, k] != 0:
+            u4[U_SEGMENT + k] = np.uint32(events.segments[e, k])
+    segment_0, segment_1 = int(u4[U_SEGMENT]), int(u4[U_SEGMENT + 1])
+
+    followed = False
+    if positive and sign > 0:
+        followed = co_visit(u4, items, item, time_ms, start, grow, layout, lives, types.positive, dirty_items) > 0
+    for row in (np.int64(0), item):
+        _fold_item(items.i8[row], items.f4[row], items.u4[row], slot, sign, time_ms, value, person, item, category,
+                   followed, weight, positive, segment_0, segment_1, latest, earliest, grow, factors, layout, lives,
+                   item_program, len(types.weight))  # fmt: skip
+
+    if i8[U_FIRST] == 0:
+        i8[U_FIRST] = time_ms
+    if time_ms > i8[U_CLOCK]:
+        _advance_user(i8, f4, time_ms, latest, user_program, affinities, lives)
+    _powers(i8[U_CLOCK], time_ms, earliest, grow, lives, factors)
+    _bump(i8, f4, u4, slot, sign, time_ms, i8[U_CLOCK], value, person, item, category, user_program, factors)
+    for g in range(len(affinities.f4)):
+        taste = affinities.weight[g, slot]
+        if taste != 0.0:
+            amount = sign * taste * factors[affinities.life[g]]
+            for c in range(affinities.keys[g]):
+                key = int(items.u4[item, affinities.key[g] + c])
+                if key == 0:
+                    break
+                _like(f4, u4, key, amount, time_ms // 1000, affinities.f4[g], affinities.u4[g], affinities.size[g])
+    key = item | (slot << ITEM_BITS)
+    if sign > 0:
+        if types.sequence[slot]:
+            _remember(u4, key, time_ms // 1000, layout)
+        if types.seen[slot]:
+            _see(u4, item, layout)
+    elif types.sequence[slot]:
+        _forget(u4, key, layout)
+    dirty_users[user] = 1
+    dirty_items[item] = 1
+    dirty_items[0] = 1
 
 
 @kernel
 def fold_events(
-    events: Events, users: Rows, items: Rows, layout: Layout, types: TypeProgram,
-    user_program: CellProgram, item_program: CellProgram, dirty_users: UInt8, dirty_items: UInt8,
+    events: Events, begin: int, end: int, users: Rows, items: Rows, programs: Programs, workspace: Workspace,
+    dirty_users: UInt8, dirty_items: UInt8,
 ) -> int:  # fmt: skip
-    """Fold all events of a run; returns how many were skipped because their type is not configured.
+    """Fold events ``begin … end - 1`` of a run; returns how many were skipped because their type is not configured.
 
-    ``dirty_users`` and ``dirty_items`` are set to 1 for rows that changed. Item row 0 ("all items") is
-    always dirty.
+    ``dirty_users`` and ``dirty_items`` are set to 1 for rows that changed. Item row 0 ("all items") changes with
+    every event.
     """
-    user_factors = np.empty(MAX_HALF_LIVES, np.float64)
-    item_factors = np.empty(MAX_HALF_LIVES, np.float64)
-    segment_cells = layout.co_f4 - layout.segment_f4
+    layout, lives, types, affinities = programs.layout, programs.lives, programs.types, programs.affinities
+    user_program, item_program = programs.users, programs.items
+    start, grow, factors = workspace.start, workspace.grow, workspace.factors
     skipped = 0
-    for e in range(len(events.user)):
-        slot = events.type[e]
-        if slot == 0:
+    for e in range(begin, end):
+        if events.type[e] == 0:
             skipped += 1
-            continue
-        user, item, time_ms = events.user[e], events.item[e], events.time_ms[e]
-        sign = -1.0 if events.flags[e] & RETRACT else 1.0
-        weight = types.weight[slot]
-        positive = types.positive[slot] == 1
-
-        # the user's segments: the event's own, else the last known ones
-        u4 = users.u4[user]
-        for k in range(2):
-            if events.segments[e, k] != 0:
-                u4[U_SEGMENT + k] = np.uint32(events.segments[e, k])
-
-        followed = False
-        if positive and sign > 0:
-            followed = _co_visit(users, items, user, item, time_ms, layout, types, dirty_items) > 0
-
-        for row in (np.int64(0), item):
-            i8, f4 = items.i8[row], items.f4[row]
-            if i8[I_FIRST] == 0:
-                i8[I_FIRST] = time_ms
-            _advance(i8, f4, I_CLOCK, time_ms, item_program, layout.segment_f4, segment_cells,
-                     layout.segment_half_life, item_factors)  # fmt: skip
-            _bump(i8, f4, items.u4[row], slot, sign, time_ms, item_program, item_factors)
-            if followed:
-                _bump(i8, f4, items.u4[row], len(types.weight), sign, time_ms, item_program, item_factors)
-            if positive:
-                amount = sign * weight * item_factors[layout.segment_half_life]
-                at = layout.segment_f4
-                while at < layout.co_f4:  # one group of cells a segment key, its cell 0 is the total
-                    k = (at - layout.segment_f4) // layout.segment_size
-                    f4[at] = np.float32(max(f4[at] + amount, 0.0))
-                    segment = np.int64(u4[U_SEGMENT + k])
-                    if 0 < segment < layout.segment_size:
-                        f4[at + segment] = np.float32(max(f4[at + segment] + amount, 0.0))
-                    at += layout.segment_size
-
-        i8, f4 = users.i8[user], users.f4[user]
-        if i8[U_FIRST] == 0:
-            i8[U_FIRST] = time_ms
-        _advance(i8, f4, U_CLOCK, time_ms, user_program, layout.affinity_f4, layout.affinity_size,
-                 layout.affinity_half_life, user_factors)  # fmt: skip
-        _bump(i8, f4, u4, slot, sign, time_ms, user_program, user_factors)
-        if weight != 0.0:
-            _like(f4, u4, items.u4[item], sign * weight * user_factors[layout.affinity_half_life], layout)
-        key = item | (slot << ITEM_BITS)
-        if sign > 0:
-            if types.sequence[slot]:
-                _remember(u4, key, time_ms // 1000, layout)
-            if types.seen[slot]:
-                _see(u4, item, layout)
-        elif types.sequence[slot]:
-            _forget(u4, key, layout)
-        dirty_users[user] = 1
-        dirty_items[item] = 1
-    if len(events.user) > skipped:
-        dirty_items[0] = 1
+        else:
+            fold_event(events, e, users, items, layout, lives, types, user_program, item_program, affinities, start,
+                       grow, factors, dirty_users, dirty_items)  # fmt: skip
     return skipped
 
 
 @kernel
-def merge_user(users: Rows, source: int, target: int, layout: Layout, program: CellProgram) -> None:
+def touch_user(users: Rows, user: int, now_ms: int, programs: Programs, workspace: Workspace) -> None:
+    """Note that something was said of a user at ``now_ms``: the row starts anew if it was idle, and is not idle now."""
+    i8, f4, u4 = users.i8[user], users.f4[user], users.u4[user]
+    if idle(i8[U_CLOCK], now_ms, programs.layout):
+        i8[:] = 0
+        f4[:] = np.float32(0.0)
+        u4[:] = np.uint32(0)
+    latest, _ = set_moment(workspace.start, workspace.grow, programs.lives, now_ms)
+    if now_ms > i8[U_CLOCK]:
+        _advance_user(i8, f4, now_ms, latest, programs.users, programs.affinities, programs.lives)
+
+
+@kernel
+def merge_user(users: Rows, source: int, target: int, programs: Programs, workspace: Workspace) -> None:
     """Add everything of row ``source`` (an anonymous session) to row ``target``, then empty ``source``.
 
-    Decayed cells meet at the later of the two clocks; the sequences interleave by time; counts add.
+    Decayed sums and windows meet at the later of the two clocks; the sequences interleave by time; counts add; of
+    two latest values the later one stays (the target's at one time).
     """
-    factors = np.empty(MAX_HALF_LIVES, np.float64)
+    layout, program, affinities = programs.layout, programs.users, programs.affinities
     s_i8, s_f4, s_u4 = users.i8[source], users.f4[source], users.u4[source]
     t_i8, t_f4, t_u4 = users.i8[target], users.f4[target], users.u4[target]
     clock = max(s_i8[U_CLOCK], t_i8[U_CLOCK])
-    for row_i8, row_f4 in ((s_i8, s_f4), (t_i8, t_f4)):
-        _advance(row_i8, row_f4, U_CLOCK, clock, program, layout.affinity_f4, layout.affinity_size,
-                 layout.affinity_half_life, factors)  # fmt: skip
+    latest, _ = set_moment(workspace.start, workspace.grow, programs.lives, clock)
+    for i8, f4 in ((s_i8, s_f4), (t_i8, t_f4)):
+        if clock > i8[U_CLOCK]:
+            _advance_user(i8, f4, clock, latest, program, affinities, programs.lives)
     if t_i8[U_FIRST] == 0 or 0 < s_i8[U_FIRST] < t_i8[U_FIRST]:
         t_i8[U_FIRST] = s_i8[U_FIRST]
-    for c in range(U_FIRST + 1, len(t_i8)):
+    for c in program.times:
         t_i8[c] = max(t_i8[c], s_i8[c])
     for c in range(program.cells):
         t_f4[c] = np.float32(t_f4[c] + s_f4[c])
+    for w in range(len(program.windows)):
+        for c in range(program.windows[w, 0], program.windows[w, 0] + program.windows[w, 1]):
+            t_f4[c] = np.float32(t_f4[c] + s_f4[c])
+    for k in range(len(program.lasts)):
+        f4_at, i8_at = program.lasts[k, 0], program.lasts[k, 1]
+        if s_i8[i8_at] > t_i8[i8_at]:
+            t_f4[f4_at], t_i8[i8_at] = s_f4[f4_at], s_i8[i8_at]
     for k in range(2):
         if t_u4[U_SEGMENT + k] == 0:
             t_u4[U_SEGMENT + k] = s_u4[U_SEGMENT + k]
-    for c in range(U_SEGMENT + 2, layout.affinity_u4):
+    if t_u4[U_ZONE] == 0:
+        t_u4[U_ZONE] = s_u4[U_ZONE]
+    for c in program.counts:
         t_u4[c] += s_u4[c]
-    category = np.zeros(I_CATEGORIES + MAX_CATEGORIES, np.uint32)
-    for k in range(layout.affinity_size):
-        if s_u4[layout.affinity_u4 + k] != 0:
-            category[I_CATEGORIES] = s_u4[layout.affinity_u4 + k]
-            _like(t_f4, t_u4, category, np.float64(s_f4[layout.affinity_f4 + k]), layout)
+    for c in program.maxima:
+        t_u4[c] = max(t_u4[c], s_u4[c])
+    for k in range(len(program.distincts)):
+        for c in range(program.distincts[k, 0], program.distincts[k, 0] + program.distincts[k, 1]):
+            for byte in range(4):
+                mask = np.uint32(0xFF) << np.uint32(8 * byte)
+                t_u4[c] = (t_u4[c] & ~mask) | max(t_u4[c] & mask, s_u4[c] & mask)
+    for g in range(len(affinities.f4)):
+        weights, keys, size = affinities.f4[g], affinities.u4[g], affinities.size[g]
+        for k in range(size):
+            if s_u4[keys + k] != 0:
+                _like(t_f4, t_u4, int(s_u4[keys + k]), float(s_f4[weights + k]),
+                      int(s_u4[keys + size + k]), weights, keys, size)  # fmt: skip
     for k in range(np.int64(s_u4[U_RECENT_LENGTH])):
         _remember(t_u4, int(s_u4[layout.recent_keys + k]), int(s_u4[layout.recent_times + k]), layout)
     added = int(s_u4[U_SEEN_LENGTH])

@@ -1,128 +1,84 @@
 """From declarations to a plan: where every cell of a state row lies, and the programs of the two kernels.
 
-A row of an entity is three small arrays: ``i8`` (times in ms), ``f4`` (decayed weights), ``u4`` (ids and
-counts). Every user row and every item row of a plan has the same widths. Item row 0 stands for all
-items together, so that shares and lifts need no second structure.
+A row of an entity is three small arrays: ``i8`` (times in ms), ``f4`` (sums) and ``u4`` (ids, counts, codes). Every user
+row and every item row of a plan has the same widths. Item row 0 stands for all items together, so that
+shares and lifts need no second structure.
 
 User row
-    i8: clock, first, latest times…          f4: decayed cells…, affinity weights
-    u4: recent length, seen length, segment × 2, counts…, affinity keys, recent keys, recent times, seen
+    i8: clock, first, latest times…, times of last values…, times of tables…
+    f4: decayed cells…, windows…, last values…, affinity weights…
+    u4: recent length, seen length, segment × 2, zone, counts…, extremes…, distinct…, attributes…, tables…,
+        affinity keys and times…, recent keys, recent times, seen
 Item row
-    i8: clock, first, published, expires, co-visit clock, latest times…
-    f4: decayed cells…, segment cells, co-visit weights, the same at the fast half-life, their two totals, price, content vector
-    u4: flags, categories × 8, regions × 8, counts…, co-visit keys
+    i8: clock, first, published, expires, co-visit clock, latest times…, times of last values…, times of tables…
+    f4: decayed cells…, windows…, last values…, segment cells, co-visit weights, the same at the fast half-life,
+        their two totals, price, content vector
+    u4: flags, categories × 8, regions × 8, counts…, extremes…, distinct…, attributes…, tables…, co-visit keys
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TypeVar
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from headwater.features.definitions import (
+from headwater.features.aggregations import (
     FOLLOWED,
+    Affinity,
     Aggregation,
-    Column,
+    Attribute,
     Counted,
     Decayed,
+    Distinct,
     Entity,
+    Extreme,
     LastTime,
-    Op,
-    default_columns,
-    popularity_cell,
+    LastValue,
+    TableValue,
+    Windowed,
 )
+from headwater.features.decay import FOREVER_MS, PERIOD
+from headwater.features.defaults import default_affinity
+from headwater.features.definitions import Column, popularity_cell, version_of
+from headwater.features.layout import (
+    I_CATEGORIES,
+    I_COUNTS,
+    I_TIMES,
+    U_COUNTS,
+    U_TIMES,
+    X_DISTINCT_CATEGORY,
+    X_DISTINCT_ITEM,
+    X_DISTINCT_USER,
+    X_GIVEN,
+    X_LARGEST,
+    X_LAST,
+    X_SMALLEST,
+    X_VALUE,
+    X_WINDOW,
+    X_WINDOW_GIVEN,
+    X_WINDOW_VALUE,
+    AffinityProgram,
+    CellProgram,
+    Int32,
+    Layout,
+    Lives,
+    ReadProgram,
+    TypeProgram,
+)
+from headwater.features.module import configured_columns
+from headwater.features.reads import compile_reads
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
-from headwater.schema.items import MAX_CATEGORIES, MAX_REGIONS
+from headwater.schema.errors import ConfigurationError
+from headwater.schema.items import MAX_CATEGORIES
 
-STATE_VERSION = 1
-ITEM_BITS = 24
-MAX_ITEMS = (1 << ITEM_BITS) - 1
+Kind = TypeVar("Kind", bound=Aggregation)
 
-U_CLOCK, U_FIRST, U_TIMES = 0, 1, 2
-U_RECENT_LENGTH, U_SEEN_LENGTH, U_SEGMENT, U_COUNTS = 0, 1, 2, 4
-I_CLOCK, I_FIRST, I_PUBLISHED, I_EXPIRES, I_CO_CLOCK, I_TIMES = 0, 1, 2, 3, 4, 5
-I_FLAGS, I_CATEGORIES, I_REGIONS, I_COUNTS = 0, 1, 1 + MAX_CATEGORIES, 1 + MAX_CATEGORIES + MAX_REGIONS
-
-FLAG_KNOWN = 1  # an upsert has been folded
-FLAG_HIDDEN = 2  # not available, or deleted
-FLAG_CONTENT = 4  # the content vector is set
-
-Int64 = npt.NDArray[np.int64]
-Int32 = npt.NDArray[np.int32]
-Float64 = npt.NDArray[np.float64]
-
-
-class CellProgram(NamedTuple):
-    """Which cells of an entity an event of a type touches (compressed rows by type slot) and how they decay."""
-
-    cells: int  # decayed cells at the front of f4
-    rate: Float64  # (half_lives,) 1 / half_life_ms
-    half_life_of: Int32  # (cells,)
-    bump_start: Int32  # (types + 2,)
-    bump_cell: Int32
-    bump_weight: Float64
-    count_start: Int32
-    count_cell: Int32  # position in u4
-    time_start: Int32
-    time_cell: Int32  # position in i8
-
-
-class Layout(NamedTuple):
-    """Positions and sizes inside the rows; the kernels take it as it is."""
-
-    user_i8: int
-    user_f4: int
-    user_u4: int
-    item_i8: int
-    item_f4: int
-    item_u4: int
-    affinity_size: int
-    affinity_f4: int
-    affinity_u4: int
-    affinity_half_life: int  # index into the user's half-lives
-    recent_size: int
-    recent_keys: int
-    recent_times: int
-    seen_size: int
-    seen: int
-    segment_size: int  # cells of one key
-    segment_f4: int
-    segment_half_life: int  # index into the item's half-lives
-    co_size: int
-    co_f4: int
-    co_fast_f4: int
-    co_total_f4: int  # and the fast total behind it
-    co_u4: int
-    co_depth: int
-    co_window_s: int
-    co_rate: float
-    co_fast_rate: float
-    price_f4: int
-    content_f4: int
-    content_size: int
-
-
-class TypeProgram(NamedTuple):
-    """What an event of each type slot means; slot 0 is "not configured"."""
-
-    weight: Float64  # (types + 1,)
-    positive: npt.NDArray[np.uint8]
-    seen: npt.NDArray[np.uint8]
-    sequence: npt.NDArray[np.uint8]
-
-
-class ReadProgram(NamedTuple):
-    """The columns of the assembled row."""
-
-    op: Int32  # (d,)
-    cell: Int32  # (d, 2) positions
-    rate: Float64  # (d, 2) 1 / half_life_ms of the cells
-    parameter: Float64  # (d, 2)
+STATE_VERSION = 2
+MAX_LIVES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,55 +87,62 @@ class Plan:
 
     hash: str
     columns: tuple[str, ...]
+    versions: tuple[str, ...]  # one a column
     declared: tuple[Column, ...]
     event_types: tuple[str, ...]
     segment_keys: tuple[str, ...]
     layout: Layout
+    lives: Lives
     types: TypeProgram
     users: CellProgram
     items: CellProgram
+    affinities: AffinityProgram
     reads: ReadProgram
+    positions: dict[Aggregation, tuple[int, int]]  # where each aggregation lies (and its second part)
+    item_attributes: tuple[tuple[Attribute, int], ...]
+    user_attributes: tuple[tuple[Attribute, int], ...]
+    tables: dict[tuple[str, str], tuple[int, dict[str, int]]]  # (entity, table): i8 position, u4 position by column
     popular_cells: tuple[int, ...]  # f4 position of the positive weight, one a configured half-life
-    popular_rates: tuple[float, ...]
+    popular_lives: tuple[int, ...]
     half_lives: tuple[str, ...]
 
 
 def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> Plan:
-    """Lay out the state and compile the kernels' programs for ``columns`` (default: the default set)."""
-    columns = default_columns(config) if columns is None else columns
-    features = config.features
-    names = tuple(t.name for t in config.events)
+    """Lay out the state and compile the kernels' programs for ``columns`` (default: those of the configuration).
+
+    Raises:
+        ConfigurationError: a declaration cannot be compiled; the message names the feature.
+    """
+    columns = configured_columns(config) if columns is None else columns
+    features, names = config.features, tuple(t.name for t in config.events)
     popular = [popularity_cell(config, parse_duration(text)) for text in features.item_half_lives]
-    reads: list[Aggregation] = [a for column in columns for a in column.reads]
-    cells = list(dict.fromkeys([*popular, *reads]))
+    declared: list[Aggregation] = [default_affinity(config), *popular, *(a for column in columns for a in column.reads)]
+    keyed = [Attribute("item", a.key, "category") for a in declared if isinstance(a, Affinity) and a.key != "category"]
+    cells = list(dict.fromkeys([*declared, *keyed]))
 
-    affinity_ms = parse_duration(features.affinity_half_life)
-    segment_ms = parse_duration(features.segment_half_life)
-    user_half_lives = _half_lives(cells, "user", affinity_ms)
-    item_half_lives = _half_lives(cells, "item", segment_ms)
-    user_cells = _Cells(cells, "user", U_COUNTS, U_TIMES)
-    item_cells = _Cells(cells, "item", I_COUNTS, I_TIMES)
-
-    affinity_u4 = U_COUNTS + len(user_cells.counted)
-    recent_keys = affinity_u4 + features.affinity
-    seen = recent_keys + 2 * features.recent
-    segment_f4 = len(item_cells.decayed)
-    co_f4 = segment_f4 + len(config.segments.keys) * features.segment_slots
     co = features.co_visits
-    co_fast = co_f4 + co.neighbours
-    co_total = co_fast + co.neighbours
-    co_u4 = I_COUNTS + len(item_cells.counted)
+    segment_ms, co_ms, co_fast_ms = (
+        parse_duration(t) for t in (features.segment_half_life, co.half_life, co.fast_half_life)
+    )
+    own = [c.half_life_ms for c in cells if isinstance(c, Decayed | Affinity)]
+    lives_ms = list(dict.fromkeys([*own, segment_ms, co_ms, co_fast_ms]))
+    if len(lives_ms) > MAX_LIVES:
+        raise ConfigurationError(f"features: {len(lives_ms)} different half-lives; the fold keeps at most {MAX_LIVES}")
+
+    users, items = _Cells(cells, "user"), _Cells(cells, "item")
+    affinities = _Affinities([c for c in cells if isinstance(c, Affinity)], users.f4_end, users.u4_end)
+    recent_keys = affinities.u4_end
+    seen = recent_keys + 2 * features.recent
+    segment_f4 = items.f4_end
+    co_f4 = segment_f4 + len(config.segments.keys) * features.segment_slots
+    co_fast, co_total = co_f4 + co.neighbours, co_f4 + 2 * co.neighbours
     layout = Layout(
-        user_i8=U_TIMES + len(user_cells.timed),
-        user_f4=len(user_cells.decayed) + features.affinity,
+        user_i8=users.i8_end,
+        user_f4=affinities.f4_end,
         user_u4=seen + features.seen,
-        item_i8=I_TIMES + len(item_cells.timed),
+        item_i8=items.i8_end,
         item_f4=co_total + 3 + features.content_size,
-        item_u4=co_u4 + co.neighbours,
-        affinity_size=features.affinity,
-        affinity_f4=len(user_cells.decayed),
-        affinity_u4=affinity_u4,
-        affinity_half_life=user_half_lives.index(affinity_ms),
+        item_u4=items.u4_end + co.neighbours,
         recent_size=features.recent,
         recent_keys=recent_keys,
         recent_times=recent_keys + features.recent,
@@ -187,115 +150,199 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
         seen=seen,
         segment_size=features.segment_slots,
         segment_f4=segment_f4,
-        segment_half_life=item_half_lives.index(segment_ms),
+        segment_life=lives_ms.index(segment_ms),
         co_size=co.neighbours,
         co_f4=co_f4,
         co_fast_f4=co_fast,
         co_total_f4=co_total,
-        co_u4=co_u4,
+        co_u4=items.u4_end,
         co_depth=co.depth,
         co_window_s=parse_duration(co.window) // 1000,
-        co_rate=1.0 / parse_duration(co.half_life),
-        co_fast_rate=1.0 / parse_duration(co.fast_half_life),
+        co_life=lives_ms.index(co_ms),
+        co_fast_life=lives_ms.index(co_fast_ms),
         price_f4=co_total + 2,
         content_f4=co_total + 3,
         content_size=features.content_size,
+        idle_ms=0 if features.idle_after == "never" else parse_duration(features.idle_after),
     )
-    types = TypeProgram(
-        weight=np.array([0.0, *(t.weight for t in config.events)], np.float64),
-        positive=np.array([0, *(t.positive for t in config.events)], np.uint8),
-        seen=np.array([0, *(bool(t.seen) for t in config.events)], np.uint8),
-        sequence=np.array([0, *(bool(t.sequence) for t in config.events)], np.uint8),
-    )
+    positions = {**users.at, **items.at, **affinities.at}
+    versions = tuple(version_of(column) for column in columns)
     described = {
         "state": STATE_VERSION,
-        "columns": [msgspec.to_builtins(column) for column in columns],
+        "columns": list(zip((c.name for c in columns), versions, strict=True)),
+        "cells": [msgspec.to_builtins(cell) for cell in cells],
         "layout": list(layout),
+        "lives": lives_ms,
         "events": [msgspec.to_builtins(t) for t in config.events],
         "segments": list(config.segments.keys),
-        "half_lives": [user_half_lives, item_half_lives],
     }
     digest = hashlib.sha256(msgspec.json.encode(described, order="deterministic")).hexdigest()[:16]
     return Plan(
         hash=digest,
         columns=tuple(column.name for column in columns),
+        versions=versions,
         declared=columns,
         event_types=names,
         segment_keys=config.segments.keys,
         layout=layout,
-        types=types,
-        users=user_cells.program(names, user_half_lives),
-        items=item_cells.program(names, item_half_lives),
-        reads=_read_program(columns, user_cells, item_cells, layout, 1.0 / segment_ms),
-        popular_cells=tuple(item_cells.decayed.index(cell) for cell in popular),
-        popular_rates=tuple(1.0 / cell.half_life_ms for cell in popular),
+        lives=Lives(
+            np.array([1.0 / ms if ms else 0.0 for ms in lives_ms], np.float64),
+            np.array([PERIOD * ms if ms else FOREVER_MS for ms in lives_ms], np.int64),
+        ),
+        types=TypeProgram(
+            weight=np.array([0.0, *(t.weight for t in config.events)], np.float64),
+            positive=np.array([0, *(t.positive for t in config.events)], np.uint8),
+            seen=np.array([0, *(bool(t.seen) for t in config.events)], np.uint8),
+            sequence=np.array([0, *(bool(t.sequence) for t in config.events)], np.uint8),
+        ),
+        users=users.program(names, lives_ms),
+        items=items.program(names, lives_ms),
+        affinities=affinities.program(names, lives_ms, items.at),
+        reads=compile_reads(columns, positions, lives_ms, affinities.groups, layout),
+        positions=positions,
+        item_attributes=tuple((c, items.at[c][0]) for c in items.of(Attribute)),
+        user_attributes=tuple((c, users.at[c][0]) for c in users.of(Attribute)),
+        tables={**users.tables(), **items.tables()},
+        popular_cells=tuple(items.at[cell][0] for cell in popular),
+        popular_lives=tuple(lives_ms.index(cell.half_life_ms) for cell in popular),
         half_lives=features.item_half_lives,
-    )
-
-
-def _half_lives(cells: list[Aggregation], entity: Entity, extra: int) -> list[int]:
-    found = [c.half_life_ms for c in cells if isinstance(c, Decayed) and c.entity == entity]
-    return list(dict.fromkeys([*found, extra]))
+    )  # fmt: skip
 
 
 class _Cells:
-    """The aggregations of one entity and where each has its cell."""
+    """The aggregations of one entity and where each has its cells."""
 
-    def __init__(self, cells: list[Aggregation], entity: Entity, counts_at: int, times_at: int) -> None:
-        mine = [c for c in cells if c.entity == entity]
-        self.decayed = [c for c in mine if isinstance(c, Decayed)]
-        self.counted = [c for c in mine if isinstance(c, Counted)]
-        self.timed = [c for c in mine if isinstance(c, LastTime)]
-        self.counts_at, self.times_at = counts_at, times_at
+    def __init__(self, cells: list[Aggregation], entity: Entity) -> None:
+        self.cells = [c for c in cells if c.entity == entity and not isinstance(c, Affinity)]
+        self.entity: Entity = entity
+        self.at: dict[Aggregation, tuple[int, int]] = {}
+        i8, u4 = (U_TIMES, U_COUNTS) if entity == "user" else (I_TIMES, I_COUNTS)
+        f4 = 0
+        for decayed in self.of(Decayed):
+            self.at[decayed], f4 = (f4, 0), f4 + 1
+        for window in self.of(Windowed):
+            self.at[window], f4 = (f4, 0), f4 + window.tiles
+        for timed in self.of(LastTime):
+            self.at[timed], i8 = (i8, 0), i8 + 1
+        for last in self.of(LastValue):
+            self.at[last], f4, i8 = (f4, i8), f4 + 1, i8 + 1
+        for counted in (*self.of(Counted), *self.of(Extreme)):
+            self.at[counted], u4 = (u4, 0), u4 + 1
+        for distinct in self.of(Distinct):
+            words = (1 << distinct.precision) // 4
+            self.at[distinct], u4 = (u4, words), u4 + words
+        for attribute in self.of(Attribute):
+            self.at[attribute], u4 = (u4, 0), u4 + 1
+        valid: dict[str, int] = {}
+        for value in self.of(TableValue):
+            if value.table not in valid:
+                valid[value.table], i8 = i8, i8 + 1
+            self.at[value], u4 = (u4, valid[value.table]), u4 + 1
+        self.i8_end, self.f4_end, self.u4_end = i8, f4, u4
 
-    def position(self, cell: Aggregation) -> int:
-        if isinstance(cell, Decayed):
-            return self.decayed.index(cell)
-        if isinstance(cell, Counted):
-            return self.counts_at + self.counted.index(cell)
-        return self.times_at + self.timed.index(cell)
+    def of(self, kind: type[Kind]) -> list[Kind]:
+        return [c for c in self.cells if isinstance(c, kind)]
 
-    def program(self, types: tuple[str, ...], half_lives: list[int]) -> CellProgram:
+    def tables(self) -> dict[tuple[str, str], tuple[int, dict[str, int]]]:
+        found: dict[tuple[str, str], tuple[int, dict[str, int]]] = {}
+        for value in self.of(TableValue):
+            u4, i8 = self.at[value]
+            found.setdefault((self.entity, value.table), (i8, {}))[1][value.column] = u4
+        return found
+
+    def program(self, types: tuple[str, ...], lives_ms: list[int]) -> CellProgram:
         names = (*types, FOLLOWED)  # the last slot stands behind all configured types
         bumps: list[list[tuple[int, float]]] = [[] for _ in range(len(names) + 1)]
-        for position, decayed in enumerate(self.decayed):
-            for name, weight in zip(decayed.types, decayed.weights, strict=True):
-                bumps[names.index(name) + 1].append((position, weight))
-        counts = [[self.position(c) for c in self.counted if name in c.types] for name in names]
-        times = [[self.position(c) for c in self.timed if name in c.types] for name in names]
-        flat = [pair for group in bumps for pair in group]
+        extras: list[list[tuple[int, int, int, float, int, int]]] = [[] for _ in range(len(names) + 1)]
+        for cell in self.cells:
+            position, other = self.at[cell]
+            for k, name in enumerate(getattr(cell, "types", ())):
+                slot = names.index(name) + 1
+                if isinstance(cell, Decayed) and cell.of == "one":
+                    bumps[slot].append((position, cell.weights[k]))
+                elif isinstance(cell, Decayed):
+                    op = X_VALUE if cell.of == "value" else X_GIVEN
+                    extras[slot].append((op, position, 0, cell.weights[k], lives_ms.index(cell.half_life_ms), 0))
+                elif isinstance(cell, Windowed):
+                    op = {"one": X_WINDOW, "value": X_WINDOW_VALUE, "given": X_WINDOW_GIVEN}[cell.of]
+                    extras[slot].append((op, position, cell.tiles, cell.weights[k], 0, cell.tile_ms))
+                elif isinstance(cell, Extreme):
+                    extras[slot].append((X_LARGEST if cell.largest else X_SMALLEST, position, 0, 1.0, 0, 0))
+                elif isinstance(cell, LastValue):
+                    extras[slot].append((X_LAST, position, other, 1.0, 0, 0))
+                elif isinstance(cell, Distinct):
+                    op = {"user": X_DISTINCT_USER, "item": X_DISTINCT_ITEM, "category": X_DISTINCT_CATEGORY}[cell.of]
+                    extras[slot].append((op, position, 1 << cell.precision, 1.0, 0, 0))
+        counts = [[self.at[c][0] for c in self.of(Counted) if name in c.types] for name in names]
+        times = [[self.at[c][0] for c in self.of(LastTime) if name in c.types] for name in names]
+        flat, more = [b for group in bumps for b in group], [x for group in extras for x in group]
+        decayed = [c for c in self.cells if isinstance(c, Decayed)]
         return CellProgram(
-            cells=len(self.decayed),
-            rate=np.array([1.0 / ms for ms in half_lives], np.float64),
-            half_life_of=np.array([half_lives.index(c.half_life_ms) for c in self.decayed], np.int32),
-            bump_start=_starts(bumps),
-            bump_cell=np.array([position for position, _ in flat], np.int32),
+            cells=len(decayed),
+            life_of=np.array([lives_ms.index(c.half_life_ms) for c in decayed], np.int32),
+            bump_start=_starts([len(group) for group in bumps]),
+            bump_cell=_int32([position for position, _ in flat]),
             bump_weight=np.array([weight for _, weight in flat], np.float64),
-            count_start=_starts([[], *counts]),
-            count_cell=np.array([p for group in counts for p in group], np.int32),
-            time_start=_starts([[], *times]),
-            time_cell=np.array([p for group in times for p in group], np.int32),
+            count_start=_starts([0, *(len(group) for group in counts)]),
+            count_cell=_int32([p for group in counts for p in group]),
+            time_start=_starts([0, *(len(group) for group in times)]),
+            time_cell=_int32([p for group in times for p in group]),
+            extra_start=_starts([len(group) for group in extras]),
+            extra_op=_int32([x[0] for x in more]),
+            extra_cell=_int32([x[1] for x in more]),
+            extra_other=_int32([x[2] for x in more]),
+            extra_weight=np.array([x[3] for x in more], np.float64),
+            extra_life=_int32([x[4] for x in more]),
+            extra_tile_ms=np.array([x[5] for x in more], np.int64),
+            windows=np.array(
+                [(self.at[c][0], c.tiles, c.tile_ms) for c in self.cells if isinstance(c, Windowed)], np.int64
+            ).reshape(-1, 3),
+            counts=_int32([self.at[c][0] for c in self.of(Counted)]),
+            maxima=_int32([self.at[c][0] for c in self.of(Extreme)]),
+            lasts=_int32([p for c in self.of(LastValue) for p in self.at[c]]).reshape(-1, 2),
+            distincts=_int32([p for c in self.of(Distinct) for p in self.at[c]]).reshape(-1, 2),
+            times=_int32([self.at[c][0] for c in self.of(LastTime)]),
         )
 
 
-def _starts(groups: list[list[tuple[int, float]]] | list[list[int]]) -> Int32:
-    return np.concatenate([[0], np.cumsum([len(group) for group in groups])]).astype(np.int32)
+class _Affinities:
+    """The user's keyed sums: weights at the end of f4, keys and times in u4 in front of the recent sequence."""
+
+    def __init__(self, groups: list[Affinity], f4: int, u4: int) -> None:
+        self.groups = groups
+        self.at: dict[Aggregation, tuple[int, int]] = {}
+        for group in groups:
+            self.at[group] = (f4, u4)
+            f4, u4 = f4 + group.slots, u4 + 2 * group.slots
+        self.f4_end, self.u4_end = f4, u4
+
+    def program(
+        self, types: tuple[str, ...], lives_ms: list[int], item_at: dict[Aggregation, tuple[int, int]]
+    ) -> AffinityProgram:
+        weight = np.zeros((len(self.groups), len(types) + 1), np.float64)
+        for g, group in enumerate(self.groups):
+            for name, value in zip(group.types, group.weights, strict=True):
+                weight[g, types.index(name) + 1] = value
+        keys = [
+            (I_CATEGORIES, MAX_CATEGORIES)
+            if g.key == "category"
+            else (item_at[Attribute("item", g.key, "category")][0], 1)
+            for g in self.groups
+        ]
+        return AffinityProgram(
+            f4=_int32([self.at[g][0] for g in self.groups]),
+            u4=_int32([self.at[g][1] for g in self.groups]),
+            size=_int32([g.slots for g in self.groups]),
+            life=_int32([lives_ms.index(g.half_life_ms) for g in self.groups]),
+            key=_int32([at for at, _ in keys]),
+            keys=_int32([count for _, count in keys]),
+            weight=weight,
+        )
 
 
-def _read_program(
-    columns: tuple[Column, ...], users: _Cells, items: _Cells, layout: Layout, segment_rate: float
-) -> ReadProgram:
-    d = len(columns)
-    cell, rate = np.zeros((d, 2), np.int32), np.zeros((d, 2), np.float64)
-    parameter = np.zeros((d, 2), np.float64)
-    for i, column in enumerate(columns):
-        for k, aggregation in enumerate(column.reads):
-            owner = users if aggregation.entity == "user" else items
-            cell[i, k] = owner.position(aggregation)
-            if isinstance(aggregation, Decayed):
-                rate[i, k] = 1.0 / aggregation.half_life_ms
-        parameter[i, : len(column.parameters)] = column.parameters
-        if column.op in (Op.SEGMENT_SHARE, Op.SEGMENT_LIFT):
-            cell[i, 0] = layout.segment_f4 + int(column.parameters[0]) * layout.segment_size
-            rate[i, 0] = segment_rate
-    return ReadProgram(np.array([int(c.op) for c in columns], np.int32), cell, rate, parameter)
+def _int32(values: list[int]) -> Int32:
+    return np.array(values, np.int32)
+
+
+def _starts(sizes: list[int]) -> Int32:
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)

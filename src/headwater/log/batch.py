@@ -42,6 +42,13 @@ class ItemRecord(Struct, frozen=True, array_like=True):
     regions: list[int]
 
 
+class TableRecord(Struct, frozen=True, array_like=True):
+    """Payload of a ``TABLE`` record: the table's name and the values of its columns (``None``: missing)."""
+
+    table: str
+    values: dict[str, float | None]
+
+
 class WireBatch(Struct, frozen=True, array_like=True, tag=False):
     """An :class:`EventBatch` between two processes: the texts, and every column as little-endian bytes."""
 

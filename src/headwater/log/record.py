@@ -37,7 +37,7 @@ RECORD = np.dtype(
         ("kind", "u1"),
         ("version", "u1"),
         ("flags", "<u2"),
-        ("reserved", "<u4"),
+        ("zone", "<u4"),  # PROFILE: dense segment term of the time zone, 0: none
         ("crc", "<u4"),
     ]
 )
@@ -60,6 +60,7 @@ class Kind(IntEnum):
     LOGIN = 8  # `user` is the known user, payload the dense index of the anonymous one (<u4)
     TERM = 9  # assigns dense index `item` to the payload's text in Namespace `type`
     IMPORT = 10  # a range of rows of a file was imported; payload: ImportRange
+    TABLE = 11  # values of one of the [[tables]] for `user` or `item`, valid from `time_ms`; payload: TableRecord
 
 
 class Namespace(IntEnum):

@@ -243,6 +243,8 @@ class LogWriter(Commands):
                 chosen = profile.value_of(key)
                 if chosen is not None:
                     records["segments"][row, column] = new.index(Namespace.SEGMENT, f"{key}={chosen}")
+            if profile.timezone is not None:
+                records["zone"][row] = new.index(Namespace.SEGMENT, f"timezone={profile.timezone}")
             plain.append(_encode(profile))
         assigned = self._identity.assign([profile.id for profile in command.profiles])
         records["user"], records["surrogate"] = assigned

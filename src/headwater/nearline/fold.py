@@ -20,11 +20,12 @@ import structlog
 
 from headwater.features.assemble import stranger
 from headwater.features.fold import Fold
+from headwater.features.packing import CorruptStateError
 from headwater.features.paths import drop_old_layout, feed_socket, state_dir
 from headwater.features.pinned import expected_plan
 from headwater.features.plan import Plan
 from headwater.features.recovery import mark_damaged, open_state
-from headwater.features.rows import CorruptStateError, pack_user, unpack_user
+from headwater.features.rows import pack_user, unpack_user
 from headwater.log.batch import events_to_batch
 from headwater.log.client import WriterClient
 from headwater.log.environment import StoreError
@@ -103,7 +104,7 @@ class Folder:
 
     def _must_store(self) -> bool:
         waited_s = self._seconds() - self._last_commit_s
-        return waited_s >= CATCH_UP_S or len(self.fold.users.slots) > 2 * self.fold.cache_users
+        return waited_s >= CATCH_UP_S or self.fold.users.used > 2 * self.fold.cache_users
 
     def epoch_in_s(self) -> float | None:
         """Seconds until the changes that are waiting may be offered; None when none are."""
@@ -140,7 +141,7 @@ def warm_up(config: Config, plan: Plan) -> None:
         block = memory.read(0)
         if block is not None:
             fold.apply(block)
-    unpack_user(pack_user(fold.users.row(1), plan.layout), stranger(plan), plan.layout)
+    unpack_user(pack_user(fold.users.user(1), plan.layout), stranger(plan), plan.layout)
 
 
 class FoldProcess:

@@ -11,7 +11,7 @@ from litestar import Request, Response, delete, get, post
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
-from headwater.features.plan import FLAG_HIDDEN, I_FLAGS
+from headwater.features.layout import FLAG_HIDDEN, I_FLAGS
 from headwater.log.batch import events_to_batch
 from headwater.log.commands import Appended
 from headwater.log.protocol import RefusedError

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from headwater.jit import kernel
+from headwater.jit import allocating_kernel
 from headwater.ranking.ranker import RankerError
 
 ROWS = 256  # rows scored together: their bits and one column of features stay in the first-level cache
@@ -56,7 +56,7 @@ class Trees:
     shift: np.uint64
 
 
-@kernel
+@allocating_kernel
 def score_rows(
     rows: npt.NDArray[np.float32],
     lane_column: npt.NDArray[np.int64],

@@ -5,19 +5,20 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from headwater.features.assemble import DEPTH, User, recent_items
-from headwater.features.fold_kernel import Rows
-from headwater.features.plan import Layout
-from headwater.jit import kernel
+from headwater.features.layout import Layout
+from headwater.features.recent import DEPTH, recent_items
+from headwater.features.rows import User
+from headwater.features.rowset import Rows
+from headwater.jit import allocating_kernel
 
 Int64 = npt.NDArray[np.int64]
 
 
-@kernel
+@allocating_kernel
 def co_visit_cause(user: User, items: Rows, layout: Layout, candidates: Int64, out: Int64) -> None:
     """Write into ``out`` (``int64[n]``) the recent item with the largest co-visit share of each candidate, 0: none."""
     recent, weights = np.empty(DEPTH, np.int64), np.empty(DEPTH, np.float64)
-    length = recent_items(user, layout, recent, weights)
+    length = recent_items(user.u4, layout, recent, weights)
     for r in range(len(candidates)):
         out[r] = 0
         strongest = 0.0

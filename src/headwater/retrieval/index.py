@@ -9,18 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.features.assemble import born_ms
-from headwater.features.decay import decay
-from headwater.features.fold_kernel import Rows
-from headwater.features.plan import (
-    FLAG_CONTENT,
-    FLAG_HIDDEN,
-    I_CLOCK,
-    I_EXPIRES,
-    I_FLAGS,
-    I_PUBLISHED,
-    Plan,
-)
+from headwater.features.decay import since_landmark
+from headwater.features.layout import FLAG_CONTENT, FLAG_HIDDEN, I_CLOCK, I_EXPIRES, I_FLAGS, I_PUBLISHED
+from headwater.features.plan import Plan
 from headwater.features.rows import ItemTable
+from headwater.features.rowset import Rows
 from headwater.jit import inline, kernel
 
 Int64 = npt.NDArray[np.int64]
@@ -70,14 +63,16 @@ def _showable(items: Rows, i: int, now_ms: int) -> bool:
 
 
 @kernel
-def _popularity(items: Rows, count: int, cell: int, rate: float, now_ms: int, out: Float32) -> None:
+def popularity(
+    items: Rows, count: int, cell: int, rate: float, period_ms: int, now_ms: int, out: Float32
+) -> None:  # fmt: skip
     """Decayed weight of f4 cell ``cell`` at ``now_ms`` of all showable items; 0 for the others."""
     out[0] = np.float32(0.0)
     for i in range(1, count):
         out[i] = np.float32(0.0)
         value = items.f4[i, cell]
         if value > 0.0 and _showable(items, i, now_ms):
-            out[i] = np.float32(value * decay(now_ms - items.i8[i, I_CLOCK], rate))
+            out[i] = np.float32(value * since_landmark(items.i8[i, I_CLOCK], now_ms, rate, period_ms))
 
 
 @kernel
@@ -129,8 +124,8 @@ class ItemIndex:
 
     def popular(self, half_life: int, width: int, now_ms: int) -> Ranked:
         """Most positive weight at the configured half-life number ``half_life``."""
-        cell, rate = self.plan.popular_cells[half_life], self.plan.popular_rates[half_life]
-        return self._weight_list(("popular", half_life, width), cell, rate, width, now_ms)
+        cell, life = self.plan.popular_cells[half_life], self.plan.popular_lives[half_life]
+        return self._weight_list(("popular", half_life, width), cell, life, width, now_ms)
 
     def popular_in_segment(self, key: int, segment: int, width: int, now_ms: int) -> Ranked:
         """Most positive weight in ``segment`` of segment key number ``key``; empty for an unknown segment."""
@@ -138,8 +133,7 @@ class ItemIndex:
         if not 0 < segment < layout.segment_size:
             return NOTHING
         cell = layout.segment_f4 + key * layout.segment_size + segment
-        rate = float(self.plan.items.rate[layout.segment_half_life])
-        return self._weight_list(("segment", key, segment, width), cell, rate, width, now_ms)
+        return self._weight_list(("segment", key, segment, width), cell, layout.segment_life, width, now_ms)
 
     def fresh(self, max_age_ms: int, width: int, now_ms: int) -> Ranked:
         """The newest items."""
@@ -151,13 +145,15 @@ class ItemIndex:
 
         return self.kept(("fresh", max_age_ms, width), now_ms, make)
 
-    def _weight_list(self, key: Key, cell: int, rate: float, width: int, now_ms: int) -> Ranked:
-        def make() -> Ranked:
-            out = np.empty(self.table.count, np.float32)
-            _popularity(self.table.rows, self.table.count, cell, rate, now_ms, out)
-            return best(out, width * LIST_DEPTH)
+    def _weight_list(self, key: Key, cell: int, life: int, width: int, now_ms: int) -> Ranked:
+        return self.kept(key, now_ms, lambda: best(self.weights(cell, life, now_ms), width * LIST_DEPTH))
 
-        return self.kept(key, now_ms, make)
+    def weights(self, cell: int, life: int, now_ms: int) -> Float32:
+        """``float32[items]``: the decayed sum in f4 cell ``cell`` at ``now_ms``; 0 for items that nobody may be shown."""
+        out = np.empty(self.table.count, np.float32)
+        lives = self.plan.lives
+        popularity(self.table.rows, self.table.count, cell, lives.rate[life], lives.period_ms[life], now_ms, out)
+        return out
 
     def kept(self, key: Key, now_ms: int, make: Callable[[], Ranked]) -> Ranked:
         """The list under ``key``, made anew when it is older than ``ttl_ms``."""

@@ -8,9 +8,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from headwater.features.assemble import DEPTH, User, co_visit_candidates, content_query, recent_items
-from headwater.features.fold_kernel import Rows
-from headwater.features.plan import U_RECENT_LENGTH, Layout, Plan
+from headwater.features.layout import U_RECENT_LENGTH, Layout
+from headwater.features.plan import Plan
+from headwater.features.recent import DEPTH, co_visit_candidates, content_query, recent_items
+from headwater.features.rows import User
+from headwater.features.rowset import Rows
 from headwater.jit import kernel
 from headwater.retrieval.index import NOTHING, ItemIndex, Ranked, best
 from headwater.schema.config import Config
@@ -118,7 +120,7 @@ class CoVisit:
         if len(self._scores) < len(index.table.dirty):
             self._scores = np.zeros(len(index.table.dirty), np.float32)
         count = co_visit_candidates(
-            asked.user, index.table.rows, self.plan.layout, asked.now_ms, self._scores, self._touched
+            asked.user, index.table.rows, self.plan.layout, self.plan.lives, asked.now_ms, self._scores, self._touched
         )
         touched = self._touched[:count]
         scores = self._scores[touched]
@@ -203,7 +205,7 @@ def _content_query(
     user: User, items: Rows, layout: Layout, recent: npt.NDArray[np.int64], weights: npt.NDArray[np.float64],
     query: npt.NDArray[np.float32],
 ) -> int:  # fmt: skip
-    length = recent_items(user, layout, recent, weights)
+    length = recent_items(user.u4, layout, recent, weights)
     if length > 0:
         content_query(items, layout, recent, weights, length, query)
     return length

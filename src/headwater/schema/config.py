@@ -23,6 +23,8 @@ MAX_EVENT_TYPES = 15
 MAX_SEGMENT_KEYS = 2
 SOURCE_NAMES = ("popular", "trending", "covisit", "content", "fresh")
 
+Limit = Annotated[str, Meta(pattern=f"^never$|{PATTERN}", description='A duration, or "never"')]
+
 _Width = Annotated[int, Meta(ge=1, le=5_000)]
 _Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
@@ -83,6 +85,10 @@ class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     co_visits: CoVisits = CoVisits()
     content_size: Annotated[int, Meta(ge=8, le=1_024)] = 64
     rate_prior: Annotated[float, Meta(gt=0.0, le=1e6)] = 20.0
+    idle_after: Limit = "400d"
+    defaults: bool = True
+    without: tuple[str, ...] = ()
+    module: Annotated[str, Meta(max_length=4_096)] = ""
 
 
 class SourceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -238,7 +244,12 @@ def load_config(path: Path | None) -> Config:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: Cannot read the configuration: {error}") from error
-    return parse_config(text, str(path))
+    config = parse_config(text, str(path))
+    module = config.features.module
+    if module and not Path(module).is_absolute():  # relative to the file, wherever the command runs
+        features = msgspec.structs.replace(config.features, module=str((path.parent / module).resolve()))
+        config = msgspec.structs.replace(config, features=features)
+    return config
 
 
 def parse_config(text: str, source: str = "headwater.toml") -> Config:
@@ -367,6 +378,8 @@ def _check_durations(node: Struct, prefix: str) -> None:
             _check_durations(value, f"{key}.")
         elif _is_duration(field.type):
             for text in (value,) if isinstance(value, str) else value:
+                if text == "never":
+                    continue
                 try:
                     parse_duration(text)
                 except ConfigurationError as error:
@@ -375,4 +388,4 @@ def _check_durations(node: Struct, prefix: str) -> None:
 
 def _is_duration(annotation: Any) -> bool:
     """Whether a field holds a duration or a tuple of them."""
-    return annotation == Duration or any(_is_duration(part) for part in get_args(annotation))
+    return annotation in (Duration, Limit) or any(_is_duration(part) for part in get_args(annotation))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from headwater.schema.events import Attributes, Id, check_attributes
+from headwater.schema.events import Attributes, Id, Scalar, check_attributes
 
 
 class UserProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -28,9 +28,16 @@ class UserProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     def __post_init__(self) -> None:
         check_attributes(self.attributes)
 
-    def value_of(self, key: str) -> str | None:
-        """The profile's value for a segment key, as text: a field of that name, else an attribute."""
-        value = getattr(self, key, None) if key in self.__struct_fields__ and key not in ("id", "attributes") else None
+    def field_of(self, key: str) -> Scalar | None:
+        """A field of that name, else an attribute."""
+        value: Scalar | None = None
+        if key in self.__struct_fields__ and key not in ("id", "attributes"):
+            value = getattr(self, key)
         if value is None and self.attributes is not None:
             value = self.attributes.get(key)
+        return value
+
+    def value_of(self, key: str) -> str | None:
+        """The profile's value for a segment key, as text."""
+        value = self.field_of(key)
         return None if value is None else str(value)

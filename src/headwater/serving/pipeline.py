@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from headwater.features.assemble import Context, Scratch, User, anchor_user, assemble, new_scratch, stranger
-from headwater.features.plan import (
+from headwater.features.assemble import Context, Scratch, anchor_user, assemble, forget_idle, new_scratch, stranger
+from headwater.features.layout import (
     FLAG_HIDDEN,
     I_EXPIRES,
     I_FLAGS,
@@ -20,8 +20,9 @@ from headwater.features.plan import (
     U_RECENT_LENGTH,
     U_SEEN_LENGTH,
     U_SEGMENT,
-    Plan,
 )
+from headwater.features.plan import Plan
+from headwater.features.rows import User
 from headwater.policy.eligibility import eligible
 from headwater.ranking.ranker import Ranker, RankerError
 from headwater.retrieval.cause import co_visit_cause
@@ -69,7 +70,7 @@ class Pipeline:
     def recommend(self, query: Query, view: View, model: Model | None, now_ms: int) -> Answer:
         """Answer ``query`` at ``now_ms``. Always answers: what fails lowers the tier and is named."""
         run = _Run(self.timer, query.deadline_ms)
-        user_offset = self._hydrate(query, view, run)
+        user_offset = self._hydrate(query, view, now_ms, run)
         segments = self._segments(query)
         candidates, used = self._fetch(query, view, segments, now_ms, run)
         chosen, scores, features = self._rank(query, view, model, candidates, now_ms, run)
@@ -85,7 +86,7 @@ class Pipeline:
     def candidates(self, query: Query, view: View, now_ms: int) -> Candidates:
         """What the sources offer for ``query``: the first half of :meth:`recommend`, for training."""
         run = _Run(self.timer, float("inf"))
-        self._hydrate(query, view, run)
+        self._hydrate(query, view, now_ms, run)
         return self._fetch(query, view, self._segments(query), now_ms, run)[0]
 
     def features(
@@ -97,7 +98,7 @@ class Pipeline:
 
     # -- stages ----------------------------------------------------------------------------------------
 
-    def _hydrate(self, query: Query, view: View, run: _Run) -> int:
+    def _hydrate(self, query: Query, view: View, now_ms: int, run: _Run) -> int:
         """The user row (zeros for a stranger), where the user is, and what must not be shown to them."""
         try:
             offset = view.read_user(query.user, self.user)
@@ -106,6 +107,7 @@ class Pipeline:
                 part[:] = 0
             run.degrade(TIER_POPULAR, f"state unavailable: {error}")
             offset = 0
+        forget_idle(self.user, now_ms, self.plan)
         self._region = self.stored_region(self.user) if query.region is None else query.region
         self._make_room(query, view)
         if query.anchor:
@@ -261,14 +263,14 @@ class Pipeline:
     def _fill(self, candidates: Candidates, used: list[Source], query: Query, view: View, now_ms: int) -> Candidates:
         """Too few: go through the whole catalogue, most popular first, then by number, so that no user starves."""
         everything = np.arange(1, view.table.count, dtype=np.int64)
-        weight = view.table.rows.f4[1 : view.table.count, self.plan.popular_cells[-1]]
-        known = everything[(view.table.rows.u4[1 : view.table.count, I_FLAGS] != 0) | (weight > 0.0)]
-        order = known[np.argsort(-view.table.rows.f4[known, self.plan.popular_cells[-1]], kind="stable")]
+        weight = view.index.weights(self.plan.popular_cells[-1], self.plan.popular_lives[-1], now_ms)
+        known = everything[(view.table.rows.u4[1 : view.table.count, I_FLAGS] != 0) | (weight[1:] > 0.0)]
+        order = known[np.argsort(-weight[known], kind="stable")]
         order = order[self._may_show(order, view, now_ms)]
         missing = order[~np.isin(order, candidates.items)][: query.k - len(candidates)]
         names = [s.name for s in used]
         popular = names.index("popular") if "popular" in names else len(used)
-        liked = view.table.rows.f4[missing, self.plan.popular_cells[-1]] > 0.0
+        liked = weight[missing] > 0.0
         source = np.where(liked, popular, len(used))  # "popular" is said only of what somebody liked
         return Candidates(
             np.concatenate([candidates.items, missing]),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from headwater.features.assemble import User
-from headwater.features.plan import U_SEGMENT
+from headwater.features.layout import U_SEGMENT
+from headwater.features.rows import User
 from headwater.log.protocol import Vocabulary
 from headwater.log.record import Namespace
 from headwater.schema.config import MAX_SEGMENT_KEYS

@@ -6,10 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
-from headwater.features.assemble import User
 from headwater.features.fold import Fold
 from headwater.features.plan import Plan
-from headwater.features.rows import ItemTable
+from headwater.features.rows import ItemTable, User
 from headwater.features.state import LmdbState
 from headwater.retrieval.index import ItemIndex
 
@@ -67,11 +66,5 @@ class FoldView:
         self.table.dirty[changed] = 0
 
     def read_user(self, user: int, into: User) -> int:
-        users = self.fold.users
-        if 0 < user < len(users.dirty):
-            row = users.row(user)
-            into.i8[:], into.f4[:], into.u4[:] = row.i8, row.f4, row.u4
-        else:
-            for part in into:
-                part[:] = 0
+        self.fold.users.read(user, into)
         return self.fold.offset

@@ -1,0 +1,178 @@
+"""What the user's recent items say about a candidate: co-visits and likeness of content."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater.features.decay import decay, since_landmark
+from headwater.features.definitions import TermOp
+from headwater.features.layout import (
+    FLAG_CONTENT,
+    I_CO_CLOCK,
+    I_FLAGS,
+    MAX_ITEMS,
+    U_RECENT_LENGTH,
+    Layout,
+    Lives,
+    ReadProgram,
+)
+from headwater.features.rows import User
+from headwater.features.rowset import Rows
+from headwater.jit import allocating_kernel, inline
+
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+UInt32 = npt.NDArray[np.uint32]
+
+DEPTH = 16  # recent items that cross features look at
+DISCOUNT = 0.8  # weight of the k-th latest item is DISCOUNT ** k
+
+_CO_LAST, _CO_SUM, _CO_COUNT = int(TermOp.CO_LAST), int(TermOp.CO_SUM), int(TermOp.CO_COUNT)
+_CO_WEIGHT, _CO_FAST_LAST, _CO_FAST_SUM = int(TermOp.CO_WEIGHT), int(TermOp.CO_FAST_LAST), int(TermOp.CO_FAST_SUM)
+_CONTENT_LAST, _CONTENT_MEAN = int(TermOp.CONTENT_LAST), int(TermOp.CONTENT_MEAN)
+
+
+@inline
+def recent_items(u4: UInt32, layout: Layout, out: Int64, weights: Float64) -> int:
+    """The latest distinct items of a user row's recent sequence, latest first, into ``out``; returns how many.
+
+    ``weights[k] = DISCOUNT ** k * 2 ** (-age / co_window)`` with the age against the latest event, so that what
+    belongs to the same visit counts and what lies days back fades.
+    """
+    found = 0
+    discount = 1.0
+    latest = 0
+    for k in range(np.int64(u4[U_RECENT_LENGTH]) - 1, -1, -1):
+        if found == len(out):
+            break
+        item = np.int64(u4[layout.recent_keys + k]) & MAX_ITEMS
+        known = False
+        for j in range(found):
+            known |= out[j] == item
+        if not known:
+            time_s = int(u4[layout.recent_times + k])
+            if found == 0:
+                latest = time_s
+            out[found] = item
+            weights[found] = discount * decay(latest - time_s, 1.0 / layout.co_window_s)
+            discount *= DISCOUNT
+            found += 1
+    return found
+
+
+@inline
+def _add(terms: Float64, at: int, r: int, value: float) -> None:
+    if at >= 0:
+        terms[at, r] += value
+
+
+@inline
+def cross_terms(
+    items: Rows, candidates: Int64, layout: Layout, lives: Lives, reads: ReadProgram, where: Int32, terms: Float64,
+    query: Float32, recent: Int64, weights: Float64, length: int, now_ms: int,
+) -> None:  # fmt: skip
+    """Fill the terms that look at recent items and candidates together, all candidates at once."""
+    n = len(candidates)
+    at = reads.at
+    for op in range(_CO_LAST, _CO_FAST_SUM + 1):
+        if at[op] >= 0:
+            for r in range(n):
+                terms[at[op], r] = 0.0
+    if reads.crosses and length > 0:
+        for r in range(n):
+            where[candidates[r]] = r
+        for k in range(length):
+            f4, u4 = items.f4[recent[k]], items.u4[recent[k]]
+            total, fast_total = f4[layout.co_total_f4], f4[layout.co_total_f4 + 1]
+            if total > 0.0:
+                h = layout.co_life
+                aged = weights[k] * since_landmark(
+                    items.i8[recent[k], I_CO_CLOCK], now_ms, lives.rate[h], lives.period_ms[h]
+                )
+                for j in range(layout.co_size):
+                    key = u4[layout.co_u4 + j]
+                    if key == 0:
+                        break
+                    r = where[key]
+                    if r >= 0:
+                        share = f4[layout.co_f4 + j] / total
+                        if k == 0:
+                            _add(terms, at[_CO_LAST], r, share)
+                        _add(terms, at[_CO_SUM], r, weights[k] * share)
+                        _add(terms, at[_CO_COUNT], r, 1.0)
+                        _add(terms, at[_CO_WEIGHT], r, aged * f4[layout.co_f4 + j])
+                        if fast_total > 0.0:
+                            fast_share = f4[layout.co_fast_f4 + j] / fast_total
+                            if k == 0:
+                                _add(terms, at[_CO_FAST_LAST], r, fast_share)
+                            _add(terms, at[_CO_FAST_SUM], r, weights[k] * fast_share)
+        for r in range(n):
+            where[candidates[r]] = -1
+    if reads.contents and length > 0:
+        content_query(items, layout, recent, weights, length, query)
+        size = layout.content_size
+        for r in range(n):
+            row = candidates[r]
+            if items.u4[row, I_FLAGS] & FLAG_CONTENT:
+                last, mean = 0.0, 0.0
+                for c in range(size):
+                    value = items.f4[row, layout.content_f4 + c]
+                    last += value * query[0, c]
+                    mean += value * query[1, c]
+                _add(terms, at[_CONTENT_LAST], r, last)
+                _add(terms, at[_CONTENT_MEAN], r, mean)
+
+
+@inline
+def content_query(items: Rows, layout: Layout, recent: Int64, weights: Float64, length: int, query: Float32) -> None:
+    """``query[0]``: content of the latest item; ``query[1]``: weighted mean of the recent items, unit length."""
+    size = layout.content_size
+    for c in range(size):
+        query[0, c] = items.f4[recent[0], layout.content_f4 + c]
+        query[1, c] = 0.0
+    for k in range(length):
+        if items.u4[recent[k], I_FLAGS] & FLAG_CONTENT:
+            for c in range(size):
+                query[1, c] = np.float32(query[1, c] + weights[k] * items.f4[recent[k], layout.content_f4 + c])
+    norm = 0.0
+    for c in range(size):
+        norm += np.float64(query[1, c]) * np.float64(query[1, c])
+    if norm > 0.0:
+        scale = 1.0 / np.sqrt(norm)
+        for c in range(size):
+            query[1, c] = np.float32(query[1, c] * scale)
+
+
+@allocating_kernel
+def co_visit_candidates(
+    user: User, items: Rows, layout: Layout, lives: Lives, now_ms: int, scores: Float32, touched: Int64
+) -> int:  # fmt: skip
+    """Sum of discounted ``P(item | recent item)``, aged to now, over all partners of the recent items.
+
+    ``scores`` (``float32[items]``, zeros) receives the score by item and ``touched`` the items it was
+    written for; returns how many. The caller zeroes ``scores[touched]`` afterwards.
+    """
+    recent, weights = np.empty(DEPTH, np.int64), np.empty(DEPTH, np.float64)
+    length = recent_items(user.u4, layout, recent, weights)
+    count = 0
+    for k in range(length):
+        f4, u4 = items.f4[recent[k]], items.u4[recent[k]]
+        total = f4[layout.co_total_f4]
+        if total > 0.0:
+            # partners of a row that nobody visited for long count less than those of a busy one
+            age = decay(now_ms - items.i8[recent[k], I_CO_CLOCK], lives.rate[layout.co_life])
+            scale = weights[k] * age / total
+            for j in range(layout.co_size):
+                key = np.int64(u4[layout.co_u4 + j])
+                if key == 0:
+                    break
+                if scores[key] == 0.0:
+                    if count == len(touched):
+                        break
+                    touched[count] = key
+                    count += 1
+                scores[key] = np.float32(scores[key] + scale * f4[layout.co_f4 + j])
+    return count
