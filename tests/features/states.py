@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import HealthCheck, settings
 
-from headwater.features.assemble import User
+from headwater.features.definitions import Column
 from headwater.features.fold import Fold
 from headwater.features.plan import Plan, compile_plan
+from headwater.features.rows import User
 from headwater.testing.events import Written, configurations
 from headwater.testing.oracle import SlowFold
 from headwater.testing.oracle_rows import item_row, user_row
@@ -29,16 +30,18 @@ CONFIGS = configurations()
 PLANS = {name: compile_plan(config) for name, config in CONFIGS.items()}
 
 
-def folded(plan: Plan, log: Written, sizes: Sequence[int] = (), *, until: int | None = None) -> Fold:
+def folded(
+    plan: Plan, log: Written, sizes: Sequence[int] = (), *, until: int | None = None, cache_users: int = 32_768
+) -> Fold:
     """The production fold of a log cut into blocks of these sizes."""
-    fold = Fold(plan)
+    fold = Fold(plan, cache_users=cache_users, unseal=log.identity.decrypt)
     for block in log.blocks(sizes, until=until):
         fold.apply(block)
     return fold
 
 
-def folded_slowly(log: Written, *, until: int | None = None) -> SlowFold:
-    slow = SlowFold(log.config)
+def folded_slowly(log: Written, columns: tuple[Column, ...] | None = None, *, until: int | None = None) -> SlowFold:
+    slow = SlowFold(log.config, columns, unseal=log.identity.decrypt)
     for block in log.blocks(until=until):
         slow.apply(block)
     return slow
@@ -64,9 +67,20 @@ def assert_same_state(plan: Plan, fold: Fold, slow: SlowFold) -> None:
     for item in range(fold.items.count):
         row = User(rows.i8[item], rows.f4[item], rows.u4[item])
         assert_same_row(f"item {item}", row, item_row(plan, slow.items.get(item)))
-    for user in range(max([len(fold.users.dirty) - 1, *slow.users]) + 1):
-        if user in slow.users or fold.users.rows.i8[user].any() or fold.users.rows.u4[user].any():
-            assert_same_row(f"user {user}", fold.users.row(user), user_row(plan, slow.users.get(user)))
+    for user in sorted({*fold.users.known(), *slow.users}):
+        assert_same_row(f"user {user}", fold.users.user(user), user_row(plan, slow.users.get(user)))
+
+
+def all_bytes(fold: Fold) -> dict[str, list[bytes]]:
+    """All rows that hold anything, by user and by item."""
+    found = {}
+    for user in fold.users.known():
+        row = fold.users.user(user)
+        if any(part.any() for part in row):
+            found[f"user {user}"] = [part.tobytes() for part in row]
+    for item in range(fold.items.count):
+        found[f"item {item}"] = [part[item].tobytes() for part in fold.items.rows]
+    return found
 
 
 def overwrite(path: Path, table: bytes, key: bytes, change: bytes | int) -> None:

@@ -130,7 +130,7 @@ def _read(
     if op == _WINDOW:
         return _window(f4, i8[clock_at], now_ms, cell, other, tile_ms)
     if op == _EXTREME:
-        return parameter * decode_number(u4[cell])
+        return parameter * decode_number(u4[cell]) + 0.0  # no -0
     if op == _LAST:
         return float(f4[cell]) if i8[other] > 0 else np.nan
     if op == _DISTINCT:
@@ -219,17 +219,23 @@ def _segment(op: int, items: Rows, row: int, cell: int, segment: int, ours: floa
 
 
 @inline
+def _nothing(a: float, b: float) -> float:
+    """0, or NaN where a term is missing."""
+    return np.nan if np.isnan(a) or np.isnan(b) else 0.0
+
+
+@inline
 def _formula(formula: int, a: float, b: float, c: float, p: float, q: float) -> float:
     if formula == _VALUE:
         return a
     if formula == _RATE:
         return (a + p) / (b + q) if b + q != 0.0 else np.nan
     if formula == _SHARE:
-        return a / b if b != 0.0 else 0.0 * a
+        return a / b if b != 0.0 else _nothing(a, b)
     if formula == _TREND:
-        return min((a / p) / (b / q), MAX_RATIO) if b > 0.0 else 0.0
+        return min((a / p) / (b / q), MAX_RATIO) if b > 0.0 else _nothing(a, b)
     if formula == _LIFT:
-        return min(a * c / b, MAX_RATIO) if b > 0.0 else 0.0
+        return min(a * c / b, MAX_RATIO) if b > 0.0 else _nothing(a * c, b)
     if formula == _DIFFERENCE:
         return a - b
     if formula == _PRODUCT:

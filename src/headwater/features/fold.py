@@ -156,10 +156,10 @@ class Fold:
         self.items.reserve(int(records["item"][kinds != Kind.TERM].max(initial=0)) + 1)
         start = 0
         for i in np.flatnonzero(np.isin(kinds, _SINGLE)).tolist():
-            self._fold_run(records[start:i])
+            self._fold_run(block, start, i)
             self._fold_one(block, i)
             start = i + 1
-        self._fold_run(records[start:])
+        self._fold_run(block, start, len(records))
         self.offset = block.last_offset
         self.received_ms = int(records["received_ms"][-1])
         self.counts.records += len(block)
@@ -199,6 +199,14 @@ class Fold:
         if epoch:
             self._epoch_dirty[:] = 0
 
+    def start_from(self, other: Fold) -> None:
+        """Take over a copy of the state of a fold without a store."""
+        self.users, self.items = other.users.copy(), other.items.copy()
+        self.offset, self.received_ms = other.offset, other.received_ms
+        self._types, self._type_slot = dict(other._types), other._type_slot.copy()
+        self._gone = set(other._gone)
+        self.catalogue = dict(other.catalogue)
+
     def offer_everything(self) -> None:
         """Put every item row into the next epoch; what is stored stays as it is."""
         self._note_epoch(np.arange(self.items.count))
@@ -220,7 +228,9 @@ class Fold:
         if name in self.plan.event_types:
             self._type_slot[index] = self.plan.event_types.index(name) + 1
 
-    def _fold_run(self, records: npt.NDArray[np.void]) -> None:
+    def _fold_run(self, block: RecordBlock, start: int, stop: int) -> None:
+        """Fold the records ``start … stop - 1`` of a block: events, and such as change no row."""
+        records = block.records[start:stop]
         chosen = records[(records["kind"] == Kind.EVENT) & (records["user"] > 0) & (records["item"] > 0)]
         if len(chosen) == 0:
             return
@@ -279,7 +289,8 @@ class Fold:
         elif kind == Kind.LOGIN:
             anonymous = int.from_bytes(block.payload(i)[:4], "little")
             slots = self.users.slots_of(np.array([anonymous, user], np.uint32))
-            merge_user(self.users.rows, int(slots[0]), int(slots[1]), self.programs, self.workspace)
+            source, target, received_ms = int(slots[0]), int(slots[1]), int(record["received_ms"])
+            merge_user(self.users.rows, source, target, received_ms, self.programs, self.workspace)
             self.users.dirty[slots[1]] = 1
             self._gone.discard(user)
             self._empty_user(anonymous)

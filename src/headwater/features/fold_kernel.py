@@ -261,9 +261,12 @@ def _see(u4: UInt32, item: int, layout: Layout) -> None:
 
 @inline
 def _like(
-    f4: Float32, u4: UInt32, key: int, weight: float, time_s: int, weights: int, keys: int, size: int
+    f4: Float32, u4: UInt32, key: int, weight: float, time_s: int, retract: bool, weights: int, keys: int, size: int
 ) -> None:  # fmt: skip
-    """Add ``weight`` to a key; a full row gives its lightest place to a heavier newcomer."""
+    """Add ``weight`` to a key; a full row gives its lightest place to a heavier newcomer.
+
+    A retraction changes only a key that is here, and no time.
+    """
     place, lightest = -1, 0
     for k in range(size):
         known = np.int64(u4[keys + k])
@@ -273,16 +276,17 @@ def _like(
         if f4[weights + k] < f4[weights + lightest]:
             lightest = k
     if place < 0:
-        if f4[weights + lightest] >= weight:
+        if retract or f4[weights + lightest] >= weight:
             return
         place = lightest
         f4[weights + place] = np.float32(0.0)
         u4[keys + size + place] = np.uint32(0)
-    elif u4[keys + place] == 0 and weight <= 0:
+    elif u4[keys + place] == 0 and (retract or weight <= 0):
         return
     u4[keys + place] = np.uint32(key)
     f4[weights + place] = max(np.float32(f4[weights + place] + weight), np.float32(0.0))
-    u4[keys + size + place] = max(u4[keys + size + place], np.uint32(time_s))
+    if not retract:
+        u4[keys + size + place] = max(u4[keys + size + place], np.uint32(time_s))
 
 
 @inline
@@ -291,13 +295,13 @@ def _advance_user(
 ) -> None:  # fmt: skip
     """Move a user row's clock to ``time_ms``, later than it is. ``latest`` is the latest landmark of that moment."""
     clock = i8[U_CLOCK]
-    if 0 < clock < latest:
+    if clock < latest:
         _advance_cells(i8, f4, U_CLOCK, time_ms, program, lives)
         for g in range(len(affinities.f4)):
             factor = rescale(clock, time_ms, lives.period_ms[affinities.life[g]])
             for c in range(affinities.f4[g], affinities.f4[g] + affinities.size[g]):
                 f4[c] = np.float32(f4[c] * factor)
-    elif clock > 0:
+    else:
         _tiles(f4, clock, time_ms, program)
     i8[U_CLOCK] = time_ms
 
@@ -307,12 +311,12 @@ def _advance_item(
     i8: Int64, f4: Float32, time_ms: int, latest: int, program: CellProgram, layout: Layout, lives: Lives
 ) -> None:  # fmt: skip
     clock = i8[I_CLOCK]
-    if 0 < clock < latest:
+    if clock < latest:
         _advance_cells(i8, f4, I_CLOCK, time_ms, program, lives)
         factor = rescale(clock, time_ms, lives.period_ms[layout.segment_life])
         for c in range(layout.segment_f4, layout.co_f4):
             f4[c] = np.float32(f4[c] * factor)
-    elif clock > 0:
+    else:
         _tiles(f4, clock, time_ms, program)
     i8[I_CLOCK] = time_ms
 
@@ -321,6 +325,15 @@ def _advance_item(
 def idle(clock_ms: int, now_ms: int, layout: Layout) -> bool:
     """Whether a user row was left alone for so long that it is as good as none."""
     return layout.idle_ms > 0 and clock_ms > 0 and now_ms - clock_ms > layout.idle_ms
+
+
+@inline
+def _begin_anew(i8: Int64, f4: Float32, u4: UInt32, received_ms: int, layout: Layout) -> None:
+    """Empty the row of a user who was idle for too long when something was received of them."""
+    if idle(i8[U_CLOCK], received_ms, layout):
+        i8[:] = 0
+        f4[:] = np.float32(0.0)
+        u4[:] = np.uint32(0)
 
 
 @inline
@@ -373,10 +386,7 @@ def fold_event(
 
     # the user's segments: the event's own, else the last known ones
     i8, f4, u4 = users.i8[user], users.f4[user], users.u4[user]
-    if idle(i8[U_CLOCK], events.received_ms[e], layout):
-        i8[:] = 0
-        f4[:] = np.float32(0.0)
-        u4[:] = np.uint32(0)
+    _begin_anew(i8, f4, u4, events.received_ms[e], layout)
     for k in range(2):
         if events.segments[e, k] != 0:
             u4[U_SEGMENT + k] = np.uint32(events.segments[e, k])
@@ -396,6 +406,9 @@ def fold_event(
         _advance_user(i8, f4, time_ms, latest, user_program, affinities, lives)
     _powers(i8[U_CLOCK], time_ms, earliest, grow, lives, factors)
     _bump(i8, f4, u4, slot, sign, time_ms, i8[U_CLOCK], value, person, item, category, user_program, factors)
+    if followed:
+        _bump(i8, f4, u4, len(types.weight), sign, time_ms, i8[U_CLOCK], value, person, item, category, user_program,
+              factors)  # fmt: skip
     for g in range(len(affinities.f4)):
         taste = affinities.weight[g, slot]
         if taste != 0.0:
@@ -404,7 +417,8 @@ def fold_event(
                 key = int(items.u4[item, affinities.key[g] + c])
                 if key == 0:
                     break
-                _like(f4, u4, key, amount, time_ms // 1000, affinities.f4[g], affinities.u4[g], affinities.size[g])
+                _like(f4, u4, key, amount, time_ms // 1000, sign < 0, affinities.f4[g], affinities.u4[g],
+                      affinities.size[g])  # fmt: skip
     key = item | (slot << ITEM_BITS)
     if sign > 0:
         if types.sequence[slot]:
@@ -445,25 +459,27 @@ def fold_events(
 def touch_user(users: Rows, user: int, now_ms: int, programs: Programs, workspace: Workspace) -> None:
     """Note that something was said of a user at ``now_ms``: the row starts anew if it was idle, and is not idle now."""
     i8, f4, u4 = users.i8[user], users.f4[user], users.u4[user]
-    if idle(i8[U_CLOCK], now_ms, programs.layout):
-        i8[:] = 0
-        f4[:] = np.float32(0.0)
-        u4[:] = np.uint32(0)
+    _begin_anew(i8, f4, u4, now_ms, programs.layout)
     latest, _ = set_moment(workspace.start, workspace.grow, programs.lives, now_ms)
     if now_ms > i8[U_CLOCK]:
         _advance_user(i8, f4, now_ms, latest, programs.users, programs.affinities, programs.lives)
 
 
 @kernel
-def merge_user(users: Rows, source: int, target: int, programs: Programs, workspace: Workspace) -> None:
+def merge_user(
+    users: Rows, source: int, target: int, received_ms: int, programs: Programs, workspace: Workspace
+) -> None:  # fmt: skip
     """Add everything of row ``source`` (an anonymous session) to row ``target``, then empty ``source``.
 
     Decayed sums and windows meet at the later of the two clocks; the sequences interleave by time; counts add; of
-    two latest values the later one stays (the target's at one time).
+    two latest values the later one stays (the target's at one time). Attributes and table values stay the target's.
+    A row that was idle for too long at ``received_ms`` is as good as none.
     """
     layout, program, affinities = programs.layout, programs.users, programs.affinities
     s_i8, s_f4, s_u4 = users.i8[source], users.f4[source], users.u4[source]
     t_i8, t_f4, t_u4 = users.i8[target], users.f4[target], users.u4[target]
+    _begin_anew(s_i8, s_f4, s_u4, received_ms, layout)
+    _begin_anew(t_i8, t_f4, t_u4, received_ms, layout)
     clock = max(s_i8[U_CLOCK], t_i8[U_CLOCK])
     latest, _ = set_moment(workspace.start, workspace.grow, programs.lives, clock)
     for i8, f4 in ((s_i8, s_f4), (t_i8, t_f4)):
@@ -501,7 +517,7 @@ def merge_user(users: Rows, source: int, target: int, programs: Programs, worksp
         for k in range(size):
             if s_u4[keys + k] != 0:
                 _like(t_f4, t_u4, int(s_u4[keys + k]), float(s_f4[weights + k]),
-                      int(s_u4[keys + size + k]), weights, keys, size)  # fmt: skip
+                      int(s_u4[keys + size + k]), False, weights, keys, size)  # fmt: skip
     for k in range(np.int64(s_u4[U_RECENT_LENGTH])):
         _remember(t_u4, int(s_u4[layout.recent_keys + k]), int(s_u4[layout.recent_times + k]), layout)
     added = int(s_u4[U_SEEN_LENGTH])

@@ -31,7 +31,8 @@ def _fixed(layout: Layout) -> int:
 
 
 @inline
-def _most(layout: Layout) -> int:
+def most_words(layout: Layout) -> int:
+    """Words of a packed row in which nothing is zero, without its checksum."""
     fixed = _fixed(layout)
     return 2 + (fixed + 31) // 32 + fixed + 2 * layout.recent_size + layout.seen_size
 
@@ -129,7 +130,7 @@ def pack_users(rows: Rows, slots: Int64, layout: Layout) -> list[bytes]:
     """Rows ``slots`` as they are stored, each with its CRC-32 at the end."""
     packed: list[bytes] = []
     chunk = 1024
-    out, ends = np.empty(chunk * (_most(layout) + 1), np.uint32), np.empty(chunk, np.int64)
+    out, ends = np.empty(chunk * (most_words(layout) + 1), np.uint32), np.empty(chunk, np.int64)
     for start in range(0, len(slots), chunk):
         part = slots[start : start + chunk]
         _pack(rows, part, layout, out, ends)

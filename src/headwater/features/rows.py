@@ -12,6 +12,7 @@ from headwater.features.layout import U_RECENT_LENGTH, U_SEEN_LENGTH, Layout
 from headwater.features.packing import (
     CorruptStateError,
     clear_row,
+    most_words,
     pack_row,
     pack_users,
     unpack_row,
@@ -147,9 +148,7 @@ class UserTable:
         self.slot_of: Int32 = np.full(1024, -1, np.int32)
         self._arena = _Arena(np.zeros(1 << 12, np.uint32), np.full(1024, -1, np.int64), np.zeros(1024, np.int32))
         self._end = 0  # words of the arena that are taken
-        self._most = 2 + len(new_rows(1, layout.user_i8, layout.user_f4, layout.user_u4).u4[0]) + 2 * (
-            layout.user_i8 + layout.user_f4
-        ) + 16  # fmt: skip
+        self._most = most_words(layout)
 
     def slots_of(self, users: UInt32) -> Int64:
         """Row positions of dense users, fetching what is not hot. Slots handed out before may be void afterwards."""

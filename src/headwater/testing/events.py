@@ -9,11 +9,13 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+import msgspec
 import numpy as np
 from hypothesis import strategies as st
 
-from headwater.log.batch import events_to_batch
+from headwater.log.batch import TableRecord, events_to_batch
 from headwater.log.commands import (
     AppendEvents,
     AppendServed,
@@ -25,9 +27,11 @@ from headwater.log.commands import (
     PutProfiles,
     ServedEntry,
 )
+from headwater.log.dedup import DedupWindow
 from headwater.log.identity import MemoryIdentity
 from headwater.log.memory import MemoryLog
-from headwater.log.record import Namespace, RecordBlock
+from headwater.log.record import RECORD, Kind, Namespace, RecordBlock
+from headwater.log.staging import NewTerms, Stage
 from headwater.log.writer import LogWriter
 from headwater.schema.config import Config, CoVisits, EventType, Features, Segments
 from headwater.schema.events import Event
@@ -39,6 +43,20 @@ DAY_MS = 86_400_000
 COUNTRIES = ("de", "fr", "jp", "br", "in")
 DEVICES = ("phone", "tv")
 WORDS = ("river", "rain", "delta", "spring", "harbour", "stone", "reed", "ferry")
+ZONES = ("Europe/Berlin", "Asia/Tokyo", "America/Sao_Paulo")
+AUTHORS = ("ada", "ben", "cy")
+TABLES = {"stock": ("left", "score"), "credit": ("score",)}  # columns by table; any table may be of users or items
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """Values of a table for one user or one item, valid from a moment (``None``: from when it is received)."""
+
+    entity: Literal["user", "item"]
+    id: str
+    table: str
+    values: dict[str, float | None]
+    valid_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +64,7 @@ class Step:
     """One command at a moment; events stand as events."""
 
     at_ms: int
-    command: Sequence[Event] | Command
+    command: Sequence[Event] | Command | TableRow
 
 
 @dataclass(slots=True)
@@ -69,10 +87,32 @@ class Written:
         for step in steps:
             self.now_ms = max(self.now_ms, step.at_ms)
             command = step.command
+            if isinstance(command, TableRow):
+                self._load(command)
+                continue
             if isinstance(command, Sequence):
                 command = AppendEvents(events_to_batch(command, self.config.segments.keys))
             self.writer.commit(command)
         return self
+
+    def _load(self, row: TableRow) -> None:
+        """Append a ``TABLE`` record."""
+        stage = Stage(
+            self.log.vocabulary(), DedupWindow(2), self.log.last_offset, self.log.last_received_ms, self.now_ms
+        )
+        new, records = NewTerms(self.log.vocabulary()), np.zeros(1, RECORD)
+        records["kind"] = Kind.TABLE
+        if row.entity == "user":
+            assigned = self.identity.assign([row.id])
+            records["user"], records["surrogate"] = assigned
+        else:
+            records["item"] = new.index(Namespace.ITEM, row.id)
+        stage.others(new, records, [msgspec.msgpack.encode(TableRecord(row.table, row.values))])
+        if row.valid_ms is not None:
+            records["time_ms"] = row.valid_ms
+        commit = stage.finish(self.identity)
+        if commit is not None:
+            self.log.append(commit)
 
     def item(self, name: str) -> int:
         """The dense number of an item, 0 when it has none."""
@@ -157,10 +197,14 @@ TYPES = ("click", "click", "view", "impression", "like", "hide", "purchase", "ru
 
 
 def script(
-    seed: int, count: int, *, users: int = 12, items: int = 30, pace_ms: int = 200_000, start_ms: int = START_MS
-) -> list[Step]:
-    """``count`` steps about ``pace_ms`` apart: late, doubled, early and retracted events, and everything else there is."""
-    rng = np.random.default_rng(seed)
+    seed: int, count: int, *, users: int = 12, items: int = 30, pace_ms: int = 200_000, start_ms: int = START_MS,
+    tables: bool = False,
+) -> list[Step]:  # fmt: skip
+    """``count`` steps about ``pace_ms`` apart: late, doubled, early and retracted events, and everything else there is.
+
+    ``tables`` puts rows of :data:`TABLES` in between.
+    """
+    rng, more = np.random.default_rng(seed), np.random.default_rng([seed, 1])  # one for what is optional
     now_ms = start_ms
     steps: list[Step] = []
     past: list[Event] = []
@@ -168,19 +212,23 @@ def script(
         now_ms += int(rng.exponential(pace_ms)) if rng.random() < 0.8 else 0
         kind = rng.random()
         if kind < 0.86:
-            events = [_event(rng, now_ms, users, items, past) for _ in range(int(rng.integers(1, 4)))]
+            events = [_event(rng, more, now_ms, users, items, past) for _ in range(int(rng.integers(1, 4)))]
             past.extend(events)
             steps.append(Step(now_ms, events))
         else:
-            steps.append(Step(now_ms, _command(rng, kind, now_ms, users, items)))
+            steps.append(Step(now_ms, _command(rng, more, kind, now_ms, users, items)))
+        if tables and more.random() < 0.05:
+            steps.append(Step(now_ms, _table_row(more, now_ms, users, items)))
     return steps
 
 
-def _event(rng: np.random.Generator, now_ms: int, users: int, items: int, past: list[Event]) -> Event:
+def _event(
+    rng: np.random.Generator, more: np.random.Generator, now_ms: int, users: int, items: int, past: list[Event]
+) -> Event:
     kind = rng.random()
     if past and kind < 0.06:
         one = past[int(rng.integers(max(0, len(past) - 60), len(past)))]
-        return Event(user=one.user, item=one.item, type=one.type, time=one.time, retract=True)
+        return Event(user=one.user, item=one.item, type=one.type, time=one.time, value=one.value, retract=True)
     time: int | None = None
     if kind < 0.15:
         time = now_ms - int(rng.integers(0, 5_000))
@@ -202,17 +250,36 @@ def _event(rng: np.random.Generator, now_ms: int, users: int, items: int, past: 
         item=f"i{min(int(rng.zipf(1.3)), items)}",
         type=str(rng.choice(TYPES)),
         time=time,
+        value=float(np.float32(more.normal() * 10)) if more.random() < 0.5 else None,
         attributes=attributes or None,
     )
 
 
-def _command(rng: np.random.Generator, kind: float, now_ms: int, users: int, items: int) -> Command:
+def _table_row(more: np.random.Generator, now_ms: int, users: int, items: int) -> TableRow:
+    table = str(more.choice(list(TABLES)))
+    return TableRow(
+        entity := "user" if more.random() < 0.5 else "item",
+        f"u{more.integers(users)}" if entity == "user" else f"i{more.integers(items)}",
+        table,
+        {column: float(more.normal()) if more.random() < 0.8 else None for column in TABLES[table]},
+        now_ms - int(more.integers(-DAY_MS, 3 * DAY_MS)) if more.random() < 0.7 else None,
+    )
+
+
+def _command(
+    rng: np.random.Generator, more: np.random.Generator, kind: float, now_ms: int, users: int, items: int
+) -> Command:
     if kind < 0.94:
-        return PutItems([_item(rng, now_ms, items) for _ in range(int(rng.integers(1, 4)))])
+        return PutItems([_item(rng, more, now_ms, items) for _ in range(int(rng.integers(1, 4)))])
     if kind < 0.95:
         return DeleteItems([f"i{rng.integers(items)}"])
     if kind < 0.97:
-        profile = UserProfile(id=f"u{rng.integers(users)}", country=str(rng.choice(COUNTRIES)))
+        profile = UserProfile(
+            id=f"u{rng.integers(users)}", country=str(rng.choice(COUNTRIES)),
+            timezone=str(more.choice(ZONES)) if more.random() < 0.7 else None,
+            birth_year=int(more.integers(1950, 2010)) if more.random() < 0.5 else None,
+            attributes={"plan": str(more.choice(["free", "gold"]))} if more.random() < 0.5 else None,
+        )  # fmt: skip
         return PutProfiles([profile])
     if kind < 0.98:
         return EraseUsers([f"u{rng.integers(users)}"])
@@ -222,7 +289,7 @@ def _command(rng: np.random.Generator, kind: float, now_ms: int, users: int, ite
     return AppendServed([ServedEntry(0, 0, b"list")])
 
 
-def _item(rng: np.random.Generator, now_ms: int, items: int) -> Item:
+def _item(rng: np.random.Generator, more: np.random.Generator, now_ms: int, items: int) -> Item:
     published = now_ms + int(rng.integers(-DAY_MS, DAY_MS // 4)) if rng.random() < 0.5 else None
     return Item(
         id=f"i{rng.integers(items)}",
@@ -233,34 +300,58 @@ def _item(rng: np.random.Generator, now_ms: int, items: int) -> Item:
         regions=[str(r) for r in rng.choice(COUNTRIES, int(rng.integers(0, 3)), replace=False)],
         published=published,
         expires=None if rng.random() < 0.7 else (published or now_ms) + int(rng.integers(0, 2 * DAY_MS)),
+        attributes={"author": str(more.choice(AUTHORS)), "length": float(more.integers(1, 300))}
+        if more.random() < 0.7
+        else None,
         vector=[float(x) for x in rng.normal(size=5)] if rng.random() < 0.2 else None,
     )
 
 
 def scripts(max_size: int = 25) -> st.SearchStrategy[list[Step]]:
-    """Short scripts over very few users and items, times close together and from 0 on."""
+    """Short scripts over very few users and items, times close together and from 0 on, and some far ahead."""
     few = st.sampled_from
-    moment = st.integers(0, 20_000_000) | few([0, 1, 1_000, 3_600_000])
+    moment = st.integers(0, 20_000_000) | few([0, 1, 1_000, 3_600_000, 40 * DAY_MS, 500 * DAY_MS, START_MS])
     user, item = few(["u1", "u2", "anonymous"]), few(["i1", "i2", "i3", "i4", "i5"])
+    number = few([0.0, -0.0, 1.0, -2.5, 0.1, 1e12, -1e12]) | st.floats(-1e6, 1e6, width=32)
     event = st.builds(
         Event, user=user, item=item, type=few(["click", "view", "like", "hide", "rumour"]), time=st.none() | moment,
-        retract=few([False, False, False, True]),
+        retract=few([False, False, False, True]), value=st.none() | number,
         attributes=st.none() | st.fixed_dictionaries({}, optional={"country": few(COUNTRIES), "device": few(DEVICES)}),
     )  # fmt: skip
+    said = {"author": few(AUTHORS), "length": number | st.booleans() | few(["long", "ada"])}
     put = st.builds(
         Item, id=item, title=few(["", "river rain", "stone"]), categories=st.lists(few(["a", "b", "c"]), max_size=3),
         available=st.booleans(), price=st.none() | st.floats(0, 1e6, width=32), published=st.none() | moment,
+        attributes=st.none() | st.fixed_dictionaries({}, optional=said),
     )  # fmt: skip
+    profile = st.builds(
+        UserProfile, id=user, country=st.none() | few(COUNTRIES), timezone=st.none() | few(ZONES),
+        birth_year=st.none() | st.integers(1900, 2100),
+        attributes=st.none() | st.fixed_dictionaries({}, optional={"plan": few(["free", "gold", ""]) | st.booleans()}),
+    )  # fmt: skip
+    events = st.lists(event, min_size=1, max_size=6)
     command = st.one_of(
-        st.lists(event, min_size=1, max_size=6),
-        st.lists(event, min_size=1, max_size=6),
-        st.lists(event, min_size=1, max_size=6),
+        events,
+        events,
+        events,
         st.builds(PutItems, st.lists(put, min_size=1, max_size=2)),
         st.builds(DeleteItems, st.lists(item, min_size=1, max_size=1)),
-        st.builds(
-            PutProfiles, st.lists(st.builds(UserProfile, id=user, country=few(COUNTRIES)), min_size=1, max_size=1)
-        ),
+        st.builds(PutProfiles, st.lists(profile, min_size=1, max_size=1)),
         st.builds(EraseUsers, st.lists(user, min_size=1, max_size=1)),
         st.just(Login("anonymous", "u1")),
+        table_rows(user, item, moment, number),
     )
     return st.lists(st.builds(Step, moment, command), max_size=max_size)
+
+
+def table_rows(
+    user: st.SearchStrategy[str], item: st.SearchStrategy[str], moment: st.SearchStrategy[int],
+    number: st.SearchStrategy[float],
+) -> st.SearchStrategy[TableRow]:  # fmt: skip
+    """Rows of :data:`TABLES` about these users and items."""
+    columns = {column for names in TABLES.values() for column in names}
+    values = st.fixed_dictionaries({}, optional=dict.fromkeys(sorted(columns), st.none() | number))
+    table = st.sampled_from([*TABLES, "unread"])
+    return st.builds(TableRow, st.just("user"), user, table, values, st.none() | moment) | st.builds(
+        TableRow, st.just("item"), item, table, values, st.none() | moment
+    )

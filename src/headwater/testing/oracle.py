@@ -1,84 +1,69 @@
 """The slow, obvious fold: one record after the other into plain objects of dicts and lists.
 
 It is written from the documented meaning of the aggregations, not from the kernels, and rounds to ``float32``
-where a stored number is one, so that the kernels can be compared with it to the bit. ``oracle_rows`` lays
-its objects out as the plan says.
+where a stored number is one, so that the kernels can be compared with it to the bit. ``oracle_cells`` has the
+aggregations; ``oracle_rows`` lays the objects out as the plan says.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
+from headwater.features.aggregations import FOLLOWED, Affinity, Aggregation, Attribute
+from headwater.features.co_visits import BACKWARD
 from headwater.features.content import content_vector
-from headwater.features.definitions import (
-    FOLLOWED,
-    Aggregation,
-    Column,
-    Counted,
-    Decayed,
-    LastTime,
-    default_columns,
-    popularity_cell,
-)
-from headwater.features.fold_kernel import BACKWARD
-from headwater.log.batch import ItemRecord
+from headwater.features.defaults import default_affinity
+from headwater.features.definitions import Column, popularity_cell
+from headwater.features.module import configured_columns
+from headwater.log.batch import ItemRecord, TableRecord
 from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
+from headwater.schema.events import Scalar
+from headwater.schema.users import UserProfile
+from headwater.testing.oracle_cells import (
+    Happening,
+    SlowRow,
+    counts,
+    decay,
+    f32,
+    mixed,
+    rescaled,
+    text_code,
+    weight_at,
+)
 
-_LN2 = math.log(2.0)
+__all__ = ["Entry", "Liked", "Partner", "SlowFold", "SlowItem", "SlowUser", "decay", "f32"]
+
 _MASK = 2**64 - 1
-
-
-def f32(value: float) -> float:
-    """``value`` as a ``float32`` holds it."""
-    return float(np.float32(value))
-
-
-def decay(age: int, half_life: float) -> float:
-    """``2 ** (-age / half_life)``, both in one unit: 1 for no age, exactly 0 from 1,000 half-lives on.
-
-    ``2^-(n+f) = 2^-(n+1) · e^((1-f) ln 2)`` with the Taylor polynomial of degree 15 by Horner's rule: the one
-    definition of the value's last bits.
-    """
-    if age <= 0:
-        return 1.0
-    exponent = age * (1.0 / half_life) if half_life > 0 else math.inf
-    if exponent >= 1000.0:
-        return 0.0
-    whole = math.floor(exponent)
-    fraction = 1.0 - (exponent - whole)
-    power = 0.0
-    for k in range(15, -1, -1):
-        power = power * fraction + _LN2**k / math.factorial(k)
-    return power * 2.0 ** -(whole + 1)
+Unseal = Callable[[int, bytes], bytes | None]
 
 
 def admission(a: int, b: int, time_ms: int) -> float:
     """The number in [0, 1) that decides whether partner ``b`` gets a place in the full row of ``a``."""
-    z = (a * 0x9E3779B97F4A7C15 & _MASK) ^ (b * 0xC2B2AE3D27D4EB4F & _MASK) ^ time_ms
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-    z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK
-    return ((z ^ z >> 31) >> 11) / 2**53
+    return (mixed((a * 0x9E3779B97F4A7C15 & _MASK) ^ (b * 0xC2B2AE3D27D4EB4F & _MASK) ^ time_ms) >> 11) / 2**53
 
 
 @dataclass(slots=True)
-class Weighted:
-    """Something (an item, a category) and what it weighs at its row's clock."""
+class Liked:
+    """A key of an affinity: what it weighs, and the second of the latest event with it."""
 
     key: int
     weight: float
+    time_s: int
 
 
 @dataclass(slots=True)
-class Partner(Weighted):
+class Partner:
     """A co-visited item: its weight at the slow half-life, and at the fast one."""
 
+    key: int
+    weight: float
     fast: float
 
 
@@ -92,24 +77,44 @@ class Entry:
 
 
 @dataclass(slots=True)
-class SlowRow:
-    """What users and items have in common: numbers that are all worth their value at ``clock``."""
-
-    clock: int = 0
-    first: int = 0
-    decayed: dict[Decayed, float] = field(default_factory=dict)
-    counts: dict[Counted, int] = field(default_factory=dict)
-    latest: dict[LastTime, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
 class SlowUser(SlowRow):
     """``seen`` is every item that was ever added; the ring holds the last ones of it."""
 
     segments: list[int] = field(default_factory=lambda: [0, 0])
-    affinity: list[Weighted] = field(default_factory=list)
+    zone: int = 0
+    liked: dict[Affinity, list[Liked]] = field(default_factory=dict)
     recent: list[Entry] = field(default_factory=list)
     seen: list[int] = field(default_factory=list)
+
+    def move(self, time: int) -> None:
+        """Bring the clock to ``time`` if that is later."""
+        if time > self.clock:
+            for cell, keys in self.liked.items():
+                for liked in keys:
+                    liked.weight = rescaled(liked.weight, self.clock, time, cell.half_life_ms)
+        SlowRow.move(self, time)
+
+    def like(self, cell: Affinity, keys: Iterable[int], weight: float, time_s: int, *, retract: bool = False) -> None:
+        """Add ``weight`` to each key; a retraction changes only keys that are here, and no time."""
+        row = self.liked.setdefault(cell, [])
+        for key in keys:
+            place = next((liked for liked in row if liked.key == key), None)
+            if place is None:
+                if retract:
+                    continue
+                if len(row) < cell.slots:
+                    if weight <= 0.0:
+                        continue
+                    place = Liked(key, 0.0, 0)
+                    row.append(place)
+                else:
+                    place = min(row, key=lambda liked: liked.weight)
+                    if place.weight >= weight:
+                        continue
+                    place.key, place.weight, place.time_s = key, 0.0, 0
+            place.weight = max(f32(place.weight + weight), 0.0)
+            if not retract:
+                place.time_s = max(place.time_s, time_s)
 
 
 @dataclass(slots=True)
@@ -124,135 +129,146 @@ class SlowItem(SlowRow):
     categories: list[int] = field(default_factory=list)
     regions: list[int] = field(default_factory=list)
     content: list[float] | None = None
+    said: dict[str, Scalar] = field(default_factory=dict)  # the item's attributes
+    segment_ms: int = 0
     segments: dict[int, dict[int, float]] = field(default_factory=dict)
     co_clock: int = 0
     co_total: float = 0.0
     co_fast_total: float = 0.0
     partners: list[Partner] = field(default_factory=list)
 
+    def move(self, time: int) -> None:
+        """Bring the clock to ``time`` if that is later."""
+        if time > self.clock:
+            for cells in self.segments.values():
+                for segment, value in cells.items():
+                    cells[segment] = rescaled(value, self.clock, time, self.segment_ms)
+        SlowRow.move(self, time)
+
+    def keys(self, cell: Affinity) -> list[int]:
+        """The item's keys for an affinity."""
+        if cell.key == "category":
+            return self.categories
+        code = text_code(self.said.get(cell.key))
+        return [code] if code else []
+
 
 class SlowFold:
     """State as a function of the log, by the book. Item 0 stands for all items together."""
 
-    def __init__(self, config: Config, columns: tuple[Column, ...] | None = None) -> None:
-        self.config = config
-        self.columns = default_columns(config) if columns is None else columns
-        lives = [parse_duration(text) for text in config.features.item_half_lives]
-        kept: list[Aggregation] = [popularity_cell(config, ms) for ms in lives]
-        kept += [aggregation for column in self.columns for aggregation in column.reads]
-        self.kept = list(dict.fromkeys(kept))
+    def __init__(
+        self, config: Config, columns: tuple[Column, ...] | None = None, *, unseal: Unseal | None = None
+    ) -> None:
+        self.config, self.unseal = config, unseal
+        self.columns = configured_columns(config) if columns is None else columns
+        features = config.features
+        popular = [popularity_cell(config, parse_duration(text)) for text in features.item_half_lives]
+        read = [aggregation for column in self.columns for aggregation in column.reads]
+        self.kept: list[Aggregation] = list(dict.fromkeys([default_affinity(config), *popular, *read]))
         self.slots = {event.name: slot for slot, event in enumerate(config.events, 1)}
-        self.affinity_ms = parse_duration(config.features.affinity_half_life)
-        self.segment_ms = parse_duration(config.features.segment_half_life)
-        self.co_ms = parse_duration(config.features.co_visits.half_life)
-        self.co_fast_ms = parse_duration(config.features.co_visits.fast_half_life)
+        self.idle_ms = 0 if features.idle_after == "never" else parse_duration(features.idle_after)
+        self.segment_ms = parse_duration(features.segment_half_life)
+        self.co_ms = parse_duration(features.co_visits.half_life)
+        self.co_fast_ms = parse_duration(features.co_visits.fast_half_life)
         self.users: dict[int, SlowUser] = {}
         self.items: dict[int, SlowItem] = {}
         self.types: dict[int, str] = {}
         self.offset = 0
 
-    def user(self, user: int) -> SlowUser:
-        return self.users.setdefault(user, SlowUser())
+    def user(self, user: int, received_ms: int) -> SlowUser:
+        """The user as of a record that was received then: nothing is left of one who was idle for too long."""
+        if user not in self.users or self.is_idle(self.users[user], received_ms):
+            self.users[user] = SlowUser()
+        return self.users[user]
 
     def item(self, item: int) -> SlowItem:
-        return self.items.setdefault(item, SlowItem())
+        return self.items.setdefault(item, SlowItem(segment_ms=self.segment_ms))
+
+    def is_idle(self, user: SlowUser, now_ms: int) -> bool:
+        """Whether a user row is as good as none."""
+        return self.idle_ms > 0 and user.clock > 0 and now_ms - user.clock > self.idle_ms
 
     def apply(self, block: RecordBlock) -> None:
         """Fold the records of ``block``, each by its kind."""
         for i, record in enumerate(block.records):
             self.offset = int(record["offset"])
             kind, user, item = Kind(int(record["kind"])), int(record["user"]), int(record["item"])
-            segments = [int(s) for s in record["segments"]]
+            received_ms = int(record["received_ms"])
             if kind is Kind.TERM and int(record["type"]) == Namespace.EVENT_TYPE:
                 self.types[item] = block.payload(i).decode()
             elif kind is Kind.EVENT:
-                time_ms = min(int(record["time_ms"]), int(record["received_ms"]))
-                name, retract = self.types[int(record["type"])], bool(record["flags"] & FLAG_RETRACT)
-                self._event(user, item, name, time_ms, retract, segments)
+                self._event(record)
             elif kind is Kind.ITEM:
                 record_of = msgspec.msgpack.decode(block.payload(i), type=ItemRecord)
-                self._upsert(self.item(item), record_of, int(record["received_ms"]))
+                self._upsert(self.item(item), record_of, received_ms)
             elif kind is Kind.ITEM_DELETED:
                 self.item(item).hidden = True
             elif kind is Kind.PROFILE:
-                self._place(self.user(user), segments)
+                self._profile(user, record, block.payload(i))
+            elif kind is Kind.TABLE:
+                self._table(user, item, record, msgspec.msgpack.decode(block.payload(i), type=TableRecord))
             elif kind is Kind.ERASURE:
                 self.users.pop(user, None)
             elif kind is Kind.LOGIN:
                 anonymous = int.from_bytes(block.payload(i), "little")
-                self._merge(self.user(anonymous), self.user(user))
+                self._merge(self.user(anonymous, received_ms), self.user(user, received_ms))
                 del self.users[anonymous]
 
     # -- events ----------------------------------------------------------------------------------------
 
-    def _event(self, user: int, item: int, name: str, time_ms: int, retract: bool, segments: list[int]) -> None:
+    def _event(self, record: np.void) -> None:
+        name, received_ms = self.types[int(record["type"])], int(record["received_ms"])
+        user, item = int(record["user"]), int(record["item"])
         slot = self.slots.get(name)
         if slot is None:
             return
-        event, who = self.config.events[slot - 1], self.user(user)
-        sign = -1.0 if retract else 1.0
-        self._place(who, segments)
-        followed = event.positive and not retract and self._co_visit(who, item, time_ms) > 0
-        for row in (self.item(0), self.item(item)):
-            age = self._move(row, time_ms)
-            self._add(row, "item", name, sign, time_ms, age)
-            if followed:
-                self._add(row, "item", FOLLOWED, sign, time_ms, age)
-            if event.positive:
-                amount = sign * event.weight * decay(age, self.segment_ms)
+        kind, who, what = self.config.events[slot - 1], self.user(user, received_ms), self.item(item)
+        value = float(record["value"])
+        event = Happening(
+            time=min(int(record["time_ms"]), received_ms),
+            value=None if math.isnan(value) else value,
+            retract=bool(record["flags"] & FLAG_RETRACT),
+            user=user,
+            item=item,
+            category=what.categories[0] if what.categories else 0,
+        )
+        self._place(who, [int(s) for s in record["segments"]])
+        followed = kind.positive and not event.retract and self._co_visit(who, item, event.time) > 0
+        names = (name, FOLLOWED) if followed else (name,)
+        rows: tuple[SlowRow, ...] = (self.item(0), what, who)
+        for row in rows:
+            row.first = row.first or event.time
+            row.move(event.time)
+            for cell in self.kept:
+                for counted in names:
+                    if counts(cell, "user" if row is who else "item", counted) and not isinstance(cell, Affinity):
+                        row.take(cell, counted, event)
+        if kind.positive:
+            for row in (self.item(0), what):
+                amount = event.sign * kind.weight * weight_at(event.time, row.clock, self.segment_ms)
                 for k in range(len(self.config.segments.keys)):
                     cells = row.segments.setdefault(k, {})
                     for segment in dict.fromkeys((0, who.segments[k])):
                         if segment < self.config.features.segment_slots:
                             cells[segment] = f32(max(cells.get(segment, 0.0) + amount, 0.0))
-        age = self._move(who, time_ms)
-        self._add(who, "user", name, sign, time_ms, age)
-        if event.weight != 0.0:
-            self._like(who, self.item(item).categories, sign * event.weight * decay(age, self.affinity_ms))
-        if retract:
-            if event.sequence:
+        for cell in self.kept:
+            if isinstance(cell, Affinity) and name in cell.types:
+                taste = cell.weights[cell.types.index(name)]
+                if taste != 0.0:
+                    amount = event.sign * taste * weight_at(event.time, who.clock, cell.half_life_ms)
+                    who.like(cell, what.keys(cell), amount, event.time // 1000, retract=event.retract)
+        if event.retract:
+            if kind.sequence:
                 self._forget(who, item, slot)
             return
-        if event.sequence:
-            self._remember(who, Entry(time_ms // 1000, item, slot))
-        if event.seen:
+        if kind.sequence:
+            self._remember(who, Entry(event.time // 1000, item, slot))
+        if kind.seen:
             self._see(who, item)
 
     def _place(self, user: SlowUser, segments: list[int]) -> None:
         """What an event or a profile says of the user's segments; 0 says nothing."""
         user.segments = [new or old for new, old in zip(segments, user.segments, strict=True)]
-
-    def _move(self, row: SlowRow, time_ms: int) -> int:
-        """Bring a row's clock to ``time_ms``; returns how much older than the clock the moment is."""
-        passed = time_ms - row.clock
-        if passed <= 0:
-            return -passed
-        for cell, value in row.decayed.items():
-            row.decayed[cell] = f32(value * decay(passed, cell.half_life_ms))
-        if isinstance(row, SlowUser):
-            for liked in row.affinity:
-                liked.weight = f32(liked.weight * decay(passed, self.affinity_ms))
-        if isinstance(row, SlowItem):
-            for cells in row.segments.values():
-                for segment, value in cells.items():
-                    cells[segment] = f32(value * decay(passed, self.segment_ms))
-        row.clock = time_ms
-        return 0
-
-    def _add(self, row: SlowRow, entity: str, name: str, sign: float, time_ms: int, age: int) -> None:
-        """One event into the decayed sums, counts and latest times of its type."""
-        row.first = row.first or time_ms
-        for cell in self.kept:
-            if cell.entity != entity or name not in cell.types:
-                continue
-            if isinstance(cell, Decayed):
-                weight = cell.weights[cell.types.index(name)]
-                value = row.decayed.get(cell, 0.0) + sign * weight * decay(age, cell.half_life_ms)
-                row.decayed[cell] = f32(max(value, 0.0) if sign < 0 else value)
-            elif isinstance(cell, Counted):
-                row.counts[cell] = max(row.counts.get(cell, 0) + int(sign), 0)
-            elif sign > 0:
-                row.latest[cell] = max(row.latest.get(cell, 0), time_ms)
 
     def _co_visit(self, user: SlowUser, item: int, time_ms: int) -> int:
         """Pair ``item`` with the ``depth`` latest positive events on others at or before it, inside the window."""
@@ -274,28 +290,27 @@ class SlowFold:
 
     def _pair(self, a: int, b: int, weight: float, time_ms: int) -> None:
         """Add a co-visit ``a → b``; who is kept is decided by the slow weights alone."""
-        row, fast = self.item(a), weight
-        passed = time_ms - row.co_clock
-        if passed > 0:
-            slower, faster = decay(passed, self.co_ms), decay(passed, self.co_fast_ms)
+        row = self.item(a)
+        if time_ms > row.co_clock:
             for partner in row.partners:
-                partner.weight, partner.fast = f32(partner.weight * slower), f32(partner.fast * faster)
-            row.co_total, row.co_fast_total = f32(row.co_total * slower), f32(row.co_fast_total * faster)
+                partner.weight = rescaled(partner.weight, row.co_clock, time_ms, self.co_ms)
+                partner.fast = rescaled(partner.fast, row.co_clock, time_ms, self.co_fast_ms)
+            row.co_total = rescaled(row.co_total, row.co_clock, time_ms, self.co_ms)
+            row.co_fast_total = rescaled(row.co_fast_total, row.co_clock, time_ms, self.co_fast_ms)
             row.co_clock = time_ms
-        else:
-            weight *= decay(-passed, self.co_ms)
-            fast *= decay(-passed, self.co_fast_ms)
-        row.co_total, row.co_fast_total = f32(row.co_total + weight), f32(row.co_fast_total + fast)
+        slow = weight * weight_at(time_ms, row.co_clock, self.co_ms)
+        fast = weight * weight_at(time_ms, row.co_clock, self.co_fast_ms)
+        row.co_total, row.co_fast_total = f32(row.co_total + slow), f32(row.co_fast_total + fast)
         for partner in row.partners:
             if partner.key == b:
-                partner.weight, partner.fast = f32(partner.weight + weight), f32(partner.fast + fast)
+                partner.weight, partner.fast = f32(partner.weight + slow), f32(partner.fast + fast)
                 return
         if len(row.partners) < self.config.features.co_visits.neighbours:
-            row.partners.append(Partner(b, f32(weight), f32(fast)))
+            row.partners.append(Partner(b, f32(slow), f32(fast)))
             return
         lightest = min(row.partners, key=lambda partner: partner.weight)
-        if admission(a, b, time_ms) * (weight + lightest.weight) < weight:
-            lightest.key, lightest.weight, lightest.fast = b, f32(lightest.weight + weight), f32(fast)
+        if admission(a, b, time_ms) * (slow + lightest.weight) < slow:
+            lightest.key, lightest.weight, lightest.fast = b, f32(lightest.weight + slow), f32(fast)
 
     def _remember(self, user: SlowUser, entry: Entry) -> None:
         user.recent.append(entry)
@@ -312,22 +327,6 @@ class SlowFold:
         if item not in user.seen[-self.config.features.seen :]:
             user.seen.append(item)
 
-    def _like(self, user: SlowUser, categories: Iterable[int], weight: float) -> None:
-        for category in categories:
-            place = next((liked for liked in user.affinity if liked.key == category), None)
-            if place is None:
-                if len(user.affinity) < self.config.features.affinity:
-                    if weight <= 0.0:
-                        continue
-                    place = Weighted(category, 0.0)
-                    user.affinity.append(place)
-                else:
-                    place = min(user.affinity, key=lambda liked: liked.weight)
-                    if place.weight >= weight:
-                        continue
-                    place.key, place.weight = category, 0.0
-            place.weight = max(f32(place.weight + weight), 0.0)
-
     # -- everything else -------------------------------------------------------------------------------
 
     def _upsert(self, row: SlowItem, record: ItemRecord, received_ms: int) -> None:
@@ -339,22 +338,55 @@ class SlowFold:
         row.categories, row.regions = list(record.categories), list(record.regions)
         vector = content_vector(item, self.config.features.content_size)
         row.content = None if vector is None else [float(x) for x in vector]
+        row.said = dict(item.attributes or {})
+        row.attributes = {
+            cell: row.said[cell.name]
+            for cell in self.kept
+            if isinstance(cell, Attribute) and cell.entity == "item" and cell.name in row.said
+        }
+
+    def _profile(self, user: int, record: np.void, payload: bytes) -> None:
+        who = self.user(user, int(record["received_ms"]))
+        who.move(int(record["received_ms"]))
+        self._place(who, [int(s) for s in record["segments"]])
+        who.zone = int(record["zone"]) or who.zone
+        wanted = [cell for cell in self.kept if isinstance(cell, Attribute) and cell.entity == "user"]
+        if wanted and self.unseal is not None:
+            plain = self.unseal(user, payload)
+            profile = None if plain is None else msgspec.msgpack.decode(plain, type=UserProfile)
+            said = {cell: None if profile is None else profile.field_of(cell.name) for cell in wanted}
+            who.attributes = {cell: value for cell, value in said.items() if value is not None}
+
+    def _table(self, user: int, item: int, record: np.void, payload: TableRecord) -> None:
+        entity = "user" if user else "item"
+        wanted = {
+            cell.column
+            for cell in self.kept
+            if cell.entity == entity and getattr(cell, "table", None) == payload.table and hasattr(cell, "column")
+        }
+        if not wanted:  # a table that no feature reads
+            return
+        row: SlowRow = self.item(item)
+        if user:
+            row = self.user(user, int(record["received_ms"]))
+            row.move(int(record["received_ms"]))
+        values = {column: payload.values.get(column) for column in wanted}
+        row.load(payload.table, int(record["time_ms"]), values)
 
     def _merge(self, source: SlowUser, target: SlowUser) -> None:
-        """A login: what the anonymous row holds belongs to the user from now on."""
+        """A login: what the anonymous row holds belongs to the user from now on.
+
+        What a profile or a table said of the user stays; of the anonymous one only segments and time zone go over.
+        """
         clock = max(source.clock, target.clock)
-        self._move(source, clock)
-        self._move(target, clock)
-        target.first = min(first for first in (source.first, target.first) if first) if source.first else target.first
-        for last, time_ms in source.latest.items():
-            target.latest[last] = max(target.latest.get(last, 0), time_ms)
-        for cell, value in source.decayed.items():
-            target.decayed[cell] = f32(target.decayed.get(cell, 0.0) + value)
-        for count, events in source.counts.items():
-            target.counts[count] = target.counts.get(count, 0) + events
+        source.move(clock)
+        target.move(clock)
+        target.merge(source)
         self._place(target, [old or new for old, new in zip(target.segments, source.segments, strict=True)])
-        for liked in source.affinity:
-            self._like(target, [liked.key], liked.weight)
+        target.zone = target.zone or source.zone
+        for cell, keys in source.liked.items():
+            for liked in keys:
+                target.like(cell, [liked.key], liked.weight, liked.time_s)
         for entry in source.recent:
             self._remember(target, entry)
         for item in source.seen[-self.config.features.seen :]:

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from headwater.features.assemble import User
-from headwater.features.definitions import Aggregation, Counted, Decayed, LastTime
-from headwater.features.plan import (
+from headwater.features.aggregations import (
+    Affinity,
+    Attribute,
+    Counted,
+    Decayed,
+    Distinct,
+    Entity,
+    Extreme,
+    LastTime,
+    LastValue,
+    TableValue,
+    Windowed,
+)
+from headwater.features.layout import (
     FLAG_CONTENT,
     FLAG_HIDDEN,
     FLAG_KNOWN,
@@ -24,27 +35,46 @@ from headwater.features.plan import (
     U_RECENT_LENGTH,
     U_SEEN_LENGTH,
     U_SEGMENT,
-    Plan,
+    U_ZONE,
 )
-from headwater.testing.oracle import SlowItem, SlowRow, SlowUser
+from headwater.features.plan import Plan
+from headwater.features.rows import User
+from headwater.testing.oracle import SlowItem, SlowUser
+from headwater.testing.oracle_cells import SlowRow, number_code, number_of, registers, text_code
 
 
-def positions(plan: Plan) -> dict[Aggregation, int]:
-    """Where the plan put the cell of each aggregation, as its columns read it."""
-    found: dict[Aggregation, int] = {}
-    for column, cells in zip(plan.declared, plan.reads.cell.tolist(), strict=True):
-        found.update(zip(column.reads, cells, strict=False))
-    return found
+def _cells(plan: Plan, row: SlowRow, entity: Entity, i8: list[int], f4: list[float], u4: list[int]) -> None:
+    """All aggregations of a row, each where the plan put it."""
+    for cell, (at, other) in plan.positions.items():
+        if cell.entity != entity or isinstance(cell, Affinity):
+            continue
+        if isinstance(cell, Decayed):
+            f4[at] = row.sums.get(cell, 0.0)
+        elif isinstance(cell, Windowed):
+            for tile, value in row.tiles.get(cell, {}).items():
+                f4[at + tile % cell.tiles] = value
+        elif isinstance(cell, Counted):
+            u4[at] = row.counts.get(cell, 0)
+        elif isinstance(cell, LastTime):
+            i8[at] = row.latest.get(cell, 0)
+        elif isinstance(cell, LastValue):
+            i8[other], f4[at] = row.last.get(cell, (0, 0.0))
+        elif isinstance(cell, Extreme):
+            extreme = row.extremes.get(cell)
+            u4[at] = number_code(extreme if extreme is None or cell.largest else -extreme)
+        elif isinstance(cell, Distinct):
+            packed = bytes(registers(row.shown.get(cell, ()), cell.precision))
+            u4[at : at + other] = np.frombuffer(packed, "<u4").tolist()
+        elif isinstance(cell, Attribute):
+            said = row.attributes.get(cell)
+            u4[at] = number_code(number_of(said)) if cell.kind == "number" else text_code(said)
+        else:
+            _table(row, cell, i8, u4, at, other)
 
 
-def _cells(row: SlowRow, extra: dict[Aggregation, int], i8: list[int], f4: list[float], u4: list[int]) -> None:
-    for cell, at in extra.items():
-        if isinstance(cell, Decayed) and cell in row.decayed:
-            f4[at] = row.decayed[cell]
-        elif isinstance(cell, Counted) and cell in row.counts:
-            u4[at] = row.counts[cell]
-        elif isinstance(cell, LastTime) and cell in row.latest:
-            i8[at] = row.latest[cell]
+def _table(row: SlowRow, cell: TableValue, i8: list[int], u4: list[int], at: int, other: int) -> None:
+    i8[other], values = row.tables.get(cell.table, (0, {}))
+    u4[at] = number_code(values.get(cell.column))
 
 
 def user_row(plan: Plan, user: SlowUser | None) -> User:
@@ -53,10 +83,15 @@ def user_row(plan: Plan, user: SlowUser | None) -> User:
     i8, f4, u4 = [0] * layout.user_i8, [0.0] * layout.user_f4, [0] * layout.user_u4
     if user is not None:
         i8[U_CLOCK], i8[U_FIRST] = user.clock, user.first
-        _cells(user, {cell: at for cell, at in positions(plan).items() if cell.entity == "user"}, i8, f4, u4)
+        _cells(plan, user, "user", i8, f4, u4)
         u4[U_SEGMENT : U_SEGMENT + 2] = user.segments
-        for k, liked in enumerate(user.affinity):
-            f4[layout.affinity_f4 + k], u4[layout.affinity_u4 + k] = liked.weight, liked.key
+        u4[U_ZONE] = user.zone
+        for cell, keys in user.liked.items():
+            weights_at, keys_at = plan.positions[cell]
+            for k, liked in enumerate(keys):
+                f4[weights_at + k], u4[keys_at + k], u4[keys_at + cell.slots + k] = (
+                    liked.weight, liked.key, liked.time_s,
+                )  # fmt: skip
         u4[U_RECENT_LENGTH] = len(user.recent)
         for k, entry in enumerate(user.recent):
             u4[layout.recent_keys + k] = entry.item | entry.slot << ITEM_BITS
@@ -75,7 +110,10 @@ def item_row(plan: Plan, item: SlowItem | None) -> User:
     if item is not None:
         i8[I_CLOCK], i8[I_FIRST], i8[I_CO_CLOCK] = item.clock, item.first, item.co_clock
         i8[I_PUBLISHED], i8[I_EXPIRES] = item.published, item.expires
-        _cells(item, {cell: at for cell, at in positions(plan).items() if cell.entity == "item"}, i8, f4, u4)
+        _cells(plan, item, "item", i8, f4, u4)
+        for attribute, at in plan.item_attributes:  # among them those that are only keys of an affinity
+            said = item.said.get(attribute.name)
+            u4[at] = number_code(number_of(said)) if attribute.kind == "number" else text_code(said)
         flags = ((item.known, FLAG_KNOWN), (item.hidden, FLAG_HIDDEN), (item.content is not None, FLAG_CONTENT))
         u4[I_FLAGS] = sum(flag for is_set, flag in flags if is_set)
         u4[I_CATEGORIES : I_CATEGORIES + len(item.categories)] = item.categories
