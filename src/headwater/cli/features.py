@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from headwater.cli.materialize import materialize_features
 from headwater.cli.options import EXIT_CHECK_FAILED, ConfigOption, DataOption, JsonOption, print_json, settings
 
 
@@ -14,6 +15,7 @@ def register(app: typer.Typer) -> None:
     features = typer.Typer(no_args_is_help=True, help="The features that a ranker sees.")
     features.command("list")(list_features)
     features.command("verify")(verify_features)
+    features.command("materialize")(materialize_features)
     app.add_typer(features, name="features")
 
 
