@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.features.asof import Questions, answers
-from headwater.features.assemble import Context, assemble, new_scratch, stranger
-from headwater.features.plan import U_SEGMENT
+from headwater.features.assemble import Context, assemble, forget_idle, new_scratch
+from headwater.features.layout import U_SEGMENT, U_ZONE
+from headwater.features.zones import Zones
 from headwater.schema.errors import HeadwaterError
 from headwater.testing.events import START_MS, Step, Written, script, scripts, written
 from tests.features.states import CONFIGS, PLANS, STABLE, folded
@@ -37,12 +38,14 @@ def by_hand(log: Written, name: str, questions: Questions) -> npt.NDArray[np.flo
     for i in range(len(out)):
         fold = folded(plan, log, until=int(questions.offset[i]))
         user = int(questions.user[i])
-        row = fold.users.row(user) if 0 < user < len(fold.users.dirty) else stranger(plan)
+        row = fold.users.user(user)
+        forget_idle(row, int(questions.now_ms[i]), plan)
         segments = [int(s) or int(row.u4[U_SEGMENT + k]) for k, s in enumerate(questions.segments[i])]
         fold.items.reserve(int(questions.item[i]) + 1)
         scratch = new_scratch(len(fold.items.dirty), 1, plan)
-        context = Context((segments[0], segments[1]))
         now_ms = int(questions.now_ms[i])
+        zone = Zones(log.log.vocabulary()).offset_ms(int(row.u4[U_ZONE]), now_ms)
+        context = Context((segments[0], segments[1]), zone)
         assemble(plan, row, fold.items.rows, questions.item[i : i + 1], context, now_ms, scratch, out[i : i + 1])
     return out
 
