@@ -42,6 +42,9 @@ from headwater.schema.errors import ConfigurationError
 
 Who = Literal["user", "item", "everybody"]
 
+MAX_SLOTS = 64  # keys of an affinity: each event looks through all of them
+MAX_BUCKETS = 1 << 24  # a float32 tells so many codes apart
+
 
 class About(TypedDict, total=False):
     """What every feature may say of itself."""
@@ -94,22 +97,22 @@ def mean(
 
 def smallest(name: str, entity: Who, types: Sequence[str], **about: Unpack[About]) -> Column:
     """Smallest ``value`` ever."""
-    return _column(name, Formula.VALUE, [_term(entity, Extreme(_entity(entity), tuple(types), False))], about)
+    return _column(name, Formula.VALUE, [_term(entity, Extreme(_entity(entity), _types(name, types), False))], about)
 
 
 def largest(name: str, entity: Who, types: Sequence[str], **about: Unpack[About]) -> Column:
     """Largest ``value`` ever."""
-    return _column(name, Formula.VALUE, [_term(entity, Extreme(_entity(entity), tuple(types), True))], about)
+    return _column(name, Formula.VALUE, [_term(entity, Extreme(_entity(entity), _types(name, types), True))], about)
 
 
 def last(name: str, entity: Who, types: Sequence[str], **about: Unpack[About]) -> Column:
     """``value`` of the latest event that has one."""
-    return _column(name, Formula.VALUE, [_term(entity, LastValue(_entity(entity), tuple(types)))], about)
+    return _column(name, Formula.VALUE, [_term(entity, LastValue(_entity(entity), _types(name, types)))], about)
 
 
 def since(name: str, entity: Who, types: Sequence[str], **about: Unpack[About]) -> Column:
     """Hours since the latest event of ``types``; -1 (``default``) when there was none."""
-    term = _term(entity, LastTime(_entity(entity), tuple(types)))
+    term = _term(entity, LastTime(_entity(entity), _types(name, types)))
     return _column(name, Formula.VALUE, [term], about, unit="hours", default=-1.0)
 
 
@@ -133,7 +136,9 @@ def distinct(
     """About how many different users, items or categories; standard error ``1.04 / sqrt(2^precision)``."""
     if not 4 <= precision <= 12:
         raise ConfigurationError(f"feature {name}: precision must lie between 4 and 12, got {precision}")
-    term = _term(entity, Distinct(_entity(entity), tuple(types), of, precision))
+    if of not in ("user", "item", "category"):
+        raise ConfigurationError(f'feature {name}: distinct of "{of}": it is one of user, item, category')
+    term = _term(entity, Distinct(_entity(entity), _types(name, types), of, precision))
     return _column(name, Formula.VALUE, [term], about, unit=f"{of}s")
 
 
@@ -147,7 +152,9 @@ def affinity(
     share of all the user's keys, the weight itself, or the hours since the latest event with that key.
     """
     ops = {"share": TermOp.AFFINITY_SHARE, "weight": TermOp.AFFINITY_WEIGHT, "since": TermOp.AFFINITY_SINCE}
-    cell = Affinity(tuple(weights), tuple(weights.values()), key, parse_duration(half_life), slots)
+    if not 1 <= slots <= MAX_SLOTS:
+        raise ConfigurationError(f"feature {name}: slots must lie between 1 and {MAX_SLOTS}, got {slots}")
+    cell = Affinity(_types(name, list(weights)), tuple(weights.values()), key, parse_duration(half_life), slots)
     units = {"share": "share", "weight": "weight", "since": "hours"}
     return _column(
         name, Formula.VALUE, [Term(ops[read], Side.ITEM, cell)], about, unit=units[read],
@@ -160,7 +167,9 @@ def attribute(
     buckets: int = 1 << 16, **about: Unpack[About],
 ) -> Column:  # fmt: skip
     """An attribute of the item or of the user's profile: a number, or the bucket of a text's hash (1 … ``buckets``)."""
-    cell = Attribute(entity, key, kind)
+    if not 1 <= buckets <= MAX_BUCKETS:
+        raise ConfigurationError(f"feature {name}: buckets must lie between 1 and {MAX_BUCKETS}, got {buckets}")
+    cell = Attribute(_one(name, entity), key, kind)
     if kind == "number":
         return _column(name, Formula.VALUE, [Term(TermOp.NUMBER, _SIDES[entity], cell)], about)
     term = Term(TermOp.CODE, _SIDES[entity], cell, (float(buckets),))
@@ -173,7 +182,7 @@ def table(
 ) -> Column:  # fmt: skip
     """A column of one of your ``[[tables]]``; ``default`` when nothing is loaded or it is older than ``max_age``."""
     age = 0.0 if max_age is None else float(parse_duration(max_age))
-    term = Term(TermOp.TABLE, _SIDES[entity], TableValue(entity, source, column), (age,))
+    term = Term(TermOp.TABLE, _SIDES[entity], TableValue(_one(name, entity), source, column), (age,))
     return _column(name, Formula.VALUE, [term], about)
 
 
@@ -278,6 +287,19 @@ def _entity(who: Who) -> Literal["user", "item"]:
     return "user" if who == "user" else "item"
 
 
+def _one(name: str, who: str) -> Literal["user", "item"]:
+    """Attributes and tables say something of one user or one item."""
+    if who not in ("user", "item"):
+        raise ConfigurationError(f'feature {name}: entity "{who}": it is one of user, item')
+    return "user" if who == "user" else "item"
+
+
+def _types(name: str, types: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(types, str) or not types:
+        raise ConfigurationError(f"feature {name}: event types are a list of names, such as ['click']")
+    return tuple(types)
+
+
 def _term(who: Who, cell: Aggregation) -> Term:
     return Term(_OPS[type(cell)], _SIDES[who], cell)
 
@@ -286,9 +308,7 @@ def _summed(
     name: str, who: Who, types: Sequence[str], of: Of, half_life: str | None, window: str | None, tiles: int,
     *, exact: bool = False,
 ) -> Aggregation:  # fmt: skip
-    entity, names = _entity(who), tuple(types)
-    if isinstance(types, str) or not names:
-        raise ConfigurationError(f"feature {name}: event types are a list of names, such as ['click']")
+    entity, names = _entity(who), _types(name, types)
     if half_life is not None and window is not None:
         raise ConfigurationError(f"feature {name}: give a half_life or a window, not both")
     ones = (1.0,) * len(names)

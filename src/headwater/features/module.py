@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from headwater.features.aggregations import FOLLOWED
+from headwater.features.aggregations import FOLLOWED, Affinity
 from headwater.features.defaults import default_columns
 from headwater.features.definitions import Column
 from headwater.schema.config import Config
@@ -94,6 +94,8 @@ def _check(columns: list[Column], config: Config) -> None:
                         + (f', did you mean "{close[0]}"?' if close else f" (there are {', '.join(sorted(types))})")
                     )
             own = getattr(aggregation, "types", ())
+            if isinstance(aggregation, Affinity) and FOLLOWED in own:
+                raise ConfigurationError(f'feature "{column.name}": an affinity cannot weigh {FOLLOWED}')
             if len(set(own)) != len(own):
                 raise ConfigurationError(f'feature "{column.name}": an event type stands there twice')
         for term in column.terms:
