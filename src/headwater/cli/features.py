@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from headwater.cli.backfill import backfill
 from headwater.cli.materialize import materialize_features
 from headwater.cli.options import EXIT_CHECK_FAILED, ConfigOption, DataOption, JsonOption, print_json, settings
 
@@ -16,6 +17,7 @@ def register(app: typer.Typer) -> None:
     features.command("list")(list_features)
     features.command("verify")(verify_features)
     features.command("materialize")(materialize_features)
+    features.command("backfill")(backfill)
     app.add_typer(features, name="features")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from headwater.features.paths import (
@@ -111,6 +112,7 @@ class Flipper:
             await self._switch(wanted)
         except (HeadwaterError, OSError) as error:
             log.error("flip_refused", plan=wanted.plan, serving=self._current.plan, reason=str(error))
+            self._current = msgspec.structs.replace(self._current, request=wanted.request)
             if _request(self._data) == wanted.request:
                 write_current(self._data, self._current)
             reason = str(error)

@@ -1,0 +1,147 @@
+"""The backfill: the state of a plan from the log, while another plan serves, and the request to serve it.
+
+It is the fold of the nearline plane, driven to the log's end. Rows and log offset are stored together, so one that was
+killed goes on where it stood. What arrives afterwards the fold process of that plan takes in when it starts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+from msgspec import Struct
+
+from headwater.features.fold import Fold
+from headwater.features.paths import BUILDING, Current, building_dir, read_current, state_dir, write_current
+from headwater.features.plan import Plan
+from headwater.features.recovery import open_state
+from headwater.log.protocol import EventLog
+from headwater.registry.registry import Registry
+from headwater.schema.errors import ConfigurationError, HeadwaterError
+
+log = structlog.get_logger()
+
+Progress = Callable[[int, int], None]
+
+STORE_S = 1.0  # rows and offset are stored this often: what a kill costs at most
+
+
+class NoBundleError(HeadwaterError):
+    """The plan in service ranks with a bundle and the new one has none: flipping would lose the ranker."""
+
+
+class Built(Struct, frozen=True, kw_only=True):
+    """What a backfill did: state of ``plan`` from offset ``first`` (behind which it was found) to ``offset``."""
+
+    plan: str
+    first: int
+    offset: int
+    seconds: float
+
+    @property
+    def records(self) -> int:
+        """How many it folded."""
+        return self.offset - self.first
+
+
+@contextmanager
+def one_backfill(data: Path) -> Iterator[None]:
+    """Hold the lock that allows one backfill a data directory.
+
+    Raises:
+        ConfigurationError: another one runs.
+    """
+    path = data / "run" / "backfill.lock"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(f"Another backfill runs on {data}; wait for it or stop it") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def build_state(
+    data: Path,
+    plan: Plan,
+    event_log: EventLog,
+    *,
+    progress: Progress | None = None,
+    seconds: Callable[[], float] = time.monotonic,
+) -> Built:
+    """Bring the state of ``plan``, which nobody serves, to the end of the log; :func:`one_backfill` is held.
+
+    It is built in ``state/<hash>.building``, which gets its final name at the log's end; a finished one is brought up
+    to date in place. ``progress`` gets (offset, last offset of the log); ``seconds`` is a monotonic clock.
+    """
+    began = seconds()
+    path = final = state_dir(data, plan.hash)
+    if not (final / "data.mdb").exists():
+        path = building_dir(data, plan.hash)
+        for other in (data / "state").glob(f"*{BUILDING}"):
+            if other != path:
+                log.warning("state_dropped", reason=f"{other.name} is of a plan that another backfill gave up")
+                shutil.rmtree(other)
+    state = open_state(path, plan, event_log)
+    try:
+        fold = Fold(plan, state)
+        first, stored_s = fold.offset, seconds()
+        while (block := event_log.read(fold.offset)) is not None:
+            fold.apply(block)
+            if seconds() - stored_s >= STORE_S or len(fold.users.slots) > 2 * fold.cache_users:
+                fold.commit(epoch=False)
+                stored_s = seconds()
+            if progress is not None:
+                progress(fold.offset, event_log.last_offset)
+        fold.commit(epoch=False)
+    finally:
+        state.close()
+    if path != final:
+        if final.exists():  # a server was started with this plan meanwhile, and folds for itself
+            shutil.rmtree(path)
+        else:
+            path.rename(final)
+    return Built(plan=plan.hash, first=first, offset=fold.offset, seconds=seconds() - began)
+
+
+def check_promoted(models: Path, serving: str, plan: str) -> None:
+    """Whether serving ``plan`` in the place of ``serving`` keeps a ranker.
+
+    Raises:
+        NoBundleError: it would not.
+    """
+    registry = Registry(models)
+    ranked = registry.current(serving)
+    if ranked is not None and registry.current(plan) is None:
+        raise NoBundleError(
+            f"Plan {serving} ranks with bundle {ranked}, plan {plan} has no promoted bundle yet. Its state is built and "
+            "stays: train on the new plan (`headwater train` with the same configuration; it promotes for this plan "
+            "only), then run `headwater features backfill` again, or add --without-ranker"
+        )
+
+
+def request_flip(data: Path, plan: str, config_path: Path | None, digest: str) -> str:
+    """Ask the server of ``data`` to serve ``plan``, of the configuration in ``config_path``; returns the request's name.
+
+    ``digest`` is what the file came to when the plan was compiled (:func:`headwater.features.pinned.config_digest`).
+    """
+    before = read_current(data)
+    wanted = Current(
+        plan=plan,
+        before=None if before is None else before.plan,
+        config=None if config_path is None else str(config_path.resolve()),
+        digest=digest,
+        request=secrets.token_hex(8),
+    )
+    write_current(data, wanted)
+    return wanted.request
