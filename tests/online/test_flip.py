@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import msgspec
@@ -48,7 +48,7 @@ class Watcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -190,10 +190,11 @@ def test_from_plan_to_plan_under_load(site: Site) -> None:
 
 READY = """
 import socket, sys, time
-number = int(sys.argv[sys.argv.index("--control-fd") + 1])
-socket.socket(fileno=number).sendall(b"ready plan-a\\n")
+control = socket.socket(fileno=int(sys.argv[sys.argv.index("--control-fd") + 1]))
+control.sendall(b"ready {plan}\\n")
 time.sleep(60)
 """
+STAYS = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
 class Stage:
@@ -207,14 +208,14 @@ class Stage:
         (self.data / "state" / "plan-b").mkdir(parents=True)
         self.socket = socket.socket()
         self.config = load_config(self.path)
-        self.old = Child("api", [sys.executable, "-c", READY], self.socket)
-        self.writer = Child("writer", [sys.executable, "-c", "import time; time.sleep(60)"])
+        self.old = Child("api", [sys.executable, "-c", READY.format(plan="plan-a")], self.socket)
+        self.writer = Child("writer", STAYS)
         self.supervisor = Supervisor([self.writer, self.old], self.data, None)
         first = Generation(self.config, pin_config(self.config, self.data / "run"), [self.old])
         self.flipper = Flipper(
             self.supervisor, self.data, self.path, first,
-            make=lambda pinned, plan: [Child("api", [sys.executable, "-c", new], self.socket, hold=True)],
-            writer=self.writer, write_command=lambda pinned: self.writer.command, ready_s=ready_s, look_s=0.01,
+            make=lambda _, __: [Child("api", [sys.executable, "-c", new], self.socket, hold=True)],
+            writer=self.writer, write_command=lambda pinned: [*STAYS, str(pinned)], ready_s=ready_s, look_s=0.01,
         )  # fmt: skip
 
     def ask(self, **changes: Any) -> Flip:
@@ -226,15 +227,19 @@ class Stage:
             await self._until(lambda: (now := read_current(self.data)) is not None and now.plan == "plan-a")
             write_current(self.data, msgspec.structs.replace(wanted, **changes))
             await self._until(lambda: (flip := read_flip(self.data)) is not None and flip.stage != "switching")
-            assert self.old.starts == self.writer.starts == 1
-            assert self.supervisor.children == [self.writer, self.old]
-            now = read_current(self.data)
+            flip, now = read_flip(self.data), read_current(self.data)
+            assert flip is not None
             assert now is not None
-            assert now.plan == "plan-a", "what serves is written down again"
+            assert self.old.starts == 1
+            if flip.stage == "refused":
+                assert self.writer.starts == 1
+                assert self.supervisor.children == [self.writer, self.old]
+                assert now.plan == "plan-a", "what serves is written down again"
+            else:
+                assert (now.plan, now.before) == ("plan-b", "plan-a")
+                assert self.old not in self.supervisor.children
             self.supervisor.stop()
             await asyncio.wait_for(running, 10.0)
-            flip = read_flip(self.data)
-            assert flip is not None
             return flip
 
         return asyncio.run(run())
@@ -282,6 +287,26 @@ def test_a_configuration_that_is_broken_by_then_is_refused(tmp_path: Path) -> No
     flip = stage.ask()
     assert flip.stage == "refused"
     assert "did you mean `features`" in flip.reason
+
+
+@pytest.mark.parametrize(
+    ("edit", "starts"),
+    [("[features]\nrecent = 9\n", 1), ('[segments]\nkeys = ["device"]\n', 2), ("[log]\ndedup_window = 1000\n", 2)],
+)
+def test_the_writer_is_restarted_only_for_settings_of_its_own(tmp_path: Path, edit: str, starts: int) -> None:
+    stage = Stage(tmp_path, READY.format(plan="plan-b"), ready_s=60.0)
+    for plan in ("plan-a", "plan-z"):
+        (stage.data / "state" / plan).mkdir()
+        (stage.data / "state" / plan / "data.mdb").touch()
+    stage.path.write_text(edit)
+    edited = load_config(stage.path)
+    assert stage.ask(digest=config_digest(edited)).stage == "serving"
+    pinned = Path(stage.writer.command[-1])
+    assert load_pinned(pinned) == edited, "the next writer reads the new configuration in any case"
+    assert stage.writer.starts == starts
+    assert list((stage.data / "run").glob("config-*")) == [pinned.parent]
+    kept = {path.name for path in (stage.data / "state").iterdir()} - {"CURRENT"}
+    assert kept == {"plan-a", "plan-b"}, "the plan before stays, older ones go"
 
 
 def test_a_retired_child_is_not_started_again(tmp_path: Path) -> None:

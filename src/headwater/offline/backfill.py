@@ -98,7 +98,7 @@ def build_state(
         first, stored_s = fold.offset, seconds()
         while (block := event_log.read(fold.offset)) is not None:
             fold.apply(block)
-            if seconds() - stored_s >= STORE_S or len(fold.users.slots) > 2 * fold.cache_users:
+            if seconds() - stored_s >= STORE_S or fold.users.used > 2 * fold.cache_users:
                 fold.commit(epoch=False)
                 stored_s = seconds()
             if progress is not None:
