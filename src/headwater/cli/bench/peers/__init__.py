@@ -192,7 +192,8 @@ def measure(
 ) -> dict[str, Any]:
     """Time a peer and compare its answers with ``ours`` (a column a feature, a row a question of ``workload``).
 
-    ``seconds`` is the best of ``repeats`` runs, ``rows_per_s`` the questions over it. A peer that is not installed gives
+    ``seconds`` is the best of ``repeats`` runs, ``rows_per_s`` the questions over it; ``cpu_seconds`` is the least processor
+    time of a run, which other load on the machine disturbs less. A peer that is not installed gives
     ``{"installed": False, "install": how}``.
 
     Raises:
@@ -206,6 +207,7 @@ def measure(
     return {
         "installed": True,
         "rows_per_s": round(result["rows"] / seconds, 1),
+        "rows_per_cpu_s": round(result["rows"] / result["cpu_seconds"], 1),
         "seconds": seconds,
         **result,
         "threads": threads,

@@ -96,7 +96,7 @@ def main() -> None:
         "rows": len(questions["position"]),
         "prepare_s": prepared,
         "seconds_of_runs": seconds,
-        "cpu_seconds": cpu[int(np.argmin(seconds))],
+        "cpu_seconds": min(cpu),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "features": list(peer.features),
         "version": peer.version,

@@ -56,7 +56,11 @@ class Polars:
         """The features of one entity at its distinct moments."""
         who, first, middle = pl.col(entity), self._first_ms, self._spec["middle_ms"]
         key = (who * (1 << 32) + pl.col("position")).alias("key")
-        points = self._questions.select(entity, "position", "now_ms").unique().with_columns(key).sort("key")
+        points = (
+            self._questions.select(entity, "position", "now_ms", key)
+            .sort("key")
+            .filter(pl.col("key").ne_missing(pl.col("key").shift(1)))
+        )
         decays = {feature["name"]: feature["span_ms"] for feature in wanted if feature["kind"] == "decayed"}
         carried = ["item"] if entity == "user" else []
         events = (
@@ -68,10 +72,12 @@ class Polars:
                 "time_ms",
                 "value",
                 *(pl.col(name).alias("last_item") for name in carried),
-                (who * (1 << 32) + (pl.col("time_ms") - first)).alias("moment"),
-                *(((pl.col("time_ms") - middle) * (math.log(2) / h)).exp().alias(name) for name, h in decays.items()),
             )
             .sort("key")
+            .with_columns(
+                (pl.col("owner") * (1 << 32) + (pl.col("time_ms") - first)).alias("moment"),
+                *(((pl.col("time_ms") - middle) * (math.log(2) / h)).exp().alias(name) for name, h in decays.items()),
+            )
         )
         within = [pl.col("value").cum_min().alias("lowest"), pl.col("value").cum_max().alias("highest")]
         within += [pl.col(name).cum_sum() for name in decays]

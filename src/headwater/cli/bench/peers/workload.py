@@ -194,7 +194,8 @@ def _zipf(rng: np.random.Generator, count: int, exponent: float, draws: int) -> 
     """Numbers below ``count`` by a power law, the heavy ones anywhere."""
     weights = np.cumsum(np.arange(1, count + 1, dtype=np.float64) ** -exponent)
     ranks = np.searchsorted(weights, rng.random(draws) * weights[-1])
-    return np.take(rng.permutation(count), np.minimum(ranks, count - 1)).astype(np.int64, copy=False)
+    drawn: Ints = rng.permutation(count)[np.minimum(ranks, count - 1)].astype(np.int64)
+    return drawn
 
 
 def _asked(
