@@ -235,6 +235,18 @@ def test_stretches_of_time_are_the_whole(log: Written, tmp_path: Path, rows: str
     assert parts.sort("record", maintain_order=True).equals(whole.sort("record", maintain_order=True))
 
 
+def test_an_outcome_that_arrived_before_its_exposure_counts(tmp_path: Path) -> None:
+    """Clients send clicks at once and impressions in batches: the stretch begins between the two."""
+    log = Written(CONFIG)
+    shown_ms = START_MS + 10 * MINUTE
+    click = Event(user="u", item="i", type="click", time=shown_ms + 1_000)
+    log.add([Step(shown_ms + 2_000, [click])])
+    log.add([Step(shown_ms + 4 * MINUTE, [Event(user="u", item="i", type="impression", time=shown_ms)])])
+    log.add([Step(shown_ms + 100 * MINUTE, [Event(user="u", item="j", type="view")])])
+    found = frame(log.log, tmp_path, from_ms=shown_ms + 3 * MINUTE)
+    assert found["label_click_delay_ms"].to_list() == [1_000]
+
+
 @pytest.mark.parametrize("rows", ["impressions", "served"])
 @pytest.mark.parametrize("output", ["parquet", "delta"])
 def test_a_row_once_written_never_changes(log: Written, tmp_path: Path, rows: str, output: Format) -> None:
