@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import HealthCheck, settings
 
+from headwater.features.assemble import Context, assemble, forget_idle, new_scratch
 from headwater.features.definitions import Column
 from headwater.features.fold import Fold
 from headwater.features.plan import Plan, compile_plan
@@ -45,6 +46,19 @@ def folded_slowly(log: Written, columns: tuple[Column, ...] | None = None, *, un
     for block in log.blocks(until=until):
         slow.apply(block)
     return slow
+
+
+def assembled(
+    plan: Plan, fold: Fold, user: User, items: list[int], segments: tuple[int, int], now_ms: int, offset_ms: int = 0
+) -> npt.NDArray[np.float32]:
+    """One request by the kernels; an idle user is a stranger, as for every caller."""
+    forget_idle(user, now_ms, plan)
+    scratch = new_scratch(len(fold.items.dirty), max(len(items), 1), plan)
+    out = np.full((max(len(items), 1), len(plan.columns)), np.nan, np.float32)
+    context, rows = Context(segments, offset_ms), np.array(items, np.int64)
+    made = assemble(plan, user, fold.items.rows, rows, context, now_ms, scratch, out)
+    assert (scratch.where == -1).all(), "the scratch is not clean for the next request"
+    return made.copy()
 
 
 def assert_same_row(what: str, fast: User, slow: User) -> None:
@@ -83,12 +97,19 @@ def all_bytes(fold: Fold) -> dict[str, list[bytes]]:
     return found
 
 
+def flipped(stored: bytes | None, change: bytes | int) -> bytes:
+    """``change`` itself, or ``stored`` with a bit flipped of the byte at that position."""
+    assert stored is not None
+    if isinstance(change, bytes):
+        return change
+    value = bytearray(stored)
+    value[change % len(value)] ^= 0x10
+    return bytes(value)
+
+
 def overwrite(path: Path, table: bytes, key: bytes, change: bytes | int) -> None:
     """Put ``change`` under ``key``, or flip a bit of the byte at that position."""
     with lmdb.open(str(path), max_dbs=8) as env:
         db = env.open_db(table)
         with env.begin(write=True, db=db) as txn:
-            value = bytearray(txn.get(key) or b"")
-            if isinstance(change, int):
-                value[change % len(value)] ^= 0x10
-            txn.put(key, change if isinstance(change, bytes) else bytes(value))
+            txn.put(key, flipped(txn.get(key), change))

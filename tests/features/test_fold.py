@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.features.definitions import FOLLOWED
+from headwater.features import declare as d
+from headwater.features.aggregations import FOLLOWED, Affinity, Counted, Distinct, Extreme, LastTime
+from headwater.features.definitions import Column
 from headwater.features.fold import Fold, FoldOrderError
-from headwater.features.plan import FLAG_HIDDEN, I_FLAGS, U_RECENT_LENGTH
+from headwater.features.layout import FLAG_HIDDEN, I_FLAGS, U_RECENT_LENGTH
+from headwater.features.plan import compile_plan
 from headwater.features.replay import fold_to, stops
 from headwater.log.commands import DeleteItems, EraseUsers, Login, PutItems
 from headwater.log.record import Kind
@@ -17,8 +20,10 @@ from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import Event
 from headwater.schema.items import Item
-from headwater.testing.events import START_MS, Step, script, scripts, written
-from tests.features.states import CONFIGS, PLANS, STABLE, assert_same_state, folded, folded_slowly
+from headwater.testing.assembly_oracle import assemble_slowly
+from headwater.testing.events import START_MS, Step, Written, script, scripts, written
+from tests.features.columns import EVERYTHING, EVERYTHING_PLAN
+from tests.features.states import CONFIGS, PLANS, STABLE, all_bytes, assembled, assert_same_state, folded, folded_slowly
 
 names = pytest.mark.parametrize("name", CONFIGS)
 DEFAULT = PLANS["default"]
@@ -39,6 +44,22 @@ def test_long_logs_fold_to_what_the_slow_fold_says(name: str, seed: int) -> None
     assert_same_state(PLANS[name], folded(PLANS[name], log), folded_slowly(log))
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_aggregation_folds_to_what_the_slow_fold_says(seed: int) -> None:
+    log = written(script(seed, 700, tables=True), Config())
+    assert_same_state(EVERYTHING_PLAN, folded(EVERYTHING_PLAN, log), folded_slowly(log, EVERYTHING))
+
+
+@STABLE
+@given(steps=scripts(40), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5), cache=st.integers(1, 4))
+def test_every_aggregation_is_the_same_however_the_log_is_cut_and_rows_are_packed_away(
+    steps: list[Step], sizes: list[int], cache: int
+) -> None:
+    log = written(steps, Config())
+    whole = folded(EVERYTHING_PLAN, log)
+    assert all_bytes(whole) == all_bytes(folded(EVERYTHING_PLAN, log, sizes, cache_users=cache))
+
+
 @names
 @STABLE
 @given(steps=scripts(), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5))
@@ -46,8 +67,7 @@ def test_the_state_does_not_depend_on_how_the_log_is_cut(name: str, steps: list[
     log = written(steps, CONFIGS[name])
     whole, cut = folded(PLANS[name], log), folded(PLANS[name], log, sizes)
     assert (whole.offset, whole.received_ms, whole.items.count) == (cut.offset, cut.received_ms, cut.items.count)
-    for a, b in ((whole.items.rows, cut.items.rows), (whole.users.rows, cut.users.rows)):
-        assert [part.tobytes() for part in a] == [part.tobytes() for part in b]
+    assert all_bytes(whole) == all_bytes(cut)
     assert msgspec.json.encode(whole.catalogue) == msgspec.json.encode(cut.catalogue)
     assert whole.counts == cut.counts
 
@@ -106,11 +126,11 @@ def test_types_that_are_not_configured_change_no_row_and_are_counted() -> None:
     assert with_all.counts.skipped == {"rumour": 2, "gossip": 1}
     assert with_all.counts.events == 4
     clicks = folded(DEFAULT, written([Step(START_MS, events[1:2])], Config()))
-    assert with_all.users.rows.f4[1].tobytes() == clicks.users.rows.f4[1].tobytes()
+    assert all_bytes(with_all) == all_bytes(clicks)
 
 
 def test_a_retraction_takes_back_all_that_its_event_had_added() -> None:
-    """Counts, sequence and (to rounding) sums are as before. What was seen stays seen, and a visit stays a visit."""
+    """Counts, sequence and sums are as before. What was seen stays seen, and a visit stays a visit."""
     before = [Step(START_MS, [Event(user="u", item="a", type="click", time=START_MS)])]
     click = Event(user="u", item="b", type="purchase", time=START_MS + 5_000)
     back = msgspec.structs.replace(click, retract=True)
@@ -120,13 +140,13 @@ def test_a_retraction_takes_back_all_that_its_event_had_added() -> None:
     assert fold.users.length(1) == plain.users.length(1) == 1
     assert fold.users.has_seen(1, log.item("b"))
     slow = folded_slowly(log)
-    sums = {cell: value for cell, value in slow.items[2].decayed.items() if FOLLOWED not in cell.types}
-    assert max(sums.values()) == pytest.approx(0.0, abs=1e-6)
+    sums = {cell: value for cell, value in slow.items[2].sums.items() if FOLLOWED not in cell.types}
+    assert not any(sums.values())
     assert not any(slow.items[2].counts.values())
 
 
 def test_erasure_login_and_deletion_do_what_they_say() -> None:
-    def click(user: str, item: str) -> Event:
+    def click(user: str, item: str) -> Event:  # whenever it is received
         return Event(user=user, item=item, type="click")
 
     steps = [
@@ -142,7 +162,7 @@ def test_erasure_login_and_deletion_do_what_they_say() -> None:
     assert fold.users.length(known) == 2
     assert fold.users.has_seen(known, log.item("a"))
     for user in (visitor, 3):
-        assert not any(part[user].any() for part in fold.users.rows)
+        assert not any(part.any() for part in fold.users.user(user))
     assert fold.items.rows.u4[log.item("b"), I_FLAGS] & FLAG_HIDDEN
     assert not fold.items.rows.u4[log.item("a"), I_FLAGS] & FLAG_HIDDEN
     log.add([Step(START_MS + 5_000, PutItems([Item(id="b")]))])
@@ -151,6 +171,130 @@ def test_erasure_login_and_deletion_do_what_they_say() -> None:
 
 def test_the_tables_answer_for_users_they_do_not_hold() -> None:
     fold = folded(DEFAULT, written([Step(START_MS, [Event(user="u", item="i", type="click")])], Config()))
-    assert fold.users.length(1) == int(fold.users.rows.u4[1, U_RECENT_LENGTH]) == 1
+    assert fold.users.length(1) == int(fold.users.user(1).u4[U_RECENT_LENGTH]) == 1
     assert fold.users.length(10**7) == 0
     assert not fold.users.has_seen(10**7, 1)
+
+
+def click(user: str, item: str, time: int, *, value: float | None = None, retract: bool = False) -> Event:
+    return Event(user=user, item=item, type="click", time=time, value=value, retract=retract)
+
+
+def read(log: Written, columns: list[Column], now_ms: int, *, user: str = "u", item: str = "i") -> list[float]:
+    """One assembled row by the kernels, after checking it and the state against the slow ones."""
+    plan = compile_plan(log.config, tuple(columns))
+    fold, slow = folded(plan, log), folded_slowly(log, tuple(columns))
+    assert_same_state(plan, fold, slow)
+    row = assembled(plan, fold, fold.users.user(log.user(user)), [log.item(item)], (0, 0), now_ms)
+    slowly = assemble_slowly(slow, slow.users.get(log.user(user)), [log.item(item)], (0, 0), now_ms)
+    assert row.tobytes() == slowly.tobytes()
+    return [float(value) for value in row[0]]
+
+
+def test_what_happened_at_time_0_fades_and_leaves_windows_like_anything_else() -> None:
+    hour = 3_600_000
+    columns = [
+        d.count("fading", "user", ["click"], half_life="1h"),
+        d.count("item_fading", "item", ["click"], half_life="1h"),
+        d.count("window", "user", ["click"], window="1h"),
+        d.affinity("taste", {"click": 1.0}, half_life="1h", read="weight"),
+    ]
+    steps = [Step(0, PutItems([Item(id="i", categories=["c"])])), Step(0, [click("u", "i", 0)])]
+    later = Step(40 * hour, [click("u", "i", 40 * hour)])
+    assert read(written(steps, Config()), columns, hour) == [0.5, 0.5, 0.0, 0.5]
+    assert read(written([*steps, later], Config()), columns, 40 * hour) == [1.0, 1.0, 1.0, 1.0]
+
+
+def test_a_retraction_leaves_no_trace_in_an_affinity_that_it_does_not_find() -> None:
+    columns = [d.affinity("w", {"click": 1.0, "hide": -2.0}, slots=2, read="weight"), d.affinity(
+        "t", {"click": 1.0, "hide": -2.0}, slots=2, read="since")]  # fmt: skip
+    items = Step(0, PutItems([Item(id="i", categories=["c"])]))
+    hidden = Event(user="u", item="i", type="hide", time=START_MS)
+    back = msgspec.structs.replace(hidden, retract=True)
+    assert read(written([items, Step(START_MS, [hidden, back])], Config()), columns, START_MS) == [0.0, -1.0]
+    clicked = [click("u", "i", START_MS), click("u", "i", START_MS + 7_200_000, retract=True)]
+    log = written([items, Step(START_MS + 7_200_000, clicked)], Config())
+    assert read(log, columns, START_MS + 7_200_000)[1] == 2.0  # hours since the click, not since it was taken back
+
+
+@pytest.mark.parametrize("later_ms", [0, 5_000, 7 * 3_600_000])
+def test_nothing_is_left_of_what_was_taken_back(later_ms: int) -> None:
+    """Rounding leaves no rest that a share or a mean would make something of."""
+    columns = [
+        d.mean("mean", "item", ["click"], half_life="1d", default=-7.0),
+        d.rate("rate", "item", ["click"], ["click"], prior=0.0, strength=0.0, half_life="6h", default=-7.0),
+        d.affinity("share", {"click": 0.7}, half_life="3d"),
+        d.segment("segment", 0, "share"),
+    ]
+    likes = [click("u", "i", START_MS + n * 777_777, value=0.1 * n) for n in range(7)]
+    back = [msgspec.structs.replace(event, retract=True) for event in likes[3:] + likes[:3]]
+    steps = [
+        Step(START_MS, PutItems([Item(id="i", categories=["c"])])),
+        Step(START_MS + 10_000_000, [msgspec.structs.replace(event, attributes={"country": "de"}) for event in likes]),
+        Step(START_MS + 10_000_000 + later_ms, back),
+    ]
+    assert read(written(steps[:2], Config()), columns, START_MS + 10_000_000)[2] == 1.0
+    assert read(written(steps, Config()), columns, START_MS + 10_000_000 + later_ms) == [-7.0, -7.0, 0.0, 0.0]
+
+
+def test_users_count_what_they_followed_up() -> None:
+    columns = [d.count("user_followed", "user", [FOLLOWED]), d.count("item_followed", "item", [FOLLOWED])]
+    log = written([Step(START_MS, [click("u", "a", START_MS), click("u", "i", START_MS + 1)])], Config())
+    assert read(log, columns, START_MS) == [1.0, 1.0]
+    assert read(log, columns, START_MS, item="a") == [1.0, 0.0]
+
+
+def test_values_count_where_they_are_given() -> None:
+    columns = [
+        d.mean("mean", "item", ["click"]), d.total("total", "item", ["click"]), d.count("count", "item", ["click"]),
+        d.smallest("least", "item", ["click"]), d.largest("most", "item", ["click"]), d.last("last", "item", ["click"]),
+    ]  # fmt: skip
+    given = [click("u", "i", START_MS + 2, value=-4.0), click("u", "i", START_MS + 1, value=10.0)]
+    log = written([Step(START_MS + 9, [*given, click("u", "i", START_MS + 3)])], Config())
+    assert read(log, columns, START_MS + 9) == [3.0, 6.0, 3.0, -4.0, 10.0, -4.0]
+    taken = Step(START_MS + 9, [click("u", "i", START_MS + 1, value=10.0, retract=True)])
+    assert read(log.add([taken]), columns, START_MS + 9) == [-4.0, -4.0, 2.0, -4.0, 10.0, -4.0]
+    nothing = written([Step(START_MS, [click("u", "i", START_MS)])], Config())
+    assert read(nothing, columns, START_MS) == [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_a_window_holds_its_tiles_and_no_more() -> None:
+    columns = [d.count("six", "item", ["click"], window="1h", tiles=6)]
+    start = START_MS // 3_600_000 * 3_600_000
+    minutes = [0, 9, 10, 35, 59]
+    log = written([Step(start + 59 * 60_000, [click("u", "i", start + m * 60_000) for m in minutes])], Config())
+    for now, held in ((59, 5), (60, 3), (69, 3), (70, 2), (100, 1), (110, 0), (10_000, 0)):
+        assert read(log, columns, start + now * 60_000) == [float(held)], now
+    late = Step(start + 119 * 60_000, [click("u", "i", start + 119 * 60_000), click("u", "i", start + 61 * 60_000),
+                                       click("u", "i", start + 59 * 60_000)])  # fmt: skip
+    assert read(log.add([late]), columns, start + 119 * 60_000) == [2.0]  # the last one was outside when it came
+
+
+def test_a_login_brings_everything_together() -> None:
+    """Each aggregation of the joined row is that of one user who had done both parts."""
+    steps = script(11, 160, users=2, tables=False, pace_ms=60_000)
+    steps = [step for step in steps if isinstance(step.command, list | PutItems)]
+    joined = [*steps, Step(steps[-1].at_ms, Login("u1", "u0"))]
+    columns = tuple(
+        column for column in EVERYTHING
+        if column.reads and all(isinstance(cell, Counted | LastTime | Extreme | Distinct) for cell in column.reads)
+    )  # fmt: skip
+    plan = compile_plan(Config(), columns)
+    both, one = written(joined, Config()), written([_as_one(step) for step in steps], Config())
+    a, b = folded(plan, both).users.user(both.user("u0")), folded(plan, one).users.user(one.user("u0"))
+    for cell, (at, words) in plan.positions.items():
+        if cell.entity != "user" or isinstance(cell, Affinity):
+            continue
+        counted_by = a.i8 if isinstance(cell, LastTime) else a.u4
+        expected = b.i8 if isinstance(cell, LastTime) else b.u4
+        if isinstance(cell, Distinct) and cell.of == "user":
+            continue  # two users are not one
+        if FOLLOWED not in cell.types:
+            assert (counted_by[at : at + max(words, 1)] == expected[at : at + max(words, 1)]).all(), cell
+
+
+def _as_one(step: Step) -> Step:
+    command = step.command
+    if isinstance(command, list):
+        return Step(step.at_ms, [msgspec.structs.replace(event, user="u0") for event in command])
+    return step

@@ -24,7 +24,7 @@ class Decayed(Struct, frozen=True, tag=True):
 
     ``x`` is 1, the event's ``value`` (events without one add nothing), or 1 for events that have a value
     (``given``: the divisor of a mean). ``half_life_ms`` 0: nothing ever fades. A retraction takes its part off; sums
-    of ones stop at 0.
+    of ones stop at 0, and are 0 when less than a millionth of that part is left.
     """
 
     entity: Entity
@@ -80,7 +80,7 @@ class Extreme(Struct, frozen=True, tag=True):
 class LastValue(Struct, frozen=True, tag=True):
     """``value`` of the latest event of ``types`` that has one; of two at one time the later in the log.
 
-    A retraction changes nothing.
+    A retraction changes nothing. As with latest times, an event at time 0 (1970) is none.
     """
 
     entity: Entity
@@ -104,7 +104,8 @@ class Affinity(Struct, frozen=True, tag=True):
     """The user's heaviest ``slots`` keys with their decayed weights and latest times.
 
     ``key``: "category" (an event counts for each category of its item) or the name of an item attribute. A
-    retraction takes its weight off, down to 0. A full row gives its lightest place to a heavier newcomer.
+    retraction takes its weight off, down to 0, and changes no time. A full row gives its lightest place to a heavier
+    newcomer.
     """
 
     types: tuple[str, ...]
@@ -131,7 +132,9 @@ class Attribute(Struct, frozen=True, tag=True):
 
 
 class TableValue(Struct, frozen=True, tag=True):
-    """A column of one of the ``[[tables]]``: the value loaded last, and the time from which it is valid."""
+    """A column of one of the ``[[tables]]``: of the rows loaded so far the one that is valid from the latest time (of two
+    at one time the later in the log), and that time.
+    """
 
     entity: Entity
     table: str

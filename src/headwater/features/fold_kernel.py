@@ -53,6 +53,7 @@ UInt32 = npt.NDArray[np.uint32]
 UInt8 = npt.NDArray[np.uint8]
 
 RETRACT = 1
+REST = 2.0**-20  # of what a retraction takes off: less than that is rounding
 
 
 class Events(NamedTuple):
@@ -143,15 +144,23 @@ def _powers(clock_ms: int, time_ms: int, earliest: int, grow: Float64, lives: Li
 
 
 @inline
+def _left(total: float, part: float) -> float:
+    """What a sum of ones holds after ``part`` was taken off: nothing where rounding may have left it.
+
+    An item that somebody liked and took back would else have the whole of nothing: shares and means of tiny rests.
+    """
+    return total if total > abs(part) * REST else 0.0
+
+
+@inline
 def _bump(
     i8: Int64, f4: Float32, u4: UInt32, slot: int, sign: float, time_ms: int, clock_ms: int, value: float,
     user: int, item: int, category: int, program: CellProgram, factors: Float64,
 ) -> None:  # fmt: skip
     for k in range(program.bump_start[slot], program.bump_start[slot + 1]):
         c = program.bump_cell[k]
-        total = f4[c] + sign * program.bump_weight[k] * factors[program.life_of[c]]
-        # a retraction may leave a rounding error below zero where nothing is left
-        f4[c] = np.float32(max(total, 0.0)) if sign < 0 else np.float32(total)
+        amount = sign * program.bump_weight[k] * factors[program.life_of[c]]
+        f4[c] = np.float32(_left(f4[c] + amount, amount)) if sign < 0 else np.float32(f4[c] + amount)
     for k in range(program.count_start[slot], program.count_start[slot + 1]):
         c = program.count_cell[k]
         if sign > 0:
@@ -180,7 +189,7 @@ def _extra(
             if op == X_VALUE:
                 f4[c] = np.float32(f4[c] + sign * value * amount)
             else:
-                f4[c] = np.float32(max(f4[c] + sign * amount, 0.0)) if sign < 0 else np.float32(f4[c] + amount)
+                f4[c] = np.float32(_left(f4[c] - amount, amount)) if sign < 0 else np.float32(f4[c] + amount)
     elif op in (X_WINDOW, X_WINDOW_VALUE, X_WINDOW_GIVEN):
         tile, head = time_ms // program.extra_tile_ms[k], clock_ms // program.extra_tile_ms[k]
         if tile > head - other and (given or op == X_WINDOW):
@@ -189,7 +198,7 @@ def _extra(
             if op == X_WINDOW_VALUE:
                 f4[at] = np.float32(f4[at] + value * amount)
             else:
-                f4[at] = np.float32(max(f4[at] + amount, 0.0)) if sign < 0 else np.float32(f4[at] + amount)
+                f4[at] = np.float32(_left(f4[at] + amount, amount)) if sign < 0 else np.float32(f4[at] + amount)
     elif sign > 0:
         if op == X_DISTINCT_USER:
             register(u4, c, other, user)
@@ -284,7 +293,8 @@ def _like(
     elif u4[keys + place] == 0 and (retract or weight <= 0):
         return
     u4[keys + place] = np.uint32(key)
-    f4[weights + place] = max(np.float32(f4[weights + place] + weight), np.float32(0.0))
+    total = f4[weights + place] + weight
+    f4[weights + place] = np.float32(_left(total, weight) if retract else max(total, 0.0))
     if not retract:
         u4[keys + size + place] = max(u4[keys + size + place], np.uint32(time_s))
 
@@ -356,9 +366,11 @@ def _fold_item(
         amount = sign * weight * factors[layout.segment_life]
         at, segment = layout.segment_f4, segment_0
         while at < layout.co_f4:  # one group of cells a segment key, its cell 0 is the total
-            f4[at] = np.float32(max(f4[at] + amount, 0.0))
+            total = f4[at] + amount
+            f4[at] = np.float32(_left(total, amount) if sign < 0 else max(total, 0.0))
             if 0 < segment < layout.segment_size:
-                f4[at + segment] = np.float32(max(f4[at + segment] + amount, 0.0))
+                total = f4[at + segment] + amount
+                f4[at + segment] = np.float32(_left(total, amount) if sign < 0 else max(total, 0.0))
             at += layout.segment_size
             segment = segment_1
 

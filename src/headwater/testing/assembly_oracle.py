@@ -44,6 +44,7 @@ class Moment:
     now_ms: int
     offset_ms: int
     recent: list[tuple[int, float]]
+    content: list[float]  # of the recent items, their weighted mean
 
     def item(self, item: int) -> SlowItem:
         return self.fold.items.get(item, SlowItem())
@@ -63,7 +64,8 @@ def assemble_slowly(
 ) -> npt.NDArray[np.float32]:
     """What ``features.assemble`` must give for ``candidates``: ``float32[n, d]``. An idle user is a stranger."""
     who = SlowUser() if user is None or fold.is_idle(user, now_ms) else user
-    moment = Moment(fold, who, segments, now_ms, offset_ms, recent_items(fold, who))
+    recent = recent_items(fold, who)
+    moment = Moment(fold, who, segments, now_ms, offset_ms, recent, _mean_content(fold, recent))
     rows = [[f32(column_value(moment, column, item)) for column in fold.columns] for item in candidates]
     return np.array(rows, np.float32).reshape(len(candidates), len(fold.columns))
 
@@ -275,15 +277,15 @@ def _content(m: Moment, item: int, query: list[float]) -> float:
     return total
 
 
-def _content_of(m: Moment, item: int) -> list[float]:
-    return m.item(item).content or [0.0] * m.fold.config.features.content_size
+def _content_of(fold: SlowFold, item: int) -> list[float]:
+    return fold.items.get(item, SlowItem()).content or [0.0] * fold.config.features.content_size
 
 
-def _mean_content(m: Moment) -> list[float]:
+def _mean_content(fold: SlowFold, recent: list[tuple[int, float]]) -> list[float]:
     """Weighted mean of the recent items' content, of unit length."""
-    query = [0.0] * m.fold.config.features.content_size
-    for item, weight in m.recent:
-        query = [f32(q + weight * c) for q, c in zip(query, _content_of(m, item), strict=True)]
+    query = [0.0] * fold.config.features.content_size
+    for item, weight in recent:
+        query = [f32(q + weight * c) for q, c in zip(query, _content_of(fold, item), strict=True)]
     norm = 0.0
     for q in query:
         norm += q * q
@@ -326,8 +328,10 @@ _CROSSED: dict[TermOp, Callable[[Moment, Term, int], float | None]] = {
     TermOp.CO_LAST: lambda m, _term, item: _co_last(m, item, fast=False),
     TermOp.CO_SUM: lambda m, _term, item: _co_sum(m, item, fast=False),
     TermOp.CO_COUNT: lambda m, _term, item: float(len(_co_shares(m, item, fast=False))),
-    TermOp.CONTENT_LAST: lambda m, _term, item: _content(m, item, _content_of(m, m.recent[0][0])) if m.recent else 0.0,
-    TermOp.CONTENT_MEAN: lambda m, _term, item: _content(m, item, _mean_content(m)) if m.recent else 0.0,
+    TermOp.CONTENT_LAST: lambda m, _term, item: (
+        _content(m, item, _content_of(m.fold, m.recent[0][0])) if m.recent else 0.0
+    ),
+    TermOp.CONTENT_MEAN: lambda m, _term, item: _content(m, item, m.content) if m.recent else 0.0,
     TermOp.CO_WEIGHT: _co_weight,
     TermOp.CO_FAST_LAST: lambda m, _term, item: _co_last(m, item, fast=True),
     TermOp.CO_FAST_SUM: lambda m, _term, item: _co_sum(m, item, fast=True),

@@ -32,6 +32,7 @@ from headwater.testing.oracle_cells import (
     counts,
     decay,
     f32,
+    left,
     mixed,
     rescaled,
     text_code,
@@ -112,8 +113,10 @@ class SlowUser(SlowRow):
                     if place.weight >= weight:
                         continue
                     place.key, place.weight, place.time_s = key, 0.0, 0
-            place.weight = max(f32(place.weight + weight), 0.0)
-            if not retract:
+            if retract:
+                place.weight = f32(left(place.weight + weight, weight))
+            else:
+                place.weight = max(f32(place.weight + weight), 0.0)
                 place.time_s = max(place.time_s, time_s)
 
 
@@ -250,7 +253,8 @@ class SlowFold:
                     cells = row.segments.setdefault(k, {})
                     for segment in dict.fromkeys((0, who.segments[k])):
                         if segment < self.config.features.segment_slots:
-                            cells[segment] = f32(max(cells.get(segment, 0.0) + amount, 0.0))
+                            weight = cells.get(segment, 0.0) + amount
+                            cells[segment] = f32(left(weight, amount) if event.retract else max(weight, 0.0))
         for cell in self.kept:
             if isinstance(cell, Affinity) and name in cell.types:
                 taste = cell.weights[cell.types.index(name)]

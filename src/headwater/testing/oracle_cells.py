@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable
+from ctypes import c_float
 from dataclasses import dataclass, field
 
-import numpy as np
 import xxhash
 
 from headwater.features.aggregations import (
@@ -36,8 +36,7 @@ _HALF_LIVES = 32  # from one landmark to the next
 
 def f32(value: float) -> float:
     """``value`` as a ``float32`` holds it."""
-    with np.errstate(over="ignore"):
-        return float(np.float32(value))
+    return c_float(value).value
 
 
 def two_to(exponent: float) -> float:
@@ -97,7 +96,7 @@ def number_code(value: float | None) -> int:
     """A ``float32`` as an integer of the same order; ``None`` is 0, and -0 is 0.0."""
     if value is None or math.isnan(value):
         return 0
-    (bits,) = struct.unpack("<I", struct.pack("<f", np.float32(f32(value)) + np.float32(0.0)))
+    (bits,) = struct.unpack("<I", struct.pack("<f", f32(value) + 0.0))
     return int(bits ^ (2**32 - 1)) if bits & _TOP_BIT else int(bits | _TOP_BIT)
 
 
@@ -255,8 +254,12 @@ def _part(event: Happening, of: str, weight: float) -> float | None:
 
 
 def _added(total: float, amount: float, event: Happening, *, floor: bool) -> float:
-    total += amount
-    return f32(max(total, 0.0) if floor and event.retract else total)
+    return f32(left(total + amount, amount) if floor and event.retract else total + amount)
+
+
+def left(total: float, part: float) -> float:
+    """What a sum that stops at 0 holds after ``part`` was taken off: nothing where rounding may have left it."""
+    return total if total > abs(part) * 2.0**-20 else 0.0
 
 
 def counts(cell: Aggregation, entity: Entity, name: str) -> bool:
