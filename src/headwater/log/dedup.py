@@ -10,6 +10,7 @@ from headwater.log.protocol import READ_LIMIT, EventLog
 from headwater.log.record import Kind
 
 DEFAULT_WINDOW = 4_000_000
+LOOKED_AT = 2  # records for each place of the window: not every record is an event with an id
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -48,10 +49,10 @@ class DedupWindow:
         _insert(keys, self._table, self._shift, self._ring, self._cursor)
 
     def rebuild(self, log: EventLog) -> None:
-        """Fill the window from the end of ``log``, looking at no more than twice ``size`` records."""
+        """Fill the window from the end of ``log``, looking at no more than ``LOOKED_AT * size`` records."""
         found: list[npt.NDArray[np.uint64]] = []
         missing, stop = self.size, log.last_offset
-        floor = max(0, stop - 2 * self.size)
+        floor = max(log.first_offset - 1, stop - LOOKED_AT * self.size)
         while missing > 0 and stop > floor:
             start = max(floor, stop - READ_LIMIT)
             keys = _keys_between(log, start, stop)[-missing:]

@@ -12,16 +12,19 @@ import lmdb
 
 from headwater.log.block import count_of, decode_blocks, encode_blocks
 from headwater.log.environment import DEFAULT_MAP_GIB, GIB, StoreError, open_environment
-from headwater.log.protocol import READ_LIMIT, Commit, CorruptLogError, Vocabulary
+from headwater.log.protocol import READ_LIMIT, Commit, CorruptLogError, TrimmedError, Vocabulary
 from headwater.log.record import Namespace, RecordBlock
 
 FORMAT = 1
 
 _LAST = struct.Struct("<IQq")  # format, last offset, last received_ms
 _LAST_KEY = b"last"
+_FIRST = struct.Struct("<Q")
+_FIRST_KEY = b"first"  # the oldest offset; absent until something was trimmed
 _ID_KEY = b"id"
 _ID_BYTES = 16
 _MAX_READ_BYTES = 256 * 1024 * 1024
+_TRIM_BYTES = 32 * 1024 * 1024  # a transaction: more would hold up the writer
 _LONGEST_TEXT_KEY = 480  # LMDB keys hold 511 bytes
 
 
@@ -78,6 +81,15 @@ class LmdbLog:
             return (txn.get(_ID_KEY) or b"").hex()
 
     @property
+    def first_offset(self) -> int:
+        with self._env.begin(db=self._meta) as txn:
+            return self._first(txn)
+
+    def _first(self, txn: lmdb.Transaction) -> int:
+        stored = txn.get(_FIRST_KEY, db=self._meta)
+        return 1 if stored is None else int(_FIRST.unpack(stored)[0])
+
+    @property
     def last_offset(self) -> int:
         if not self._readonly:
             return self._last_offset
@@ -124,6 +136,9 @@ class LmdbLog:
                     return None
                 first_key = int.from_bytes(cursor.key(), "big")
                 if first_key > after + 1:
+                    first = self._first(txn)
+                    if after + 1 < first:
+                        raise TrimmedError(after + 1, first, str(self._shared.path))
                     raise CorruptLogError(after + 1, "the block that holds it is missing")
                 records, size = first_key - 1 - after, 0
                 for key, value in cursor.iternext():
@@ -141,6 +156,23 @@ class LmdbLog:
         stored = txn.get(_LAST_KEY, db=self._meta)
         if stored is not None and _LAST.unpack(stored)[1] > after:
             raise CorruptLogError(after + 1, "the block that holds it is missing")
+
+    def trim(self, upto: int) -> int:
+        if self._readonly:
+            raise StoreError(f"{self._shared.path} was opened for reading")
+        removed = size = 0
+        with self._env.begin(write=True) as txn, txn.cursor(self._blocks) as cursor:
+            found = cursor.first()
+            while found and size < _TRIM_BYTES:
+                first, value = int.from_bytes(cursor.key(), "big"), cursor.value()
+                last = first + count_of(value, first) - 1
+                if last > upto or last >= self._last_offset:
+                    break
+                removed, size = removed + last - first + 1, size + len(value)
+                cursor.delete()
+                found = cursor.key() != b""
+                txn.put(_FIRST_KEY, _FIRST.pack(last + 1), db=self._meta)
+        return removed
 
     def vocabulary(self) -> Vocabulary:
         if self._vocabulary is None:

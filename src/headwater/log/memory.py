@@ -6,7 +6,7 @@ import bisect
 from collections.abc import Sequence
 
 from headwater.log.block import count_of, decode_blocks, encode_blocks
-from headwater.log.protocol import READ_LIMIT, Commit, Vocabulary
+from headwater.log.protocol import READ_LIMIT, Commit, TrimmedError, Vocabulary
 from headwater.log.record import Namespace, RecordBlock
 
 
@@ -22,6 +22,10 @@ class MemoryLog:
         self._last_offset = 0
         self._last_received_ms = 0
         self._vocabulary = Vocabulary(self._texts_above)
+
+    @property
+    def first_offset(self) -> int:
+        return self._keys[0] if self._keys else 1
 
     @property
     def last_offset(self) -> int:
@@ -48,12 +52,19 @@ class MemoryLog:
     def read(self, after: int, limit: int = READ_LIMIT) -> RecordBlock | None:
         if after >= self._last_offset:
             return None
+        if after + 1 < self.first_offset:
+            raise TrimmedError(after + 1, self.first_offset, "the log in memory")
         first = stop = bisect.bisect_right(self._keys, after + 1) - 1
         records = self._keys[first] - 1 - after
         while stop < len(self._values) and records < limit:
             records += count_of(self._values[stop], self._keys[stop])
             stop += 1
         return decode_blocks(self._values[first:stop], self._keys[first], after, limit)
+
+    def trim(self, upto: int) -> int:
+        first, kept = self.first_offset, max(bisect.bisect_right(self._keys, upto + 1) - 1, 0)
+        del self._keys[:kept], self._values[:kept]
+        return self.first_offset - first
 
     def vocabulary(self) -> Vocabulary:
         return self._vocabulary

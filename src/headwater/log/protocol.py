@@ -32,6 +32,18 @@ class CorruptLogError(HeadwaterError):
         self.offset = offset
 
 
+class TrimmedError(HeadwaterError):
+    """Records that are asked for were removed by retention; ``first`` is the oldest one that is left."""
+
+    def __init__(self, offset: int, first: int, where: str) -> None:
+        super().__init__(
+            f"Record {offset} is not in {where} any more: retention removed what came before offset {first}. "
+            "Older records are in the lake, if `headwater archive` put them there and `headwater retain` kept them"
+        )
+        self.offset = offset
+        self.first = first
+
+
 class RefusedError(HeadwaterError):
     """The writer did not accept a command; nothing of it was recorded and a repeat will fail the same way."""
 
@@ -69,11 +81,16 @@ class Commit:
 
 @runtime_checkable
 class EventLog(Protocol):
-    """One ordered sequence of records with contiguous offsets from 1."""
+    """One ordered sequence of records with contiguous offsets from 1; retention may have removed the oldest ones."""
 
     @property
     def log_id(self) -> str:
         """What tells this log from all others; "" when it has nothing of the kind."""
+        ...
+
+    @property
+    def first_offset(self) -> int:
+        """Offset of the oldest record that can be read: 1 until retention removed some (also when the log is empty)."""
         ...
 
     @property
@@ -97,7 +114,16 @@ class EventLog(Protocol):
     def read(self, after: int, limit: int = READ_LIMIT) -> RecordBlock | None:
         """The records with offset > ``after``, at most ``limit``; None when there are none.
 
-        Every CRC is verified. Raises :class:`CorruptLogError` with the offset at fault.
+        Every CRC is verified. Raises :class:`CorruptLogError` with the offset at fault, :class:`TrimmedError`
+        when ``after + 1`` is older than ``first_offset``.
+        """
+        ...
+
+    def trim(self, upto: int) -> int:
+        """Remove the oldest records up to and with ``upto``, as far as whole blocks go; returns how many.
+
+        One call removes a part that does not hold up the log for long: call again until it returns 0. The newest
+        block always stays. Only the writer may call it.
         """
         ...
 

@@ -6,11 +6,11 @@ from headwater.log.protocol import EventLog
 
 
 def last_before(log: EventLog, time_ms: int) -> tuple[int, int]:
-    """The last (offset, ``received_ms``) received before ``time_ms``; (0, 0) when there is none.
+    """The last (offset, ``received_ms``) received before ``time_ms``; ``(first_offset - 1, 0)`` when there is none.
 
     ``received_ms`` never decreases with the offset, so the place is found by halving.
     """
-    low, high, at = 0, log.last_offset, 0
+    low, high, at = log.first_offset - 1, log.last_offset, 0
     while low < high:
         middle = (low + high + 1) // 2
         block = log.read(middle - 1, 1)

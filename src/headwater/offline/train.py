@@ -117,6 +117,6 @@ def last_offset_before(log: EventLog, until_ms: int | None) -> tuple[int, int]:
     if until_ms is None:
         return log.last_offset, log.last_received_ms
     low, at = last_before(log, until_ms)
-    if low == 0:
+    if low < log.first_offset:
         raise HeadwaterError(f"no record was received before {until_ms} ms: choose a later split")
     return low, at
