@@ -7,55 +7,68 @@ changed since the epoch before, tied to the offset of their commit.
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import lmdb
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from headwater.features.assemble import User
 from headwater.features.fold import Delta
 from headwater.features.plan import Plan
-from headwater.features.rows import CorruptStateError, ItemTable, unpack_user
+from headwater.features.rows import CorruptStateError, ItemTable, User, unpack_user
+from headwater.features.store import (
+    KEPT_EPOCHS,
+    NO_ITEMS,
+    TABLES,
+    UNFINISHED,
+    Frozen,
+    LogChangedError,
+    Meta,
+    PlanChangedError,
+    Row,
+    State,
+    StateConflictError,
+    apply_epochs,
+    catalogue_values,
+    check_origin,
+    decode_meta,
+    decode_record,
+    encode_meta,
+    epoch_value,
+    fill_table,
+    item_values,
+    missed_epochs,
+    moved_meta,
+    moved_on,
+    not_empty,
+    read_only,
+)
 from headwater.log.batch import ItemRecord
-from headwater.schema.errors import HeadwaterError, UnavailableError
+from headwater.schema.config import Config
+from headwater.schema.errors import UnavailableError
+
+__all__ = [
+    "KEPT_EPOCHS",
+    "LmdbState",
+    "LogChangedError",
+    "Meta",
+    "PlanChangedError",
+    "StateConflictError",
+    "open_for_fold",
+    "open_store",
+]
 
 MAP_SIZE = 1 << 38  # address space, not disk
-KEPT_EPOCHS = 64
-_NO_ITEMS = np.zeros(0, np.int64)
+_FILLED_AT_ONCE = 8192  # rows a transaction
 _U4 = struct.Struct(">I")
 _U8 = struct.Struct(">Q")
-_EPOCH = struct.Struct("<QqII")  # offset, received_ms, table size, changed rows
 _META = b"meta"
-
-
-class Meta(msgspec.Struct, array_like=True):
-    """Where the state stands."""
-
-    plan: str
-    offset: int
-    received_ms: int
-    epoch: int
-    items: int
-    types: dict[int, str]
-    log: str = ""  # id of the log it was folded from; "": not known
-
-
-class StateConflictError(HeadwaterError):
-    """Two processes fold into one state; nothing was written."""
-
-
-class PlanChangedError(HeadwaterError):
-    """The stored state was folded with another plan."""
-
-
-class LogChangedError(HeadwaterError):
-    """The stored state was folded from another log."""
 
 
 class LmdbState:
@@ -66,7 +79,8 @@ class LmdbState:
     """
 
     def __init__(self, path: Path, plan: Plan, *, writable: bool, log_id: str = "") -> None:
-        self.plan, self.path, self.log_id = plan, path, log_id
+        self.plan, self.path, self.log_id, self._writable = plan, path, log_id, writable
+        self._where = f"the state in {path}"
         self._layout = plan.layout
         if writable:
             path.mkdir(parents=True, exist_ok=True)
@@ -76,7 +90,7 @@ class LmdbState:
                 sync=False, metasync=False, max_readers=512, lock=True,
             )  # fmt: skip
         except lmdb.Error as error:
-            raise UnavailableError(f"the state in {path} cannot be opened: {error}") from error
+            raise UnavailableError(f"{self._where} cannot be opened: {error}") from error
         try:
             self._users, self._items, self._catalogue, self._epochs, self._meta = (
                 self._env.open_db(name, create=writable)
@@ -84,21 +98,15 @@ class LmdbState:
             )
         except lmdb.Error as error:
             self._env.close()
-            raise UnavailableError(f"the state in {path} is not ready yet: {error}") from error
+            raise UnavailableError(f"{self._where} is not ready yet: {error}") from error
+        self._tables = dict(zip(TABLES, (self._users, self._items, self._catalogue), strict=True))
         try:
             meta = self.meta()
-        except CorruptStateError:
+            check_origin(meta, plan, log_id, self._where)
+        except (CorruptStateError, PlanChangedError, LogChangedError):
             self._env.close()
             raise
         self.offset, self.received_ms = meta.offset, meta.received_ms
-        if meta.plan != plan.hash:
-            self._env.close()
-            raise PlanChangedError(
-                f"the state in {path} was folded with plan {meta.plan}, the configuration has {plan.hash}"
-            )
-        if log_id and meta.log and meta.log != log_id:
-            self._env.close()
-            raise LogChangedError(f"the state in {path} was folded from log {meta.log}, this one is {log_id}")
 
     def close(self) -> None:
         self._env.close()
@@ -111,47 +119,49 @@ class LmdbState:
         Raises:
             StateConflictError: the stored offset is not the one that this process left there.
         """
+        if not self._writable:
+            raise read_only(self._where)
         with self._env.begin(write=True) as txn:
             meta = self._read_meta(txn)
             if meta.offset != self.offset:
-                raise StateConflictError(
-                    f"the state in {self.path} moved from offset {self.offset} to {meta.offset}: another process "
-                    "folds into it; stop one of the two"
-                )
+                raise moved_on(self._where, self.offset, meta.offset)
+            meta = moved_meta(meta, delta, self.log_id)
             users = [(_U4.pack(user), packed) for user, packed in delta.users]
-            cursor = txn.cursor(self._users)
-            cursor.putmulti([(key, packed) for key, packed in users if packed is not None])
+            txn.cursor(self._users).putmulti([(key, packed) for key, packed in users if packed is not None])
             for key, packed in users:
                 if packed is None:
                     txn.delete(key, db=self._users)
-            rows = delta.rows
-            cursor = txn.cursor(self._items)
-            cursor.putmulti([(_U4.pack(i), _checked(_row_bytes(rows, i))) for i in delta.items.tolist()])
-            for item, payload in delta.catalogue:
-                txn.put(_U4.pack(item), payload or b"", db=self._catalogue)
+            txn.cursor(self._items).putmulti([(_U4.pack(item), value) for item, value in item_values(delta)])
+            txn.cursor(self._catalogue).putmulti([(_U4.pack(item), value) for item, value in catalogue_values(delta)])
             if delta.epoch is not None:
-                meta.epoch += 1
-                self._put_epoch(txn, meta.epoch, delta)
-            meta.offset, meta.received_ms, meta.items, meta.types = (
-                delta.offset, delta.received_ms, delta.count, delta.types,
-            )  # fmt: skip
-            meta.log = self.log_id or meta.log
-            txn.put(_META, msgspec.msgpack.encode(meta), db=self._meta)
+                txn.put(_U8.pack(meta.epoch), epoch_value(delta, delta.epoch), db=self._epochs)
+                txn.delete(_U8.pack(max(meta.epoch - KEPT_EPOCHS, 0)), db=self._epochs)
+            txn.put(_META, encode_meta(meta), db=self._meta)
         self.offset, self.received_ms = delta.offset, delta.received_ms
 
-    def _put_epoch(self, txn: lmdb.Transaction, epoch: int, delta: Delta) -> None:
-        changed = delta.epoch
-        if changed is None:
-            return
-        body = b"".join(
-            (
-                _EPOCH.pack(delta.offset, delta.received_ms, delta.count, len(changed)),
-                changed.astype(np.uint32).tobytes(),
-                *(part[changed].tobytes() for part in delta.rows),
-            )
-        )
-        txn.put(_U8.pack(epoch), _checked(body), db=self._epochs)
-        txn.delete(_U8.pack(max(epoch - KEPT_EPOCHS, 0)), db=self._epochs)
+    def fill(self, meta: Meta, rows: Iterable[Row]) -> None:
+        """See :meth:`headwater.features.store.State.fill`; in many transactions, the position in the last."""
+        if not self._writable:
+            raise read_only(self._where)
+        check_origin(meta, self.plan, self.log_id, "what is to be filled in")
+        with self._env.begin(write=True) as txn:
+            if txn.get(_META, db=self._meta) is not None or any(
+                txn.stat(db)["entries"] for db in self._tables.values()
+            ):
+                raise not_empty(self._where)
+            txn.put(_META, UNFINISHED, db=self._meta)
+        rows = iter(rows)
+        while part := list(islice(rows, _FILLED_AT_ONCE)):
+            with self._env.begin(write=True) as txn:
+                for name, db in self._tables.items():
+                    pairs = [(_U4.pack(key), value) for table, key, value in part if table == name]
+                    if txn.cursor(db).putmulti(pairs, append=True)[1] != len(pairs):
+                        raise CorruptStateError(
+                            f"the {name} rows to be filled in are not in the order of their numbers"
+                        )
+        with self._env.begin(write=True) as txn:
+            txn.put(_META, encode_meta(meta), db=self._meta)
+        self.offset, self.received_ms = meta.offset, meta.received_ms
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -184,8 +194,7 @@ class LmdbState:
     def item_record(self, item: int) -> ItemRecord | None:
         """What the catalogue says of a dense item."""
         with self._env.begin() as txn:
-            found = txn.get(_U4.pack(item), db=self._catalogue)
-        return msgspec.msgpack.decode(found, type=ItemRecord) if found else None
+            return decode_record(txn.get(_U4.pack(item), db=self._catalogue))
 
     def load_items(self, table: ItemTable) -> None:
         """Fill ``table`` with all item rows."""
@@ -193,92 +202,42 @@ class LmdbState:
             self._load_in(txn, self._read_meta(txn), table)
 
     def refresh_items(self, table: ItemTable, epoch: int) -> tuple[int, int, npt.NDArray[np.int64] | None]:
-        """Bring ``table``, which stands at ``epoch`` (-1: empty), to the newest one.
-
-        Returns (epoch, its log offset, the items that changed; ``None``: all). A reader that fell too far
-        behind loads all rows anew.
-        """
+        """See :meth:`headwater.features.store.State.refresh_items`."""
         with self._env.begin(buffers=True) as txn:
             meta = self._read_meta(txn)
             if epoch == meta.epoch:
-                return epoch, meta.offset, _NO_ITEMS
-            offset = 0
-            changed: list[npt.NDArray[np.int64]] = []
-            if epoch >= 0 and meta.epoch - epoch < KEPT_EPOCHS:
-                for number in range(epoch + 1, meta.epoch + 1):
-                    body = txn.get(_U8.pack(number), db=self._epochs)
-                    if body is None:
-                        break
-                    offset, items = self._apply_epoch(table, _unchecked(body, "epoch"))
-                    changed.append(items)
-                else:
-                    return meta.epoch, offset, np.unique(np.concatenate(changed))
+                return epoch, meta.offset, NO_ITEMS
+            missed = missed_epochs(meta, epoch)
+            if missed is not None:
+                found = [txn.get(_U8.pack(number), db=self._epochs) for number in missed]
+                values = [value for value in found if value is not None]
+                if len(values) == len(missed):
+                    return meta.epoch, *apply_epochs(table, values)
             self._load_in(txn, meta, table)
             return meta.epoch, meta.offset, None
 
-    def _apply_epoch(self, table: ItemTable, body: memoryview) -> tuple[int, npt.NDArray[np.int64]]:
-        offset, _received_ms, count, changed = _EPOCH.unpack_from(body)
-        table.reserve(count)
-        at = _EPOCH.size
-        ids = np.frombuffer(body[at : at + 4 * changed], np.uint32).astype(np.int64)
-        at += 4 * changed
-        for part in table.rows:
-            size = changed * part.shape[1] * part.itemsize
-            part[ids] = np.frombuffer(body[at : at + size], part.dtype).reshape(changed, part.shape[1])
-            at += size
-        return offset, ids
+    @contextmanager
+    def frozen(self) -> Iterator[Frozen]:
+        """All rows of one moment. Space that the fold frees meanwhile is reused only afterwards."""
+        with self._env.begin() as txn:
+            counts = {name: txn.stat(db)["entries"] for name, db in self._tables.items()}
+            yield Frozen(self._read_meta(txn), counts, self._rows(txn))
+
+    def dump(self) -> Iterator[Row]:
+        """Every stored row as (table, key, bytes), ordered: two equal states dump the same."""
+        with self.frozen() as frozen:
+            yield from frozen.rows
+
+    def _rows(self, txn: lmdb.Transaction) -> Iterator[Row]:
+        for name, db in self._tables.items():
+            for key, value in txn.cursor(db):
+                yield name, _U4.unpack(key)[0], bytes(value)
 
     def _load_in(self, txn: lmdb.Transaction, meta: Meta, table: ItemTable) -> None:
-        table.reserve(max(meta.items, 1))
-        for part in table.rows:
-            part[:] = 0
-        for key, value in txn.cursor(self._items):
-            _fill_row(table, _U4.unpack(key)[0], _unchecked(value, "item row"))
-
-    def dump(self) -> Iterator[tuple[str, int, bytes]]:
-        """Every stored row as (table, key, bytes), ordered: two equal states dump the same."""
-        with self._env.begin() as txn:
-            for name, db in (("users", self._users), ("items", self._items), ("catalogue", self._catalogue)):
-                for key, value in txn.cursor(db):
-                    yield name, _U4.unpack(key)[0], bytes(value)
+        fill_table(table, meta, ((_U4.unpack(key)[0], value) for key, value in txn.cursor(self._items)))
 
     def _read_meta(self, txn: lmdb.Transaction) -> Meta:
-        found = txn.get(_META, db=self._meta)
-        if found is None:
-            return Meta(self.plan.hash, 0, 0, 0, 1, {})
-        try:
-            return _decode_meta(found)
-        except msgspec.DecodeError as error:
-            raise CorruptStateError(
-                f"the position of the state is unreadable; rebuild the state from the log: {error}"
-            ) from error
-
-
-_decode_meta = msgspec.msgpack.Decoder(Meta).decode
-
-
-def _row_bytes(rows: tuple[npt.NDArray[np.generic], ...], i: int) -> bytes:
-    return b"".join(part[i].tobytes() for part in rows)
-
-
-def _checked(body: bytes) -> bytes:
-    return body + zlib.crc32(body).to_bytes(4, "little")
-
-
-def _unchecked(value: bytes | memoryview, what: str) -> memoryview:
-    value = memoryview(value)
-    if len(value) < 4 or zlib.crc32(value[:-4]) != int.from_bytes(value[-4:], "little"):
-        raise CorruptStateError(f"a stored {what} does not match its checksum; rebuild the state from the log")
-    return value[:-4]
-
-
-def _fill_row(table: ItemTable, item: int, body: memoryview) -> None:
-    table.reserve(item + 1)
-    at = 0
-    for part in table.rows:
-        size = part.shape[1] * part.itemsize
-        part[item] = np.frombuffer(body[at : at + size], part.dtype)
-        at += size
+        return decode_meta(txn.get(_META, db=self._meta), self.plan)
 
 
 def open_for_fold(path: Path, plan: Plan, log_id: str = "") -> tuple[LmdbState, str | None]:
@@ -291,3 +250,24 @@ def open_for_fold(path: Path, plan: Plan, log_id: str = "") -> tuple[LmdbState, 
     except (PlanChangedError, LogChangedError, UnavailableError, CorruptStateError) as error:
         shutil.rmtree(path)
         return LmdbState(path, plan, writable=True, log_id=log_id), str(error)
+
+
+def open_store(config: Config, path: Path, plan: Plan, *, writable: bool, log_id: str = "") -> State:
+    """Open the store that ``[state]`` of the configuration names; ``path`` is the folder of the one in LMDB.
+
+    The password of Redis is the one in ``state.url``, else that in the environment (``HEADWATER_STATE_PASSWORD``).
+
+    Raises:
+        UnavailableError: it is not there (yet), or cannot be reached.
+        PlanChangedError, LogChangedError, CorruptStateError: it cannot be used; drop it and fold anew.
+    """
+    if config.state.store == "lmdb":
+        return LmdbState(path, plan, writable=writable, log_id=log_id)
+    from headwater.features.state_redis import RedisState, Wire
+
+    wire = Wire(config.state.url, password=os.environ.get("HEADWATER_STATE_PASSWORD"))
+    try:
+        return RedisState(wire, plan, writable=writable, log_id=log_id, partitions=config.state.partitions)
+    except BaseException:
+        wire.close()
+        raise

@@ -21,6 +21,7 @@ from headwater.schema.events import Name
 
 MAX_EVENT_TYPES = 15
 MAX_SEGMENT_KEYS = 2
+STATE_SCHEMES = ("redis://", "rediss://", "unix://")
 SOURCE_NAMES = ("popular", "trending", "covisit", "content", "fresh")
 
 Limit = Annotated[str, Meta(pattern=f"^never$|{PATTERN}", description='A duration, or "never"')]
@@ -154,6 +155,18 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_batch: Annotated[int, Meta(ge=1, le=1_000_000)] = 262_144
 
 
+class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where state is kept: in files below the data directory, or in Redis, spread over ``partitions``."""
+
+    store: Literal["lmdb", "redis"] = "lmdb"
+    url: Annotated[str, Meta(max_length=4_096)] = "redis://127.0.0.1:6379/0"
+    partitions: Annotated[int, Meta(ge=1, le=4_096)] = 8
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(STATE_SCHEMES):  # what stands there may hold a password: it is not repeated
+            raise ConfigurationError(f"state.url: Expected a URL that starts with {', '.join(STATE_SCHEMES)}")
+
+
 class Label(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An outcome that training rows are labelled with: an event of ``types`` at most ``window`` after the exposure.
     ``types`` absent: the event type of the label's name.
@@ -210,6 +223,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ladder: Ladder = Ladder()
     serving: Serving = Serving()
     log: Log = Log()
+    state: State = State()
 
     def __post_init__(self) -> None:
         _check_events(self.events)
