@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from headwater.features.plan import Plan, compile_plan
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from headwater.features.plan import Plan
 
 PINNED = "config.json"
 _MODULE = "features.py"
@@ -65,6 +67,8 @@ def expected_plan(config: Config, expected: str | None) -> Plan:
     Raises:
         ConfigurationError: it is another one; both are named.
     """
+    from headwater.features.plan import compile_plan  # the supervisor pins, and has no use for numba
+
     plan = compile_plan(config)
     if expected is not None and plan.hash != expected:
         raise ConfigurationError(
@@ -75,7 +79,7 @@ def expected_plan(config: Config, expected: str | None) -> Plan:
 
 
 def _module(config: Config) -> bytes | None:
-    path = getattr(config.features, "module", None)
+    path = config.features.module
     if not path:
         return None
     try:
@@ -85,5 +89,4 @@ def _module(config: Config) -> bytes | None:
 
 
 def _with_module(config: Config, path: str) -> Config:
-    changed: dict[str, Any] = {"module": path}
-    return msgspec.structs.replace(config, features=msgspec.structs.replace(config.features, **changed))
+    return msgspec.structs.replace(config, features=msgspec.structs.replace(config.features, module=path))

@@ -36,6 +36,7 @@ QUICK_RESTARTS = 3
 STEADY_S = 2.0  # a process that lived this long has started well
 LONGEST_PAUSE_S = 5.0
 BACKLOG = 1024
+LOCK_S = 0.2
 
 _PR_SET_PDEATHSIG = 1
 PARENT_VARIABLE = "HEADWATER_SUPERVISOR"
@@ -96,12 +97,20 @@ class ServeLock:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(self._handle, 32, 0).decode(errors="replace").strip() or "another process"
-            os.close(self._handle)
-            raise ConfigurationError(f"Process {holder} serves {path.parent.parent} already; stop it first") from error
+        until = time.monotonic() + LOCK_S
+        while True:
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() < until:  # `serving_process` holds it for an instant
+                    time.sleep(POLL_S)
+                    continue
+                holder = os.pread(self._handle, 32, 0).decode(errors="replace").strip() or "another process"
+                os.close(self._handle)
+                raise ConfigurationError(
+                    f"Process {holder} serves {path.parent.parent} already; stop it first"
+                ) from error
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
