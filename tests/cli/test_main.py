@@ -140,6 +140,7 @@ def test_import_items_then_doctor(runner: CliRunner, tmp_path: Path) -> None:
     assert report["healthy"]
     assert by_name["log"]["figures"]["offset"] > 0
     assert by_name["fsync"]["figures"]["median_ms"] > 0
+    assert "no plan in service" in by_name["state"]["detail"]
 
 
 @pytest.mark.parametrize(

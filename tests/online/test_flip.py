@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from types import SimpleNamespace
+from typing import Any, Self, cast
 
 import httpx
 import msgspec
@@ -25,14 +26,24 @@ from headwater.features.plan import compile_plan
 from headwater.log.lmdb import LmdbLog
 from headwater.offline.backfill import request_flip
 from headwater.online.flip import Flipper, Generation
+from headwater.online.metrics import Metrics
+from headwater.online.models import ModelWatch
+from headwater.online.recommender import Recommender
 from headwater.online.supervisor import Child, Supervisor
-from headwater.schema.config import Config, load_config
+from headwater.schema.config import Config, Features, load_config
 from tests.online.running import CONFIG, Running, catalogue, publish_ranker
 from tests.online.test_commands import headwater, last_json
 from tests.reliability.kill import compare_state
 from tests.reliability.load import Poster
 
 EDITED = CONFIG + '\n[features]\nuser_half_lives = ["1d", "3d", "14d"]\n'
+
+
+MODULE = """
+from headwater.features.declare import mean
+
+features = [mean("item_value", "item", ["click"], half_life="{half_life}", unit="", description="d", owner="o")]
+"""
 
 
 class Watcher:
@@ -334,14 +345,39 @@ def test_a_retired_child_is_not_started_again(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
+def test_a_bundle_of_another_plan_never_comes_into_service(tmp_path: Path) -> None:
+    mine, other = Config(), Config(features=Features(recent=9))
+    plan, foreign_plan = compile_plan(mine), compile_plan(other)
+    good = publish_ranker(tmp_path, mine, seed=1, created_ms=1_772_000_000_000)
+    foreign = publish_ranker(tmp_path, other, seed=2, created_ms=1_772_000_001_000)
+    recommender = cast(Recommender, SimpleNamespace(model=None))
+    watch = ModelWatch(tmp_path / "models", plan, recommender, Metrics())
+    watch.swap(watch.load())
+    assert recommender.model is not None
+    assert recommender.model.version == good, "each plan has a promoted bundle of its own"
+    (tmp_path / "models" / "plans" / plan.hash / "CURRENT").write_text(f"{foreign}\n")
+    with capture_logs() as said:
+        watch.swap(watch.load())
+    assert recommender.model.version == good
+    (line,) = said
+    assert line["event"] == "bundle_refused"
+    assert f"trained on plan {foreign_plan.hash}" in line["reason"]
+    assert f"compiles to plan {plan.hash}" in line["reason"]
+
+
 def test_a_pinned_configuration_stays_as_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "headwater.toml"
-    path.write_text(EDITED)
+    path, module = tmp_path / "headwater.toml", tmp_path / "mine.py"
+    path.write_text(EDITED + 'module = "mine.py"\n')
+    module.write_text(MODULE.format(half_life="2d"))
     config = load_config(path)
+    plan, digest = compile_plan(config).hash, config_digest(config)
     pinned = pin_config(config, tmp_path / "run")
     path.write_text(CONFIG)
-    assert load_pinned(pinned) == config
-    assert compile_plan(load_pinned(pinned)).hash == compile_plan(config).hash
+    module.write_text(MODULE.format(half_life="3d"))
+    assert compile_plan(load_pinned(pinned)).hash == plan
+    assert compile_plan(config).hash != plan
+    assert config_digest(config) != digest
+    assert load_pinned(pinned).ladder == config.ladder
     other = pin_config(Config(), tmp_path / "run")
     assert other != pinned
     drop_pinned(tmp_path / "run", other)

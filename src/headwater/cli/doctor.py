@@ -84,6 +84,7 @@ def _checks(config: Path | None, data: Path | None) -> Iterator[Check]:
     yield from _disk(chosen.data)
     yield _writer(chosen)
     yield _log(chosen)
+    yield _state(chosen)
 
 
 def _python() -> Check:
@@ -203,6 +204,27 @@ def _log(chosen: Settings) -> Check:
     except HeadwaterError as error:
         return Check("log", "fail", str(error), "Restore the data directory from a backup")
     return Check("log", "ok", f"readable, {last:,} records", figures={"offset": last})
+
+
+def _state(chosen: Settings) -> Check:
+    """Which plan is in service, and whether it is the one of the configuration."""
+    from headwater.features.paths import read_current, read_flip, state_dirs
+    from headwater.features.plan import compile_plan
+    from headwater.online.supervisor import serving_process
+
+    try:
+        plan, current, flip = compile_plan(chosen.config).hash, read_current(chosen.data), read_flip(chosen.data)
+    except HeadwaterError as error:
+        return Check("state", "fail", str(error), "Correct what it names")
+    figures = {"plans": len(state_dirs(chosen.data))}
+    if current is None or not serving_process(chosen.data):
+        return Check("state", "ok", f"no plan in service; the configuration has plan {plan}", figures=figures)
+    if flip is not None and flip.stage == "refused":
+        return Check("state", "warn", f"plan {current.plan} serves, {flip.plan} was refused", flip.reason, figures)
+    if current.plan != plan:
+        advice = "`headwater features backfill` brings the configuration's plan into service"
+        return Check("state", "warn", f"plan {current.plan} serves, the configuration has {plan}", advice, figures)
+    return Check("state", "ok", f"plan {plan} serves", figures=figures)
 
 
 def _print(report: Report) -> None:
