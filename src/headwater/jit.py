@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 _ROOT = Path(__file__).parent
 
@@ -34,6 +34,9 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_dir()))
 
 import numba  # noqa: E402  (the cache folder must be set before numba is imported)
 
+_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": False, "error_model": "numpy"}
+_NO_REFERENCE_COUNTS: dict[str, Any] = {"_nrt": False}
+
 _F = TypeVar("_F", bound=Callable[..., object])
 
 
@@ -43,14 +46,14 @@ def kernel(function: _F) -> _F:
     Without Numba's reference counts: a kernel may not make arrays (its caller brings the memory), and gets no slower by
     the arrays that it takes out of tuples. The fold ran five times as fast without them.
     """
-    return cast(_F, numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy", _nrt=False)(function))
+    return cast(_F, numba.njit(**_OPTIONS, **_NO_REFERENCE_COUNTS)(function))
 
 
 def allocating_kernel(function: _F) -> _F:
     """A :func:`kernel` that may make arrays of its own, with Numba's reference counts."""
-    return cast(_F, numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy")(function))
+    return cast(_F, numba.njit(**_OPTIONS)(function))
 
 
 def inline(function: _F) -> _F:
     """Compile a small helper that kernels call; LLVM inlines it always: a plan's arrays are too many to hand over."""
-    return cast(_F, numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy", forceinline=True)(function))
+    return cast(_F, numba.njit(**_OPTIONS, forceinline=True)(function))

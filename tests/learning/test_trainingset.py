@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from headwater.features.plan import compile_plan
+from headwater.features.zones import Zones
 from headwater.learning.trainingset import TrainingSet, build_training_set, positive_types, positives
 from headwater.log.memory import MemoryLog
 from headwater.log.protocol import Commit, EventLog, Term
@@ -80,7 +81,7 @@ class Question:
 
 def questions(log: Written) -> list[Question]:
     """Every positive event of the log, each with a slow fold of the log cut right before it."""
-    found, slow = [], SlowFold(CONFIG)
+    found, slow, zones = [], SlowFold(CONFIG), Zones(log.log.vocabulary())
     weights = {t.name: t.weight for t in CONFIG.events if t.positive}
     for block in log.blocks([1]):
         record = block.records[0]
@@ -94,7 +95,9 @@ def questions(log: Written) -> list[Question]:
                 items = [item for item in slow.items if item]
                 target = int(record["item"])
                 now_ms = int(record["received_ms"])
-                rows = assemble_slowly(slow, user, [*items, target], (segments[0], segments[1]), now_ms)
+                offset_ms = zones.offset_ms(user.zone if user is not None else 0, now_ms)
+                asked = [*items, target]
+                rows = assemble_slowly(slow, user, asked, (segments[0], segments[1]), now_ms, offset_ms)
                 keys = [row.tobytes() for row in rows]
                 found.append(Question(int(record["offset"]), keys[-1], set(keys), weights[name]))
         slow.apply(block)

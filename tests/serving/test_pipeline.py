@@ -131,7 +131,7 @@ def check(answer: Answer, query: Query, plan: Plan) -> None:
     assert answer.tier == TIER_FULL or answer.degraded
     assert len(answer.features) in ((n,) if answer.tier == TIER_FULL else (0, n))
     assert answer.address.plan == plan.hash
-    assert len(answer.context) == 3
+    assert len(answer.context) == 4
     assert all(ms >= 0 for ms in answer.trace.values())
     assert set(answer.widths) == {"covisit", "content"} or query.surface != "similar"
 
@@ -159,7 +159,7 @@ def test_ranked_rows_are_the_slow_assembly_and_what_features_gives(seed: int, qu
     if query.anchor == 0:
         user = given_world.slow.users.get(query.user, SlowUser())
         first, second = (asked or own for asked, own in zip(query.segments, user.segments, strict=True))
-        assert answer.context == [first, second, 0]
+        assert answer.context == [first, second, 0, 0]
         slow = assemble_slowly(given_world.slow, user, answer.items.tolist(), (first, second), now_ms)
         assert slow.tobytes() == answer.features.tobytes()
 
@@ -285,7 +285,7 @@ def test_a_list_about_an_item() -> None:
     assert answer.sources == ["covisit", "content", "catalogue"]
     assert answer.causes.tolist() == [a, a, 0]
     assert "{item}" not in answer.reasons[2]
-    assert answer.context == [0, 0, a]
+    assert answer.context == [0, 0, a, 0]
     again = recommend(small, Query("r", surface="similar", k=3, anchor=a, user=small.log.user("u1")))
     assert small.log.names(again.items.tolist()) == ["near", "far"], "what this user has seen stays away"
 
@@ -504,7 +504,7 @@ def test_a_served_list_says_what_was_shown_and_where(small: World) -> None:
     assert (served.request_id, served.surface, served.items) == ("request 1", "home", answer.items.tolist())
     assert np.array(served.scores, np.float32).tobytes() == answer.scores.tobytes()
     assert (served.sources, served.tier, served.reasons) == (answer.sources, answer.tier, answer.degraded)
-    assert served.context == [2, 0, 0]
+    assert served.context == [2, 0, 0, 0]
     offset = small.log.log.last_offset
     assert served.address == Address(offset, offset, small.now_ms, small.plan.hash, "by-column")
     rows = np.frombuffer(served.features, np.float32).reshape(7, -1)
@@ -523,7 +523,7 @@ def test_a_served_row_is_assembled_again_at_its_address(small: World) -> None:
     then = Written(CONFIG)
     then.log = small.log.log
     slow = folded_slowly(then, until=answer.address.item_offset)
-    first, second, _ = answer.context
+    first, second, *_ = answer.context
     rows = assemble_slowly(slow, slow.users[1], answer.items.tolist(), (first, second), answer.address.now_ms)
     assert rows.tobytes() == answer.features.tobytes()
     now = folded_slowly(small.log)

@@ -23,6 +23,7 @@ from headwater.evaluation.metrics import Difference, ModelMetrics, compare, judg
 from headwater.features.fold import Fold
 from headwater.features.plan import Plan
 from headwater.features.replay import fold_to, stops
+from headwater.features.zones import Zones
 from headwater.learning.trainingset import positive_types, positives
 from headwater.log.protocol import EventLog
 from headwater.log.record import RecordBlock
@@ -72,11 +73,11 @@ class _Walk:
     seen: int = 0
 
 
-def pipelines(config: Config, plan: Plan, region: StoredRegion) -> dict[str, tuple[Pipeline, bool]]:
+def pipelines(config: Config, plan: Plan, region: StoredRegion, zones: Zones) -> dict[str, tuple[Pipeline, bool]]:
     """The compared systems: name → (pipeline, whether it ranks). Co-visits fall back on recent popularity."""
 
     def through(sources: tuple[Source, ...]) -> Pipeline:
-        return Pipeline(config, plan, sources=sources, stored_region=region)
+        return Pipeline(config, plan, sources=sources, stored_region=region, zones=zones)
 
     covisit, trending = CoVisit(config, plan), Trending(config)
     # popularity only fills up behind co-visits: any co-visited item stands before any that is merely popular
@@ -103,7 +104,7 @@ def evaluate_temporal(
     view = FoldView(plan, fold)
     fold_to(log, fold, split_offset)
     until = log.last_offset if until is None else until
-    compared = pipelines(config, plan, StoredRegion(log.vocabulary()))
+    compared = pipelines(config, plan, StoredRegion(log.vocabulary()), Zones(log.vocabulary()))
     walk = _Walk({name: [] for name in compared}, [], [])
     first_ms = _ask(log, fold, view, compared, model, config, walk, questions, sample, seed, until, progress)
     if not walk.users:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from headwater.features.fold import Fold
 from headwater.features.plan import Plan
 from headwater.features.replay import stops
+from headwater.features.zones import Zones
 from headwater.log.protocol import EventLog
 from headwater.log.record import Kind, Namespace, RecordBlock
 from headwater.registry.bundle import DataRange
@@ -73,7 +74,7 @@ def build_training_set(
 
     fold = Fold(plan)
     view = FoldView(plan, fold)
-    pipeline = Pipeline(config, plan, stored_region=StoredRegion(log.vocabulary()))
+    pipeline = Pipeline(config, plan, stored_region=StoredRegion(log.vocabulary()), zones=Zones(log.vocabulary()))
     width = config.ranker.negatives + 1
     capacity = int(groups * 1.2) + 64
     rows = np.zeros((capacity * width, len(plan.columns)), np.float32)

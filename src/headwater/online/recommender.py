@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 
 from headwater.features.plan import Plan
+from headwater.features.zones import Zones
 from headwater.log.identity import IdentityStore, UserKey
 from headwater.log.protocol import Vocabulary
 from headwater.log.record import Namespace
@@ -52,7 +53,7 @@ class Recommender:
     def __init__(self, config: Config, plan: Plan, vocabulary: Vocabulary, identity: IdentityStore, view: View) -> None:
         self.model: Model | None = None
         self.view = view
-        self.pipeline = Pipeline(config, plan, stored_region=StoredRegion(vocabulary))
+        self.pipeline = Pipeline(config, plan, stored_region=StoredRegion(vocabulary), zones=Zones(vocabulary))
         self._config = config
         self._plan = plan
         self._vocabulary = vocabulary
@@ -84,6 +85,7 @@ class Recommender:
             k=request.k,
             segments=self._segments(request.context),
             region=self._region(request.context),
+            zone=self._zone(request.context),
             exclude=np.array([item for item in exclude if item], np.int64),
             deadline_ms=deadline_ms,
         )
@@ -151,6 +153,10 @@ class Recommender:
                 if value is not None:
                     found[position] = self._vocabulary.index(Namespace.SEGMENT, f"{key}={value}")
         return found[0], found[1]
+
+    def _zone(self, context: Attributes | None) -> str | None:
+        value = context.get("timezone") if context is not None else None
+        return None if value is None else str(value)
 
     def _region(self, context: Attributes | None) -> int | None:
         value = context.get(REGION_KEY) if context is not None else None

@@ -15,7 +15,7 @@ class RecommendRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Ask for ``k`` items for ``user`` (absent: a stranger).
 
     ``token`` is what an ingest call returned: the answer then reflects that event. ``context`` holds
-    attributes of the moment (country, device, ...), ``exclude`` items that must not come back.
+    attributes of the moment (country, device, timezone, ...), ``exclude`` items that must not come back.
     """
 
     user: Id | None = None
@@ -65,7 +65,7 @@ class ServedList(Struct, frozen=True, array_like=True):
 
     ``items`` are dense item indexes in the order shown, ``features`` the assembled rows of these items
     (``float32``, shape ``(len(items), columns)``, C order; empty when not sampled), ``context`` is
-    ``[segment 0, segment 1, anchor item]`` as dense numbers (0: none).
+    ``[segment 0, segment 1, anchor item]`` as dense numbers (0: none), then local time less UTC in ms.
     """
 
     request_id: str

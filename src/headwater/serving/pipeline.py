@@ -20,9 +20,11 @@ from headwater.features.layout import (
     U_RECENT_LENGTH,
     U_SEEN_LENGTH,
     U_SEGMENT,
+    U_ZONE,
 )
 from headwater.features.plan import Plan
 from headwater.features.rows import User
+from headwater.features.zones import Zones, zone_offset_of
 from headwater.policy.eligibility import eligible
 from headwater.ranking.ranker import Ranker, RankerError
 from headwater.retrieval.cause import co_visit_cause
@@ -47,15 +49,17 @@ RANK_RESERVE_MS = 3.0  # what assembling, ranking and answering still take once 
 class Pipeline:
     """Turns a query into an answer. Holds the reused memory of one worker, so it is not thread-safe.
 
-    ``stored_region`` gives the region of a user row, for queries that name none.
+    ``stored_region`` gives the region of a user row, for queries that name none; ``zones`` the time zones that rows
+    name (None: local time is UTC).
     """
 
     def __init__(
         self, config: Config, plan: Plan, *, sources: tuple[Source, ...] | None = None,
-        stored_region: Callable[[User], int] = nowhere, timer: Callable[[], float] = time.perf_counter,
+        stored_region: Callable[[User], int] = nowhere, zones: Zones | None = None, timer: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         self.config, self.plan, self.timer = config, plan, timer
         self.stored_region = stored_region
+        self.zones = zones
         self.sources = configured_sources(config, plan) if sources is None else sources
         self.by_surface = {s.name: s.sources for s in config.surfaces}
         self.user: User = stranger(plan)
@@ -78,7 +82,15 @@ class Pipeline:
             user_offset, view.item_offset, now_ms, self.plan.hash, model.version if model is not None else NO_MODEL
         )
         answer = self._respond(
-            view, candidates, used, chosen, scores, features, [*segments, query.anchor], address, run
+            view,
+            candidates,
+            used,
+            chosen,
+            scores,
+            features,
+            [*segments, query.anchor, self._offset_ms(query, now_ms)],
+            address,
+            run,
         )
         run.lap("respond")
         return answer
@@ -93,7 +105,7 @@ class Pipeline:
         self, query: Query, view: View, items: npt.NDArray[np.int64], now_ms: int, out: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
         """Assembled rows of ``items`` for the user row at hand: that of the last :meth:`candidates` or of this request."""
-        context = Context(self._segments(query))
+        context = Context(self._segments(query), self._offset_ms(query, now_ms))
         return assemble(self.plan, self.user, view.table.rows, items, context, now_ms, self._scratch, out)
 
     # -- stages ----------------------------------------------------------------------------------------
@@ -219,6 +231,12 @@ class Pipeline:
             query.segments[1] or int(own[U_SEGMENT + 1]),
         )
 
+    def _offset_ms(self, query: Query, now_ms: int) -> int:
+        """Local time less UTC: of the zone that the request names, else of the user's own."""
+        if query.zone is not None:
+            return zone_offset_of(query.zone, now_ms)
+        return 0 if self.zones is None else self.zones.offset_ms(int(self.user.u4[U_ZONE]), now_ms)
+
     def _make_room(self, query: Query, view: View) -> None:
         """Rows for every item that the request can mention: a user row may know items newer than the epoch."""
         layout, u4 = self.plan.layout, self.user.u4
@@ -263,15 +281,16 @@ class Pipeline:
     def _fill(self, candidates: Candidates, used: list[Source], query: Query, view: View, now_ms: int) -> Candidates:
         """Too few: go through the whole catalogue, most popular first, then by number, so that no user starves."""
         everything = np.arange(1, view.table.count, dtype=np.int64)
-        weight = view.index.weights(self.plan.popular_cells[-1], self.plan.popular_lives[-1], now_ms)
-        known = everything[(view.table.rows.u4[1 : view.table.count, I_FLAGS] != 0) | (weight[1:] > 0.0)]
+        cell = self.plan.popular_cells[-1]
+        weight = view.index.weights(cell, self.plan.popular_lives[-1], now_ms)
+        liked = view.table.rows.f4[: view.table.count, cell] > 0.0
+        known = everything[(view.table.rows.u4[1 : view.table.count, I_FLAGS] != 0) | liked[1:]]
         order = known[np.argsort(-weight[known], kind="stable")]
         order = order[self._may_show(order, view, now_ms)]
         missing = order[~np.isin(order, candidates.items)][: query.k - len(candidates)]
         names = [s.name for s in used]
         popular = names.index("popular") if "popular" in names else len(used)
-        liked = weight[missing] > 0.0
-        source = np.where(liked, popular, len(used))  # "popular" is said only of what somebody liked
+        source = np.where(liked[missing], popular, len(used))  # "popular" is said only of what somebody liked
         return Candidates(
             np.concatenate([candidates.items, missing]),
             np.concatenate([candidates.scores, np.zeros(len(missing), np.float32)]),

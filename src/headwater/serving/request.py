@@ -19,7 +19,8 @@ class Query:
     """One request. Users, items, segments and regions are dense indexes, 0 is unknown.
 
     ``region`` None is a request that says nothing of it: the user's last known country counts instead.
-    ``anchor`` makes the list about that item ("similar to"); ``deadline_ms`` counts from the call.
+    ``zone`` is the name of a time zone; None: that of the user's profile. ``anchor`` makes the list about that item
+    ("similar to"); ``deadline_ms`` counts from the call.
     """
 
     request_id: str
@@ -28,6 +29,7 @@ class Query:
     k: int = 20
     segments: tuple[int, int] = (0, 0)
     region: int | None = None
+    zone: str | None = None
     exclude: npt.NDArray[np.int64] = field(default_factory=lambda: NO_ITEMS)
     anchor: int = 0
     deadline_ms: float = 50.0
