@@ -2,7 +2,7 @@
 
 The library's ``exp2`` may differ between a scalar and a vectorised loop, so this is our own: split ``x`` into an
 integer (exact table), the 64ths (table) and a rest in ``[0, 1/64)`` whose power is a Taylor polynomial of
-``exp(r * ln 2)`` in Horner form; relative error below 1e-15.
+``exp(r * ln 2)`` in Horner form; relative error below 3e-15.
 
 **Landmarks.** A sum ``S(now) = sum w * 2^(-(now - t) / h)`` changes with every moment, but ``S(now) = 2^(-(now - L) / h) *
 sum w * 2^((t - L) / h)`` for any landmark ``L``, and that sum changes only with an event (forward decay, Cormode et al.

@@ -182,7 +182,8 @@ def table(
 ) -> Column:  # fmt: skip
     """A column of one of your ``[[tables]]``; ``default`` when nothing is loaded or it is older than ``max_age``."""
     age = 0.0 if max_age is None else float(parse_duration(max_age))
-    term = Term(TermOp.TABLE, _SIDES[entity], TableValue(_one(name, entity), source, column), (age,))
+    cell = TableValue(_one(name, entity), source, column)
+    term = Term(TermOp.TABLE, _SIDES[entity], cell, (age,))
     return _column(name, Formula.VALUE, [term], about)
 
 

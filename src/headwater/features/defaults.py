@@ -55,7 +55,7 @@ def _item_columns(config: Config) -> list[Column]:
         for name in names:
             add(
                 count(
-                    f"item_{name}_{text}",
+                    f"item_{_own(name)}_{text}",
                     "item",
                     [name],
                     half_life=text,
@@ -172,6 +172,11 @@ def _context_columns(_config: Config) -> list[Column]:
         _ours(context("hour", "hour", description="hour of the day in the user's time zone (UTC when unknown)")),
         _ours(context("weekday", "weekday", description="day of the week there, Monday is 0")),
     ]
+
+
+def _own(name: str) -> str:
+    """An event type may be called like one of the columns over all positive types."""
+    return f"{name}_events" if name in ("positive", "share") else name
 
 
 def _ours(column: Column) -> Column:

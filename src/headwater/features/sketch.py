@@ -11,6 +11,7 @@ from headwater.jit import inline
 
 UInt32 = npt.NDArray[np.uint32]
 
+_HALF_LN2 = 0.5 / math.log(2.0)
 _INVERSE = np.array([2.0**-k for k in range(256)], np.float64)
 
 
@@ -62,21 +63,21 @@ def register(u4: UInt32, at: int, registers: int, key: int) -> None:
 
 @inline
 def estimate(u4: UInt32, at: int, registers: int) -> float:
-    """How many different keys a sketch was shown (Flajolet et al. 2007, with linear counting for small numbers)."""
+    """How many different keys a sketch was shown: one formula for all sizes (Ertl 2017, the improved raw estimator)."""
     total, empty = 0.0, 0
     for place in range(registers):
         rank = (u4[at + place // 4] >> np.uint32(8 * (place % 4))) & np.uint32(0xFF)
-        total += _INVERSE[rank]
-        empty += rank == 0
-    if registers == 16:
-        alpha = 0.673
-    elif registers == 32:
-        alpha = 0.697
-    elif registers == 64:
-        alpha = 0.709
-    else:
-        alpha = 0.7213 / (1.0 + 1.079 / registers)
-    raw = alpha * registers * registers / total
-    if raw <= 2.5 * registers and empty > 0:
-        return float(registers * math.log(registers / empty))
-    return float(raw)
+        if rank == 0:
+            empty += 1
+        else:
+            total += _INVERSE[rank]
+    if empty == registers:
+        return 0.0
+    share = empty / registers
+    weight, missing, before = 1.0, share, -1.0  # share + sum of 2^(k-1) share^(2^k): what empty registers say
+    while missing != before:
+        share *= share
+        before = missing
+        missing += share * weight
+        weight += weight
+    return float(_HALF_LN2 * registers * registers / (total + registers * missing))

@@ -130,15 +130,21 @@ def registers(keys: Iterable[int], precision: int) -> list[int]:
 
 
 def estimate(ranks: list[int]) -> float:
-    """How many keys a HyperLogLog was shown (Flajolet et al. 2007; no correction for large numbers)."""
-    count = len(ranks)
-    alpha = {16: 0.673, 32: 0.697, 64: 0.709}.get(count, 0.7213 / (1.0 + 1.079 / count))
-    total = 0.0
+    """How many keys a HyperLogLog was shown (Ertl 2017, the improved raw estimator).
+
+    ``m^2 / (2 ln 2)`` over ``sum 2^-rank`` of the others plus ``m * sigma(e)``, where ``e`` is the share of empty
+    registers and ``sigma(x) = x + sum 2^(k-1) x^(2^k)``.
+    """
+    count, empty, total = len(ranks), ranks.count(0), 0.0
     for rank in ranks:
-        total += 2.0**-rank
-    raw = alpha * count * count / total
-    empty = ranks.count(0)
-    return count * math.log(count / empty) if raw <= 2.5 * count and empty else raw
+        total += 2.0**-rank if rank else 0.0
+    if empty == count:
+        return 0.0
+    sigma = power = empty / count
+    for k in range(64):
+        power *= power
+        sigma += power * 2.0**k
+    return 0.5 / math.log(2.0) * count * count / (total + count * sigma)
 
 
 @dataclass(frozen=True, slots=True)
