@@ -45,8 +45,7 @@ class Recorded:
         fold_to(self.log, users, user_offset)
         fold_to(self.log, items, item_offset)
         row = stranger(PLAN)
-        stored = users.users.row(1)
-        row.i8[:], row.f4[:], row.u4[:] = stored.i8, stored.f4, stored.u4
+        users.users.read(1, row)
         out = np.zeros((len(ITEMS), len(PLAN.columns)), np.float32)
         assemble(
             PLAN, row, items.items.rows, np.array(ITEMS, np.int64), Context((1, 0)), NOW_MS + 5,
@@ -105,4 +104,4 @@ def test_what_cannot_be_compared_is_said(recorded: Recorded) -> None:
     recorded.serve(offset, offset, good)
     report = verify(recorded.log, PLAN, limit=1)
     assert report.requests == 1
-    assert report.skipped == {"not sampled": 1, "empty list": 0, "another plan": 1}
+    assert report.skipped == {"not sampled": 1, "empty list": 0, "another plan": 1, "user erased": 0}

@@ -51,6 +51,7 @@ def evaluate(
 
     Example: headwater evaluate --protocol temporal --split 2017-10-12 --questions session --json
     """
+    from headwater.evaluation.checks import checks_dir
     from headwater.log.lmdb import LmdbLog
     from headwater.offline.evaluate import evaluate as run
 
@@ -65,7 +66,8 @@ def evaluate(
                 chosen.config, log, chosen.data / "models",
                 split_ms=log.last_received_ms - 86_400_000 if split_ms is None else split_ms,
                 window=window, questions=questions, sample=sample, seed=seed, threads=os.cpu_count() or 1,
-                created_ms=int(time.time() * 1000), until_ms=parse_time("--until", until), progress=bars.update,
+                created_ms=int(time.time() * 1000), checks=checks_dir(chosen.data),
+                until_ms=parse_time("--until", until), progress=bars.update,
             )  # fmt: skip
     finally:
         log.close()

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headwater.cli.backfill import backfill
 from headwater.cli.materialize import materialize_features
-from headwater.cli.options import EXIT_CHECK_FAILED, ConfigOption, DataOption, JsonOption, print_json, settings
+from headwater.cli.options import (
+    EXIT_CHECK_FAILED,
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    parse_time,
+    print_json,
+    settings,
+)
+from headwater.cli.stats import feature_statistics
+
+if TYPE_CHECKING:
+    from headwater.log.protocol import EventLog
 
 
 def register(app: typer.Typer) -> None:
@@ -16,6 +28,7 @@ def register(app: typer.Typer) -> None:
     features = typer.Typer(no_args_is_help=True, help="The features that a ranker sees.")
     features.command("list")(list_features)
     features.command("verify")(verify_features)
+    features.command("stats")(feature_statistics)
     features.command("materialize")(materialize_features)
     features.command("backfill")(backfill)
     app.add_typer(features, name="features")
@@ -41,6 +54,14 @@ def list_features(config: ConfigOption = None, as_json: JsonOption = False) -> N
 def verify_features(
     config: ConfigOption = None,
     data: DataOption = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="OFFSET|TIME",
+            help="Compare only lists logged from that offset or time (ISO 8601, UTC) on.",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Compare only the newest so many requests.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,19 +69,32 @@ def verify_features(
 
     Example: headwater features verify --json
 
-    Set serving.feature_sample to the share of requests that keep their rows. Exit code 1: bytes differ, or
-    there was nothing to compare.
+    Set serving.feature_sample to the share of requests that keep their rows. The report is kept in the data directory,
+    and `headwater train` refuses features that it found to differ. Exit code 1: bytes differ, or there was
+    nothing to compare (the report before this one stays then).
     """
+    from contextlib import ExitStack, closing
+
+    from headwater.cli.train import Bars
+    from headwater.evaluation.checks import checks_dir, store_check
     from headwater.evaluation.verify import verify
     from headwater.features.plan import compile_plan
+    from headwater.log.identity import LmdbIdentity
     from headwater.log.lmdb import LmdbLog
 
     chosen = settings(config, data)
-    event_log = LmdbLog(chosen.data / "log", readonly=True)
-    try:
-        report = verify(event_log, compile_plan(chosen.config), limit=limit)
-    finally:
-        event_log.close()
+    plan = compile_plan(chosen.config)
+    with ExitStack() as opened:
+        event_log = opened.enter_context(closing(LmdbLog(chosen.data / "log", readonly=True)))
+        unseal = None
+        if plan.user_attributes:
+            unseal = opened.enter_context(closing(LmdbIdentity(chosen.data / "identity", readonly=True))).decrypt
+        bars = opened.enter_context(Bars())
+        report = verify(
+            event_log, plan, since=_offset(event_log, since), limit=limit, unseal=unseal,
+            progress=lambda done, total: bars.update("compare", done, total),
+        )  # fmt: skip
+    stored = store_check(checks_dir(chosen.data), report)
     if as_json:
         print_json(report)
     else:
@@ -71,5 +105,17 @@ def verify_features(
         for reason, count in report.skipped.items():
             if count:
                 typer.echo(f"  passed over, {reason}: {count}")
+        if stored is not None:
+            typer.echo(f"offsets {report.first_offset} to {report.last_offset}; report in {stored}")
     if report.mismatched_bytes or not report.requests:
         raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def _offset(event_log: EventLog, since: str | None) -> int:
+    """The first offset that ``--since`` names."""
+    from headwater.log.seek import last_before
+
+    if since is None or since.isdecimal():
+        return int(since or 0)
+    time_ms = parse_time("--since", since)
+    return 0 if time_ms is None else last_before(event_log, time_ms)[0] + 1

@@ -153,12 +153,16 @@ def history_batch(world: World, part: History, segment_keys: tuple[str, ...]) ->
 
 def train_site(site: Site, progress: Callable[[str, int, int], None] | None = None) -> TrainReport:
     """Train on everything in the log of a site and publish; ``progress`` gets (phase, done, total)."""
+    from headwater.evaluation.checks import checks_dir
     from headwater.offline.train import train
 
     log = LmdbLog(site.data / "log", readonly=True)
     try:
         now_ms = int(time.time() * 1_000)
-        return train(load_config(site.config), log, site.data / "models", created_ms=now_ms, progress=progress)
+        return train(
+            load_config(site.config), log, site.data / "models", created_ms=now_ms, checks=checks_dir(site.data),
+            progress=progress,
+        )  # fmt: skip
     finally:
         log.close()
 

@@ -30,14 +30,19 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed [default: ranker.seed]")] = None,
     no_promote: Annotated[bool, typer.Option("--no-promote", help="Publish, but keep the current bundle")] = False,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Train although serving and replay disagree on features")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Replay the log as of each moment, train the ranker on it and publish a model bundle.
 
-    A running server takes the new bundle up by itself, without a restart.
+    A running server takes the new bundle up by itself, without a restart. Refused when the last
+    `headwater features verify` of this feature plan found bytes that differ.
 
     Example: headwater train --window 2d
     """
+    from headwater.evaluation.checks import checks_dir
     from headwater.log.lmdb import LmdbLog
     from headwater.offline.train import train as run
 
@@ -48,10 +53,12 @@ def train(
             report = run(
                 chosen.config, log, chosen.data / "models", until_ms=parse_time("--until", until), window=window, seed=seed,
                 threads=os.cpu_count() or 1, promote=not no_promote, created_ms=int(time.time() * 1000),
-                progress=bars.update,
+                checks=checks_dir(chosen.data), allow_mismatch=allow_mismatch, progress=bars.update,
             )  # fmt: skip
     finally:
         log.close()
+    if report.allowed_mismatch:
+        typer.echo(f"trained although serving and replay disagree on {', '.join(report.allowed_mismatch)}", err=True)
     if as_json:
         print_json(report)
         return

@@ -1,14 +1,17 @@
 """Proof that serving and training see the same numbers: served feature rows against rows replayed at their address.
 
-A served list whose feature rows were kept says at which user offset, item offset and moment they were assembled.
-The log is folded twice from an empty state: up to each user offset, keeping the user's row; then up to
-each item offset, assembling the list again with the item rows of that point. Equal means equal to the byte.
+A served list whose feature rows were kept says at which user offset, item offset and moment they were assembled. Two
+folds of the log, each from an empty state, move forward together: one stops at the user offsets and hands over the
+users' rows, the other follows and stops at the item offsets, where the lists are assembled again. Equal means equal to the byte.
+What is held meanwhile is 32 bytes a list, and the user rows between the two folds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,23 +19,35 @@ import numpy.typing as npt
 import structlog
 from msgspec import Struct
 
-from headwater.features.assemble import Context, User, anchor_user, assemble, new_scratch, stranger
-from headwater.features.fold import Fold
-from headwater.features.plan import MAX_ITEMS, U_RECENT_LENGTH, Plan
+import headwater
+from headwater.features.assemble import Context, anchor_user, assemble, forget_idle, new_scratch, stranger
+from headwater.features.fold import Fold, Unseal
+from headwater.features.layout import MAX_ITEMS, U_RECENT_LENGTH
+from headwater.features.plan import Plan
+from headwater.features.rows import User, pack_user, unpack_user
 from headwater.log.protocol import EventLog
-from headwater.log.record import Kind
+from headwater.log.record import Kind, RecordBlock
+from headwater.schema.errors import HeadwaterError
 from headwater.schema.requests import ServedList
 
 log = structlog.get_logger()
 
 Int64 = npt.NDArray[np.int64]
+Progress = Callable[[int, int], None]
 
 _decode_served = msgspec.msgpack.Decoder(ServedList).decode
 _BYTES = 4  # of a float32
+_READ = 4_096  # records of a block: served lists are some kilobytes each
+_PAGE = 64
+_TOLD = 20  # requests that are named in the log; the report counts all
 
 
 class Verification(Struct, frozen=True):
-    """What was compared. ``by_feature`` names every column; ``skipped`` says what could not be compared and why."""
+    """What was compared. ``by_feature`` names every column; ``skipped`` says what could not be compared and why.
+
+    ``first_offset`` to ``last_offset`` are the records of the lists that were compared (0, 0: none), in the log
+    ``log_id``; ``checked_ms`` is when its newest record was received. ``build`` and ``machine`` replayed them.
+    """
 
     requests: int
     rows: int
@@ -40,96 +55,198 @@ class Verification(Struct, frozen=True):
     by_feature: dict[str, int]
     skipped: dict[str, int]
     plan: str
+    mismatched_requests: int = 0
+    log_id: str = ""
+    first_offset: int = 0
+    last_offset: int = 0
+    checked_ms: int = 0
+    build: str = ""
+    machine: str = ""
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The features whose bytes differ."""
+        return tuple(name for name, count in self.by_feature.items() if count)
 
 
-@dataclass(slots=True)
-class _Served:
-    user: int
-    served: ServedList
-    row: User | None = None
+class _Lists(NamedTuple):
+    """The served lists that can be compared, in log order: one position each."""
+
+    offset: Int64
+    user: Int64
+    user_offset: Int64
+    item_offset: Int64
 
 
-def verify(event_log: EventLog, plan: Plan, *, limit: int | None = None) -> Verification:
-    """Compare the feature rows of the newest ``limit`` served lists (None: all that kept theirs) with replayed ones.
+def verify(
+    event_log: EventLog, plan: Plan, *, since: int = 0, limit: int | None = None, unseal: Unseal | None = None,
+    progress: Progress | None = None,
+) -> Verification:  # fmt: skip
+    """Compare the feature rows of the newest ``limit`` served lists (None: of all that kept theirs) with replayed ones.
+
+    Only lists that were logged at offset ``since`` or later count. ``unseal`` opens profiles (see :class:`Fold`).
+    ``progress`` is called as ``progress(compared, lists)``.
 
     Raises:
-        CorruptLogError: the log does not read as it was written.
+        HeadwaterError: the log does not read as it was written, or ends before an offset that a list names.
     """
-    found, skipped = _kept(event_log, plan)
-    if limit is not None and len(found) > limit:
-        found = found[-limit:]
-    wrong = np.zeros(len(plan.columns), np.int64)
-    _capture_users(event_log, plan, found)
-    rows = _compare(event_log, plan, found, wrong)
+    lists, skipped = _kept(event_log, plan, since, limit)
+    comparison = _Comparison(event_log, plan, lists, unseal)
+    comparison.run(progress)
+    found = len(lists.offset)
     return Verification(
-        requests=len(found),
-        rows=rows,
-        mismatched_bytes=int(wrong.sum()),
-        by_feature=dict(zip(plan.columns, wrong.tolist(), strict=True)),
+        requests=found,
+        rows=comparison.rows,
+        mismatched_bytes=int(comparison.wrong.sum()),
+        by_feature=dict(zip(plan.columns, comparison.wrong.tolist(), strict=True)),
         skipped=skipped,
         plan=plan.hash,
+        mismatched_requests=comparison.requests,
+        log_id=event_log.log_id,
+        first_offset=int(lists.offset[0]) if found else 0,
+        last_offset=int(lists.offset[-1]) if found else 0,
+        checked_ms=event_log.last_received_ms,
+        build=headwater.__version__,
+        machine=_machine(),
     )
 
 
-def _kept(event_log: EventLog, plan: Plan) -> tuple[list[_Served], dict[str, int]]:
-    """Served lists with feature rows, in log order; and how many were passed over."""
-    found: list[_Served] = []
-    skipped = {"not sampled": 0, "empty list": 0, "another plan": 0}
-    offset = 0
-    while (block := event_log.read(offset)) is not None:
-        for i in np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist():
+def _kept(event_log: EventLog, plan: Plan, since: int, limit: int | None) -> tuple[_Lists, dict[str, int]]:
+    """Where the served lists with feature rows are; and how many were passed over."""
+    parts: list[tuple[int, int, int, int]] = []
+    skipped = {"not sampled": 0, "empty list": 0, "another plan": 0, "user erased": 0}
+    erased: dict[int, int] = {}
+    offset = max(since, event_log.first_offset, 1) - 1
+    while (block := event_log.read(offset, _READ)) is not None:
+        kinds = block.records["kind"]
+        if plan.user_attributes:  # a profile that nobody can open any more
+            gone = block.records[kinds == Kind.ERASURE]
+            erased.update(zip(gone["user"].tolist(), gone["offset"].tolist(), strict=True))
+        for i in np.flatnonzero(kinds == Kind.SERVED).tolist():
             served = _decode_served(block.payload(i))
+            address = served.address
             if not served.items:
                 skipped["empty list"] += 1
             elif not served.features:
                 skipped["not sampled"] += 1
-            elif served.address.plan != plan.hash:
+            elif address.plan != plan.hash:
                 skipped["another plan"] += 1
             else:
-                found.append(_Served(int(block.records["user"][i]), served))
+                record = block.records[i]
+                parts.append((int(record["offset"]), int(record["user"]), address.user_offset, address.item_offset))
         offset = block.last_offset
-    return found, skipped
+    found = np.array(parts, np.int64).reshape(-1, 4)
+    if erased:
+        gone_at = np.array([erased.get(user, 0) for user in found[:, 1].tolist()], np.int64)
+        skipped["user erased"] = int((gone_at > found[:, 0]).sum())
+        found = found[gone_at <= found[:, 0]]
+    return _Lists(*np.ascontiguousarray(found[-limit if limit is not None else None :].T)), skipped
 
 
-def _capture_users(event_log: EventLog, plan: Plan, found: Sequence[_Served]) -> None:
-    """Give each served list its user's row as it stood at the list's user offset."""
-    for fold, asked in _standing_at(event_log, plan, found, lambda one: one.served.address.user_offset):
-        for one in asked:
-            row = stranger(plan)
-            if 0 < one.user < len(fold.users.dirty):
-                stored = fold.users.row(one.user)
-                row.i8[:], row.f4[:], row.u4[:] = stored.i8, stored.f4, stored.u4
-            if len(one.served.context) > 2 and one.served.context[2]:
-                anchor_user(row, one.served.context[2], plan.layout)
-            one.row = row
+class _Standing:
+    """A fold in memory that moves forward to the offsets it is sent to."""
+
+    def __init__(self, event_log: EventLog, plan: Plan, unseal: Unseal | None) -> None:
+        self.fold = Fold(plan, unseal=unseal)
+        self._log = event_log
+        self._block: RecordBlock | None = None
+        self._start = 0
+
+    def at(self, offset: int) -> Fold:
+        """The fold after everything up to and with ``offset``, which is never less than before."""
+        while self.fold.offset < offset:
+            if self._block is None or self._start == len(self._block):
+                self._block, self._start = self._log.read(self.fold.offset, _READ), 0
+                if self._block is None:
+                    raise HeadwaterError(
+                        f"a served list names offset {offset}, but the log ends at {self.fold.offset}: it is not the "
+                        "log that the list was served from. Restore that one from a backup"
+                    )
+            stop = min(len(self._block), offset - self._block.first_offset + 1)
+            self.fold.apply(self._block.head(stop).tail(self._start))
+            self._start = stop
+        return self.fold
 
 
-def _compare(event_log: EventLog, plan: Plan, found: Sequence[_Served], wrong: Int64) -> int:
-    """Assemble every list again at its item offset; adds mismatched bytes per column to ``wrong``; returns rows."""
-    longest = max((len(one.served.items) for one in found), default=1)
-    out = np.zeros((longest, len(plan.columns)), np.float32)
-    scratch = new_scratch(1024, longest, plan)
-    rows = 0
-    for fold, asked in _standing_at(event_log, plan, found, lambda one: one.served.address.item_offset):
-        for one in asked:
-            if one.row is None:
-                raise ValueError("The user's row is captured before lists are compared")
-            items = np.array(one.served.items, np.int64)
-            fold.items.reserve(_highest(one.row, items, plan) + 1)
-            if len(scratch.where) < len(fold.items.dirty):
-                scratch = new_scratch(len(fold.items.dirty), longest, plan)
-            context = Context((one.served.context[0], one.served.context[1]))
-            now_ms = one.served.address.now_ms
-            again = assemble(plan, one.row, fold.items.rows, items, context, now_ms, scratch, out)
-            served = np.frombuffer(one.served.features, np.uint8).reshape(len(items), len(plan.columns), _BYTES)
-            replayed = again.view(np.uint8).reshape(served.shape)
-            differs = (served != replayed).sum(axis=(0, 2))
-            if differs.any():
-                names = [plan.columns[column] for column in np.flatnonzero(differs).tolist()]
-                log.warning("features_differ", request_id=one.served.request_id, columns=names)
-            wrong += differs
-            rows += len(items)
-    return rows
+class _Comparison:
+    """Counts the bytes by column (``wrong``), the lists (``requests``) that differ, and the ``rows`` looked at."""
+
+    def __init__(self, event_log: EventLog, plan: Plan, lists: _Lists, unseal: Unseal | None) -> None:
+        self.wrong = np.zeros(len(plan.columns), np.int64)
+        self.requests = self.rows = 0
+        self._log, self._plan, self._lists = event_log, plan, lists
+        self._users, self._items = (_Standing(event_log, plan, unseal) for _ in range(2))
+        self._order = np.argsort(lists.user_offset, kind="stable")
+        self._captured = 0  # of ``_order``
+        self._row = stranger(plan)
+        self._waiting: dict[int, bytes] = {}  # packed user rows by list
+        self._page: RecordBlock | None = None
+        self._scratch = new_scratch(1024, 1, plan)
+        self._out = np.zeros((0, len(plan.columns)), np.float32)
+
+    def run(self, progress: Progress | None) -> None:
+        lists = self._lists
+        order = np.argsort(lists.item_offset, kind="stable")
+        for done, n in enumerate(order.tolist()):
+            self._capture(int(lists.user_offset[n]))
+            self._items.at(int(lists.item_offset[n]))
+            self._compare(n)
+            if progress is not None and done % 1000 == 999:
+                progress(done + 1, len(order))
+
+    def _capture(self, upto: int) -> None:
+        """Hand over the user's row of every list with a user offset up to ``upto``."""
+        lists = self._lists
+        while self._captured < len(self._order):
+            n = int(self._order[self._captured])
+            if lists.user_offset[n] > upto:
+                return
+            self._users.at(int(lists.user_offset[n])).users.read(int(lists.user[n]), self._row)
+            self._waiting[n] = pack_user(self._row, self._plan.layout)
+            self._captured += 1
+
+    def _compare(self, n: int) -> None:
+        """Assemble list ``n`` again from its user's row and the items as they stand."""
+        served = self._read(n)
+        items = np.array(served.items, np.int64)
+        self.rows += len(items)
+        replayed = self._assemble(served, items, self._waiting.pop(n)).tobytes()
+        if replayed == served.features:
+            return
+        self.requests += 1
+        if len(replayed) != len(served.features):  # rows of another width: no byte is where it belongs
+            differs = np.full(len(self.wrong), len(items) * _BYTES, np.int64)
+        else:
+            shape = (len(items), len(self.wrong), _BYTES)
+            pair = (np.frombuffer(rows, np.uint8).reshape(shape) for rows in (served.features, replayed))
+            differs = np.not_equal(*pair).sum(axis=(0, 2))
+        self.wrong += differs
+        if self.requests <= _TOLD:
+            names = [self._plan.columns[column] for column in np.flatnonzero(differs).tolist()]
+            log.warning("features_differ", request_id=served.request_id, columns=names)
+
+    def _read(self, n: int) -> ServedList:
+        block = self._log.read(int(self._lists.offset[n]) - 1, 1)
+        if block is None:
+            raise HeadwaterError(
+                f"the record at offset {self._lists.offset[n]} is gone: retention ran meanwhile. Repeat"
+            )
+        return _decode_served(block.payload(0))
+
+    def _assemble(self, served: ServedList, items: Int64, packed: bytes) -> npt.NDArray[np.float32]:
+        row, plan, address = self._row, self._plan, served.address
+        unpack_user(packed, row, plan.layout)
+        forget_idle(row, address.now_ms, plan)
+        if len(served.context) > 2 and served.context[2]:
+            anchor_user(row, served.context[2], plan.layout)
+        table = self._items.fold.items
+        table.reserve(_highest(row, items, plan) + 1)
+        if len(self._scratch.where) < len(table.dirty) or len(self._out) < len(items):
+            longest = max(len(items), len(self._out))
+            self._scratch = new_scratch(len(table.dirty), longest, plan)
+            self._out = np.zeros((longest, len(plan.columns)), np.float32)
+        context = Context((served.context[0], served.context[1]))
+        return assemble(plan, row, table.rows, items, context, address.now_ms, self._scratch, self._out)
 
 
 def _highest(row: User, items: Int64, plan: Plan) -> int:
@@ -139,22 +256,17 @@ def _highest(row: User, items: Int64, plan: Plan) -> int:
     return max(int(items.max()), int(recent.max(initial=0)))
 
 
-def _standing_at(
-    event_log: EventLog, plan: Plan, found: Sequence[_Served], offset_of: Callable[[_Served], int]
-) -> Iterator[tuple[Fold, list[_Served]]]:
-    """Fold the log in memory and stop at each offset that is asked for, with those who asked."""
-    wanted: dict[int, list[_Served]] = {}
-    for one in found:
-        wanted.setdefault(offset_of(one), []).append(one)
-    fold = Fold(plan)
-    block, start = None, 0
-    for offset in sorted(wanted):
-        while fold.offset < offset:
-            if block is None or start == len(block):
-                block, start = event_log.read(fold.offset), 0
-                if block is None:
-                    raise ValueError(f"A served list names offset {offset}, the log ends at {fold.offset}")
-            stop = min(len(block), offset - block.first_offset + 1)
-            fold.apply(block.head(stop).tail(start))
-            start = stop
-        yield fold, wanted[offset]
+def _machine() -> str:
+    """The processor that replayed: floats may differ between families, so a report says which one it was."""
+    named = dict.fromkeys(("model name", "cpu family", "model"), "")
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in named:
+                named[key.strip()] = value.strip()
+            if not key.strip():  # the first processor of several
+                break
+    except OSError:
+        log.debug("no_cpuinfo", system=platform.system())
+    family = f", family {named['cpu family']} model {named['model']}" if named["cpu family"] else ""
+    return f"{platform.machine()} {named['model name'] or platform.processor()}{family}".strip()

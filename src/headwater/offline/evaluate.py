@@ -18,17 +18,19 @@ Progress = Callable[[str, int, int], None]
 
 def evaluate(
     config: Config, log: EventLog, models: Path, *, split_ms: int, window: str | None, questions: Questions,
-    sample: float, seed: int, threads: int, created_ms: int, until_ms: int | None = None,
+    sample: float, seed: int, threads: int, created_ms: int, checks: Path, until_ms: int | None = None,
     progress: Progress | None = None,
 ) -> TemporalReport:  # fmt: skip
     """Train on everything received before ``split_ms`` and answer the questions behind it.
 
     The bundle is published to the registry ``models`` but not promoted: an evaluation changes nothing in service.
+    For the same reason it goes on when the last report in ``checks`` says that serving and replay disagree on features;
+    the bundle's manifest names them.
     """
     plan = compile_plan(config)
     trained = train(
         config, log, models, until_ms=split_ms, window=window, seed=seed, threads=threads, promote=False,
-        created_ms=created_ms, progress=progress,
+        created_ms=created_ms, checks=checks, allow_mismatch=True, progress=progress,
     )  # fmt: skip
     model = open_model(Registry(models).load(trained.bundle, plan_hash=plan.hash))
     split_offset, _ = last_offset_before(log, split_ms)

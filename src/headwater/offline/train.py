@@ -8,7 +8,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from headwater.features.plan import compile_plan
+from headwater.evaluation.checks import mismatches
+from headwater.features.plan import Plan, compile_plan
+from headwater.features.statistics import STATISTICS_FILE, Statistics
 from headwater.learning.gbdt import FitReport, GbdtParams, fit_gbdt
 from headwater.learning.trainingset import TrainingSet, build_training_set
 from headwater.log.protocol import EventLog
@@ -26,10 +28,11 @@ MIN_GROUPS = 50
 
 
 class TrainReport(Struct, frozen=True, kw_only=True):
-    """What a training run made."""
+    """What a training run made. ``allowed_mismatch`` are features that its data has wrong, with permission."""
 
     bundle: str
     promoted: bool
+    allowed_mismatch: tuple[str, ...]
     rows: int
     groups: int
     questions: int
@@ -43,22 +46,26 @@ class TrainReport(Struct, frozen=True, kw_only=True):
 
 def train(
     config: Config, log: EventLog, models: Path, *, until_ms: int | None = None, window: str | None = None,
-    seed: int | None = None, threads: int = 2, promote: bool = True, created_ms: int,
-    progress: Progress | None = None,
+    seed: int | None = None, threads: int = 2, promote: bool = True, created_ms: int, checks: Path,
+    allow_mismatch: bool = False, progress: Progress | None = None,
 ) -> TrainReport:  # fmt: skip
     """Train the configured ranker on the log up to ``until_ms`` (default: all of it) and publish the bundle.
 
     ``window`` (a duration) limits the questions to the last stretch; state is folded from the start either
-    way. ``created_ms`` is the wall clock's time, for the bundle's name.
+    way. ``created_ms`` is the wall clock's time, for the bundle's name. ``checks`` is the folder of the reports on
+    whether serving and replay agree (:mod:`headwater.evaluation.checks`); ``allow_mismatch`` trains although they
+    do not, and the manifest says so.
 
     Raises:
         ConfigurationError: ``ranker.kind`` is "none".
+        MismatchError: the last check found a feature of the plan to differ, and it is not allowed.
         HeadwaterError: too few positive events that the sources could have found.
     """
     plan = compile_plan(config)
     ranker = config.ranker
     if ranker.kind == "none":
         raise ConfigurationError('ranker.kind: "none" leaves nothing to train; set it to "lightgbm"')
+    mismatches(checks, plan.hash, plan.columns, allowed=allow_mismatch)  # before hours of work
     until, last_ms = last_offset_before(log, until_ms)
     start_ms = 0 if window is None else last_ms - parse_duration(window)
     seed = ranker.seed if seed is None else seed
@@ -75,6 +82,7 @@ def train(
         )
     text, report = _fit(config, plan.columns, rows, seed, threads, progress)
     fitted = time.perf_counter()
+    allowed = mismatches(checks, plan.hash, plan.columns, allowed=allow_mismatch)  # a check may have ended meanwhile
     registry = Registry(models)
     bundle = registry.publish(
         ManifestFields(
@@ -85,17 +93,24 @@ def train(
             event_types=plan.event_types,
             data=rows.data,
             metrics={} if report.holdout_ndcg10 is None else {"holdout_ndcg@10": report.holdout_ndcg10},
-            training={"seed": seed, "rows": report.rows, "groups": report.groups, "trees": report.trees},
+            training={"seed": seed, "rows": report.rows, "groups": report.groups, "trees": report.trees}
+            | ({"allow_mismatch": ", ".join(allowed)} if allowed else {}),
         ),
-        {MODEL_FILE: text},
+        {MODEL_FILE: text, STATISTICS_FILE: _statistics(plan, rows)},
     )
     if promote:
         registry.promote(bundle.version, plan_hash=plan.hash)
     return TrainReport(
-        bundle=bundle.version, promoted=promote, rows=report.rows, groups=report.groups, questions=rows.questions,
-        missed=rows.missed, trees=report.trees, holdout_ndcg10=report.holdout_ndcg10,
+        bundle=bundle.version, promoted=promote, allowed_mismatch=allowed, rows=report.rows, groups=report.groups,
+        questions=rows.questions, missed=rows.missed, trees=report.trees, holdout_ndcg10=report.holdout_ndcg10,
         replay_s=replayed - began, fit_s=fitted - replayed, gain=report.gain,
     )  # fmt: skip
+
+
+def _statistics(plan: Plan, rows: TrainingSet) -> bytes:
+    statistics = Statistics.of_plan(plan)
+    statistics.update(rows.features)
+    return statistics.encode()
 
 
 def _fit(
