@@ -216,7 +216,7 @@ def _state(chosen: Settings) -> Check:
         plan, current, flip = compile_plan(chosen.config).hash, read_current(chosen.data), read_flip(chosen.data)
     except HeadwaterError as error:
         return Check("state", "fail", str(error), "Correct what it names")
-    figures = {"plans": len(state_dirs(chosen.data))}
+    figures = {"plans": float(len(state_dirs(chosen.data)))}
     if current is None or not serving_process(chosen.data):
         return Check("state", "ok", f"no plan in service; the configuration has plan {plan}", figures=figures)
     if flip is not None and flip.stage == "refused":
