@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from headwater.schema.errors import ConfigurationError, HeadwaterError, Unavaila
 from headwater.testing.events import Written, script, written
 from headwater.testing.state_contract import StateContract
 from headwater.testing.state_folds import fold_all, next_block, reference
-from tests.features.redis_server import RedisCluster, RedisServer, shared_server
+from tests.features.redis_server import RedisCluster, RedisServer, redis_binary, shared_server
 from tests.features.states import CONFIGS, PLANS, flipped
 
 TIGHT = PLANS["tight"]
@@ -475,6 +476,12 @@ def test_a_server_that_drops_rows_when_it_is_full_is_refused(empty: str) -> None
 def test_no_server_at_all(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match=r"nowhere\.sock"):
         Wire(f"unix://{tmp_path}/nowhere.sock")
+
+
+def test_without_a_server_the_tests_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(RuntimeError, match="apt-get install redis-server"):
+        redis_binary.__wrapped__()
 
 
 def writer_table() -> ItemTable:
