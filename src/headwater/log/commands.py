@@ -69,6 +69,15 @@ class EraseUsers(Struct, frozen=True, array_like=True, tag="erase"):
     ids: list[str]
 
 
+class TrimLog(Struct, frozen=True, array_like=True, tag="trim"):
+    """Remove a part of the oldest records up to and with ``upto``; ``accepted`` says how many: again until it is 0.
+
+    Records that the dedup window is rebuilt from stay, and so does the newest block.
+    """
+
+    upto: int
+
+
 class Login(Struct, frozen=True, array_like=True, tag="login"):
     """An anonymous session turned out to be ``user``."""
 
@@ -80,7 +89,7 @@ class Ping(Struct, frozen=True, array_like=True, tag="ping"):
     """Change nothing; the answer says where the log ends."""
 
 
-Command = AppendEvents | PutItems | DeleteItems | PutProfiles | AppendServed | EraseUsers | Login | Ping
+Command = AppendEvents | PutItems | DeleteItems | PutProfiles | AppendServed | EraseUsers | TrimLog | Login | Ping
 
 
 class Appended(Struct, frozen=True, array_like=True, tag="ok"):
@@ -135,6 +144,10 @@ class Commands(Protocol):
         """Destroy what ties these users to their history."""
         return self.commit(EraseUsers(list(ids)))
 
+    def trim_log(self, upto: int) -> Appended:
+        """Remove some of the oldest records."""
+        return self.commit(TrimLog(upto))
+
     def login(self, anonymous: str, user: str) -> Appended:
         """Join an anonymous session to a user."""
         return self.commit(Login(anonymous, user))
@@ -182,6 +195,10 @@ class AsyncCommands(Protocol):
     async def erase_users(self, ids: Sequence[str]) -> Appended:
         """Destroy what ties these users to their history."""
         return await self.commit(EraseUsers(list(ids)))
+
+    async def trim_log(self, upto: int) -> Appended:
+        """Remove some of the oldest records."""
+        return await self.commit(TrimLog(upto))
 
     async def login(self, anonymous: str, user: str) -> Appended:
         """Join an anonymous session to a user."""

@@ -28,6 +28,7 @@ from headwater.log.commands import (
     Ping,
     PutItems,
     PutProfiles,
+    TrimLog,
 )
 from headwater.log.protocol import RefusedError
 from headwater.schema.errors import ConfigurationError, UnavailableError
@@ -73,7 +74,9 @@ class Reply(Struct, frozen=True, array_like=True):
     outcome: Outcome
 
 
-WireRequest = AppendWire | PutItems | DeleteItems | PutProfiles | AppendServed | EraseUsers | Login | Ping | Subscribe
+WireRequest = (
+    AppendWire | PutItems | DeleteItems | PutProfiles | AppendServed | EraseUsers | TrimLog | Login | Ping | Subscribe
+)
 
 _ENCODER = msgspec.msgpack.Encoder()
 _REQUEST = msgspec.msgpack.Decoder(_Request)

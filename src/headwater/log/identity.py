@@ -3,7 +3,8 @@
 A user has a dense number from 1, a random surrogate (u64, never 0, unique) and a random key of 32 bytes.
 External ids are never stored: the lookup key is BLAKE2b-128 of the id, keyed with a secret that stands
 in a file of its own (mode 0600). Erasing removes mapping, surrogate and key; history that was encrypted
-with the key is then noise. (LMDB frees the pages without wiping them: they are overwritten as new users come.)
+with the key is then noise. LMDB frees pages without wiping them, so the store does that itself (:mod:`scrub`);
+what may stay is a keyed hash alone, as a signpost in the tree of the ids, which leads to nobody.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from headwater.log.environment import DEFAULT_MAP_GIB, GIB, StoreError, open_environment
+from headwater.log.scrub import scrub, standing_readers
 from headwater.schema.errors import HeadwaterError
 
 KEY_SIZE = 32
@@ -32,6 +34,7 @@ SECRET_FILE = "secret.key"  # noqa: S105 (a file's name)
 _NONCE = 12
 _MAX_USER = 2**32 - 1
 _NEXT = b"next"
+_UNWIPED = b"unwiped"  # of the meta table: the transaction whose deletions are still in the file
 
 
 class UserKey(NamedTuple):
@@ -77,6 +80,13 @@ class IdentityStore(Protocol):
 
     def finish_erasure(self) -> None:
         """Destroy mapping, surrogate and key of all users in :meth:`erasing`."""
+        ...
+
+    def wipe(self) -> bool:
+        """Overwrite what destroyed keys left in the store's file; whether nothing of them is left.
+
+        False: a process still reads what was there before; call again later.
+        """
         ...
 
     def close(self) -> None:
@@ -133,26 +143,31 @@ class LmdbIdentity:
         map_size: int = DEFAULT_MAP_GIB * GIB,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._shared = open_environment(path, readonly=readonly, map_size=map_size)
-        self._env = self._shared.lmdb
+        self._path, self._map_size = path, map_size
         self._readonly = readonly
         self._entropy = entropy
         self._recent = RecentUsers(CACHE_SIZE)
+        self._open()
+        try:
+            with self._env.begin(db=self._tables.meta) as txn:
+                empty = txn.get(_NEXT) is None
+            # a new secret beside old users would lose them all without a word
+            self._hasher = hashlib.blake2b(digest_size=16, key=_secret(path, entropy, create=not readonly and empty))
+        except StoreError:
+            self._shared.close()
+            raise
+
+    def _open(self) -> None:
+        self._shared = open_environment(self._path, readonly=self._readonly, map_size=self._map_size)
+        self._env = self._shared.lmdb
         create = not self._shared.readonly
         try:
             self._tables = _Tables(
                 *(self._env.open_db(n, create=create) for n in (b"users", b"keys", b"surrogates", b"erasing", b"meta"))
             )
-            with self._env.begin(db=self._tables.meta) as txn:
-                empty = txn.get(_NEXT) is None
-            # a new secret beside old users would lose them all without a word
-            self._hasher = hashlib.blake2b(digest_size=16, key=_secret(path, entropy, create=not readonly and empty))
         except lmdb.Error as error:
             self._shared.close()
-            raise StoreError(f"{path} holds no identity store: {error}") from error
-        except StoreError:
-            self._shared.close()
-            raise
+            raise StoreError(f"{self._path} holds no identity store: {error}") from error
 
     def _hash(self, external: str) -> bytes:
         hasher = self._hasher.copy()
@@ -241,11 +256,15 @@ class LmdbIdentity:
 
     def begin_erasure(self, externals: Sequence[str]) -> list[UserKey]:
         found = [key for key in map(self.lookup, dict.fromkeys(externals)) if key is not None]
-        if found:
-            with self._env.begin(db=self._tables.erasing, write=True) as txn:
-                for key in found:
-                    txn.put(key.user.to_bytes(4, "big"), key.surrogate.to_bytes(8, "big"))
+        self.mark_erasing(found)
         return found
+
+    def mark_erasing(self, keys: Sequence[UserKey]) -> None:
+        """Note durably that these users are to be erased, by the numbers that history knows them by."""
+        if keys:
+            with self._env.begin(db=self._tables.erasing, write=True) as txn:
+                for key in keys:
+                    txn.put(key.user.to_bytes(4, "big"), key.surrogate.to_bytes(8, "big"))
 
     def erasing(self) -> list[UserKey]:
         with self._env.begin(db=self._tables.erasing) as txn, txn.cursor() as cursor:
@@ -262,7 +281,31 @@ class LmdbIdentity:
                     txn.delete(stored[KEY_SIZE:], db=tables.users)
                 txn.delete(surrogate, db=tables.surrogates)
                 txn.delete(user, db=tables.erasing)
+            txn.put(_UNWIPED, txn.id().to_bytes(8, "big"), db=tables.meta)
         self._recent.clear()
+
+    def wipe(self) -> bool:
+        with self._env.begin(db=self._tables.meta) as txn:
+            stored = txn.get(_UNWIPED)
+        if stored is None:
+            return True
+        since, here = int.from_bytes(stored, "big"), os.getpid()
+        readers = standing_readers(self._env)
+        if self._shared.holders > 1 or any(pid == here for pid, _ in readers):
+            return False  # somebody in this process would lose the environment
+        if any(snapshot < since for _, snapshot in readers):
+            return False
+        # the pages that LMDB keeps in memory for the next commits hold deleted entries too: they go with it
+        self._shared.close()
+        self._open()
+        with self._env.begin(db=self._tables.meta, write=True) as txn:
+            txn.put(_UNWIPED, stored)  # a commit: now both meta pages have left behind what is to be wiped
+        done = scrub(self._env, self._shared.path, since)
+        if done.reader:
+            return False
+        with self._env.begin(db=self._tables.meta, write=True) as txn:
+            txn.delete(_UNWIPED)
+        return True
 
     def close(self) -> None:
         self._shared.close()
@@ -317,6 +360,9 @@ class MemoryIdentity:
             self._keys.pop(key.user, None)
             self._surrogates.discard(key.surrogate)
         self._erasing.clear()
+
+    def wipe(self) -> bool:
+        return True
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -236,7 +236,7 @@ class LakeLog:
                 raise StoreError(
                     f"{self.path / file.path} is gone: retention removed it while it was read. Start again"
                 ) from error
-            except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
                 raise CorruptLogError(offset, f"{file.path} in the lake cannot be read: {error}") from error
             return group
 

@@ -30,14 +30,18 @@ from headwater.log.commands import (
     Ping,
     PutItems,
     PutProfiles,
+    TrimLog,
 )
-from headwater.log.dedup import DEFAULT_WINDOW, DedupWindow
+from headwater.log.dedup import DEFAULT_WINDOW, LOOKED_AT, DedupWindow
 from headwater.log.environment import DEFAULT_MAP_GIB, GIB
+from headwater.log.erasures import FILE as ERASURES_FILE
+from headwater.log.erasures import Erasure, append_erasures
 from headwater.log.identity import IdentityStore, LmdbIdentity, MemoryIdentity, UserKey
 from headwater.log.lmdb import LmdbLog
 from headwater.log.memory import MemoryLog
 from headwater.log.protocol import EventLog, ImportRange, RefusedError
 from headwater.log.record import RECORD, SEGMENT_KEYS, Kind, Namespace
+from headwater.log.scrub import ScrubError
 from headwater.log.staging import NewTerms, Records, Stage, check_text
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import Event
@@ -62,7 +66,7 @@ class LogWriter(Commands):
 
     ``clock`` returns Unix milliseconds and sets ``received_ms`` (which never decreases, whatever the
     clock does). ``segment_keys``: the profile fields or attributes that make a user's segments, at
-    most two. ``dedup_window``: how many event ids are remembered.
+    most two. ``dedup_window``: how many event ids are remembered. ``erasures``: the file that lists whom it erased.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class LogWriter(Commands):
         clock: Callable[[], int],
         segment_keys: Sequence[str] = (),
         dedup_window: int = DEFAULT_WINDOW,
+        erasures: Path | None = None,
         on_close: Callable[[], None] | None = None,
     ) -> None:
         if len(segment_keys) > SEGMENT_KEYS:
@@ -81,6 +86,7 @@ class LogWriter(Commands):
         self._identity = identity
         self._clock = clock
         self._segment_keys = tuple(segment_keys)
+        self._erasures = erasures
         self._failed = False
         self._on_close = on_close
         self._vocabulary = log.vocabulary()
@@ -88,7 +94,9 @@ class LogWriter(Commands):
             self._vocabulary.refresh(namespace)
         self._dedup = DedupWindow(dedup_window)
         self._dedup.rebuild(log)
+        self._unwiped = True  # the process before may have ended in between
         self._finish_erasures()
+        self._wipe()
 
     def warm(self) -> None:
         """Load (or compile) the kernels that a commit needs, so that the first one does not wait for them."""
@@ -136,11 +144,17 @@ class LogWriter(Commands):
                     outcomes.append(self._erase(command))
                     stage = self._stage()
                     continue
+                if isinstance(command, TrimLog):
+                    self._finish(stage)
+                    outcomes.append(self._trim(command))
+                    stage = self._stage()
+                    continue
                 try:
                     outcomes.append(self._take(stage, command))
                 except RefusedError as error:
                     outcomes.append(error)
             self._finish(stage)
+            self._wipe()
         except BaseException:
             self._failed = True
             raise
@@ -177,8 +191,8 @@ class LogWriter(Commands):
                 accepted = self._login(stage, command)
             case Ping():
                 accepted = 0
-            case EraseUsers():
-                raise ValueError("An erasure is never staged with other commands")
+            case EraseUsers() | TrimLog():
+                raise ValueError("An erasure or a trim is never staged with other commands")
             case _:
                 assert_never(command)
         return Appended(accepted, duplicates, stage.last_offset)
@@ -294,9 +308,31 @@ class LogWriter(Commands):
         records["user"] = np.array([key.user for key in erasing], np.uint32)
         records["surrogate"] = np.array([key.surrogate for key in erasing], np.uint64)
         stage.others(None, records, ())
+        first = stage.last_offset - len(erasing) + 1
         self._finish(stage)
+        if self._erasures is not None:
+            listed = [Erasure(self._log.log_id, first + k, *key) for k, key in enumerate(erasing)]
+            append_erasures(self._erasures, listed)
         self._identity.finish_erasure()
+        self._unwiped = True
         log.info("users_erased", users=len(erasing), offset=self._log.last_offset)
+
+    def _wipe(self) -> None:
+        """Overwrite what erasures left in the identity store's file, once a group of commands."""
+        if not self._unwiped:
+            return
+        try:
+            self._unwiped = not self._identity.wipe()
+        except ScrubError as error:  # keys and mappings are gone, their old bytes are not: nothing to stop for
+            self._unwiped = False
+            log.error("erased_bytes_remain", reason=str(error), hint="`headwater erase` scans for them and says so")
+
+    def _trim(self, command: TrimLog) -> Appended:
+        kept = self._log.last_offset - LOOKED_AT * self._dedup.size
+        removed = self._log.trim(min(command.upto, kept)) if kept > 0 else 0
+        if removed:
+            log.info("log_trimmed", records=removed, first_offset=self._log.first_offset)
+        return Appended(removed, 0, self._log.last_offset)
 
     def close(self) -> None:
         """Close log and identity, and let another writer in."""
@@ -382,6 +418,7 @@ def open_writer(
             clock=clock or (lambda: event_log.last_received_ms),
             segment_keys=segment_keys,
             dedup_window=dedup_window,
+            erasures=data_dir / ERASURES_FILE,
             on_close=lock.release,
         )
     except BaseException:
