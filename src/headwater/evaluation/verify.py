@@ -25,7 +25,7 @@ from headwater.features.fold import Fold, Unseal
 from headwater.features.layout import MAX_ITEMS, U_RECENT_LENGTH
 from headwater.features.plan import Plan
 from headwater.features.rows import User, pack_user, unpack_user
-from headwater.log.protocol import EventLog
+from headwater.log.protocol import CorruptLogError, EventLog
 from headwater.log.record import Kind, RecordBlock
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.requests import ServedList
@@ -123,7 +123,7 @@ def _kept(event_log: EventLog, plan: Plan, since: int, limit: int | None) -> tup
             gone = block.records[kinds == Kind.ERASURE]
             erased.update(zip(gone["user"].tolist(), gone["offset"].tolist(), strict=True))
         for i in np.flatnonzero(kinds == Kind.SERVED).tolist():
-            served = _decode_served(block.payload(i))
+            served = _served(block, i)
             address = served.address
             if not served.items:
                 skipped["empty list"] += 1
@@ -141,6 +141,13 @@ def _kept(event_log: EventLog, plan: Plan, since: int, limit: int | None) -> tup
         skipped["user erased"] = int((gone_at > found[:, 0]).sum())
         found = found[gone_at <= found[:, 0]]
     return _Lists(*np.ascontiguousarray(found[-limit if limit is not None else None :].T)), skipped
+
+
+def _served(block: RecordBlock, i: int) -> ServedList:
+    try:
+        return _decode_served(block.payload(i))
+    except msgspec.DecodeError as error:
+        raise CorruptLogError(int(block.records["offset"][i]), f"a served list cannot be read ({error})") from error
 
 
 class _Standing:
@@ -226,12 +233,13 @@ class _Comparison:
             log.warning("features_differ", request_id=served.request_id, columns=names)
 
     def _read(self, n: int) -> ServedList:
-        block = self._log.read(int(self._lists.offset[n]) - 1, 1)
-        if block is None:
-            raise HeadwaterError(
-                f"the record at offset {self._lists.offset[n]} is gone: retention ran meanwhile. Repeat"
-            )
-        return _decode_served(block.payload(0))
+        offset, page = int(self._lists.offset[n]), self._page
+        if page is None or not page.first_offset <= offset <= page.last_offset:
+            # lists are compared nearly in the order in which they were logged
+            self._page = page = self._log.read(offset - 1, _PAGE)
+            if page is None:
+                raise HeadwaterError(f"the log ends before offset {offset}, where a served list was found")
+        return _served(page, offset - page.first_offset)
 
     def _assemble(self, served: ServedList, items: Int64, packed: bytes) -> npt.NDArray[np.float32]:
         row, plan, address = self._row, self._plan, served.address
