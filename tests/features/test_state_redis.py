@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -223,6 +223,69 @@ def test_a_commit_whose_answer_was_lost_may_be_tried_again(empty: str, goes_on: 
         if broke <= n:
             break
     assert 6 < broke < 60
+
+
+class CrossedWire(Wire):
+    """Something else happens before the n-th round trip from when ``left`` was set."""
+
+    left = 1 << 40
+
+    def __init__(self, url: str, other: Callable[[], None]) -> None:
+        super().__init__(url)
+        self.other = other
+
+    def trip(self, commands: Sequence[Command], *, together: bool = False) -> list[Any]:
+        if self.left == 0:
+            self.other()
+        self.left -= 1
+        return super().trip(commands, together=together)
+
+
+def step(fold: Fold, log: Written, records: int) -> str:
+    """Fold so many more and commit; what became of it."""
+    try:
+        if (block := log.log.read(fold.offset, records)) is not None:
+            fold.apply(block)
+        fold.commit(epoch=True)
+    except StateConflictError:
+        return "refused"
+    return "through"
+
+
+def crossed(url: str, log: Written, n: int, *, early: bool) -> list[str]:
+    """A commit that another fold's commit crosses before the n-th round trip: what became of the other's, and of it."""
+    done: list[str] = []
+    rivals: list[Fold] = []
+
+    def other() -> None:
+        rival = rivals[0] if rivals else Fold(TIGHT, opened(Wire(url)))
+        done.append(step(rival, log, 15))
+
+    wire = CrossedWire(url, other)
+    fold = Fold(TIGHT, opened(wire))
+    assert step(fold, log, 20) == "through"
+    if early:
+        rivals.append(Fold(TIGHT, opened(Wire(url))))
+    fold.apply(next_block(log, fold, 10))
+    wire.left = n
+    done.append(step(fold, log, 0))
+    wire.left = 1 << 40
+    check_what_is_there(url, log, at_least=fold.offset if done[-1] == "through" else 0)
+    return done
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_another_fold_that_steps_in_anywhere(empty: str, early: bool) -> None:
+    """Opened before the commit that it crosses, or in the middle of it: at one offset, and one of them goes on."""
+    outcomes = []
+    for n in range(8):
+        outcomes.append(crossed(empty, some_log(), n, early=early))
+        flush(empty)
+        if len(outcomes[-1]) == 1:
+            break
+    assert ["through", "refused"] in outcomes
+    assert ["through"] in outcomes
+    assert ["refused", "refused"] not in outcomes
 
 
 # -- the server's own end --------------------------------------------------------------------------------
