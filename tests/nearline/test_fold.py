@@ -12,10 +12,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from headwater.features.fold import Fold
+from headwater.features.packing import CorruptStateError
 from headwater.features.paths import feed_socket, state_dir
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.recovery import BOOT_MARK, open_state
-from headwater.features.rows import CorruptStateError
 from headwater.features.state import LmdbState, LogChangedError, StateConflictError
 from headwater.log.batch import events_to_batch
 from headwater.log.identity import MemoryIdentity

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import structlog
 
+from headwater.features.packing import CorruptStateError
 from headwater.features.paths import state_dir
 from headwater.features.plan import Plan
-from headwater.features.rows import CorruptStateError
 from headwater.features.state import LmdbState, LogChangedError, PlanChangedError
 from headwater.log.environment import StoreError
 from headwater.log.identity import LmdbIdentity
