@@ -93,7 +93,9 @@ def test_every_term_and_formula_has_a_column_that_is_not_constant() -> None:
     rows = []
     for until in (150, 450, log.log.last_offset):
         slow = folded_slowly(log, EVERYTHING, until=until)
-        now_ms = log.log.last_received_ms if until > 450 else int(log.log.read(until - 1, 1).records["received_ms"][0])
+        block = log.log.read(until - 1, 1)
+        assert block is not None
+        now_ms = int(block.records["received_ms"][0])
         for user, row in slow.users.items():
             rows.append(assemble_slowly(slow, row, range(1, 9), (user % 5, 3), now_ms + user * 1_000_000))
     values = np.concatenate(rows)

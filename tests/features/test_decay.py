@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from headwater.features.co_visits import rescale
 from headwater.features.decay import FOREVER_MS, PERIOD, decay, power, since_landmark, whole_power
-from headwater.features.declare import affinity, count, total
+from headwater.features.declare import Who, affinity, count, total
 from headwater.features.plan import compile_plan
 from headwater.log.commands import PutItems
 from headwater.schema.config import Config, Features
@@ -84,14 +84,14 @@ def test_landmarks_move_by_whole_powers(clock: int, ahead: int, half_life: int) 
 
 
 SPANS = ("1s", "90s", "6h", "30d", "3660d")
-WHO = ("user", "item", "everybody")
+WHO: tuple[Who, ...] = ("user", "item", "everybody")
 SUMS = compile_plan(
     Config(features=Features(idle_after="never")),
     (
         *(count(f"{who}_ones_{n}", who, ["click"], half_life=span) for n, span in enumerate(SPANS) for who in WHO),
         *(total(f"{who}_values_{n}", who, ["click"], half_life=span) for n, span in enumerate(SPANS) for who in WHO),
         *(affinity(f"likes_{n}", {"click": 1.0}, half_life=span, read="weight") for n, span in enumerate(SPANS)),
-    ),  # type: ignore[arg-type]
+    ),
 )
 MOMENTS = st.sampled_from([0, 1, 32_000, 64_000, 10**7]) | st.integers(0, 200_000) | st.integers(0, 2 * 10**12)
 

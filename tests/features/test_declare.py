@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from headwater.features import declare as d
-from headwater.features.aggregations import Counted, Decayed, Windowed
+from headwater.features.aggregations import Aggregation, Counted, Decayed, Windowed
 from headwater.features.definitions import Column, Formula, Side, Term, TermOp
 from headwater.schema.errors import ConfigurationError
 
@@ -56,12 +56,13 @@ def test_what_has_no_meaning_is_refused(what: str) -> None:
 @pytest.mark.parametrize("span", [{}, {"half_life": "1h"}, {"window": "1h", "tiles": 6}])
 def test_counts_and_means_over_every_span(span: dict[str, Any]) -> None:
     counted = d.count("c", "everybody", ["click"], **span).terms[0]
-    expected = {
+    expected: dict[str, tuple[TermOp, Aggregation]] = {
         "": (TermOp.COUNT, Counted("item", ("click",))),
         "half_life": (TermOp.DECAYED, Decayed("item", ("click",), (1.0,), 3_600_000)),
         "window": (TermOp.WINDOW, Windowed("item", ("click",), (1.0,), 3_600_000, 6)),
-    }[next(iter(span), "")]
-    assert counted == Term(expected[0], Side.EVERYBODY, expected[1])
+    }
+    op, cell = expected[next(iter(span), "")]
+    assert counted == Term(op, Side.EVERYBODY, cell)
     mean = d.mean("m", "user", ["click"], **span)
     assert mean.formula is Formula.RATE
     assert [getattr(cell, "of", None) for cell in mean.reads] == ["value", "given"]

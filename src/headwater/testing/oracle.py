@@ -29,7 +29,6 @@ from headwater.schema.users import UserProfile
 from headwater.testing.oracle_cells import (
     Happening,
     SlowRow,
-    counts,
     decay,
     f32,
     left,
@@ -168,6 +167,15 @@ class SlowFold:
         popular = [popularity_cell(config, parse_duration(text)) for text in features.item_half_lives]
         read = [aggregation for column in self.columns for aggregation in column.reads]
         self.kept: list[Aggregation] = list(dict.fromkeys([default_affinity(config), *popular, *read]))
+        self.counting: dict[tuple[str, str], list[Aggregation]] = {
+            (entity, name): [
+                cell
+                for cell in self.kept
+                if cell.entity == entity and name in getattr(cell, "types", ()) and not isinstance(cell, Affinity)
+            ]
+            for entity in ("user", "item")
+            for name in (*(event.name for event in config.events), FOLLOWED)
+        }
         self.slots = {event.name: slot for slot, event in enumerate(config.events, 1)}
         self.idle_ms = 0 if features.idle_after == "never" else parse_duration(features.idle_after)
         self.segment_ms = parse_duration(features.segment_half_life)
@@ -242,10 +250,9 @@ class SlowFold:
         for row in rows:
             row.first = row.first or event.time
             row.move(event.time)
-            for cell in self.kept:
-                for counted in names:
-                    if counts(cell, "user" if row is who else "item", counted) and not isinstance(cell, Affinity):
-                        row.take(cell, counted, event)
+            for counted in names:
+                for cell in self.counting["user" if row is who else "item", counted]:
+                    row.take(cell, counted, event)
         if kind.positive:
             for row in (self.item(0), what):
                 amount = event.sign * kind.weight * weight_at(event.time, row.clock, self.segment_ms)

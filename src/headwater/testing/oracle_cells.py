@@ -20,7 +20,6 @@ from headwater.features.aggregations import (
     Counted,
     Decayed,
     Distinct,
-    Entity,
     Extreme,
     LastTime,
     LastValue,
@@ -266,8 +265,3 @@ def _added(total: float, amount: float, event: Happening, *, floor: bool) -> flo
 def left(total: float, part: float) -> float:
     """What a sum that stops at 0 holds after ``part`` was taken off: nothing where rounding may have left it."""
     return total if total > abs(part) * 2.0**-20 else 0.0
-
-
-def counts(cell: Aggregation, entity: Entity, name: str) -> bool:
-    """Whether events of type ``name`` change this aggregation of ``entity``."""
-    return cell.entity == entity and name in getattr(cell, "types", ())
