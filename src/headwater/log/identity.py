@@ -239,6 +239,10 @@ class LmdbIdentity:
                 settled.append(surrogate)
         return settled
 
+    def key_of(self, user: int) -> bytes | None:
+        """The key of a user, None when it is destroyed. Of use to who must see that it is gone."""
+        return self._key(user)
+
     def _key(self, user: int) -> bytes | None:
         with self._env.begin(db=self._tables.keys) as txn:
             stored = txn.get(user.to_bytes(4, "big"))
