@@ -24,13 +24,14 @@ def rows_of(
     fold_to(log, table, address.item_offset)
     row = users.users.user(user)
     forget_idle(row, address.now_ms, plan)
-    if context[2]:
-        anchor_user(row, context[2], plan.layout)
+    first, second, anchor, offset_ms = context
+    if anchor:
+        anchor_user(row, anchor, plan.layout)
     table.items.reserve(256)
     out = np.zeros((len(items), len(plan.columns)), np.float32)
     scratch = new_scratch(len(table.items.dirty), len(items), plan)
-    segments = Context((context[0], context[1]))
-    return assemble(plan, row, table.items.rows, np.array(items), segments, address.now_ms, scratch, out)
+    asked = Context((first, second), offset_ms)
+    return assemble(plan, row, table.items.rows, np.array(items), asked, address.now_ms, scratch, out)
 
 
 def entry(

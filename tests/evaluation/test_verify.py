@@ -58,7 +58,8 @@ class Served:
         address = address or self.address()
         items = self.rng.choice(np.arange(1, 40), int(self.rng.integers(2, 9)), replace=False).tolist()
         user = int(self.rng.integers(0, 16))
-        context = [int(self.rng.integers(0, 3)), 0, int(self.rng.choice([0, 0, 3]))]
+        zone_ms = int(self.rng.choice([0, 3_600_000, -34_200_000]))
+        context = [int(self.rng.integers(0, 3)), 0, int(self.rng.choice([0, 0, 3])), zone_ms]
         rows = rows_of(self.log, self.plan, user, items, address, context)
         self.latest = user, items, context
         if wrong is not None:
@@ -141,7 +142,7 @@ def test_since_and_limit_say_which_lists() -> None:
 
 def test_rows_of_another_width_are_wrong_in_every_byte() -> None:
     served = Served(Config(), seed=10, lists=3)
-    served.written.writer.append_served([entry(1, [1, 2], served.address(), [0, 0, 0], bytes(12))])
+    served.written.writer.append_served([entry(1, [1, 2], served.address(), [0, 0, 0, 0], bytes(12))])
     report = served.verify()
     assert set(report.by_feature.values()) == {8}
     assert report.mismatched_requests == 1
@@ -150,7 +151,7 @@ def test_rows_of_another_width_are_wrong_in_every_byte() -> None:
 def test_a_list_of_a_longer_log_is_no_list_of_this_one() -> None:
     served = Served(Config(), seed=11, lists=3)
     ahead = served.address(item_offset=served.log.last_offset + 50)
-    served.written.writer.append_served([entry(1, [1], ahead, [0, 0, 0], bytes(4 * len(served.plan.columns)))])
+    served.written.writer.append_served([entry(1, [1], ahead, [0, 0, 0, 0], bytes(4 * len(served.plan.columns)))])
     with pytest.raises(HeadwaterError, match=r"names offset .* but the log ends at"):
         served.verify()
 
@@ -165,8 +166,8 @@ def test_a_list_that_cannot_be_read_is_named_by_its_offset() -> None:
 def test_progress_is_told() -> None:
     served = Served(Config(), seed=12, lists=3)
     address = served.address()
-    rows = rows_of(served.log, served.plan, 1, [1], address, [0, 0, 0]).tobytes()
-    served.written.writer.append_served([entry(1, [1], address, [0, 0, 0], rows)] * 2_000)
+    rows = rows_of(served.log, served.plan, 1, [1], address, [0, 0, 0, 0]).tobytes()
+    served.written.writer.append_served([entry(1, [1], address, [0, 0, 0, 0], rows)] * 2_000)
     told: list[tuple[int, int]] = []
     report = verify(served.log, served.plan, progress=lambda done, total: told.append((done, total)))
     assert report.mismatched_bytes == 0

@@ -56,12 +56,12 @@ def serve(site: Site, *, flip: str | None = None) -> None:
         log = LmdbLog(site.data / "log", readonly=True)
         try:
             address = Address(log.last_offset, log.last_offset - 2, log.last_received_ms + 9, plan.hash, "none")
-            rows = rows_of(log, plan, 2, ITEMS, address, [0, 0, 0])
+            rows = rows_of(log, plan, 2, ITEMS, address, [0, 0, 0, 0])
         finally:
             log.close()
         if flip is not None:
             rows.view(np.uint32)[1, plan.columns.index(flip)] ^= 1
-        writer.append_served([entry(2, ITEMS, address, [0, 0, 0], rows.tobytes())])
+        writer.append_served([entry(2, ITEMS, address, [0, 0, 0, 0], rows.tobytes())])
 
 
 def trained(site: Site, *, allow_mismatch: bool = False, created_ms: int = START_MS) -> TrainReport:

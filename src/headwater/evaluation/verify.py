@@ -245,15 +245,16 @@ class _Comparison:
         row, plan, address = self._row, self._plan, served.address
         unpack_user(packed, row, plan.layout)
         forget_idle(row, address.now_ms, plan)
-        if len(served.context) > 2 and served.context[2]:
-            anchor_user(row, served.context[2], plan.layout)
+        first, second, anchor, offset_ms = (*served.context, 0, 0)[:4]  # lists of older releases say less
+        if anchor:
+            anchor_user(row, anchor, plan.layout)
         table = self._items.fold.items
         table.reserve(_highest(row, items, plan) + 1)
         if len(self._scratch.where) < len(table.dirty) or len(self._out) < len(items):
             longest = max(len(items), len(self._out))
             self._scratch = new_scratch(len(table.dirty), longest, plan)
             self._out = np.zeros((longest, len(plan.columns)), np.float32)
-        context = Context((served.context[0], served.context[1]))
+        context = Context((first, second), offset_ms)
         return assemble(plan, row, table.rows, items, context, address.now_ms, self._scratch, self._out)
 
 
