@@ -99,7 +99,6 @@ def _fold_and_answer(
     """
     layout, lives, types, affinities = programs.layout, programs.lives, programs.types, programs.affinities
     user_program, item_program = programs.users, programs.items
-    start, grow, factors = workspace.start, workspace.grow, workspace.factors
     skipped, q = 0, first
     for e in range(begin, end + 1):
         while q < last and asked.position[q] == e:
@@ -121,8 +120,8 @@ def _fold_and_answer(
             if events.type[e] == 0:
                 skipped += 1
             else:
-                fold_event(events, e, users, items, layout, lives, types, user_program, item_program, affinities, start,
-                           grow, factors, dirty_users, dirty_items)  # fmt: skip
+                fold_event(events, e, users, items, layout, lives, types, user_program, item_program, affinities,
+                           workspace, dirty_users, dirty_items)  # fmt: skip
     return skipped
 
 

@@ -18,7 +18,6 @@ from headwater.features.fold_kernel import (
     Programs,
     Workspace,
     fold_events,
-    merge_user,
     new_workspace,
     touch_user,
 )
@@ -35,6 +34,7 @@ from headwater.features.layout import (
     U_SEGMENT,
     U_ZONE,
 )
+from headwater.features.merge import merge_user
 from headwater.features.packing import pack_users
 from headwater.features.plan import Plan
 from headwater.features.rows import ItemTable, UserTable

@@ -32,10 +32,12 @@ UInt8 = npt.NDArray[np.uint8]
 
 
 class Lives(NamedTuple):
-    """The distinct half-lives of a plan, of all its entities (``decay`` says what a landmark is)."""
+    """The distinct half-lives of a plan (``decay`` says what a landmark is) and its distinct kinds of windows (spans)."""
 
     rate: Float64  # (lives,) 1 / half_life_ms; 0: never fades
     period_ms: Int64  # (lives,) from one landmark to the next
+    tile_ms: Int64  # (spans,) length of a tile
+    tiles: Int64  # (spans,) tiles of the window
 
 
 class CellProgram(NamedTuple):
@@ -53,11 +55,10 @@ class CellProgram(NamedTuple):
     extra_start: Int32
     extra_op: Int32  # X_…
     extra_cell: Int32
-    extra_other: Int32  # tiles of a window, time of a last value, words of a distinct count
+    extra_other: Int32  # span of a window, time of a last value, registers of a distinct count
     extra_weight: Float64
     extra_life: Int32
-    extra_tile_ms: Int64
-    windows: Int64  # (windows, 3) f4 position, tiles, tile_ms
+    windows: Int64  # (windows, 2) f4 position, span
     counts: Int32  # u4 positions, for merging two rows
     maxima: Int32  # u4 positions of extremes and such: the larger one stays
     lasts: Int32  # (lasts, 2) f4 and i8 positions

@@ -63,8 +63,8 @@ def pack_row(rows: Rows, slot: int, layout: Layout, out: UInt32, at: int) -> int
     start = len(i8) - 2
     at = _part(start, f4, 0, out, bitmap, at)
     at = _part(start + len(f4), u4[: layout.recent_keys], 0, out, bitmap, at)
-    recent = np.int64(u4[U_RECENT_LENGTH])
-    seen = min(np.int64(u4[U_SEEN_LENGTH]), np.int64(layout.seen_size))
+    recent = int(u4[U_RECENT_LENGTH])
+    seen = min(int(u4[U_SEEN_LENGTH]), layout.seen_size)
     for k in range(recent):
         out[at + k] = u4[layout.recent_keys + k]
         out[at + recent + k] = u4[layout.recent_times + k]
@@ -95,8 +95,8 @@ def unpack_row(words: UInt32, rows: Rows, slot: int, layout: Layout) -> None:
             f4[number - f4_start] = word
         else:
             u4[number - u4_start] = word
-    recent = np.int64(u4[U_RECENT_LENGTH])
-    seen = min(np.int64(u4[U_SEEN_LENGTH]), np.int64(layout.seen_size))
+    recent = int(u4[U_RECENT_LENGTH])
+    seen = min(int(u4[U_SEEN_LENGTH]), layout.seen_size)
     for k in range(recent):
         u4[layout.recent_keys + k] = words[at + k]
         u4[layout.recent_times + k] = words[at + recent + k]

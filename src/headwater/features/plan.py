@@ -129,6 +129,7 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
     if len(lives_ms) > MAX_LIVES:
         raise ConfigurationError(f"features: {len(lives_ms)} different half-lives; the fold keeps at most {MAX_LIVES}")
 
+    spans = list(dict.fromkeys((c.tile_ms, c.tiles) for c in cells if isinstance(c, Windowed)))
     users, items = _Cells(cells, "user"), _Cells(cells, "item")
     affinities = _Affinities([c for c in cells if isinstance(c, Affinity)], users.f4_end, users.u4_end)
     recent_keys = affinities.u4_end
@@ -188,6 +189,8 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
         lives=Lives(
             np.array([1.0 / ms if ms else 0.0 for ms in lives_ms], np.float64),
             np.array([PERIOD * ms if ms else FOREVER_MS for ms in lives_ms], np.int64),
+            np.array([tile_ms for tile_ms, _ in spans], np.int64),
+            np.array([tiles for _, tiles in spans], np.int64),
         ),
         types=TypeProgram(
             weight=np.array([0.0, *(t.weight for t in config.events)], np.float64),
@@ -195,8 +198,8 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
             seen=np.array([0, *(bool(t.seen) for t in config.events)], np.uint8),
             sequence=np.array([0, *(bool(t.sequence) for t in config.events)], np.uint8),
         ),
-        users=users.program(names, lives_ms),
-        items=items.program(names, lives_ms),
+        users=users.program(names, lives_ms, spans),
+        items=items.program(names, lives_ms, spans),
         affinities=affinities.program(names, lives_ms, items.at),
         reads=compile_reads(columns, positions, lives_ms, affinities.groups, layout),
         positions=positions,
@@ -226,8 +229,10 @@ class _Cells:
             self.at[timed], i8 = (i8, 0), i8 + 1
         for last in self.of(LastValue):
             self.at[last], f4, i8 = (f4, i8), f4 + 1, i8 + 1
-        for counted in (*self.of(Counted), *self.of(Extreme)):
+        for counted in self.of(Counted):
             self.at[counted], u4 = (u4, 0), u4 + 1
+        for extreme in self.of(Extreme):
+            self.at[extreme], u4 = (u4, 0), u4 + 1
         for distinct in self.of(Distinct):
             words = (1 << distinct.precision) // 4
             self.at[distinct], u4 = (u4, words), u4 + words
@@ -250,10 +255,12 @@ class _Cells:
             found.setdefault((self.entity, value.table), (i8, {}))[1][value.column] = u4
         return found
 
-    def program(self, types: tuple[str, ...], lives_ms: list[int]) -> CellProgram:
+    def program(
+        self, types: tuple[str, ...], lives_ms: list[int], spans: list[tuple[int, int]]
+    ) -> CellProgram:  # fmt: skip
         names = (*types, FOLLOWED)  # the last slot stands behind all configured types
         bumps: list[list[tuple[int, float]]] = [[] for _ in range(len(names) + 1)]
-        extras: list[list[tuple[int, int, int, float, int, int]]] = [[] for _ in range(len(names) + 1)]
+        extras: list[list[tuple[int, int, int, float, int]]] = [[] for _ in range(len(names) + 1)]
         for cell in self.cells:
             position, other = self.at[cell]
             for k, name in enumerate(getattr(cell, "types", ())):
@@ -262,17 +269,17 @@ class _Cells:
                     bumps[slot].append((position, cell.weights[k]))
                 elif isinstance(cell, Decayed):
                     op = X_VALUE if cell.of == "value" else X_GIVEN
-                    extras[slot].append((op, position, 0, cell.weights[k], lives_ms.index(cell.half_life_ms), 0))
+                    extras[slot].append((op, position, 0, cell.weights[k], lives_ms.index(cell.half_life_ms)))
                 elif isinstance(cell, Windowed):
                     op = {"one": X_WINDOW, "value": X_WINDOW_VALUE, "given": X_WINDOW_GIVEN}[cell.of]
-                    extras[slot].append((op, position, cell.tiles, cell.weights[k], 0, cell.tile_ms))
+                    extras[slot].append((op, position, spans.index((cell.tile_ms, cell.tiles)), cell.weights[k], 0))
                 elif isinstance(cell, Extreme):
-                    extras[slot].append((X_LARGEST if cell.largest else X_SMALLEST, position, 0, 1.0, 0, 0))
+                    extras[slot].append((X_LARGEST if cell.largest else X_SMALLEST, position, 0, 1.0, 0))
                 elif isinstance(cell, LastValue):
-                    extras[slot].append((X_LAST, position, other, 1.0, 0, 0))
+                    extras[slot].append((X_LAST, position, other, 1.0, 0))
                 elif isinstance(cell, Distinct):
                     op = {"user": X_DISTINCT_USER, "item": X_DISTINCT_ITEM, "category": X_DISTINCT_CATEGORY}[cell.of]
-                    extras[slot].append((op, position, 1 << cell.precision, 1.0, 0, 0))
+                    extras[slot].append((op, position, 1 << cell.precision, 1.0, 0))
         counts = [[self.at[c][0] for c in self.of(Counted) if name in c.types] for name in names]
         times = [[self.at[c][0] for c in self.of(LastTime) if name in c.types] for name in names]
         flat, more = [b for group in bumps for b in group], [x for group in extras for x in group]
@@ -293,10 +300,9 @@ class _Cells:
             extra_other=_int32([x[2] for x in more]),
             extra_weight=np.array([x[3] for x in more], np.float64),
             extra_life=_int32([x[4] for x in more]),
-            extra_tile_ms=np.array([x[5] for x in more], np.int64),
             windows=np.array(
-                [(self.at[c][0], c.tiles, c.tile_ms) for c in self.cells if isinstance(c, Windowed)], np.int64
-            ).reshape(-1, 3),
+                [(self.at[c][0], spans.index((c.tile_ms, c.tiles))) for c in self.of(Windowed)], np.int64
+            ).reshape(-1, 2),
             counts=_int32([self.at[c][0] for c in self.of(Counted)]),
             maxima=_int32([self.at[c][0] for c in self.of(Extreme)]),
             lasts=_int32([p for c in self.of(LastValue) for p in self.at[c]]).reshape(-1, 2),

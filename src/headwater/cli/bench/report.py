@@ -41,13 +41,18 @@ def show(title: str, figures: Mapping[str, Any], size: Size, events: int, as_jso
     if as_json:
         print_json(complete)
         return
+    table(title, complete)
+
+
+def table(title: str, figures: Mapping[str, Any]) -> None:
+    """Print figures for a person."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_header=False)
-    for name, value in complete.items():
-        table.add_row(name, _text(value))
-    Console().print(table)
+    rows = Table(title=title, title_justify="left", show_header=False)
+    for name, value in figures.items():
+        rows.add_row(name, _text(value))
+    Console().print(rows)
 
 
 def _text(value: Any) -> str:
