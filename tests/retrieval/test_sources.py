@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headwater.features.assemble import anchor_user
-from headwater.features.plan import FLAG_CONTENT, I_FLAGS
+from headwater.features.layout import FLAG_CONTENT, I_FLAGS
 from headwater.log.commands import DeleteItems, PutItems
 from headwater.log.record import Namespace
 from headwater.retrieval.cause import co_visit_cause

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headwater.features.assemble import User, stranger
+from headwater.features.assemble import stranger
 from headwater.features.fold import Fold
 from headwater.features.plan import Plan, compile_plan
+from headwater.features.rows import User
 from headwater.retrieval.index import Ranked
 from headwater.retrieval.sources import Asked
 from headwater.schema.config import Config
