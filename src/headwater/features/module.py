@@ -6,11 +6,11 @@ import difflib
 import importlib.util
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater.features.aggregations import FOLLOWED, Affinity
+from headwater.features.aggregations import FOLLOWED, Affinity, TableValue
 from headwater.features.defaults import default_columns
 from headwater.features.definitions import Column
 from headwater.schema.config import Config
@@ -86,6 +86,8 @@ def _check(columns: list[Column], config: Config) -> None:
             raise ConfigurationError(f'feature "{column.name}" is declared twice: give one of the two another name')
         seen.add(column.name)
         for aggregation in column.reads:
+            if isinstance(aggregation, TableValue):
+                _check_table(column.name, aggregation, config)
             for name in getattr(aggregation, "types", ()):
                 if name not in types and name != FOLLOWED:
                     close = difflib.get_close_matches(name, types, n=1)
@@ -104,3 +106,31 @@ def _check(columns: list[Column], config: Config) -> None:
                     f'feature "{column.name}": segment key {int(term.parameters[0])} does not exist; [segments] has '
                     f"{len(config.segments.keys)} keys, counted from 0"
                 )
+
+
+def _check_table(feature: str, read: TableValue, config: Config) -> None:
+    tables = {table.name: table for table in config.tables}
+    table = tables.get(read.table)
+    if table is None:
+        others = f"[[tables]] has {', '.join(tables)}" if tables else "the configuration has no [[tables]]"
+        raise ConfigurationError(
+            f'feature "{feature}": there is no table "{read.table}"{_nearest(read.table, list(tables)) or f"; {others}"}'
+        )
+    if read.entity != table.entity:
+        raise ConfigurationError(
+            f'feature "{feature}": table "{table.name}" has values of {table.entity}s, not of {read.entity}s'
+        )
+    if table.columns and read.column not in table.columns:
+        raise ConfigurationError(
+            f'feature "{feature}": table "{table.name}" has no column "{read.column}"'
+            + (_nearest(read.column, table.columns) or f"; its columns are {', '.join(table.columns)}")
+        )
+    if read.column in (table.key, table.valid_from):
+        raise ConfigurationError(
+            f'feature "{feature}": "{read.column}" is the key or the time of table "{table.name}", not a value of it'
+        )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f', did you mean "{close[0]}"?' if close else ""

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
-from headwater.schema.durations import PATTERN, Duration, parse_duration
+from headwater.schema.durations import PATTERN, Delay, Duration, parse_delay, parse_duration
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Name
+from headwater.schema.tables import TableSource
 
 MAX_EVENT_TYPES = 15
 MAX_SEGMENT_KEYS = 2
@@ -232,6 +233,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigurationError(
                 f"segments.keys: Expected at most {MAX_SEGMENT_KEYS} keys, got {len(self.segments.keys)}"
             )
+    tables: tuple[TableSource, ...] = ()
         _check_names("segments.keys", list(self.segments.keys))
         for index, surface in enumerate(self.surfaces):
             for source in surface.sources or ():
@@ -248,6 +250,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def load_config(path: Path | None) -> Config:
     """Read ``path``; ``None`` gives the defaults.
+        _check_names("tables", [table.name for table in self.tables])
+        for index, table in enumerate(self.tables):
+            _check_durations(table, f"tables[{index}].")
 
     Raises:
         ConfigurationError: the file cannot be read or is wrong; the message names file and key.
@@ -260,13 +265,16 @@ def load_config(path: Path | None) -> Config:
         raise ConfigurationError(f"{path}: Cannot read the configuration: {error}") from error
     config = parse_config(text, str(path))
     module = config.features.module
-    if module and not Path(module).is_absolute():  # relative to the file, wherever the command runs
+    if module and not Path(module).is_absolute():
         features = msgspec.structs.replace(config.features, module=str((path.parent / module).resolve()))
         config = msgspec.structs.replace(config, features=features)
-    return config
+    folder = path.parent.resolve()
+    tables = tuple(msgspec.structs.replace(t, path=str(folder / t.path)) for t in config.tables)
+    return msgspec.structs.replace(config, tables=tables)
 
 
 def parse_config(text: str, source: str = "headwater.toml") -> Config:
+    # paths are relative to the file, wherever the command runs
     """A configuration from TOML text; ``source`` is what error messages call the file."""
     try:
         raw = tomllib.loads(text)
@@ -395,11 +403,11 @@ def _check_durations(node: Struct, prefix: str) -> None:
                 if text == "never":
                     continue
                 try:
-                    parse_duration(text)
+                    (parse_delay if field.type is Delay else parse_duration)(text)
                 except ConfigurationError as error:
                     raise ConfigurationError(f"{key}: {error}") from error
 
 
 def _is_duration(annotation: Any) -> bool:
     """Whether a field holds a duration or a tuple of them."""
-    return annotation in (Duration, Limit) or any(_is_duration(part) for part in get_args(annotation))
+    return annotation in (Duration, Limit, Delay) or any(_is_duration(part) for part in get_args(annotation))

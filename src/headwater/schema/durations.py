@@ -12,6 +12,8 @@ from headwater.schema.errors import ConfigurationError
 PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,6})?(ms|s|m|h|d|w)$"
 Duration = Annotated[str, Meta(pattern=PATTERN, description='A number and a unit: "500ms", "30m", "6h", "3d", "2w"')]
 
+Delay = Annotated[str, Meta(pattern=PATTERN, description='A duration, or none: "0s"')]
+
 MAX_DURATION_MS = 3_660 * 86_400_000  # ten years: longer is a typing error, and 2^(-age/half-life) stays exact
 
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
@@ -30,6 +32,11 @@ def parse_duration(text: str) -> int:
     if not 1 <= millis <= MAX_DURATION_MS:
         raise ConfigurationError(f'Expected a duration from 1ms to {MAX_DURATION_MS // _UNIT_MS["d"]}d, got "{text}"')
     return millis
+
+
+def parse_delay(text: str) -> int:
+    """As :func:`parse_duration`, and 0 for "0s"."""
+    return 0 if re.fullmatch(r"0+(\.0+)?[a-z]+", text) else parse_duration(text)
 
 
 def format_duration(millis: int) -> str:
