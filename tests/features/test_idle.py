@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,6 +15,9 @@ from headwater.features.assemble import forget_idle, stranger
 from headwater.features.fold import Fold
 from headwater.features.layout import U_CLOCK
 from headwater.features.plan import compile_plan
+from headwater.features.rows import pack_user
+from headwater.features.state import LmdbState
+from headwater.features.state_memory import MemoryState
 from headwater.log.commands import Login, PutProfiles
 from headwater.schema.config import Config, Features
 from headwater.schema.events import Event
@@ -118,3 +122,31 @@ def test_row_zero_and_items_are_never_idle() -> None:
     fold = folded(PLAN, log)
     assert fold.items.rows.i8[log.item("old")].any()
     assert np.count_nonzero(fold.items.rows.u4[0]) > 0
+
+
+@pytest.mark.parametrize("kind", ["memory", "lmdb"])
+def test_the_fold_removes_idle_rows_from_its_store_and_nobody_notices(kind: str, tmp_path: Path) -> None:
+    people = [f"u{n}" for n in range(20)]
+    steps = [Step(START_MS + n * 1_000, [click(user, f"i{n % 3}")]) for n, user in enumerate(people)]
+    later = [Step(START_MS + 12 * DAY_MS, [click(user, "late")]) for user in ("u3", "somebody new")]
+    store = MemoryState(PLAN) if kind == "memory" else LmdbState(tmp_path, PLAN, writable=True)
+    log = written([*steps, *later], CONFIG)
+    fold = Fold(PLAN, store, cache_users=1, unseal=log.identity.decrypt)
+    for block in log.blocks([7]):
+        fold.apply(block)
+        fold.commit(epoch=False)
+    looked = [fold.remove_idle(6) for _ in range(5)]
+    assert sum(looked) == 19  # all but the two who came later
+    fold.commit(epoch=False)
+    left = [user for user, _ in store.clocks(0, 100)]
+    assert left == [log.user("u3"), log.user("somebody new")]
+    log.add([Step(START_MS + 13 * DAY_MS, [click("u5", "again")])])
+    block = log.log.read(fold.offset)
+    assert block is not None
+    fold.apply(block)
+    fold.commit(epoch=False)
+    assert_same_state(PLAN, folded(PLAN, log), folded_slowly(log, EVERYTHING))
+    again = folded(PLAN, log)
+    for user in ("u3", "u5", "somebody new"):
+        assert store.user(log.user(user)) == pack_user(again.users.user(log.user(user)), PLAN.layout)
+    store.close()

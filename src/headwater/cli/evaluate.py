@@ -52,13 +52,14 @@ def evaluate(
     Example: headwater evaluate --protocol temporal --split 2017-10-12 --questions session --json
     """
     from headwater.evaluation.checks import checks_dir
-    from headwater.log.lmdb import LmdbLog
+    from headwater.features.profiles import Profiles
+    from headwater.log.archived import open_log
     from headwater.offline.evaluate import evaluate as run
 
     if protocol != "temporal":
         raise HeadwaterError(f"there is no protocol {protocol!r}; there is: temporal")
     chosen = settings(config, data)
-    log = LmdbLog(chosen.data / "log", readonly=True)
+    log = open_log(chosen.data)
     try:
         split_ms = parse_time("--split", split)
         with Bars() as bars:
@@ -66,7 +67,7 @@ def evaluate(
                 chosen.config, log, chosen.data / "models",
                 split_ms=log.last_received_ms - 86_400_000 if split_ms is None else split_ms,
                 window=window, questions=questions, sample=sample, seed=seed, threads=os.cpu_count() or 1,
-                created_ms=int(time.time() * 1000), checks=checks_dir(chosen.data),
+                created_ms=int(time.time() * 1000), checks=checks_dir(chosen.data), unseal=Profiles(chosen.data),
                 until_ms=parse_time("--until", until), progress=bars.update,
             )  # fmt: skip
     finally:

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.client import Client
+from headwater.log.archived import open_log
 from headwater.log.batch import EventBatch
-from headwater.log.lmdb import LmdbLog
 from headwater.log.writer import open_writer
 from headwater.schema.config import load_config
 from headwater.schema.errors import ConfigurationError, HeadwaterError, UnavailableError
@@ -154,13 +154,15 @@ def history_batch(world: World, part: History, segment_keys: tuple[str, ...]) ->
 def train_site(site: Site, progress: Callable[[str, int, int], None] | None = None) -> TrainReport:
     """Train on everything in the log of a site and publish; ``progress`` gets (phase, done, total)."""
     from headwater.evaluation.checks import checks_dir
+    from headwater.features.profiles import Profiles
     from headwater.offline.train import train
 
-    log = LmdbLog(site.data / "log", readonly=True)
+    log = open_log(site.data)
     try:
         now_ms = int(time.time() * 1_000)
         return train(
             load_config(site.config), log, site.data / "models", created_ms=now_ms, checks=checks_dir(site.data),
+            unseal=Profiles(site.data),
             progress=progress,
         )  # fmt: skip
     finally:

@@ -45,19 +45,20 @@ def materialize_features(
     Exposures whose labels are not closed yet (window + watermark) are left to a later run; what --out holds
     already is not written again. The rows are the same for any number of slices and threads.
     """
+    from headwater.features.profiles import Profiles
     from headwater.learning.exposures import Asked
-    from headwater.log.lmdb import LmdbLog
+    from headwater.log.archived import open_log
     from headwater.offline.materialize import materialize
 
     chosen = settings(config, data)
     workers = threads or os.cpu_count() or 1
-    log = LmdbLog(chosen.data / "log", readonly=True)
+    log = open_log(chosen.data)
     try:
         with Bars() as bars:
             report = materialize(
                 chosen.config, log, out, asked=Asked(rows, negatives, seed), from_ms=parse_time("--from", start),
                 to_ms=parse_time("--to", stop), output=output, threads=workers, slices=slices or workers,
-                progress=bars.update,
+                unseal=Profiles(chosen.data), progress=bars.update,
             )  # fmt: skip
     finally:
         log.close()

@@ -101,8 +101,8 @@ def _in_process(chosen: Settings, request: RecommendRequest) -> RecommendRespons
     from headwater.features.fold import Fold
     from headwater.features.plan import compile_plan
     from headwater.features.replay import fold_to
+    from headwater.log.archived import open_log
     from headwater.log.identity import LmdbIdentity
-    from headwater.log.lmdb import LmdbLog
     from headwater.online.errors import RefusalError
     from headwater.online.recommender import Recommender
     from headwater.registry.registry import Registry
@@ -111,10 +111,10 @@ def _in_process(chosen: Settings, request: RecommendRequest) -> RecommendRespons
     from headwater.serving.view import FoldView
 
     plan = compile_plan(chosen.config)
-    event_log = LmdbLog(chosen.data / "log", readonly=True)
+    event_log = open_log(chosen.data)
     identity = LmdbIdentity(chosen.data / "identity", readonly=True)
     try:
-        fold = Fold(plan)
+        fold = Fold(plan, unseal=identity.decrypt)
         fold_to(event_log, fold, event_log.last_offset)
         view = FoldView(plan, fold)
         view.refresh()

@@ -43,17 +43,18 @@ def train(
     Example: headwater train --window 2d
     """
     from headwater.evaluation.checks import checks_dir
-    from headwater.log.lmdb import LmdbLog
+    from headwater.features.profiles import Profiles
+    from headwater.log.archived import open_log
     from headwater.offline.train import train as run
 
     chosen = settings(config, data)
-    log = LmdbLog(chosen.data / "log", readonly=True)
+    log = open_log(chosen.data)
     try:
         with Bars() as bars:
             report = run(
                 chosen.config, log, chosen.data / "models", until_ms=parse_time("--until", until), window=window, seed=seed,
                 threads=os.cpu_count() or 1, promote=not no_promote, created_ms=int(time.time() * 1000),
-                checks=checks_dir(chosen.data), allow_mismatch=allow_mismatch, progress=bars.update,
+                checks=checks_dir(chosen.data), unseal=Profiles(chosen.data), allow_mismatch=allow_mismatch, progress=bars.update,
             )  # fmt: skip
     finally:
         log.close()

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headwater.evaluation.metrics import Difference, ModelMetrics, compare, judge, ranks_in
-from headwater.features.fold import Fold
+from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
 from headwater.features.replay import fold_to, stops
 from headwater.features.zones import Zones
@@ -92,7 +92,8 @@ def pipelines(config: Config, plan: Plan, region: StoredRegion, zones: Zones) ->
 
 def evaluate_temporal(
     log: EventLog, plan: Plan, config: Config, model: Model, *, split_offset: int, questions: Questions, sample: float,
-    seed: int, train_s: Mapping[str, float], until: int | None = None, progress: Progress | None = None,
+    seed: int, train_s: Mapping[str, float], until: int | None = None, unseal: Unseal | None = None,
+    progress: Progress | None = None,
 ) -> TemporalReport:  # fmt: skip
     """Compare recent popularity, co-visits, the union of all sources and the ranker on events after ``split_offset``.
 
@@ -100,7 +101,7 @@ def evaluate_temporal(
     ``"all"`` about every event of a user with any history. ``sample`` is the share of questions asked.
     """
     began = time.perf_counter()
-    fold = Fold(plan)
+    fold = Fold(plan, unseal=unseal)
     view = FoldView(plan, fold)
     fold_to(log, fold, split_offset)
     until = log.last_offset if until is None else until

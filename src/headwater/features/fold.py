@@ -52,6 +52,8 @@ _decode_item = msgspec.msgpack.Decoder(ItemRecord).decode
 _decode_table = msgspec.msgpack.Decoder(TableRecord).decode
 _decode_profile = msgspec.msgpack.Decoder(UserProfile).decode
 
+IDLE_MARGIN_MS = 3_600_000
+
 Unseal = Callable[[int, bytes], bytes | None]
 
 
@@ -84,6 +86,10 @@ class StateStore(Protocol):
     def load_items(self, table: ItemTable) -> None: ...
     def types(self) -> dict[int, str]: ...
     def commit(self, delta: Delta) -> None: ...
+
+    def clocks(self, after: int, limit: int) -> list[tuple[int, int]]:
+        """(dense user, clock in ms) of stored rows with numbers above ``after``, in order: at most ``limit``; empty: none left."""
+        ...
 
 
 @dataclass(slots=True)
@@ -131,6 +137,7 @@ class Fold:
         self._types: dict[int, str] = {}
         self._type_slot = np.zeros(65_536, np.int64)
         self._epoch_dirty = np.zeros(0, np.uint8)
+        self._swept = 0  # the last user that `remove_idle` looked at
         if store is not None:
             self.offset, self.received_ms = store.offset, store.received_ms
             store.load_items(self.items)
@@ -206,6 +213,22 @@ class Fold:
         self._types, self._type_slot = dict(other._types), other._type_slot.copy()
         self._gone = set(other._gone)
         self.catalogue = dict(other.catalogue)
+
+    def remove_idle(self, limit: int) -> int:
+        """Look at the next ``limit`` stored users; who was idle for too long is gone with the next commit. Returns how many.
+
+        An idle row is as good as none to every reader, so when it is removed changes no number.
+        """
+        layout = self.plan.layout
+        if self.store is None or layout.idle_ms == 0:
+            return 0
+        clocks = self.store.clocks(self._swept, limit)
+        self._swept = clocks[-1][0] if clocks else 0
+        # a moment more than is needed: a request may be answered by a clock that stands a little behind the log's
+        before = self.received_ms - layout.idle_ms - IDLE_MARGIN_MS
+        idle = [user for user, clock in clocks if 0 < clock < before and not self.users.is_hot(user)]
+        self._gone.update(idle)
+        return len(idle)
 
     def offer_everything(self) -> None:
         """Put every item row into the next epoch; what is stored stays as it is."""

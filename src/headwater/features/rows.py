@@ -207,6 +207,10 @@ class UserTable:
         seen = min(int(row.u4[U_SEEN_LENGTH]), self.layout.seen_size)
         return bool((row.u4[self.layout.seen : self.layout.seen + seen] == item).any())
 
+    def is_hot(self, user: int) -> bool:
+        """Whether the row of a dense user is being worked on."""
+        return user < len(self.slot_of) and bool(self.slot_of[user] >= 0)
+
     def owner(self, slot: int) -> int:
         return int(self.owners[slot])
 

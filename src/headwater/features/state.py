@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.features.fold import Delta
+from headwater.features.packing import packed_clock
 from headwater.features.plan import Plan
 from headwater.features.rows import CorruptStateError, ItemTable, User, unpack_user
 from headwater.features.store import (
@@ -172,6 +173,17 @@ class LmdbState:
 
     def types(self) -> dict[int, str]:
         return self.meta().types
+
+    def clocks(self, after: int, limit: int) -> list[tuple[int, int]]:
+        """See :class:`~headwater.features.fold.StateStore`."""
+        found: list[tuple[int, int]] = []
+        with self._env.begin(db=self._users, buffers=True) as txn:
+            cursor = txn.cursor()
+            more = cursor.set_range(_U4.pack(after + 1))
+            while more and len(found) < limit:
+                found.append((_U4.unpack(cursor.key())[0], packed_clock(cursor.value())))
+                more = cursor.next()
+        return found
 
     def user(self, user: int) -> bytes | None:
         """The packed row of a dense user."""

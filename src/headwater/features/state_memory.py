@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.features.fold import Delta
+from headwater.features.packing import packed_clock
 from headwater.features.plan import Plan
 from headwater.features.rows import ItemTable, User, unpack_user
 from headwater.features.store import (
@@ -121,6 +122,13 @@ class MemoryState:
 
     def types(self) -> dict[int, str]:
         return self.meta().types
+
+    def clocks(self, after: int, limit: int) -> list[tuple[int, int]]:
+        """See :class:`~headwater.features.fold.StateStore`."""
+        with self._place.lock:
+            users = self._place.tables["users"]
+            chosen = sorted(user for user in users if user > after)[:limit]
+            return [(user, packed_clock(users[user])) for user in chosen]
 
     def user(self, user: int) -> bytes | None:
         """The packed row of a dense user."""

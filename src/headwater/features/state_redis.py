@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.features.fold import Delta
+from headwater.features.packing import packed_clock
 from headwater.features.plan import Plan
 from headwater.features.redis_keys import WIDTH, Keys
 from headwater.features.redis_scripts import APPLY, COMMIT, EPOCH, FENCE, MARK, READ, STAGE, TAKE
@@ -277,6 +278,19 @@ class RedisState:
 
     def types(self) -> dict[int, str]:
         return self.meta().types
+
+    def clocks(self, after: int, limit: int) -> list[tuple[int, int]]:
+        """See :class:`~headwater.features.fold.StateStore`."""
+        _, described = self._head()
+        end = 0 if described is None else described.users_end
+        while after + 1 < end:
+            numbers = list(range(after + 1, min(after + 1 + limit, end)))
+            found = zip(numbers, self.users(numbers), strict=True)
+            clocks = [(user, packed_clock(packed)) for user, packed in found if packed is not None]
+            if clocks:
+                return clocks
+            after = numbers[-1]
+        return []
 
     def user(self, user: int) -> bytes | None:
         """The packed row of a dense user."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from headwater.features.fold import Fold
+from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
 from headwater.features.replay import stops
 from headwater.features.zones import Zones
@@ -54,7 +54,7 @@ def positive_types(log: EventLog, config: Config) -> npt.NDArray[np.int64]:
 
 def build_training_set(
     log: EventLog, plan: Plan, config: Config, *, until: int, start_ms: int, groups: int, seed: int,
-    progress: Progress | None = None,
+    unseal: Unseal | None = None, progress: Progress | None = None,
 ) -> TrainingSet:  # fmt: skip
     """Ask about ``groups`` positive events, drawn evenly at random from those received in ``[start_ms, until]``.
 
@@ -72,7 +72,7 @@ def build_training_set(
         # one draw a record, so that the choice does not depend on how the log is cut into blocks
         return hit & (asking.random(len(records)) < share)
 
-    fold = Fold(plan)
+    fold = Fold(plan, unseal=unseal)
     view = FoldView(plan, fold)
     pipeline = Pipeline(config, plan, stored_region=StoredRegion(log.vocabulary()), zones=Zones(log.vocabulary()))
     width = config.ranker.negatives + 1

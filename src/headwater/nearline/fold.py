@@ -24,13 +24,14 @@ from headwater.features.packing import CorruptStateError
 from headwater.features.paths import drop_old_layout, feed_socket, state_dir
 from headwater.features.pinned import expected_plan
 from headwater.features.plan import Plan
+from headwater.features.profiles import Profiles
 from headwater.features.recovery import mark_damaged, open_state
 from headwater.features.rows import pack_user, unpack_user
+from headwater.log.archived import ArchivedLog, open_log
 from headwater.log.batch import events_to_batch
 from headwater.log.client import WriterClient
 from headwater.log.environment import StoreError
 from headwater.log.identity import MemoryIdentity
-from headwater.log.lmdb import LmdbLog
 from headwater.log.memory import MemoryLog
 from headwater.log.protocol import READ_LIMIT, EventLog
 from headwater.log.writer import LogWriter
@@ -45,6 +46,7 @@ log = structlog.get_logger()
 
 EPOCH_S = 0.09  # at least this long between two epochs of item changes
 CATCH_UP_S = 0.5  # far behind, rows are stored this often: users come again, and each time costs a write
+IDLE_LOOK_S, IDLE_LOOK = 1.0, 2_000  # so often so many users are looked at, whether they may be removed
 POLL_S = 0.1  # the log is looked at this often even when the writer says nothing
 OPEN_PAUSE_S = 0.02
 
@@ -71,7 +73,7 @@ class Folder:
         self._epoch_s = epoch_s
         self._seconds = seconds
         self._last_epoch_s = -epoch_s
-        self._last_commit_s = seconds()
+        self._last_commit_s = self._last_look_s = seconds()
         self.position = Position(fold.offset, epoch, 0)
 
     def offer_everything(self) -> None:
@@ -98,6 +100,11 @@ class Folder:
         if more and not self._must_store():
             return True
         due = self._is_due() and self.fold.epoch_pending
+        if not more and self._seconds() - self._last_look_s >= IDLE_LOOK_S:
+            self._last_look_s = self._seconds()
+            removed = self.fold.remove_idle(IDLE_LOOK)
+            if removed:
+                log.info("idle_users_removed", users=removed)
         if due or self.fold.offset > self.position.user_offset:
             self._commit(epoch=due)
         return more
@@ -137,7 +144,7 @@ def warm_up(config: Config, plan: Plan) -> None:
         events = [Event(user="u", item=item, type=name) for item in ("a", "b") for name in names]
         writer.append_events(events_to_batch(events, config.segments.keys))
         writer.login("v", "u")
-        fold = Fold(plan)
+        fold = Fold(plan, unseal=identity.decrypt)
         block = memory.read(0)
         if block is not None:
             fold.apply(block)
@@ -216,14 +223,14 @@ async def run_fold(config: Config, data: Path, *, stop: asyncio.Event, plan_hash
     """
     plan = expected_plan(config, plan_hash)
     warm_up(config, plan)
-    event_log = await _open_log(data / "log", stop)
+    event_log = await _open_log(data, stop)
     if event_log is None:
         return
     if drop_old_layout(data):
         log.warning("state_dropped", reason="it lay where one plan had room", hint="it is folded anew from the log")
     state = open_state(state_dir(data, plan.hash), plan, event_log)
     try:
-        fold = Fold(plan, state)
+        fold = Fold(plan, state, unseal=Profiles(data))
         meta = state.meta()
         feed = FeedServer(feed_socket(data, plan.hash), Position(fold.offset, meta.epoch, 0))
         folder = Folder(event_log, fold, publish=feed.publish, epoch=meta.epoch)
@@ -241,12 +248,12 @@ async def run_fold(config: Config, data: Path, *, stop: asyncio.Event, plan_hash
         event_log.close()
 
 
-async def _open_log(path: Path, stop: asyncio.Event) -> LmdbLog | None:
+async def _open_log(data: Path, stop: asyncio.Event) -> ArchivedLog | None:
     """The log, as soon as the writer has made it; None when the process is to stop before that."""
     waiting = False
     while not stop.is_set():
         try:
-            return LmdbLog(path, readonly=True)
+            return open_log(data)
         except StoreError as error:
             if not waiting:
                 log.info("fold_waits_for_log", reason=str(error))

@@ -21,6 +21,7 @@ from msgspec import Struct
 from headwater.features.fold import Fold
 from headwater.features.paths import BUILDING, Current, building_dir, read_current, state_dir, write_current
 from headwater.features.plan import Plan
+from headwater.features.profiles import Profiles
 from headwater.features.recovery import open_state
 from headwater.log.protocol import EventLog
 from headwater.registry.registry import Registry
@@ -94,7 +95,7 @@ def build_state(
                 shutil.rmtree(other)
     state = open_state(path, plan, event_log)
     try:
-        fold = Fold(plan, state)
+        fold = Fold(plan, state, unseal=Profiles(data))
         first, stored_s = fold.offset, seconds()
         while (block := event_log.read(fold.offset)) is not None:
             fold.apply(block)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headwater.evaluation.temporal import RANKER, Questions, TemporalReport, evaluate_temporal
+from headwater.features.fold import Unseal
 from headwater.features.plan import compile_plan
 from headwater.log.protocol import EventLog
 from headwater.offline.train import last_offset_before, train
@@ -19,7 +20,7 @@ Progress = Callable[[str, int, int], None]
 def evaluate(
     config: Config, log: EventLog, models: Path, *, split_ms: int, window: str | None, questions: Questions,
     sample: float, seed: int, threads: int, created_ms: int, checks: Path, until_ms: int | None = None,
-    progress: Progress | None = None,
+    unseal: Unseal | None = None, progress: Progress | None = None,
 ) -> TemporalReport:  # fmt: skip
     """Train on everything received before ``split_ms`` and answer the questions behind it.
 
@@ -30,13 +31,13 @@ def evaluate(
     plan = compile_plan(config)
     trained = train(
         config, log, models, until_ms=split_ms, window=window, seed=seed, threads=threads, promote=False,
-        created_ms=created_ms, checks=checks, allow_mismatch=True, progress=progress,
+        created_ms=created_ms, checks=checks, allow_mismatch=True, unseal=unseal, progress=progress,
     )  # fmt: skip
     model = open_model(Registry(models).load(trained.bundle, plan_hash=plan.hash))
     split_offset, _ = last_offset_before(log, split_ms)
     until = None if until_ms is None else last_offset_before(log, until_ms)[0]
     return evaluate_temporal(
         log, plan, config, model, split_offset=split_offset, questions=questions, sample=sample, seed=seed,
-        train_s={RANKER: trained.replay_s + trained.fit_s}, until=until,
+        train_s={RANKER: trained.replay_s + trained.fit_s}, until=until, unseal=unseal,
         progress=None if progress is None else lambda done, total: progress("questions", done, total),
     )  # fmt: skip

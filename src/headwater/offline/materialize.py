@@ -12,6 +12,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headwater.features.asof import Questions, answers
+from headwater.features.fold import Unseal
 from headwater.features.plan import compile_plan
 from headwater.learning.exposures import POSITIVES, Asked, Exposures, Stretch, dense_types, read_exposures
 from headwater.learning.labels import LabelRule, Labels, closes_after_ms, join_labels, label_rules
@@ -64,7 +65,7 @@ class MaterializeReport(Struct, frozen=True, kw_only=True):
 def materialize(
     config: Config, log: EventLog, out: Path, *, asked: Asked | None = None, from_ms: int | None = None,
     to_ms: int | None = None, output: Format = "parquet", threads: int = 1, slices: int = 1,
-    file_rows: int = FILE_ROWS, progress: Progress | None = None,
+    file_rows: int = FILE_ROWS, unseal: Unseal | None = None, progress: Progress | None = None,
 ) -> MaterializeReport:  # fmt: skip
     """Write the rows of all exposures received from ``from_ms`` on and before ``to_ms`` whose labels are closed.
 
@@ -100,7 +101,11 @@ def materialize(
     files = -(-n // file_rows)
     if span is not None and n:
         tables = RowTables(plan, log.vocabulary(), exposures, labels)
-        rows = _watched(answers(log, plan, _questions(exposures), threads=threads, slices=slices), n, told("assemble"))
+        rows = _watched(
+            answers(log, plan, _questions(exposures), threads=threads, slices=slices, unseal=unseal),
+            n,
+            told("assemble"),
+        )
         store.write(span, tables, pieces(rows, n, len(plan.columns), file_rows), files, threads)
     seconds = time.perf_counter() - began
     return MaterializeReport(

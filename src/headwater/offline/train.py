@@ -9,6 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from headwater.evaluation.checks import mismatches
+from headwater.features.fold import Unseal
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.statistics import STATISTICS_FILE, Statistics
 from headwater.learning.gbdt import FitReport, GbdtParams, fit_gbdt
@@ -47,7 +48,7 @@ class TrainReport(Struct, frozen=True, kw_only=True):
 def train(
     config: Config, log: EventLog, models: Path, *, until_ms: int | None = None, window: str | None = None,
     seed: int | None = None, threads: int = 2, promote: bool = True, created_ms: int, checks: Path,
-    allow_mismatch: bool = False, progress: Progress | None = None,
+    allow_mismatch: bool = False, unseal: Unseal | None = None, progress: Progress | None = None,
 ) -> TrainReport:  # fmt: skip
     """Train the configured ranker on the log up to ``until_ms`` (default: all of it) and publish the bundle.
 
@@ -72,7 +73,8 @@ def train(
     began = time.perf_counter()
     rows = build_training_set(
         log, plan, config, until=until, start_ms=start_ms, groups=max(ranker.max_rows // (ranker.negatives + 1), 1),
-        seed=seed, progress=None if progress is None else lambda done, total: progress("replay", done, total),
+        seed=seed, unseal=unseal,
+        progress=None if progress is None else lambda done, total: progress("replay", done, total),
     )  # fmt: skip
     replayed = time.perf_counter()
     if len(rows.groups) < MIN_GROUPS:

@@ -52,7 +52,7 @@ def warm_up(config: Config, plan: Plan) -> None:
             for kind in kinds
         ]
         writer.append_events(events_to_batch(events, config.segments.keys))
-        fold = Fold(plan)
+        fold = Fold(plan, unseal=identity.decrypt)
         fold_to(log, fold, log.last_offset)
     view = FoldView(plan, fold)
     view.refresh()
