@@ -13,7 +13,7 @@ import pytest
 
 from headwater.log import frames
 from headwater.log.batch import events_to_batch
-from headwater.log.commands import Appended, Command, PutItems, ServedEntry
+from headwater.log.commands import Appended, Command, PutItems, PutTable, ServedEntry
 from headwater.log.identity import MemoryIdentity
 from headwater.log.memory import MemoryLog
 from headwater.log.protocol import EventLog, ImportRange, RefusedError
@@ -100,6 +100,7 @@ def test_every_command_travels(tmp_path: Path) -> None:
             await client.put_items([Item(id="i", categories=["c"])])
             await client.put_profiles([UserProfile(id="u", country="DE")])
             await client.append_served([ServedEntry(0, 0, b"x"), ServedEntry(1, 2**64 - 1, b"y")])
+            await client.commit(PutTable("risk", "user", ["churn"], ["u"], [4], [[0.5]]))
             await client.login("guest", "u")
             await client.delete_items(["i", "unknown"])
             await client.erase_users(["u"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
@@ -57,6 +57,24 @@ class PutProfiles(Struct, frozen=True, array_like=True, tag="profiles"):
     source: ImportRange | None = None
 
 
+class PutTable(Struct, frozen=True, array_like=True, tag="table"):
+    """Values of one of the ``[[tables]]``: a row for each of ``ids``, valid from a moment in ``valid_from_ms``.
+
+    ``values`` hold a number for each of ``columns``; ``None``: missing. Users are assigned numbers as for events; items
+    that nobody ever named are not recorded and not counted as accepted. A row that is valid from a later moment than
+    its record would have is refused with the whole command. ``at_ms`` and ``source`` as with items.
+    """
+
+    table: str
+    entity: Literal["user", "item"]
+    columns: list[str]
+    ids: list[str]
+    valid_from_ms: list[int]
+    values: list[list[float | None]]
+    at_ms: int | None = None
+    source: ImportRange | None = None
+
+
 class AppendServed(Struct, frozen=True, array_like=True, tag="served"):
     """Record lists that were shown."""
 
@@ -89,7 +107,9 @@ class Ping(Struct, frozen=True, array_like=True, tag="ping"):
     """Change nothing; the answer says where the log ends."""
 
 
-Command = AppendEvents | PutItems | DeleteItems | PutProfiles | AppendServed | EraseUsers | TrimLog | Login | Ping
+Command = (
+    AppendEvents | PutItems | DeleteItems | PutProfiles | PutTable | AppendServed | EraseUsers | TrimLog | Login | Ping
+)
 
 
 class Appended(Struct, frozen=True, array_like=True, tag="ok"):

@@ -28,6 +28,7 @@ from headwater.log.commands import (
     Ping,
     PutItems,
     PutProfiles,
+    PutTable,
     TrimLog,
 )
 from headwater.log.protocol import RefusedError
@@ -75,7 +76,17 @@ class Reply(Struct, frozen=True, array_like=True):
 
 
 WireRequest = (
-    AppendWire | PutItems | DeleteItems | PutProfiles | AppendServed | EraseUsers | TrimLog | Login | Ping | Subscribe
+    AppendWire
+    | PutItems
+    | DeleteItems
+    | PutProfiles
+    | PutTable
+    | AppendServed
+    | EraseUsers
+    | TrimLog
+    | Login
+    | Ping
+    | Subscribe
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -181,12 +181,16 @@ class Stage:
         payloads: Sequence[bytes],
         *,
         at_ms: int | None = None,
+        time_ms: npt.NDArray[np.int64] | None = None,
         source: tuple[ImportRange, bytes] | None = None,
     ) -> None:
-        """Take in records that are no events; ``records`` need ``kind`` and what they refer to, times are set here."""
+        """Take in records that are no events; ``records`` need ``kind`` and what they refer to, times are set here.
+
+        ``time_ms`` None: when they are received.
+        """
         received = self.received(at_ms)
         records["received_ms"] = received
-        records["time_ms"] = received
+        records["time_ms"] = received if time_ms is None else time_ms
         records["value"] = np.nan
         if payloads:
             records["payload_size"] = [len(payload) for payload in payloads]

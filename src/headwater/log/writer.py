@@ -30,6 +30,7 @@ from headwater.log.commands import (
     Ping,
     PutItems,
     PutProfiles,
+    PutTable,
     TrimLog,
 )
 from headwater.log.dedup import DEFAULT_WINDOW, LOOKED_AT, DedupWindow
@@ -43,6 +44,7 @@ from headwater.log.protocol import EventLog, ImportRange, RefusedError
 from headwater.log.record import RECORD, SEGMENT_KEYS, Kind, Namespace
 from headwater.log.scrub import ScrubError
 from headwater.log.staging import NewTerms, Records, Stage, check_text
+from headwater.log.tables import check_table, table_payloads
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import Event
 
@@ -183,6 +185,10 @@ class LogWriter(Commands):
                 accepted = (
                     self._items(stage, command) if isinstance(command, PutItems) else self._profiles(stage, command)
                 )
+            case PutTable(source=source):
+                if self._is_recorded(stage, source):
+                    return Appended(0, 0, stage.last_offset, already=True)
+                accepted = self._table(stage, command)
             case DeleteItems():
                 accepted = self._delete(stage, command)
             case AppendServed():
@@ -265,6 +271,25 @@ class LogWriter(Commands):
         payloads = [self._identity.encrypt(int(u), p) for u, p in zip(assigned.user, plain, strict=True)]
         stage.others(new, records, payloads, at_ms=command.at_ms, source=_with_payload(command.source))
         return len(records)
+
+    def _table(self, stage: Stage, command: PutTable) -> int:
+        check_table(command, stage.received(command.at_ms))
+        rows = list(range(len(command.ids)))
+        if command.entity == "item":
+            known = self._vocabulary.known(Namespace.ITEM)
+            rows = [row for row in rows if command.ids[row] in known]
+        records = _records(len(rows), Kind.TABLE)
+        if command.entity == "item":
+            records["item"] = [known[command.ids[row]] for row in rows]
+        elif rows:
+            records["user"], records["surrogate"] = self._identity.assign(command.ids)
+        if rows or command.source is not None:
+            valid = np.array([command.valid_from_ms[row] for row in rows], np.int64)
+            stage.others(
+                None, records, table_payloads(command, rows), at_ms=command.at_ms, time_ms=valid,
+                source=_with_payload(command.source),
+            )  # fmt: skip
+        return len(rows)
 
     def _served(self, stage: Stage, command: AppendServed) -> int:
         records = _records(len(command.entries), Kind.SERVED)
