@@ -72,7 +72,7 @@ def run(chosen: Settings, without_ranker: bool) -> Report:
     from headwater.features.paths import read_current
     from headwater.features.pinned import config_digest
     from headwater.features.plan import compile_plan
-    from headwater.log.lmdb import LmdbLog
+    from headwater.log.archived import open_log
     from headwater.offline.backfill import NoBundleError, check_promoted, one_backfill, request_flip
     from headwater.online.supervisor import serving_process
 
@@ -83,7 +83,7 @@ def run(chosen: Settings, without_ranker: bool) -> Report:
         current = read_current(chosen.data)
         serves = serving_process(chosen.data)
         if serves and current is not None and current.plan == plan:
-            log = LmdbLog(chosen.data / "log", readonly=True)
+            log = open_log(chosen.data)
             try:
                 return Report(plan, "served already", offset=log.last_offset)
             finally:
@@ -107,11 +107,11 @@ def run(chosen: Settings, without_ranker: bool) -> Report:
 
 def _build(data: Path, plan: Plan) -> Built:
     from headwater.cli.train import Bars
-    from headwater.log.lmdb import LmdbLog
+    from headwater.log.archived import open_log
     from headwater.offline.backfill import build_state
 
     os.nice(_NICE)  # whoever answers requests on this machine comes first
-    event_log = LmdbLog(data / "log", readonly=True)
+    event_log = open_log(data)
     try:
         with Bars() as bars:
             return build_state(data, plan, event_log, progress=lambda done, total: bars.update("backfill", done, total))

@@ -79,13 +79,13 @@ def verify_features(
     from headwater.evaluation.checks import checks_dir, store_check
     from headwater.evaluation.verify import verify
     from headwater.features.plan import compile_plan
+    from headwater.log.archived import open_log
     from headwater.log.identity import LmdbIdentity
-    from headwater.log.lmdb import LmdbLog
 
     chosen = settings(config, data)
     plan = compile_plan(chosen.config)
     with ExitStack() as opened:
-        event_log = opened.enter_context(closing(LmdbLog(chosen.data / "log", readonly=True)))
+        event_log = opened.enter_context(closing(open_log(chosen.data)))
         unseal = None
         if plan.user_attributes:
             unseal = opened.enter_context(closing(LmdbIdentity(chosen.data / "identity", readonly=True))).decrypt

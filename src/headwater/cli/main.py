@@ -12,12 +12,28 @@ from typing import Annotated
 import typer
 
 from headwater import __version__
-from headwater.cli import bench, demo, doctor, evaluate, features, importing, init, recommend, serve, train
+from headwater.cli import (
+    archive,
+    backup,
+    bench,
+    demo,
+    doctor,
+    erase,
+    evaluate,
+    features,
+    importing,
+    init,
+    recommend,
+    serve,
+    train,
+)
 from headwater.cli.options import EXIT_INPUT, EXIT_UNAVAILABLE, configure_logging
 from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
-GROUPS = (init, importing, train, evaluate, serve, recommend, features, bench, demo, doctor)
+GROUPS = (
+    init, importing, train, evaluate, serve, recommend, features, archive, backup, erase, bench, demo, doctor,
+)  # fmt: skip
 
 
 def _version(wanted: bool) -> None:

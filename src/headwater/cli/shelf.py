@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from headwater.log.archived import open_log
 from headwater.log.batch import ItemRecord
-from headwater.log.lmdb import LmdbLog
 from headwater.log.record import Kind, Namespace
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.items import Item
@@ -76,7 +76,7 @@ class Shelf:
 
 def read_shelf(data: Path) -> Shelf:
     """Read the log in ``data`` once."""
-    log = LmdbLog(data / "log", readonly=True)
+    log = open_log(data)
     try:
         decode = msgspec.msgpack.Decoder(ItemRecord).decode
         ids = log.vocabulary().texts(Namespace.ITEM)

@@ -20,7 +20,7 @@ from headwater.online.service import Service
 
 log = structlog.get_logger()
 
-_PREFIXES = ("/v1/items/", "/v1/similar/")
+_PREFIXES = {"/v1/items/": "{item_id}", "/v1/similar/": "{item_id}", "/v1/users/": "{user_id}"}
 _ROUTES = {
     "/v1/events", "/v1/items", "/v1/users", "/v1/recommend", "/healthz", "/readyz", "/metrics", "/schema",
     "/schema/openapi.json",
@@ -43,9 +43,9 @@ def route_of(path: str) -> str:
     """The route's template, for labels: ids never become labels, and unknown paths share one."""
     if path in _ROUTES:
         return path
-    for prefix in _PREFIXES:
+    for prefix, parameter in _PREFIXES.items():
         if path.startswith(prefix):
-            return prefix + "{item_id}"
+            return prefix + parameter
     return "other"
 
 

@@ -71,6 +71,10 @@ def ingest_routes(service: Service) -> list[HTTPRouteHandler]:
         entries = _decode(service, "user", users, await body_of(request))
         return await _reply(service, "user", entries.rejected, service.writer.put_profiles(entries.good))
 
+    @delete("/v1/users/{user_id:path}", status_code=200)
+    async def delete_user(request: Call) -> Response[bytes]:
+        return await _reply(service, "user", [], service.writer.erase_users([id_of(request, "/v1/users/")]))
+
     @delete("/v1/items/{item_id:path}", status_code=200)
     async def delete_item(request: Call) -> Response[bytes]:
         _known(service, item := id_of(request, "/v1/items/"))
@@ -86,7 +90,7 @@ def ingest_routes(service: Service) -> list[HTTPRouteHandler]:
             raise RefusalError(404, "There is no item of that id", "item_id")
         return Response(_encode(record.item), media_type=JSON)
 
-    return [post_events, post_items, post_users, delete_item, get_item]
+    return [post_events, post_items, post_users, delete_user, delete_item, get_item]
 
 
 def _known(service: Service, item: str) -> int:

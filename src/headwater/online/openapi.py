@@ -24,6 +24,7 @@ _KINDS: tuple[type[Struct], ...] = (
 
 _TEXT = {"type": "string"}
 _ITEM_ID = {"name": "item_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "article-17"}
+_USER_ID = {"name": "user_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "ada"}
 _ERRORS = {
     400: "Bad input; names field and reason",
     404: "There is no item of that id",
@@ -108,6 +109,10 @@ def operations(config: Config) -> list[Operation]:
         Operation(
             "post", "/v1/users", "Add user profiles or replace them whole", UserProfile, True, IngestReply, writes,
             examples={"one": user, "batch": [user]}, answer=ingested,
+        ),
+        Operation(
+            "delete", "/v1/users/{user_id}", "Erase a user: key, mapping and state row are destroyed", gives=IngestReply,
+            errors=(400, 503), parameters=(_USER_ID,), answer=IngestReply(1, 0, [], "43"),
         ),
         Operation(
             "post", "/v1/recommend", "What should this person see now?", RecommendRequest, False, RecommendResponse,

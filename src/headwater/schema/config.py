@@ -168,6 +168,13 @@ class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigurationError(f"state.url: Expected a URL that starts with {', '.join(STATE_SCHEMES)}")
 
 
+class Retention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long records stay in the log and in the lake; `headwater retain` applies it."""
+
+    log: Limit = "never"
+    lake: Limit = "never"
+
+
 class Label(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An outcome that training rows are labelled with: an event of ``types`` at most ``window`` after the exposure.
     ``types`` absent: the event type of the label's name.
@@ -224,6 +231,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ladder: Ladder = Ladder()
     serving: Serving = Serving()
     log: Log = Log()
+    retention: Retention = Retention()
     state: State = State()
 
     def __post_init__(self) -> None:
