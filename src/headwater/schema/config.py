@@ -233,6 +233,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log: Log = Log()
     retention: Retention = Retention()
     state: State = State()
+    tables: tuple[TableSource, ...] = ()
 
     def __post_init__(self) -> None:
         _check_events(self.events)
@@ -241,7 +242,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigurationError(
                 f"segments.keys: Expected at most {MAX_SEGMENT_KEYS} keys, got {len(self.segments.keys)}"
             )
-    tables: tuple[TableSource, ...] = ()
         _check_names("segments.keys", list(self.segments.keys))
         for index, surface in enumerate(self.surfaces):
             for source in surface.sources or ():
@@ -250,6 +250,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                         f'surfaces[{index}].sources: There is no source "{source}"{_nearest(source, SOURCE_NAMES)}'
                     )
         _check_durations(self, "")
+        _check_names("tables", [table.name for table in self.tables])
+        for index, table in enumerate(self.tables):
+            _check_durations(table, f"tables[{index}].")
         if not self.training.labels:
             labels = tuple(Label(name=t.name) for t in self.events if t.positive)
             msgspec.structs.force_setattr(self, "training", msgspec.structs.replace(self.training, labels=labels))
@@ -258,9 +261,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def load_config(path: Path | None) -> Config:
     """Read ``path``; ``None`` gives the defaults.
-        _check_names("tables", [table.name for table in self.tables])
-        for index, table in enumerate(self.tables):
-            _check_durations(table, f"tables[{index}].")
 
     Raises:
         ConfigurationError: the file cannot be read or is wrong; the message names file and key.
@@ -272,6 +272,7 @@ def load_config(path: Path | None) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: Cannot read the configuration: {error}") from error
     config = parse_config(text, str(path))
+    # paths are relative to the file, wherever the command runs
     module = config.features.module
     if module and not Path(module).is_absolute():
         features = msgspec.structs.replace(config.features, module=str((path.parent / module).resolve()))
@@ -282,7 +283,6 @@ def load_config(path: Path | None) -> Config:
 
 
 def parse_config(text: str, source: str = "headwater.toml") -> Config:
-    # paths are relative to the file, wherever the command runs
     """A configuration from TOML text; ``source`` is what error messages call the file."""
     try:
         raw = tomllib.loads(text)
