@@ -141,9 +141,9 @@ def test_the_fold_removes_idle_rows_from_its_store_and_nobody_notices(kind: str,
     left = [user for user, _ in store.clocks(0, 100)]
     assert left == [log.user("u3"), log.user("somebody new")]
     log.add([Step(START_MS + 13 * DAY_MS, [click("u5", "again")])])
-    block = log.log.read(fold.offset)
-    assert block is not None
-    fold.apply(block)
+    news = log.log.read(fold.offset)
+    assert news is not None
+    fold.apply(news)
     fold.commit(epoch=False)
     assert_same_state(PLAN, folded(PLAN, log), folded_slowly(log, EVERYTHING))
     again = folded(PLAN, log)

@@ -98,7 +98,7 @@ def _fold_and_answer(
     The last question may stand behind the last event. Returns how many events were skipped.
     """
     layout, lives, types, affinities = programs.layout, programs.lives, programs.types, programs.affinities
-    user_program, item_program = programs.users, programs.items
+    user_program, item_program, everybody = programs.users, programs.items, programs.everybody
     skipped, q = 0, first
     for e in range(begin, end + 1):
         while q < last and asked.position[q] == e:
@@ -120,7 +120,7 @@ def _fold_and_answer(
             if events.type[e] == 0:
                 skipped += 1
             else:
-                fold_event(events, e, users, items, layout, lives, types, user_program, item_program, affinities,
+                fold_event(events, e, users, items, layout, lives, types, user_program, item_program, everybody, affinities,
                            workspace, dirty_users, dirty_items)  # fmt: skip
     return skipped
 

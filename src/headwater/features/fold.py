@@ -121,13 +121,18 @@ class Fold:
         self.store = store
         self.unseal = unseal
         self.cache_users = cache_users
-        self.programs = Programs(plan.layout, plan.lives, plan.types, plan.users, plan.items, plan.affinities)
+        self.programs = Programs(
+            plan.layout, plan.lives, plan.types, plan.users, plan.items, plan.everybody, plan.affinities
+        )
         self.workspace: Workspace = new_workspace(plan.lives)
         self.items = ItemTable(plan.layout)
         # room for the whole cache from the start (the pages come with use): growing copies every row, a stall that
         # the freshness of whoever acts at that moment would pay for
-        room = 1024 if store is None else 2 * cache_users
-        self.users = UserTable(plan.layout, store.user if store is not None else None, hot=cache_users, capacity=room)
+        room = 2 * cache_users
+        self.users = UserTable(
+            plan.layout, store.user if store is not None else None, hot=cache_users, capacity=room,
+            load_many=getattr(store, "users", None),
+        )  # fmt: skip
         self.offset = 0
         self.received_ms = 0
         self.counts = FoldCounts()

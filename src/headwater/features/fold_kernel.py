@@ -75,6 +75,7 @@ class Programs(NamedTuple):
     types: TypeProgram
     users: CellProgram
     items: CellProgram
+    everybody: CellProgram  # the items' program for row 0
     affinities: AffinityProgram
 
 
@@ -301,7 +302,7 @@ def _fold_item(
 @inline
 def fold_event(
     events: Events, e: int, users: Rows, items: Rows, layout: Layout, lives: Lives, types: TypeProgram,
-    user_program: CellProgram, item_program: CellProgram, affinities: AffinityProgram,
+    user_program: CellProgram, item_program: CellProgram, everybody: CellProgram, affinities: AffinityProgram,
     workspace: Workspace, dirty_users: UInt8, dirty_items: UInt8,
 ) -> None:  # fmt: skip
     """Fold event ``e``, whose type is configured.
@@ -335,10 +336,10 @@ def fold_event(
             )
             > 0
         )
-    for row in (np.int64(0), item):
+    for row, program in ((np.int64(0), everybody), (item, item_program)):
         _fold_item(items.i8[row], items.f4[row], items.u4[row], slot, sign, time_ms, value, person, item, category,
                    followed, weight, positive, segment_0, segment_1, latest, earliest, workspace, layout, lives,
-                   item_program, len(types.weight))  # fmt: skip
+                   program, len(types.weight))  # fmt: skip
 
     if i8[U_FIRST] == 0:
         i8[U_FIRST] = time_ms
@@ -382,13 +383,13 @@ def fold_events(
     every event.
     """
     layout, lives, types, affinities = programs.layout, programs.lives, programs.types, programs.affinities
-    user_program, item_program = programs.users, programs.items
+    user_program, item_program, everybody = programs.users, programs.items, programs.everybody
     skipped = 0
     for e in range(begin, end):
         if events.type[e] == 0:
             skipped += 1
         else:
-            fold_event(events, e, users, items, layout, lives, types, user_program, item_program, affinities, workspace,
+            fold_event(events, e, users, items, layout, lives, types, user_program, item_program, everybody, affinities, workspace,
                        dirty_users, dirty_items)  # fmt: skip
     return skipped
 

@@ -42,7 +42,7 @@ from headwater.features.aggregations import (
 )
 from headwater.features.decay import FOREVER_MS, PERIOD
 from headwater.features.defaults import default_affinity
-from headwater.features.definitions import Column, popularity_cell, version_of
+from headwater.features.definitions import Column, Side, popularity_cell, version_of
 from headwater.features.layout import (
     I_CATEGORIES,
     I_COUNTS,
@@ -77,7 +77,7 @@ from headwater.schema.items import MAX_CATEGORIES
 
 Kind = TypeVar("Kind", bound=Aggregation)
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 MAX_LIVES = 32
 
 
@@ -96,6 +96,7 @@ class Plan:
     types: TypeProgram
     users: CellProgram
     items: CellProgram
+    everybody: CellProgram  # of item row 0: what some term reads of everybody
     affinities: AffinityProgram
     reads: ReadProgram
     positions: dict[Aggregation, tuple[int, int]]  # where each aggregation lies (and its second part)
@@ -200,6 +201,7 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
         ),
         users=users.program(names, lives_ms, spans),
         items=items.program(names, lives_ms, spans),
+        everybody=items.program(names, lives_ms, spans, of_everybody(columns)),
         affinities=affinities.program(names, lives_ms, items.at),
         reads=compile_reads(columns, positions, lives_ms, affinities.groups, layout),
         positions=positions,
@@ -210,6 +212,12 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
         popular_lives=tuple(lives_ms.index(cell.half_life_ms) for cell in popular),
         half_lives=features.item_half_lives,
     )  # fmt: skip
+
+
+def of_everybody(columns: tuple[Column, ...]) -> frozenset[Aggregation]:
+    """What item row 0 keeps, besides segments: the aggregations that some term reads of everybody."""
+    terms = (term for column in columns for term in column.terms if term.side is Side.EVERYBODY)
+    return frozenset(term.reads for term in terms if term.reads is not None)
 
 
 class _Cells:
@@ -256,12 +264,14 @@ class _Cells:
         return found
 
     def program(
-        self, types: tuple[str, ...], lives_ms: list[int], spans: list[tuple[int, int]]
+        self, types: tuple[str, ...], lives_ms: list[int], spans: list[tuple[int, int]],
+        only: frozenset[Aggregation] | None = None,
     ) -> CellProgram:  # fmt: skip
         names = (*types, FOLLOWED)  # the last slot stands behind all configured types
         bumps: list[list[tuple[int, float]]] = [[] for _ in range(len(names) + 1)]
         extras: list[list[tuple[int, int, int, float, int]]] = [[] for _ in range(len(names) + 1)]
-        for cell in self.cells:
+        chosen = [c for c in self.cells if only is None or c in only]
+        for cell in chosen:
             position, other = self.at[cell]
             for k, name in enumerate(getattr(cell, "types", ())):
                 slot = names.index(name) + 1
@@ -280,8 +290,8 @@ class _Cells:
                 elif isinstance(cell, Distinct):
                     op = {"user": X_DISTINCT_USER, "item": X_DISTINCT_ITEM, "category": X_DISTINCT_CATEGORY}[cell.of]
                     extras[slot].append((op, position, 1 << cell.precision, 1.0, 0))
-        counts = [[self.at[c][0] for c in self.of(Counted) if name in c.types] for name in names]
-        times = [[self.at[c][0] for c in self.of(LastTime) if name in c.types] for name in names]
+        counts = [[self.at[c][0] for c in chosen if isinstance(c, Counted) and name in c.types] for name in names]
+        times = [[self.at[c][0] for c in chosen if isinstance(c, LastTime) and name in c.types] for name in names]
         flat, more = [b for group in bumps for b in group], [x for group in extras for x in group]
         decayed = [c for c in self.cells if isinstance(c, Decayed)]
         return CellProgram(

@@ -20,6 +20,7 @@ from headwater.features.content import content_vector
 from headwater.features.defaults import default_affinity
 from headwater.features.definitions import Column, popularity_cell
 from headwater.features.module import configured_columns
+from headwater.features.plan import of_everybody
 from headwater.log.batch import ItemRecord, TableRecord
 from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock
 from headwater.schema.config import Config
@@ -167,6 +168,7 @@ class SlowFold:
         popular = [popularity_cell(config, parse_duration(text)) for text in features.item_half_lives]
         read = [aggregation for column in self.columns for aggregation in column.reads]
         self.kept: list[Aggregation] = list(dict.fromkeys([default_affinity(config), *popular, *read]))
+        self.everybody = of_everybody(self.columns)
         self.counting: dict[tuple[str, str], list[Aggregation]] = {
             (entity, name): [
                 cell
@@ -252,6 +254,8 @@ class SlowFold:
             row.move(event.time)
             for counted in names:
                 for cell in self.counting["user" if row is who else "item", counted]:
+                    if row is self.item(0) and cell not in self.everybody:
+                        continue  # nobody asks for it
                     row.take(cell, counted, event)
         if kind.positive:
             for row in (self.item(0), what):
