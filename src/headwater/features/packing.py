@@ -1,8 +1,14 @@
-"""The packed form of a user row: only what is not zero.
+"""The packed form of a user row: what is not zero, in as few bytes as each word needs.
 
-``clock`` (two words) · a bitmap of the fixed words · the fixed words that are not zero · the used part of the recent
-keys, recent times and the seen ring · CRC-32. A word has 32 bits, little-endian. The fixed words are those of ``i8``
-behind the clock, of ``f4``, and of ``u4`` in front of the recent sequence.
+``clock`` (8 bytes) · a bitmap of the fixed words · bytes · CRC-32. The fixed words are those of ``i8`` behind the clock
+(two each), of ``f4``, and of ``u4`` in front of the recent sequence. The bytes hold what the bitmap names, then the used
+part of the recent keys, the recent times and the seen ring, in groups of four: a byte with two bits for each, then the
+four. Two bits say how many bytes a word takes (1 … 4); of an item in the seen ring, that it is that of one of the next
+three recent keys, or (3) that four bytes follow.
+
+Words become short where they mostly can, and every one comes back as it was: times in ``i8`` count back from the clock,
+times in ``u4`` from the clock or the event behind them, the type of a recent key stands below its item, and the low byte
+of a float, zero in small whole numbers, stands on top.
 """
 
 from __future__ import annotations
@@ -12,13 +18,19 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-from headwater.features.layout import U_RECENT_LENGTH, U_SEEN_LENGTH, Layout
+from headwater.features.layout import ITEM_BITS, MAX_ITEMS, U_RECENT_LENGTH, U_SEEN_LENGTH, Layout
 from headwater.features.rowset import Rows
 from headwater.jit import inline, kernel
 from headwater.schema.errors import HeadwaterError
 
+UInt8 = npt.NDArray[np.uint8]
 UInt32 = npt.NDArray[np.uint32]
 Int64 = npt.NDArray[np.int64]
+
+WORD = (1 << 32) - 1
+SPAN_MS = 1 << 39  # 17 years
+SPAN_S = 1 << 23  # 97 days: together with the numbers below it three bytes
+FARTHEST = WORD * 1000 + 999  # a clock whose seconds are a word
 
 
 class CorruptStateError(HeadwaterError):
@@ -32,77 +44,178 @@ def _fixed(layout: Layout) -> int:
 
 @inline
 def most_words(layout: Layout) -> int:
-    """Words of a packed row in which nothing is zero, without its checksum."""
+    """Words that a packed row takes at most, without its checksum."""
     fixed = _fixed(layout)
-    return 2 + (fixed + 31) // 32 + fixed + 2 * layout.recent_size + layout.seen_size
+    words = fixed + 2 * layout.recent_size + layout.seen_size
+    return 2 + (fixed + 31) // 32 + words + (words + 15) // 16
 
 
 @inline
-def _part(start: int, row: UInt32, first: int, out: UInt32, bitmap: int, at: int) -> int:
-    """Write the words of ``row`` from ``first`` on that are not zero; ``start`` is the number of its first fixed word."""
-    for k in range(first, len(row)):
-        word = row[k]
-        if word != 0:
-            number = start + k - first
-            out[bitmap + number // 32] |= np.uint32(1) << np.uint32(number % 32)
-            out[at] = word
-            at += 1
-    return at
+def _near(value: int, clock: int, first: int, span: int) -> int:
+    """Exchange the ``span`` values up to the clock, falling, with the numbers from ``first`` on; undoes itself."""
+    if clock >= first + 2 * span and clock <= FARTHEST:
+        if value > clock - span and value <= clock:
+            return first + clock - value
+        if value >= first and value < first + span:
+            return first + clock - value
+    return value
+
+
+@inline
+def _key_down(key: int) -> int:
+    """A recent key with the low half of its type below the item."""
+    return (key & 0xF0000000) | (key & MAX_ITEMS) << 4 | key >> ITEM_BITS & 0xF
+
+
+@inline
+def _key_up(word: int) -> int:
+    return (word & 0xF0000000) | (word & 0xF) << ITEM_BITS | word >> 4 & MAX_ITEMS
+
+
+@inline
+def _write(raw: UInt8, at: int, tag: int, count: int, code: int, size: int, word: int) -> tuple[int, int, int]:
+    """Put ``size`` bytes of ``word`` under ``code``; returns what moved: ``at``, ``tag`` and ``count``."""
+    if count & 3 == 0:
+        tag = at
+        raw[tag] = np.uint8(0)
+        at += 1
+    raw[tag] |= np.uint8(code << 2 * (count & 3))
+    for _ in range(size):
+        raw[at] = np.uint8(word & 0xFF)
+        word >>= 8
+        at += 1
+    return at, tag, count + 1
+
+
+@inline
+def _write_word(raw: UInt8, at: int, tag: int, count: int, word: int) -> tuple[int, int, int]:
+    size = 1 + int(word > 0xFF) + int(word > 0xFFFF) + int(word > 0xFFFFFF)
+    return _write(raw, at, tag, count, size - 1, size, word)
+
+
+@inline
+def _bytes(raw: UInt8, at: int, size: int) -> int:
+    word = 0
+    for k in range(size):
+        word |= int(raw[at + k]) << 8 * k
+    return word
+
+
+@inline
+def _read_code(raw: UInt8, at: int, tag: int, count: int) -> tuple[int, int, int]:
+    """The next two bits; returns (code, at, tag)."""
+    if count & 3 == 0:
+        tag = at
+        at += 1
+    return int(raw[tag]) >> 2 * (count & 3) & 3, at, tag
 
 
 @inline
 def pack_row(rows: Rows, slot: int, layout: Layout, out: UInt32, at: int) -> int:
     """Write row ``slot`` into ``out`` from ``at`` on, without a checksum; returns where it ends."""
-    i8, f4, u4 = rows.i8[slot].view(np.uint32), rows.f4[slot].view(np.uint32), rows.u4[slot]
-    out[at], out[at + 1] = i8[0], i8[1]
+    i8, f4, u4 = rows.i8[slot], rows.f4[slot].view(np.uint32), rows.u4[slot]
+    clock = int(i8[0])
+    clock_s = clock // 1000
+    out[at], out[at + 1] = np.uint32(clock & WORD), np.uint32(clock >> 32 & WORD)
     bitmap = at + 2
-    at = bitmap + (_fixed(layout) + 31) // 32
-    for k in range(bitmap, at):
+    end = bitmap + (_fixed(layout) + 31) // 32
+    for k in range(bitmap, end):
         out[k] = np.uint32(0)
-    at = _part(0, i8, 2, out, bitmap, at)
-    start = len(i8) - 2
-    at = _part(start, f4, 0, out, bitmap, at)
-    at = _part(start + len(f4), u4[: layout.recent_keys], 0, out, bitmap, at)
+    raw, end, tag, count, number = out.view(np.uint8), 4 * end, 0, 0, 0
+    for k in range(1, len(i8)):
+        code = _near(int(i8[k]), clock, 1, SPAN_MS)
+        for shift in range(0, 64, 32):
+            word = code >> shift & WORD
+            if word != 0:
+                out[bitmap + (number >> 5)] |= np.uint32(1 << (number & 31))
+                end, tag, count = _write_word(raw, end, tag, count, word)
+            number += 1
+    for k in range(len(f4)):
+        word = int(f4[k])
+        if word != 0:
+            out[bitmap + (number >> 5)] |= np.uint32(1 << (number & 31))
+            end, tag, count = _write_word(raw, end, tag, count, word >> 8 | (word & 0xFF) << 24)
+        number += 1
+    for k in range(layout.recent_keys):
+        word = int(u4[k])
+        if word != 0:
+            out[bitmap + (number >> 5)] |= np.uint32(1 << (number & 31))
+            end, tag, count = _write_word(raw, end, tag, count, _near(word, clock_s, SPAN_S, SPAN_S))
+        number += 1
     recent = int(u4[U_RECENT_LENGTH])
-    seen = min(int(u4[U_SEEN_LENGTH]), layout.seen_size)
     for k in range(recent):
-        out[at + k] = u4[layout.recent_keys + k]
-        out[at + recent + k] = u4[layout.recent_times + k]
-    at += 2 * recent
-    for k in range(seen):
-        out[at + k] = u4[layout.seen + k]
-    return int(at + seen)
+        end, tag, count = _write_word(raw, end, tag, count, _key_down(int(u4[layout.recent_keys + k])))
+    later = clock_s
+    for k in range(layout.recent_times + recent - 1, layout.recent_times - 1, -1):
+        time_s = int(u4[k])
+        end, tag, count = _write_word(raw, end, tag, count, later - time_s & WORD)
+        later = time_s
+    place = 0
+    for k in range(layout.seen, layout.seen + min(int(u4[U_SEEN_LENGTH]), layout.seen_size)):
+        item, code = int(u4[k]), 3
+        for ahead in range(min(3, recent - place)):
+            if int(u4[layout.recent_keys + place + ahead]) & MAX_ITEMS == item:
+                code = ahead
+                place += ahead + 1
+                break
+        end, tag, count = _write(raw, end, tag, count, code, 4 if code == 3 else 0, item)
+    while end & 3:
+        raw[end] = np.uint8(0)
+        end += 1
+    return end >> 2
 
 
 @inline
 def unpack_row(words: UInt32, rows: Rows, slot: int, layout: Layout) -> None:
     """Fill row ``slot`` from packed words (without their checksum)."""
-    i8, f4, u4 = rows.i8[slot].view(np.uint32), rows.f4[slot].view(np.uint32), rows.u4[slot]
-    i8[0], i8[1] = words[0], words[1]
-    fixed = _fixed(layout)
-    at = 2 + (fixed + 31) // 32
-    f4_start = len(i8) - 2
-    u4_start = f4_start + len(f4)
+    i8, f4, u4 = rows.i8[slot], rows.f4[slot].view(np.uint32), rows.u4[slot]
+    clock = int(words[0]) | int(words[1]) << 32
+    clock_s = clock // 1000
+    i8[0] = clock
+    i8[1:] = 0
     u4[:] = np.uint32(0)
+    fixed = _fixed(layout)
+    f4_start = 2 * (len(i8) - 1)
+    u4_start = f4_start + len(f4)
+    raw, at, tag, count = words.view(np.uint8), 8 + 4 * ((fixed + 31) // 32), 0, 0
     for number in range(fixed):
-        word = np.uint32(0)
-        if words[2 + number // 32] >> np.uint32(number % 32) & np.uint32(1):
-            word = words[at]
-            at += 1
+        word = 0
+        if words[2 + (number >> 5)] >> np.uint32(number & 31) & np.uint32(1):
+            code, at, tag = _read_code(raw, at, tag, count)
+            word = _bytes(raw, at, code + 1)
+            at += code + 1
+            count += 1
         if number < f4_start:
-            i8[2 + number] = word
+            i8[1 + (number >> 1)] |= word << 32 * (number & 1)
         elif number < u4_start:
-            f4[number - f4_start] = word
-        else:
-            u4[number - u4_start] = word
+            f4[number - f4_start] = np.uint32(word << 8 & WORD | word >> 24)
+        elif word != 0:
+            u4[number - u4_start] = np.uint32(_near(word, clock_s, SPAN_S, SPAN_S))
+    for k in range(1, len(i8)):
+        i8[k] = _near(int(i8[k]), clock, 1, SPAN_MS)
     recent = int(u4[U_RECENT_LENGTH])
-    seen = min(int(u4[U_SEEN_LENGTH]), layout.seen_size)
-    for k in range(recent):
-        u4[layout.recent_keys + k] = words[at + k]
-        u4[layout.recent_times + k] = words[at + recent + k]
-    at += 2 * recent
-    for k in range(seen):
-        u4[layout.seen + k] = words[at + k]
+    for k in range(layout.recent_keys, layout.recent_keys + recent):
+        code, at, tag = _read_code(raw, at, tag, count)
+        u4[k] = np.uint32(_key_up(_bytes(raw, at, code + 1)))
+        at += code + 1
+        count += 1
+    later = clock_s
+    for k in range(layout.recent_times + recent - 1, layout.recent_times - 1, -1):
+        code, at, tag = _read_code(raw, at, tag, count)
+        later = later - _bytes(raw, at, code + 1) & WORD
+        u4[k] = np.uint32(later)
+        at += code + 1
+        count += 1
+    place = 0
+    for k in range(layout.seen, layout.seen + min(int(u4[U_SEEN_LENGTH]), layout.seen_size)):
+        code, at, tag = _read_code(raw, at, tag, count)
+        count += 1
+        if code == 3:
+            u4[k] = np.uint32(_bytes(raw, at, 4))
+            at += 4
+        else:
+            place += code + 1
+            u4[k] = u4[layout.recent_keys + place - 1] & np.uint32(MAX_ITEMS)
 
 
 @inline
