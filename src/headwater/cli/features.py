@@ -18,6 +18,7 @@ from headwater.cli.options import (
     settings,
 )
 from headwater.cli.stats import feature_statistics
+from headwater.cli.tables import load_features
 
 if TYPE_CHECKING:
     from headwater.log.protocol import EventLog
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
     features.command("stats")(feature_statistics)
     features.command("materialize")(materialize_features)
     features.command("backfill")(backfill)
+    features.command("load")(load_features)
     app.add_typer(features, name="features")
 
 
