@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,9 @@ __all__ = ["CorruptStateError", "ItemTable", "Rows", "User", "UserTable", "new_r
 UInt32 = npt.NDArray[np.uint32]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+
+
+LoadMany = Callable[[list[int]], list[bytes | None]]
 
 
 class User(NamedTuple):
@@ -134,13 +137,13 @@ class UserTable:
     """User rows that the fold works on, ``hot``, and behind them packed rows: in ``load``'s store, or in an arena here.
 
     Positions of hot rows are slots. With a store the owner commits dirty rows and then calls :meth:`shrink`; without one
-    the table packs rows away by itself when more than ``hot`` are in use. Memory is the hot rows at full width plus
-    what is in use of all others.
+    the table packs rows away by itself when more than ``hot`` are in use. ``load_many``, if there is one, loads what a
+    block needs at once. Memory is the hot rows at full width plus what is in use of all others.
     """
 
     def __init__(self, layout: Layout, load: Callable[[int], bytes | None] | None = None, *, hot: int = 32_768,
-                 capacity: int = 1024) -> None:  # fmt: skip
-        self.layout, self.load, self.hot = layout, load, hot
+                 capacity: int = 1024, load_many: LoadMany | None = None) -> None:  # fmt: skip
+        self.layout, self.load, self.load_many, self.hot = layout, load, load_many, hot
         self.rows = new_rows(capacity, layout.user_i8, layout.user_f4, layout.user_u4)
         self.dirty = np.zeros(capacity, np.uint8)
         self.owners = np.zeros(capacity, np.uint32)
@@ -261,8 +264,9 @@ class UserTable:
         if self.load is None:
             _fetch(missing, first, self.rows, self.layout, arena.words, arena.at, arena.size, self.slot_of, self.owners)
         else:
-            for slot, user in enumerate(missing.tolist(), first):
-                packed = self.load(user)
+            users = missing.tolist()
+            rows: Iterable[bytes | None] = map(self.load, users) if self.load_many is None else self.load_many(users)
+            for slot, (user, packed) in enumerate(zip(users, rows, strict=True), first):
                 if packed is None:
                     clear_row(self.rows, slot)
                 else:
