@@ -28,6 +28,7 @@ Float64 = npt.NDArray[np.float64]
 UInt32 = npt.NDArray[np.uint32]
 
 DEPTH = 16  # recent items that cross features look at
+FEW = 4  # candidates that are looked for in a row of partners; of more, each partner is looked up among the candidates
 DISCOUNT = 0.8  # weight of the k-th latest item is DISCOUNT ** k
 
 _CO_LAST, _CO_SUM, _CO_COUNT = int(TermOp.CO_LAST), int(TermOp.CO_SUM), int(TermOp.CO_COUNT)
@@ -70,6 +71,25 @@ def _add(terms: Float64, at: int, r: int, value: float) -> None:
 
 
 @inline
+def _co_terms(
+    f4: Float32, j: int, r: int, latest: bool, weight: float, aged: float, total: np.float32, fast_total: np.float32,
+    layout: Layout, at: Int32, terms: Float64,
+) -> None:  # fmt: skip
+    """What partner ``j`` of a recent item's row says about candidate ``r``, which it is."""
+    share = f4[layout.co_f4 + j] / total
+    if latest:
+        _add(terms, at[_CO_LAST], r, share)
+    _add(terms, at[_CO_SUM], r, weight * share)
+    _add(terms, at[_CO_COUNT], r, 1.0)
+    _add(terms, at[_CO_WEIGHT], r, aged * f4[layout.co_f4 + j])
+    if fast_total > 0.0:
+        fast_share = f4[layout.co_fast_f4 + j] / fast_total
+        if latest:
+            _add(terms, at[_CO_FAST_LAST], r, fast_share)
+        _add(terms, at[_CO_FAST_SUM], r, weight * fast_share)
+
+
+@inline
 def cross_terms(
     items: Rows, candidates: Int64, layout: Layout, lives: Lives, reads: ReadProgram, where: Int32, terms: Float64,
     query: Float32, recent: Int64, weights: Float64, length: int, now_ms: int,
@@ -82,35 +102,36 @@ def cross_terms(
             for r in range(n):
                 terms[at[op], r] = 0.0
     if reads.crosses and length > 0:
-        for r in range(n):
-            where[candidates[r]] = r
+        if n > FEW:
+            for r in range(n):
+                where[candidates[r]] = r
         for k in range(length):
             f4, u4 = items.f4[recent[k]], items.u4[recent[k]]
             total, fast_total = f4[layout.co_total_f4], f4[layout.co_total_f4 + 1]
-            if total > 0.0:
-                h = layout.co_life
-                aged = weights[k] * since_landmark(
-                    items.i8[recent[k], I_CO_CLOCK], now_ms, lives.rate[h], lives.period_ms[h]
-                )
+            if total <= 0.0:
+                continue
+            h = layout.co_life
+            aged = weights[k] * since_landmark(
+                items.i8[recent[k], I_CO_CLOCK], now_ms, lives.rate[h], lives.period_ms[h]
+            )
+            if n > FEW:
                 for j in range(layout.co_size):
                     key = u4[layout.co_u4 + j]
                     if key == 0:
                         break
-                    r = where[key]
-                    if r >= 0:
-                        share = f4[layout.co_f4 + j] / total
-                        if k == 0:
-                            _add(terms, at[_CO_LAST], r, share)
-                        _add(terms, at[_CO_SUM], r, weights[k] * share)
-                        _add(terms, at[_CO_COUNT], r, 1.0)
-                        _add(terms, at[_CO_WEIGHT], r, aged * f4[layout.co_f4 + j])
-                        if fast_total > 0.0:
-                            fast_share = f4[layout.co_fast_f4 + j] / fast_total
-                            if k == 0:
-                                _add(terms, at[_CO_FAST_LAST], r, fast_share)
-                            _add(terms, at[_CO_FAST_SUM], r, weights[k] * fast_share)
-        for r in range(n):
-            where[candidates[r]] = -1
+                    if where[key] >= 0:
+                        _co_terms(f4, j, where[key], k == 0, weights[k], aged, total, fast_total, layout, at, terms)
+            else:
+                for r in range(n):
+                    place = -1
+                    for j in range(layout.co_size):  # compares only, eight at a time
+                        if u4[layout.co_u4 + j] == np.uint32(candidates[r]):
+                            place = j
+                    if place >= 0:
+                        _co_terms(f4, place, r, k == 0, weights[k], aged, total, fast_total, layout, at, terms)
+        if n > FEW:
+            for r in range(n):
+                where[candidates[r]] = -1
     if reads.contents and length > 0:
         content_query(items, layout, recent, weights, length, query)
         size = layout.content_size
