@@ -58,8 +58,10 @@ class Outcome(Struct, frozen=True):
         return self.lost == 0 and self.doubled == 0 and self.state_equal
 
 
-def run(folder: Path, *, kills: int, seed: int, pause_s: tuple[float, float] = (0.1, 0.6)) -> Outcome:
-    """Serve in ``folder`` under load, kill writer, fold and api in turn, stop, and look at what is on disk."""
+def run(
+    folder: Path, *, kills: int, seed: int, roles: tuple[str, ...] = ROLES, pause_s: tuple[float, float] = (0.1, 0.6)
+) -> Outcome:
+    """Serve in ``folder`` under load, kill ``roles`` in turn, stop, and look at what is on disk."""
     draw = random.Random(seed)
     recovery: list[float] = []
     with Running(folder) as running:
@@ -75,7 +77,7 @@ def run(folder: Path, *, kills: int, seed: int, pause_s: tuple[float, float] = (
         try:
             for number in range(kills):
                 time.sleep(draw.uniform(*pause_s))
-                running.kill(ROLES[number % len(ROLES)])
+                running.kill(roles[number % len(roles)])
                 recovery.append(running.wait_ready())
         finally:
             for part in parts:
@@ -138,9 +140,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument(
+        "--role", action="append", choices=ROLES, help="whom to kill (again for more) [default: all in turn]"
+    )
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headwater-kill-") as folder:
-        outcome = run(Path(folder), kills=chosen.kills, seed=chosen.seed)
+        outcome = run(Path(folder), kills=chosen.kills, seed=chosen.seed, roles=tuple(chosen.role or ROLES))
     sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
     return 0 if outcome.good else 1
 
