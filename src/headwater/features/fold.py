@@ -345,11 +345,11 @@ class Fold:
             return
         valid_at, columns = found
         if user:
-            row = self.users.rows, self._touched(user, received_ms)
+            at = self._touched(user, received_ms)  # may move all rows: look at them after it
+            rows = self.users.rows
         else:
-            row = self.items.rows, item
+            at, rows = item, self.items.rows
             self.items.dirty[item] = 1
-        rows, at = row
         if valid_ms < rows.i8[at, valid_at]:
             return
         rows.i8[at, valid_at] = valid_ms
