@@ -17,6 +17,7 @@ from headwater.cli.options import (
     print_json,
     settings,
 )
+from headwater.cli.show import show_features
 from headwater.cli.stats import feature_statistics
 from headwater.cli.tables import load_features
 
@@ -27,30 +28,13 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add ``features``."""
     features = typer.Typer(no_args_is_help=True, help="The features that a ranker sees.")
-    features.command("list")(list_features)
+    features.command("show")(show_features)
     features.command("verify")(verify_features)
     features.command("stats")(feature_statistics)
     features.command("materialize")(materialize_features)
     features.command("backfill")(backfill)
     features.command("load")(load_features)
     app.add_typer(features, name="features")
-
-
-def list_features(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Print every column of the feature plan, in order, with its description.
-
-    Example: headwater features list
-    """
-    from headwater.features.plan import compile_plan
-
-    plan = compile_plan(settings(config, None).config)
-    if as_json:
-        columns = [{"name": column.name, "description": column.description} for column in plan.declared]
-        print_json({"plan": plan.hash, "columns": columns})
-        return
-    for column in plan.declared:
-        typer.echo(f"{column.name:32} {column.description}")
-    typer.echo(f"plan {plan.hash}, {len(plan.columns)} columns")
 
 
 def verify_features(

@@ -125,7 +125,7 @@ def column_in_words(column: Column) -> str:
         case Formula.SHARE:
             return f"({a}) / ({b})"
         case Formula.TREND:
-            return f"({a}) / {_span(round(p))} / (({b}) / {_span(round(q))})"
+            return f"({a}) / {span_in_words(round(p))} / (({b}) / {span_in_words(round(q))})"
         case Formula.LIFT:
             return f"({a}) * ({c}) / ({b})"
         case Formula.DIFFERENCE:
@@ -162,10 +162,10 @@ def aggregation_in_words(cell: Aggregation, whose: str = "") -> str:
     if isinstance(cell, Decayed | Windowed):
         what = {"one": types, "value": f"value of {types}", "given": f"{types} with a value"}[cell.of]
         if isinstance(cell, Windowed):
-            return f"{what}{owner}, last {_span(cell.window_ms)} in {cell.tiles} tiles"
-        return f"{what}{owner}, " + (f"half-life {_span(cell.half_life_ms)}" if cell.half_life_ms else "ever")
+            return f"{what}{owner}, last {span_in_words(cell.window_ms)} in {cell.tiles} tiles"
+        return f"{what}{owner}, " + (f"half-life {span_in_words(cell.half_life_ms)}" if cell.half_life_ms else "ever")
     if isinstance(cell, Affinity):
-        return f"{types} by {cell.key}, half-life {_span(cell.half_life_ms)}, {cell.slots} keys"
+        return f"{types} by {cell.key}, half-life {span_in_words(cell.half_life_ms)}, {cell.slots} keys"
     if isinstance(cell, LastTime):
         return f"latest {types}{owner}"
     if isinstance(cell, LastValue):
@@ -181,5 +181,6 @@ def _names(types: tuple[str, ...]) -> tuple[str, ...]:
     return tuple("followed" if name == FOLLOWED else name for name in types)
 
 
-def _span(millis: int) -> str:
+def span_in_words(millis: int) -> str:
+    """A duration as a configuration would say it: whole days as days."""
     return f"{millis // _DAY_MS}d" if millis % _DAY_MS == 0 else format_duration(millis)

@@ -165,7 +165,7 @@ class Registry:
 
     def _folder(self, plan_hash: str) -> Path:
         if not _PLAN.fullmatch(plan_hash):
-            raise BundleError(f"{plan_hash!r} is not a plan hash. `headwater features list` prints the right one.")
+            raise BundleError(f"{plan_hash!r} is not a plan hash. `headwater features show` prints the right one.")
         return self._plans / plan_hash
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
