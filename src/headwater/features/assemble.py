@@ -106,12 +106,26 @@ def _hours(now_ms: int, then_ms: int) -> float:
 
 
 @inline
-def _window(f4: Float32, clock_ms: int, now_ms: int, at: int, tiles: int, tile_ms: int) -> float:
-    """Sum of the tiles of a row with this clock that the window holds at ``now_ms``."""
-    head = max(clock_ms, now_ms) // tile_ms
+def _window(f4: Float32, clock_ms: int, head: int, oldest: int, at: int, tiles: int, tile_ms: int) -> float:
+    """Sum of the tiles of a row with this clock that a window holds whose newest tile is ``head``.
+
+    ``oldest`` is the place of the window's first tile in the ring. Summed from the oldest on; divisions are avoided
+    where the row's clock lies in the newest tile.
+    """
+    newest = head
+    if clock_ms < head * tile_ms or clock_ms >= (head + 1) * tile_ms:
+        newest = clock_ms // tile_ms
+    place = oldest
+    if newest > head:  # a clock behind the moment that is asked about counts as that moment
+        head = newest
+        place = (head + 1) % tiles
+    first = head - tiles + 1
+    if first < 0:
+        first, place = 0, 0
     total = 0.0
-    for tile in range(max(head - tiles + 1, 0), clock_ms // tile_ms + 1):
-        total += f4[at + tile % tiles]
+    for _ in range(newest - first + 1):
+        total += f4[at + place]
+        place = place + 1 if place + 1 < tiles else 0
     return total
 
 
@@ -128,7 +142,8 @@ def _read(
     if op == _SINCE:
         return _hours(now_ms, i8[cell]) if i8[cell] > 0 else np.nan
     if op == _WINDOW:
-        return _window(f4, i8[clock_at], now_ms, cell, other, tile_ms)
+        head = now_ms // tile_ms
+        return _window(f4, i8[clock_at], head, (head + 1) % other, cell, other, tile_ms)
     if op == _EXTREME:
         return parameter * decode_number(u4[cell]) + 0.0  # no -0
     if op == _LAST:
@@ -275,6 +290,13 @@ def assemble_row(
         elif op == _DECAYED:
             for r in range(n):
                 terms[t, r] = items.f4[candidates[r], cell] * factors[life, r]
+        elif op == _WINDOW:
+            tiles, tile_ms = reads.other[t], reads.tile_ms[t]
+            head = now_ms // tile_ms
+            oldest = (head + 1) % tiles
+            for r in range(n):
+                row = candidates[r]
+                terms[t, r] = _window(items.f4[row], items.i8[row, I_CLOCK], head, oldest, cell, tiles, tile_ms)
         elif op < _PRICE:
             for r in range(n):
                 row = candidates[r]
