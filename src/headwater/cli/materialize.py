@@ -45,23 +45,27 @@ def materialize_features(
     Exposures whose labels are not closed yet (window + watermark) are left to a later run; what --out holds
     already is not written again. The rows are the same for any number of slices and threads.
     """
+    from contextlib import ExitStack, closing
+
     from headwater.features.profiles import Profiles
     from headwater.learning.exposures import Asked
     from headwater.log.archived import open_log
+    from headwater.log.identity import LmdbIdentity
     from headwater.offline.materialize import materialize
 
     chosen = settings(config, data)
     workers = threads or os.cpu_count() or 1
-    log = open_log(chosen.data)
-    try:
-        with Bars() as bars:
-            report = materialize(
-                chosen.config, log, out, asked=Asked(rows, negatives, seed), from_ms=parse_time("--from", start),
-                to_ms=parse_time("--to", stop), output=output, threads=workers, slices=slices or workers,
-                unseal=Profiles(chosen.data), progress=bars.update,
-            )  # fmt: skip
-    finally:
-        log.close()
+    with ExitStack() as opened:
+        log = opened.enter_context(closing(open_log(chosen.data)))
+        lookup = None
+        if any(table.entity == "user" for table in chosen.config.tables):
+            lookup = opened.enter_context(closing(LmdbIdentity(chosen.data / "identity", readonly=True))).lookup
+        bars = opened.enter_context(Bars())
+        report = materialize(
+            chosen.config, log, out, asked=Asked(rows, negatives, seed), from_ms=parse_time("--from", start),
+            to_ms=parse_time("--to", stop), output=output, threads=workers, slices=slices or workers,
+            unseal=Profiles(chosen.data), lookup=lookup, progress=bars.update,
+        )  # fmt: skip
     if as_json:
         print_json(report)
     else:
@@ -80,5 +84,10 @@ def _print(report: MaterializeReport, out: Path) -> None:
         typer.echo(f"  {name}: {label.positives:,} ({label.rate:.2%}){'; after ' + delays if delays else ''}")
     if report.open:
         typer.echo(f"  {report.open:,} exposures have labels that are not closed yet: a later run writes them")
+    for name, origins in report.tables.items():
+        if origins.joined:
+            typer.echo(
+                f"  table {name}: {origins.log:,} rows as loaded, {origins.joined:,} from before, joined as of then"
+            )
     for reason, count in report.skipped.items():
         typer.echo(f"  left out, {reason}: {count:,}")

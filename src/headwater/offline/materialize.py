@@ -12,6 +12,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headwater.features.asof import Questions, answers
+from headwater.features.attributes import surface_code
 from headwater.features.fold import Unseal
 from headwater.features.plan import compile_plan
 from headwater.learning.exposures import POSITIVES, Asked, Exposures, Stretch, dense_types, read_exposures
@@ -20,6 +21,7 @@ from headwater.learning.rows import Definition, RowTables, pieces, row_schema
 from headwater.learning.rowstore import DeltaRows, ParquetRows, RowStore, Span
 from headwater.log.protocol import EventLog
 from headwater.log.seek import last_before
+from headwater.offline.tables.history import Lookup, TableOrigins, table_history
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
 from headwater.schema.errors import HeadwaterError
@@ -44,13 +46,15 @@ class MaterializeReport(Struct, frozen=True, kw_only=True):
     """What was written. ``first_offset`` to ``last_offset`` are the records whose exposures are in it now (0, 0: none).
 
     ``open`` exposures have labels that are not closed at the log's end: a later run writes them. ``skipped`` says
-    what can be no row, and why.
+    what can be no row, and why; ``tables`` how many rows have the columns of a table from the log, and how many from the
+    table's files, because they are from before it was loaded.
     """
 
     rows: int
     open: int
     skipped: dict[str, int]
     labels: dict[str, LabelReport]
+    tables: dict[str, TableOrigins]
     plan: str
     format: str
     files: int
@@ -65,11 +69,12 @@ class MaterializeReport(Struct, frozen=True, kw_only=True):
 def materialize(
     config: Config, log: EventLog, out: Path, *, asked: Asked | None = None, from_ms: int | None = None,
     to_ms: int | None = None, output: Format = "parquet", threads: int = 1, slices: int = 1,
-    file_rows: int = FILE_ROWS, unseal: Unseal | None = None, progress: Progress | None = None,
+    file_rows: int = FILE_ROWS, unseal: Unseal | None = None, lookup: Lookup | None = None, progress: Progress | None = None,
 ) -> MaterializeReport:  # fmt: skip
     """Write the rows of all exposures received from ``from_ms`` on and before ``to_ms`` whose labels are closed.
 
     What is in ``out`` already is not written again. Neither rows nor bytes depend on ``threads`` and ``slices``.
+    ``lookup`` finds a user's number, for tables of users that were loaded after some of the rows.
 
     Raises:
         HeadwaterError: the log is empty, or has no exposures of this kind; ``out`` holds something else.
@@ -99,18 +104,19 @@ def materialize(
     labels = {rule.name: _labels(log, exposures, rule, watermark_ms) for rule in rules}
     n = len(exposures)
     files = -(-n // file_rows)
+    origins: dict[str, TableOrigins] = {}
     if span is not None and n:
         tables = RowTables(plan, log.vocabulary(), exposures, labels)
-        rows = _watched(
-            answers(log, plan, _questions(exposures), threads=threads, slices=slices, unseal=unseal),
-            n,
-            told("assemble"),
-        )
+        questions = _questions(exposures)
+        history = table_history(config, plan, log, questions, lookup)
+        origins = history.origins
+        folded = answers(log, plan, questions, threads=threads, slices=slices, unseal=unseal)
+        rows = _watched(history.over(folded), n, told("assemble"))
         store.write(span, tables, pieces(rows, n, len(plan.columns), file_rows), files, threads)
     seconds = time.perf_counter() - began
     return MaterializeReport(
         rows=n, open=exposures.open, skipped=exposures.skipped, plan=plan.hash, format=output,
-        labels={name: _label_report(found) for name, found in labels.items()},
+        labels={name: _label_report(found) for name, found in labels.items()}, tables=origins,
         files=files if output == "parquet" else min(files, 1),
         first_offset=span[0] if span else 0, last_offset=span[1] if span else 0,
         slices=slices, threads=threads, seconds=seconds, rows_per_s=n / seconds,
@@ -164,7 +170,9 @@ def _labels(log: EventLog, exposures: Exposures, rule: LabelRule, watermark_ms: 
 def _questions(exposures: Exposures) -> Questions:
     columns = exposures.columns
     offset, user, item, now_ms = (columns[name].astype(np.int64) for name in ("offset", "user", "item", "now_ms"))
-    return Questions(offset, user, item, now_ms, columns["segments"].astype(np.uint16))
+    codes = np.array([surface_code(name) for name in exposures.surfaces], np.int64)
+    surface = codes[columns["surface"].astype(np.int64)]
+    return Questions(offset, user, item, now_ms, columns["segments"].astype(np.uint16), surface)
 
 
 def _watched(

@@ -93,6 +93,16 @@ def test_a_file_under_another_name_is_the_same_file(tmp_path: Path) -> None:
     assert once(config, data, START_MS).already == 1
 
 
+def test_a_file_that_stands_there_twice_is_one(tmp_path: Path) -> None:
+    config, data = plain(tmp_path), tmp_path / "data"
+    with_items(data, ["a"])
+    path = table(tmp_path, [("a", START_MS, 1.0)])
+    (tmp_path / "quality-copy.parquet").write_bytes(path.read_bytes())
+    report = once(config, data, START_MS)
+    assert (report.rows, report.written, report.already) == (2, 1, 1)
+    assert brief(data) == [(1, START_MS, 1.0)]
+
+
 def test_a_further_column_is_loaded_for_all_rows_again(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with_items(data, ["a"])
@@ -239,7 +249,7 @@ def test_a_stale_table_is_said_to_be(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    rows=st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 40), st.integers(0, 9)), max_size=30),
+    rows=st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 40), st.integers(0, 9)), max_size=30, unique=True),
     cuts=st.lists(st.integers(0, 2), max_size=30),
     looks=st.lists(st.integers(0, 45), max_size=6),
 )

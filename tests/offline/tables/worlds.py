@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def plain(folder: Path, **fields: Any) -> Config:
     return Config(features=Features(), tables=(source,))
 
 
-def table(folder: Path, rows: list[tuple[str, int, float | None]], name: str = "quality.parquet") -> Path:
+def table(folder: Path, rows: Sequence[tuple[str, int, float | None]], name: str = "quality.parquet") -> Path:
     """A file of (id, valid from, score); reviews are ten times that."""
     frame = pl.DataFrame(
         {

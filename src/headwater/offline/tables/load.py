@@ -119,7 +119,8 @@ class TableLoader:
             for part, reach in zip(parts, reached, strict=True)
             if reach < part.rows
         ]
-        written, refused, newest = 0, Counter[str](), read_standing(self.data).get(source.name, Standing()).newest_ms
+        written, already, refused = 0, sum(reached), Counter[str]()
+        newest = read_standing(self.data).get(source.name, Standing()).newest_ms
         if newest is None:
             newest = self._newest(source, reads, parts, reached)
         try:
@@ -127,11 +128,12 @@ class TableLoader:
                 one = opened[run.part]
                 count, reasons = self._write(source, reads, digest, one, run, now_ms, at_ms)
                 written += count
+                already += run.stop - run.start - count - reasons.total()
                 refused.update(reasons)
                 newest = max(newest or 0, int(one.rows.valid_ms[run.stop - 1]), 0) or None
         finally:
             self._close()
-        return self._report(source, reads, parts, version, opened, written, refused, newest, now_ms, sum(reached))
+        return self._report(source, reads, parts, version, opened, written, refused, newest, now_ms, already)
 
     def _reached(self, parts: Sequence[Part], digest: str) -> list[int]:
         """How many rows of each part are in the log, from the first on."""
@@ -175,7 +177,7 @@ class TableLoader:
             ImportRange(one.part.sha256, run.start, run.stop, digest),
         )
         outcome = self._commit(command, now_ms)
-        if outcome.already:  # another loader was here in between
+        if outcome.already:  # another loader was here in between, or a file stands there twice
             return 0, Counter()
         if outcome.accepted < len(chosen):
             refused[UNKNOWN_ITEM] += len(chosen) - outcome.accepted
