@@ -59,6 +59,7 @@ EVERYTHING: tuple[Column, ...] = (
     d.context("hour", "hour"),
     d.context("weekday", "weekday"),
     d.context("country", "segment"),
+    d.context("surface", "surface"),
     *(d.read(f"read_{what}", what) for what in (
         "price", "age", "recent_length", "same_category", "co_last", "co_sum", "co_count", "co_weight",
         "co_fast_last", "co_fast_sum", "content_last", "content_mean")),

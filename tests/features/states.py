@@ -49,13 +49,20 @@ def folded_slowly(log: Written, columns: tuple[Column, ...] | None = None, *, un
 
 
 def assembled(
-    plan: Plan, fold: Fold, user: User, items: list[int], segments: tuple[int, int], now_ms: int, offset_ms: int = 0
+    plan: Plan,
+    fold: Fold,
+    user: User,
+    items: list[int],
+    segments: tuple[int, int],
+    now_ms: int,
+    offset_ms: int = 0,
+    surface: int = 0,
 ) -> npt.NDArray[np.float32]:
     """One request by the kernels; an idle user is a stranger, as for every caller."""
     forget_idle(user, now_ms, plan)
     scratch = new_scratch(len(fold.items.dirty), max(len(items), 1), plan)
     out = np.full((max(len(items), 1), len(plan.columns)), np.nan, np.float32)
-    context, rows = Context(segments, offset_ms), np.array(items, np.int64)
+    context, rows = Context(segments, offset_ms, surface), np.array(items, np.int64)
     made = assemble(plan, user, fold.items.rows, rows, context, now_ms, scratch, out)
     assert (scratch.where == -1).all(), "the scratch is not clean for the next request"
     return made.copy()

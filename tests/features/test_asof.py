@@ -28,6 +28,7 @@ def ask(log: Written, seed: int, count: int) -> Questions:
         item=rng.integers(1, 12, count),
         now_ms=START_MS + rng.integers(0, 10**9, count),
         segments=rng.integers(0, 4, (count, 2)).astype(np.uint16),
+        surface=rng.integers(0, 3, count) if seed % 2 else None,
     )
 
 
@@ -45,7 +46,8 @@ def by_hand(log: Written, name: str, questions: Questions) -> npt.NDArray[np.flo
         scratch = new_scratch(len(fold.items.dirty), 1, plan)
         now_ms = int(questions.now_ms[i])
         zone = Zones(log.log.vocabulary()).offset_ms(int(row.u4[U_ZONE]), now_ms)
-        context = Context((segments[0], segments[1]), zone)
+        surface = 0 if questions.surface is None else int(questions.surface[i])
+        context = Context((segments[0], segments[1]), zone, surface)
         assemble(plan, row, fold.items.rows, questions.item[i : i + 1], context, now_ms, scratch, out[i : i + 1])
     return out
 

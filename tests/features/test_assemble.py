@@ -34,8 +34,8 @@ def compare(plan: Plan, fold: Fold, slow: SlowFold, segments: tuple[int, int], n
     """All items for every user and a stranger."""
     items = list(range(1, fold.items.count))
     for user in [0, *slow.users]:
-        fast = assembled(plan, fold, fold.users.user(user), items, segments, now_ms, offset_ms)
-        expected = assemble_slowly(slow, slow.users.get(user), items, segments, now_ms, offset_ms)
+        fast = assembled(plan, fold, fold.users.user(user), items, segments, now_ms, offset_ms, user % 3)
+        expected = assemble_slowly(slow, slow.users.get(user), items, segments, now_ms, offset_ms, user % 3)
         assert_same_columns(plan, fast, expected)
 
 
@@ -97,7 +97,7 @@ def test_every_term_and_formula_has_a_column_that_is_not_constant() -> None:
         assert block is not None
         now_ms = int(block.records["received_ms"][0])
         for user, row in slow.users.items():
-            rows.append(assemble_slowly(slow, row, range(1, 9), (user % 5, 3), now_ms + user * 1_000_000))
+            rows.append(assemble_slowly(slow, row, range(1, 9), (user % 5, 3), now_ms + user * 1_000_000, 0, user % 3))
     values = np.concatenate(rows)
     varied = [column for d, column in enumerate(EVERYTHING) if len(np.unique(values[:, d])) > 1]
     unmoved = {column.name for column in EVERYTHING} - {column.name for column in varied}

@@ -41,8 +41,8 @@ def test_kernels_compute_what_definitions_say(
     now_ms = max(log.log.last_received_ms + later_ms, 0)
     items = list(range(1, fold.items.count))
     for user in [0, *slow.users]:
-        fast = assembled(plan, fold, fold.users.user(user), items, segments, now_ms, offset_ms)
-        expected = assemble_slowly(slow, slow.users.get(user), items, segments, now_ms, offset_ms)
+        fast = assembled(plan, fold, fold.users.user(user), items, segments, now_ms, offset_ms, user % 3)
+        expected = assemble_slowly(slow, slow.users.get(user), items, segments, now_ms, offset_ms, user % 3)
         for d, column in enumerate(columns):
             assert fast[:, d].tobytes() == expected[:, d].tobytes(), (column, fast[:, d], expected[:, d])
 

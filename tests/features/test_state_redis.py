@@ -101,10 +101,10 @@ class CutWire(Wire):
         super().__init__(url)
         self.left, self.scattered, self.kills = left, scattered, kills
 
-    def trip(self, commands: Sequence[Command], *, together: bool = False) -> list[Any]:
+    def trip(self, commands: Sequence[Command], *, together: bool = False, patient: bool = False) -> list[Any]:
         if len(commands) <= self.left:
             self.left -= len(commands)
-            return super().trip(commands, together=together)
+            return super().trip(commands, together=together, patient=patient)
         arrived = list(commands[: self.left])
         if self.scattered is not None and self.left:
             arrived = [command for command in commands if self.scattered.random() < 0.5]
@@ -234,11 +234,11 @@ class CrossedWire(Wire):
         super().__init__(url)
         self.other = other
 
-    def trip(self, commands: Sequence[Command], *, together: bool = False) -> list[Any]:
+    def trip(self, commands: Sequence[Command], *, together: bool = False, patient: bool = False) -> list[Any]:
         if self.left == 0:
             self.other()
         self.left -= 1
-        return super().trip(commands, together=together)
+        return super().trip(commands, together=together, patient=patient)
 
 
 def step(fold: Fold, log: Written, records: int) -> str:
@@ -387,8 +387,8 @@ def test_readers_start_while_the_fold_commits(empty: str) -> None:
         class Busy(Wire):
             """The fold commits whenever the reader looks at the head."""
 
-            def trip(self, commands: Sequence[Command], *, together: bool = False) -> list[Any]:
-                answers = super().trip(commands, together=together)
+            def trip(self, commands: Sequence[Command], *, together: bool = False, patient: bool = False) -> list[Any]:
+                answers = super().trip(commands, together=together, patient=patient)
                 if commands[0][0] == "HMGET" and (block := log.log.read(fold.offset, 5)) is not None:
                     fold.apply(block)
                     fold.commit(epoch=True)

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 import headwater
 from headwater.features.assemble import Context, anchor_user, assemble, forget_idle, new_scratch, stranger
+from headwater.features.attributes import surface_code
 from headwater.features.fold import Fold, Unseal
 from headwater.features.layout import MAX_ITEMS, U_RECENT_LENGTH
 from headwater.features.plan import Plan
@@ -254,7 +255,7 @@ class _Comparison:
             longest = max(len(items), len(self._out))
             self._scratch = new_scratch(len(table.dirty), longest, plan)
             self._out = np.zeros((longest, len(plan.columns)), np.float32)
-        context = Context((first, second), offset_ms)
+        context = Context((first, second), offset_ms, surface_code(served.surface))
         return assemble(plan, row, table.rows, items, context, address.now_ms, self._scratch, self._out)
 
 

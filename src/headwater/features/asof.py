@@ -53,6 +53,7 @@ class Questions(NamedTuple):
     item: Int64  # (q,)
     now_ms: Int64  # (q,)
     segments: UInt16  # (q, 2)
+    surface: Int64 | None = None  # (q,) codes (``attributes.surface_code``); None: not known
 
 
 class _Asked(NamedTuple):
@@ -63,6 +64,7 @@ class _Asked(NamedTuple):
     item: Int64
     now_ms: Int64
     segments: UInt16
+    surface: Int64
 
 
 @inline
@@ -77,6 +79,7 @@ def _group(asked: _Asked, first: int, end: int, scratch: Scratch) -> int:
             and asked.now_ms[last] == asked.now_ms[first]
             and asked.segments[last, 0] == asked.segments[first, 0]
             and asked.segments[last, 1] == asked.segments[first, 1]
+            and asked.surface[last] == asked.surface[first]
         )
         if not same or where[asked.item[last]] >= 0:
             break
@@ -113,7 +116,7 @@ def _fold_and_answer(
             if segment_1 == 0:
                 segment_1 = int(u4[U_SEGMENT + 1])
             offset_ms = zone_offset_ms(zones, int(u4[U_ZONE]), now_ms)
-            assemble_row(i8, f4, u4, items, asked.item[q:stop], segment_0, segment_1, offset_ms, now_ms, layout, lives,
+            assemble_row(i8, f4, u4, items, asked.item[q:stop], segment_0, segment_1, asked.surface[q], offset_ms, now_ms, layout, lives,
                          affinities, reads, scratch, out[q - first : stop - first])  # fmt: skip
             q = stop
         if e < end:
@@ -171,6 +174,7 @@ class _AskingFold(Fold):
             asked.item[first:last],
             asked.now_ms[first:last],
             asked.segments[first:last],
+            np.zeros(last - first, np.int64) if asked.surface is None else asked.surface[first:last],
         )
         skipped, at = 0, 0
         for begin in range(0, last - first, CHUNK):

@@ -50,18 +50,19 @@ MAX_RATIO = 1e6  # ratios of weights that decayed to almost nothing stop here
     _LENGTH, _RECENT_ITEM, _RECENT_TYPE, _RECENT_AGE, _AFFINITY_SHARE, _AFFINITY_WEIGHT, _AFFINITY_SINCE,
     _SAME_CATEGORY,
 ) = (int(op) for op in TermOp if op <= TermOp.SAME_CATEGORY)  # fmt: skip
-_SEGMENT_WEIGHT, _SEGMENT_SHARE, _SEGMENT_LIFT, _SEGMENT_CODE, _HOUR, _WEEKDAY = (
-    int(op) for op in TermOp if TermOp.SEGMENT_WEIGHT <= op <= TermOp.WEEKDAY
+_SEGMENT_WEIGHT, _SEGMENT_SHARE, _SEGMENT_LIFT, _SEGMENT_CODE, _HOUR, _WEEKDAY, _CONSTANT, _SURFACE_CODE = (
+    int(op) for op in TermOp if TermOp.SEGMENT_WEIGHT <= op <= TermOp.SURFACE_CODE
 )
 _VALUE, _RATE, _SHARE, _TREND, _LIFT, _DIFFERENCE, _PRODUCT, _LOG = (int(formula) for formula in Formula)
 _USER, _ITEM, _EVERYBODY = (int(side) for side in Side)
 
 
 class Context(NamedTuple):
-    """The request as numbers: one dense segment term a key (0: unknown), the offset of local time from UTC."""
+    """The request as numbers: one dense segment term a key (0: unknown), the offset of local time from UTC, a code of the surface."""
 
     segments: tuple[int, int]
     offset_ms: int = 0
+    surface: int = 0
 
 
 class Scratch(NamedTuple):
@@ -188,7 +189,7 @@ def _affinity(
 
 @inline
 def _of_user(
-    t: int, u_i8: Int64, u_f4: Float32, u_u4: UInt32, segments: tuple[int, int], offset_ms: int, now_ms: int,
+    t: int, u_i8: Int64, u_f4: Float32, u_u4: UInt32, segments: tuple[int, int], surface: int, offset_ms: int, now_ms: int,
     layout: Layout, lives: Lives, reads: ReadProgram,
 ) -> float:  # fmt: skip
     """A term that is the same for every candidate."""
@@ -199,6 +200,8 @@ def _of_user(
         return float((now_ms + offset_ms) // 3_600_000 % 24)
     if op == _WEEKDAY:
         return float(((now_ms + offset_ms) // 86_400_000 + 3) % 7)
+    if op == _SURFACE_CODE:
+        return float(surface)
     if op == _SEGMENT_CODE:
         return float(segments[np.int64(reads.parameter[t])])
     if op in (_RECENT_ITEM, _RECENT_TYPE, _RECENT_AGE):
@@ -261,7 +264,7 @@ def _formula(formula: int, a: float, b: float, c: float, p: float, q: float) -> 
 @inline
 def assemble_row(
     u_i8: Int64, u_f4: Float32, u_u4: UInt32, items: Rows, candidates: Int64, segment_0: int, segment_1: int,
-    offset_ms: int, now_ms: int, layout: Layout, lives: Lives, affinities: AffinityProgram, reads: ReadProgram,
+    surface: int, offset_ms: int, now_ms: int, layout: Layout, lives: Lives, affinities: AffinityProgram, reads: ReadProgram,
     scratch: Scratch, out: Float32,
 ) -> None:  # fmt: skip
     """All terms of all candidates, then all columns, into ``out[:n]``."""
@@ -278,7 +281,7 @@ def assemble_row(
     for t in range(len(reads.op)):
         op, side, cell, life = reads.op[t], reads.side[t], reads.cell[t], reads.life[t]
         if side == _USER:
-            value = _of_user(t, u_i8, u_f4, u_u4, segments, offset_ms, now_ms, layout, lives, reads)
+            value = _of_user(t, u_i8, u_f4, u_u4, segments, surface, offset_ms, now_ms, layout, lives, reads)
             for r in range(n):
                 terms[t, r] = value
         elif side == _EVERYBODY:
@@ -333,6 +336,9 @@ def assemble_row(
             theirs = since_landmark(items.i8[0, I_CLOCK], now_ms, lives.rate[h], lives.period_ms[h])
             for r in range(n):
                 terms[t, r] = _segment(op, items, candidates[r], cell, segment, factors[h, r], theirs)
+        elif op == _CONSTANT:
+            for r in range(n):
+                terms[t, r] = np.nan
     for d in range(len(reads.formula)):
         formula, first, second, third = reads.formula[d], reads.term[d, 0], reads.term[d, 1], reads.term[d, 2]
         p, q, default = reads.constants[d, 0], reads.constants[d, 1], reads.default[d]
@@ -343,10 +349,10 @@ def assemble_row(
 
 @kernel
 def _assemble(
-    user: User, items: Rows, candidates: Int64, segment_0: int, segment_1: int, offset_ms: int, now_ms: int,
-    layout: Layout, lives: Lives, affinities: AffinityProgram, reads: ReadProgram, scratch: Scratch, out: Float32,
+    user: User, items: Rows, candidates: Int64, segment_0: int, segment_1: int, surface: int, offset_ms: int,
+    now_ms: int, layout: Layout, lives: Lives, affinities: AffinityProgram, reads: ReadProgram, scratch: Scratch, out: Float32,
 ) -> None:  # fmt: skip
-    assemble_row(user.i8, user.f4, user.u4, items, candidates, segment_0, segment_1, offset_ms, now_ms, layout, lives,
+    assemble_row(user.i8, user.f4, user.u4, items, candidates, segment_0, segment_1, surface, offset_ms, now_ms, layout, lives,
                  affinities, reads, scratch, out)  # fmt: skip
 
 
@@ -381,7 +387,7 @@ def assemble(
     """
     rows = out[: len(candidates)]
     _assemble(
-        user, items, candidates, context.segments[0], context.segments[1], context.offset_ms, now_ms,
+        user, items, candidates, context.segments[0], context.segments[1], context.surface, context.offset_ms, now_ms,
         plan.layout, plan.lives, plan.affinities, plan.reads, scratch, rows,
     )  # fmt: skip
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import xxhash
@@ -10,6 +11,12 @@ from headwater.features.sketch import encode_number
 from headwater.schema.events import Scalar
 
 _TOP = (1 << 32) - 1
+
+
+@functools.cache
+def surface_code(name: str) -> int:
+    """A code of a surface's name, 1 … 65,535; 0 for no name."""
+    return xxhash.xxh32_intdigest(name.encode()) % 65_535 + 1 if name else 0
 
 
 def attribute_code(value: Scalar | None, kind: Literal["number", "category"]) -> int:

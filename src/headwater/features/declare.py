@@ -223,12 +223,20 @@ _CONTEXT = {"hour": (TermOp.HOUR, "hours"), "weekday": (TermOp.WEEKDAY, "days")}
 
 
 def context(name: str, what: str, *, key: int = 0, **about: Unpack[About]) -> Column:
-    """A fact of the request: "hour" or "weekday" in the user's time zone, or "segment": the code of segment key ``key``."""
+    """A fact of the request: "hour" or "weekday" in the user's time zone, or a code: of the "surface", or of the "segment" of key ``key`` (country,
+    device: what ``segments.keys`` names).
+    """
     if what == "segment":
         term = Term(TermOp.SEGMENT_CODE, Side.USER, None, (float(key),))
         return _column(name, Formula.VALUE, [term], about, unit="code", dtype="category")
+    if what == "surface":
+        return _column(
+            name, Formula.VALUE, [Term(TermOp.SURFACE_CODE, Side.USER)], about, unit="code", dtype="category"
+        )
     if what not in _CONTEXT:
-        raise ConfigurationError(f'feature {name}: there is no context "{what}": it is one of hour, weekday, segment')
+        raise ConfigurationError(
+            f'feature {name}: there is no context "{what}": it is one of hour, weekday, segment, surface'
+        )
     op, unit = _CONTEXT[what]
     return _column(name, Formula.VALUE, [Term(op, Side.USER)], about, unit=unit, dtype="int32")
 

@@ -67,7 +67,8 @@ class TermOp(IntEnum):
     SEGMENT_CODE = 32  # the dense number of the request's segment
     HOUR = 33  # in the user's time zone
     WEEKDAY = 34
-    CONSTANT = 35
+    CONSTANT = 35  # nothing: the column's default
+    SURFACE_CODE = 36  # a code of the request's surface, 1 … 65,535
 
 
 class Formula(IntEnum):

@@ -55,6 +55,7 @@ TERMS: dict[TermOp, str] = {
     TermOp.HOUR: "hour of the day in the user's time zone",
     TermOp.WEEKDAY: "day of the week there, Monday is 0",
     TermOp.CONSTANT: "nothing: the column's default",
+    TermOp.SURFACE_CODE: "a code of the request's surface, 1 to 65,535; 0 when it is unknown",
 }
 
 FORMULAS: dict[Formula, str] = {
@@ -82,13 +83,13 @@ KINDS: dict[str, tuple[TermOp, ...]] = {
     "co-visits": (TermOp.CO_LAST, TermOp.CO_SUM, TermOp.CO_COUNT, TermOp.CO_WEIGHT, TermOp.CO_FAST_LAST, TermOp.CO_FAST_SUM),
     "content": (TermOp.CONTENT_LAST, TermOp.CONTENT_MEAN),
     "segments": (TermOp.SEGMENT_WEIGHT, TermOp.SEGMENT_SHARE, TermOp.SEGMENT_LIFT),
-    "context": (TermOp.SEGMENT_CODE, TermOp.HOUR, TermOp.WEEKDAY, TermOp.CONSTANT),
+    "context": (TermOp.SEGMENT_CODE, TermOp.SURFACE_CODE, TermOp.HOUR, TermOp.WEEKDAY, TermOp.CONSTANT),
 }  # fmt: skip
 
 _KIND_OF = {op: kind for kind, ops in KINDS.items() for op in ops}
 _DAY_MS = 86_400_000
 _CROSSES = {"affinities", "same category", "co-visits", "content", "segments"}
-_OF_REQUEST = {TermOp.HOUR, TermOp.WEEKDAY, TermOp.SEGMENT_CODE, TermOp.CONSTANT}
+_OF_REQUEST = {TermOp.HOUR, TermOp.WEEKDAY, TermOp.SEGMENT_CODE, TermOp.SURFACE_CODE, TermOp.CONSTANT}
 
 
 def kind_of(column: Column) -> str:

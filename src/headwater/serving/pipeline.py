@@ -10,6 +10,7 @@ import numpy.typing as npt
 import structlog
 
 from headwater.features.assemble import Context, Scratch, anchor_user, assemble, forget_idle, new_scratch, stranger
+from headwater.features.attributes import surface_code
 from headwater.features.layout import (
     FLAG_HIDDEN,
     I_EXPIRES,
@@ -105,7 +106,7 @@ class Pipeline:
         self, query: Query, view: View, items: npt.NDArray[np.int64], now_ms: int, out: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
         """Assembled rows of ``items`` for the user row at hand: that of the last :meth:`candidates` or of this request."""
-        context = Context(self._segments(query), self._offset_ms(query, now_ms))
+        context = Context(self._segments(query), self._offset_ms(query, now_ms), surface_code(query.surface))
         return assemble(self.plan, self.user, view.table.rows, items, context, now_ms, self._scratch, out)
 
     # -- stages ----------------------------------------------------------------------------------------

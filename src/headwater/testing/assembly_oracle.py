@@ -41,6 +41,7 @@ class Moment:
     fold: SlowFold
     user: SlowUser
     segments: tuple[int, int]
+    surface: int
     now_ms: int
     offset_ms: int
     recent: list[tuple[int, float]]
@@ -61,11 +62,12 @@ def assemble_slowly(
     segments: tuple[int, int],
     now_ms: int,
     offset_ms: int = 0,
+    surface: int = 0,
 ) -> npt.NDArray[np.float32]:
     """What ``features.assemble`` must give for ``candidates``: ``float32[n, d]``. An idle user is a stranger."""
     who = SlowUser() if user is None or fold.is_idle(user, now_ms) else user
     recent = recent_items(fold, who)
-    moment = Moment(fold, who, segments, now_ms, offset_ms, recent, _mean_content(fold, recent))
+    moment = Moment(fold, who, segments, surface, now_ms, offset_ms, recent, _mean_content(fold, recent))
     rows = [[f32(column_value(moment, column, item)) for column in fold.columns] for item in candidates]
     return np.array(rows, np.float32).reshape(len(candidates), len(fold.columns))
 
@@ -338,6 +340,7 @@ _CROSSED: dict[TermOp, Callable[[Moment, Term, int], float | None]] = {
     TermOp.SEGMENT_WEIGHT: _segment,
     TermOp.SEGMENT_SHARE: _segment,
     TermOp.SEGMENT_LIFT: _segment,
+    TermOp.SURFACE_CODE: lambda m, _term, _item: float(m.surface),
     TermOp.SEGMENT_CODE: lambda m, term, _item: float(m.segments[int(term.parameters[0])]),
     TermOp.HOUR: lambda m, _term, _item: float((m.now_ms + m.offset_ms) // HOUR_MS % 24),
     TermOp.WEEKDAY: lambda m, _term, _item: float(((m.now_ms + m.offset_ms) // DAY_MS + 3) % 7),  # day 0: a Thursday

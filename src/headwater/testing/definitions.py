@@ -136,7 +136,7 @@ def _segment(draw: Draw, name: str, config: Config) -> Column:
 
 def _context(draw: Draw, name: str, config: Config) -> Column:
     key = draw(st.integers(0, max(len(config.segments.keys) - 1, 0)))
-    return context(name, _one_of(draw, ("hour", "weekday", "segment")), key=key)
+    return context(name, _one_of(draw, ("hour", "weekday", "segment", "surface")), key=key)
 
 
 def _embedding(draw: Draw, name: str, config: Config) -> list[Column]:
