@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from headwater.cli.bench.activity import Activity
     from headwater.features.plan import Plan
+    from headwater.features.rows import User
+    from headwater.features.state import LmdbState
     from headwater.schema.config import Config
 
 GIB = 1 << 30
@@ -28,6 +31,7 @@ BLOCK = 16_384  # events folded and committed together
 ASSIGNED = 2_048  # new users that one commit of the identity store brings
 ASSIGNED_LATER = 262_144  # the same for users whose rows are replicated
 COPIED = 65_536  # rows of a commit while replicating
+TURN = 100  # rows that are read of one state before those of the next
 SMALL = 100_000  # users of the state beside the large one
 EVENT_TYPES = {
     "impression": 0.5,
@@ -65,7 +69,7 @@ def memory(
     """Fold the events of as many users as asked for, as active as those of a news site, and measure what they take.
 
     Counts pages that users fill in the state and in the identity store, what the fold holds in memory, and
-    how long reading a random user takes with 100,000, 1,000,000 and all users, from memory and from disk.
+    how long reading a random user takes, from memory and from disk, beside a state of 100,000 users.
 
     Example: headwater bench memory --users 100000 --json
     """
@@ -92,20 +96,24 @@ def measure(
     few = activity(counts[:small], seed, items=items)
     with _timed(seconds, "variants"):
         variants = {name: _variant(few, config, types, seed) for name, (config, types) in _variants().items()}
-    plan, found = _plan(), {}
+    plan, sizes = _plan(), {}
     if len(counts) > small:
+        sizes[few.users] = folder / "small"
         _folded(folder / "small", few, plan, seed)
-        found[few.users] = reading(folder / "small", plan, few.users, reads, seed)
     made = activity(counts, seed, items=items) if len(counts) > small else few
     state, ids = folder / "state", folder / "identity"
     with _timed(seconds, "fold"):
         resident = _folded(state, made, plan, seed)
     tables, rows, file_bytes = pages(state), row_sizes(state), _file(state)
-    found[made.users] = reading(state, plan, made.users, reads, seed)
     if users > made.users:
+        if len(counts) <= small:  # else the small state is there to be compared with
+            sizes[made.users] = folder / "small"
+            shutil.copytree(state, folder / "small")
         with _timed(seconds, "replicate"):
             replicate(state, plan, made.users, users)
-        found[users] = reading(state, plan, users, reads, seed)
+    sizes[users] = state
+    with _timed(seconds, "reads"):
+        found = reading(sizes, plan, reads, seed)
     with _timed(seconds, "identity"):
         assign(ids, made.users, users)
     identity = pages(ids)
@@ -298,43 +306,59 @@ def row_sizes(path: Path) -> dict[str, float]:
     }
 
 
-def reading(path: Path, plan: Plan, users: int, reads: int, seed: int) -> dict[str, Any]:
-    """Microseconds of ``read_user`` for random users: from disk first, then from memory."""
+def reading(states: Mapping[int, Path], plan: Plan, reads: int, seed: int) -> dict[int, dict[str, Any]]:
+    """Microseconds of ``read_user`` for random users of states by their size: from disk first, then from memory.
+
+    The states take turns, so that other work on the machine meets all of them.
+    """
     import numpy as np
 
     from headwater.features.rows import User, new_rows
     from headwater.features.state import LmdbState
 
-    chosen = np.random.default_rng([seed, 8]).integers(1, users + 1, 2 * reads).tolist()
-    layout = plan.layout
+    rng, layout = np.random.default_rng([seed, 8]), plan.layout
+    chosen = {users: rng.integers(1, users + 1, reads).tolist() for users in states}
     rows = new_rows(1, layout.user_i8, layout.user_f4, layout.user_u4)
     into = User(rows.i8[0], rows.f4[0], rows.u4[0])
-    dropped = _forget_pages(path / "data.mdb")
-    store = LmdbState(path, plan, writable=False)
+    dropped = {users: _forget_pages(path / "data.mdb") for users, path in states.items()}
+    disk: dict[int, list[int]] = {users: [] for users in states}
+    memory: dict[int, list[int]] = {users: [] for users in states}
+    stores = {users: LmdbState(path, plan, writable=False) for users, path in states.items()}
     try:
-        store.read_user(1, into)  # the kernel is there, the upper pages are not
-        cold = _timings(lambda user: store.read_user(user, into), chosen[: max(reads // 10, 100)])
-        for user in chosen:
-            store.read_user(user, into)
+        for users, store in stores.items():
+            store.read_user(chosen[users][-1], into)  # the kernel is there, most pages are not
+        few = max(reads // 10, 100)
+        for start in range(0, few, TURN):
+            for users, store in stores.items():
+                disk[users] += _timings(store, chosen[users][start : min(start + TURN, few)], into)
+        for users, store in stores.items():
+            _timings(store, chosen[users], into)
         before = resident_bytes()
-        warm = _timings(lambda user: store.read_user(user, into), chosen)
+        for start in range(0, reads, TURN):
+            for users, store in stores.items():
+                memory[users] += _timings(store, chosen[users][start : start + TURN], into)
         grown = resident_bytes() - before
     finally:
-        store.close()
+        for store in stores.values():
+            store.close()
     return {
-        "memory_p50": _percentile(warm, 50),
-        "memory_p99": _percentile(warm, 99),
-        "disk_p50": _percentile(cold, 50) if dropped else None,
-        "disk_p99": _percentile(cold, 99) if dropped else None,
-        "reader_grew_bytes": grown,
+        users: {
+            "memory_p50": _percentile(memory[users], 50),
+            "memory_p99": _percentile(memory[users], 99),
+            "disk_p50": _percentile(disk[users], 50) if dropped[users] else None,
+            "disk_p99": _percentile(disk[users], 99) if dropped[users] else None,
+            "reader_grew_bytes": grown,
+        }
+        for users in states
     }
 
 
-def _timings(read: Callable[[int], object], users: list[int]) -> list[int]:
+def _timings(store: LmdbState, users: list[int], into: User) -> list[int]:
+    """Nanoseconds of reading each."""
     taken: list[int] = []
     for user in users:
         began = time.perf_counter_ns()
-        read(user)
+        store.read_user(user, into)
         taken.append(time.perf_counter_ns() - began)
     return taken
 
