@@ -19,7 +19,7 @@ from headwater.cli.options import (
     print_json,
     settings,
 )
-from headwater.schema.errors import UnavailableError
+from headwater.schema.errors import ConfigurationError, UnavailableError
 
 if TYPE_CHECKING:
     from headwater.features.plan import Plan
@@ -76,6 +76,11 @@ def run(chosen: Settings, without_ranker: bool) -> Report:
     from headwater.offline.backfill import NoBundleError, check_promoted, one_backfill, request_flip
     from headwater.online.supervisor import serving_process
 
+    if chosen.config.state.store == "redis":
+        raise ConfigurationError(
+            'features backfill: It builds states in LMDB, and state.store is "redis". Stop `headwater serve` and start it '
+            "with the edited configuration: it folds the new plan before it answers (docs/state.md)"
+        )
     digest = config_digest(chosen.config)  # before the feature module is run: what changes later is noticed
     compiled = compile_plan(chosen.config)
     plan = compiled.hash

@@ -85,6 +85,8 @@ def _checks(config: Path | None, data: Path | None) -> Iterator[Check]:
     yield _writer(chosen)
     yield _log(chosen)
     yield _state(chosen)
+    if chosen.config.state.store == "redis":
+        yield _redis(chosen)
 
 
 def _python() -> Check:
@@ -225,6 +227,32 @@ def _state(chosen: Settings) -> Check:
         advice = "`headwater features backfill` brings the configuration's plan into service"
         return Check("state", "warn", f"plan {current.plan} serves, the configuration has {plan}", advice, figures)
     return Check("state", "ok", f"plan {plan} serves", figures=figures)
+
+
+def _redis(chosen: Settings) -> Check:
+    """Whether the Redis that holds the state answers, and how far the state of the configuration's plan is."""
+    from headwater.features.paths import state_dir
+    from headwater.features.plan import compile_plan
+    from headwater.features.state import open_store, open_wire
+
+    try:
+        wire = open_wire(chosen.config, hurried=True)
+        name = wire.name
+        wire.close()
+    except HeadwaterError as error:
+        return Check(
+            "redis", "fail", str(error), "Start it or correct [state]; until then lists are answered in tier 4"
+        )
+    try:
+        plan = compile_plan(chosen.config)
+        state = open_store(chosen.config, state_dir(chosen.data, plan.hash), plan, writable=False)
+        try:
+            offset = state.meta().offset
+        finally:
+            state.close()
+    except HeadwaterError as error:
+        return Check("redis", "warn", f"{name} answers; {error}", "`headwater serve` folds the state")
+    return Check("redis", "ok", f"{name} holds the state at offset {offset:,}", figures={"offset": offset})
 
 
 def _print(report: Report) -> None:

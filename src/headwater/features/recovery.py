@@ -7,9 +7,13 @@ from pathlib import Path
 
 import structlog
 
+from headwater.features.packing import CorruptStateError
+from headwater.features.paths import state_dir
 from headwater.features.plan import Plan
-from headwater.features.state import LmdbState, open_for_fold
+from headwater.features.state import LmdbState, open_for_fold, open_wire
+from headwater.features.store import LogChangedError, PartitionsChangedError, PlanChangedError, State
 from headwater.log.protocol import EventLog
+from headwater.schema.config import Config
 
 log = structlog.get_logger()
 
@@ -19,8 +23,31 @@ DAMAGED = "damaged"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+def open_fold_state(config: Config, data: Path, plan: Plan, event_log: EventLog) -> State:
+    """The state to fold into, in the store that ``[state]`` names. One that cannot be trusted is dropped and folded anew.
+
+    Raises:
+        UnavailableError: Redis cannot be reached.
+        ConfigurationError: Redis would throw rows away, or its client is not installed.
+    """
+    if config.state.store == "lmdb":
+        return open_state(state_dir(data, plan.hash), plan, event_log)
+    return _open_in_redis(config, plan, event_log)
+
+
+def mark_damaged(state: State) -> None:
+    """Have the next one who opens the state to fold into it drop it."""
+    if isinstance(state, LmdbState):
+        (state.path / BOOT_MARK).write_text(DAMAGED)
+        return
+    from headwater.features.state_redis import RedisState
+
+    if isinstance(state, RedisState):
+        state.condemn()
+
+
 def open_state(path: Path, plan: Plan, event_log: EventLog) -> LmdbState:
-    """The state to fold into. One that cannot be trusted is dropped and folded anew from the log.
+    """The state in LMDB to fold into. One that cannot be trusted is dropped and folded anew from the log.
 
     That is a state of another plan or another log, an unreadable one, one that is ahead of the log, one that a process found
     damaged, and one that was written before the machine last started: state is not synced, so a power cut may
@@ -38,16 +65,45 @@ def open_state(path: Path, plan: Plan, event_log: EventLog) -> LmdbState:
     state, why = open_for_fold(path, plan, event_log.log_id)
     dropped = dropped or why
     if state.offset > event_log.last_offset:
-        dropped = f"it stands at offset {state.offset}, the log ends at {event_log.last_offset}"
+        dropped = _ahead(state, event_log)
         state.close()
         shutil.rmtree(path)
         state, _ = open_for_fold(path, plan, event_log.log_id)
     if dropped is not None:
-        log.warning("state_dropped", reason=dropped, hint="it is folded anew from the log")
+        _say_dropped(dropped)
     mark.write_text(boot)
     return state
 
 
-def mark_damaged(path: Path) -> None:
-    """Have the next one who opens the state in ``path`` drop it."""
-    (path / BOOT_MARK).write_text(DAMAGED)
+def _open_in_redis(config: Config, plan: Plan, event_log: EventLog) -> State:
+    """The same in Redis: of another log, in other partitions, unreadable, condemned, torn apart, or ahead of the log."""
+    wire = open_wire(config)
+    from headwater.features.state_redis import RedisState, drop_redis_state
+
+    def opened() -> RedisState:
+        return RedisState(
+            wire, plan, writable=True, log_id=event_log.log_id, partitions=config.state.partitions
+        )  # fmt: skip
+
+    try:
+        try:
+            state = opened()
+            dropped = _ahead(state, event_log) if state.offset > event_log.last_offset else None
+        except (PlanChangedError, LogChangedError, PartitionsChangedError, CorruptStateError) as error:
+            dropped = str(error)
+        if dropped is not None:
+            _say_dropped(dropped)
+            drop_redis_state(wire, plan.hash)
+            state = opened()
+    except BaseException:
+        wire.close()
+        raise
+    return state
+
+
+def _ahead(state: State, event_log: EventLog) -> str:
+    return f"it stands at offset {state.offset}, the log ends at {event_log.last_offset}"
+
+
+def _say_dropped(reason: str) -> None:
+    log.warning("state_dropped", reason=reason, hint="it is folded anew from the log")

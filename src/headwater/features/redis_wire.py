@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -31,37 +32,58 @@ def shown(url: str) -> str:
 class Wire:
     """A connection to the Redis at ``url`` (``redis://``, ``rediss://``, ``unix://``), a single server or a cluster.
 
-    Nothing is sent twice: who asked decides what a lost answer means.
+    Nothing is sent twice: who asked decides what a lost answer means. ``timeout_s`` is how long an answer may be
+    waited for, ``patience_s`` (default: as long) one that is large. With ``pause_s``, whoever asks that soon after
+    a failure gets the same failure at once. ``seconds`` is a monotonic clock.
 
     Raises:
         UnavailableError: (every method) Redis cannot be reached or refuses.
         ConfigurationError: the server throws rows away when memory is short.
     """
 
-    def __init__(self, url: str, *, password: str | None = None, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, url: str, *, password: str | None = None, timeout_s: float = 30.0, patience_s: float | None = None,
+        pause_s: float = 0.0, seconds: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self.name = shown(url)
-        options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": min(timeout_s, 5.0)}
-        if password is not None and urlsplit(url).password is None:
-            options["password"] = password
-        self._client: Any = self._guarded(lambda: redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options))
+        self._url, self._password, self._patience_s = url, password, patience_s
+        self._pause_s, self._seconds = pause_s, seconds
+        self._again_s, self._failure = 0.0, ""
+        self._cluster = False
+        self._patient: Any = None
+        self._client: Any = self._guarded(lambda: self._connect(timeout_s))
         try:
             self._cluster = bool(self._guarded(lambda: self._client.info("cluster"))["cluster_enabled"])
             if self._cluster:
                 self._client.close()
-                self._client = self._guarded(lambda: redis.RedisCluster.from_url(url, **options))
+                self._client = self._guarded(lambda: self._connect(timeout_s))
             self._check_policy()
         except BaseException:
             self.close()
             raise
 
+    def _connect(self, timeout_s: float) -> Any:
+        options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": min(timeout_s, 5.0)}
+        if self._password is not None and urlsplit(self._url).password is None:
+            options["password"] = self._password
+        if self._cluster:
+            return redis.RedisCluster.from_url(self._url, **options)
+        return redis.Redis.from_url(self._url, retry=Retry(NoBackoff(), 0), **options)
+
     def close(self) -> None:
         self._client.close()
+        if self._patient is not None:
+            self._patient.close()
 
-    def trip(self, commands: Sequence[Command], *, together: bool = False) -> list[Any]:
-        """The answers to ``commands``; ``together``: as one step (all keys must be of one partition)."""
+    def trip(self, commands: Sequence[Command], *, together: bool = False, patient: bool = False) -> list[Any]:
+        """The answers to ``commands``; ``together``: as one step (all keys must be of one partition); ``patient``: they
+        are large."""
 
         def send() -> list[Any]:
-            with self._client.pipeline(transaction=together) as pipe:
+            client = self._client
+            if patient and self._patience_s is not None:
+                client = self._patient = self._patient or self._connect(self._patience_s)
+            with client.pipeline(transaction=together) as pipe:
                 for command in commands:
                     pipe.execute_command(*command)
                 answers: list[Any] = pipe.execute()
@@ -94,10 +116,15 @@ class Wire:
                 )
 
     def _guarded(self, call: Callable[[], _T]) -> _T:
+        if self._seconds() < self._again_s:
+            raise UnavailableError(self._failure)
         try:
             return call()
         except (RedisError, OSError) as error:
-            raise self._unavailable(error) from error
+            failed = self._unavailable(error)
+            if self._pause_s and not isinstance(error, ResponseError):
+                self._again_s, self._failure = self._seconds() + self._pause_s, str(failed)
+            raise failed from error
 
     def _unavailable(self, error: Exception) -> UnavailableError:
         return UnavailableError(f"Redis at {self.name} cannot be used: {error}")

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lmdb
 import numpy as np
@@ -52,7 +53,10 @@ from headwater.features.store import (
 )
 from headwater.log.batch import ItemRecord
 from headwater.schema.config import Config
-from headwater.schema.errors import UnavailableError
+from headwater.schema.errors import ConfigurationError, UnavailableError
+
+if TYPE_CHECKING:
+    from headwater.features.redis_wire import Wire
 
 __all__ = [
     "KEPT_EPOCHS",
@@ -70,6 +74,8 @@ _FILLED_AT_ONCE = 8192  # rows a transaction
 _U4 = struct.Struct(">I")
 _U8 = struct.Struct(">Q")
 _META = b"meta"
+_PATIENCE_S = 2.0  # a server waits so long for item rows, many at once
+_PAUSE_S = 0.25  # and asks no more for so long after Redis has failed: requests are not to wait one by one
 
 
 class LmdbState:
@@ -264,22 +270,49 @@ def open_for_fold(path: Path, plan: Plan, log_id: str = "") -> tuple[LmdbState, 
         return LmdbState(path, plan, writable=True, log_id=log_id), str(error)
 
 
-def open_store(config: Config, path: Path, plan: Plan, *, writable: bool, log_id: str = "") -> State:
+def open_store(
+    config: Config, path: Path, plan: Plan, *, writable: bool, log_id: str = "", hurried: bool = True
+) -> State:
     """Open the store that ``[state]`` of the configuration names; ``path`` is the folder of the one in LMDB.
 
     The password of Redis is the one in ``state.url``, else that in the environment (``HEADWATER_STATE_PASSWORD``).
 
+    A ``hurried`` reader of Redis waits ``state.timeout_ms`` for an answer, and then for a moment asks no more.
+
     Raises:
         UnavailableError: it is not there (yet), or cannot be reached.
-        PlanChangedError, LogChangedError, CorruptStateError: it cannot be used; drop it and fold anew.
+        PlanChangedError, LogChangedError, PartitionsChangedError, CorruptStateError: it cannot be used; drop it and
+            fold anew.
+        ConfigurationError: see :func:`open_wire`.
     """
     if config.state.store == "lmdb":
         return LmdbState(path, plan, writable=writable, log_id=log_id)
-    from headwater.features.state_redis import RedisState, Wire
+    wire = open_wire(config, hurried=hurried and not writable)
+    from headwater.features.state_redis import RedisState
 
-    wire = Wire(config.state.url, password=os.environ.get("HEADWATER_STATE_PASSWORD"))
     try:
         return RedisState(wire, plan, writable=writable, log_id=log_id, partitions=config.state.partitions)
     except BaseException:
         wire.close()
         raise
+
+
+def open_wire(config: Config, *, hurried: bool = False) -> Wire:
+    """A connection to the Redis of the configuration; ``hurried``: for a server whose requests wait for it.
+
+    Raises:
+        UnavailableError: it cannot be reached.
+        ConfigurationError: it would throw rows away when memory is short, or its client is not installed.
+    """
+    try:
+        from headwater.features.redis_wire import Wire
+    except ImportError as error:
+        raise ConfigurationError(
+            f"state.store: \"redis\" needs the extra `scale` (pip install 'headwater[scale]'): {error}"
+        ) from error
+    password = os.environ.get("HEADWATER_STATE_PASSWORD")
+    if not hurried:
+        return Wire(config.state.url, password=password)
+    timeout_s = config.state.timeout_ms / 1e3
+    patience_s = max(timeout_s, _PATIENCE_S)
+    return Wire(config.state.url, password=password, timeout_s=timeout_s, patience_s=patience_s, pause_s=_PAUSE_S)

@@ -33,9 +33,11 @@ from headwater.features.store import (
     UNFINISHED,
     Frozen,
     Meta,
+    PartitionsChangedError,
     Row,
     StateConflictError,
     StateMovedError,
+    StateReplacedError,
     apply_epochs,
     catalogue_values,
     check_origin,
@@ -54,7 +56,7 @@ from headwater.features.store import (
     unchecked,
 )
 from headwater.log.batch import ItemRecord
-from headwater.schema.errors import HeadwaterError, UnavailableError
+from headwater.schema.errors import UnavailableError
 
 __all__ = ["RedisState", "Wire", "drop_redis_state"]
 
@@ -104,7 +106,7 @@ class RedisState:
         meta = self._meta_of(described)
         check_origin(meta, plan, log_id, self._where)
         if described is not None and described.partitions != partitions:
-            raise HeadwaterError(
+            raise PartitionsChangedError(
                 f"{self._where} has {described.partitions} partitions, the configuration says {partitions} "
                 "(state.partitions): set it back, or drop the state and fold it anew"
             )
@@ -191,6 +193,10 @@ class RedisState:
         self._moved(at, described, meta)
         self._held = False
 
+    def condemn(self) -> None:
+        """Have the state refused by whoever opens it: it was found damaged."""
+        self._wire.trip([("HSET", self._keys.key("m", "head"), "at", _LOADING)])
+
     def _moved(self, at: str, described: Description, meta: Meta) -> None:
         self._target, self._at, self._described, self._meta = None, at, described, meta
         self.offset, self.received_ms = meta.offset, meta.received_ms
@@ -258,6 +264,8 @@ class RedisState:
     def _run(self, commands: list[Command]) -> None:
         """Scripts that must all answer ``ok``."""
         for verdict, at in self._wire.trip(commands):
+            if at == UNFINISHED:
+                raise StateReplacedError(f"{self._where} was found damaged or is being dropped; open it again")
             if verdict == b"moved":
                 raise moved_on(self._where, self.offset, _offset(at.decode()))
             if verdict != b"ok":
@@ -272,7 +280,7 @@ class RedisState:
         """Where the state stands now.
 
         Raises:
-            UnavailableError: the state was dropped, or another one took its place; open it again.
+            StateReplacedError: the state was dropped, or another one took its place; open it again.
         """
         return self._meta_of(self._head()[1])
 
@@ -299,11 +307,21 @@ class RedisState:
 
     def users(self, users: list[int]) -> list[bytes | None]:
         """The packed rows of many users, in one round trip."""
-        return [row for _, row in self._wire.trip([self._read(user) for user in users])]
+        where: dict[str, list[int]] = {}
+        for k, user in enumerate(users):
+            where.setdefault(self._bucket(user), []).append(k)
+        asked: list[Command] = [("HMGET", key, *(_U4.pack(users[k]) for k in some)) for key, some in where.items()]
+        found: list[bytes | None] = [None] * len(users)
+        for places, rows in zip(where.values(), self._wire.trip(asked, patient=True), strict=True):
+            for k, row in zip(places, rows, strict=True):
+                found[k] = row
+        return found
 
     def read_user(self, user: int, into: User) -> int:
         """Unpack the row of ``user`` (0 or unknown: zeros) into ``into``; returns the offset it stands at."""
         at, found = self._row(user)
+        if at == _EMPTY.encode() and self._made:  # nothing was committed there: is it still the state that was opened?
+            self.meta()
         if found is None or not user:
             for part in into:
                 part[:] = 0
@@ -329,7 +347,7 @@ class RedisState:
             return epoch, meta.offset, NO_ITEMS
         missed = missed_epochs(meta, epoch)
         if missed is not None:
-            found = self._wire.trip([("LRANGE", self._keys.epoch(number), 0, -1) for number in missed])
+            found = self._wire.trip([("LRANGE", self._keys.epoch(number), 0, -1) for number in missed], patient=True)
             if all(found):  # an epoch never changes; it may have gone meanwhile
                 return meta.epoch, *apply_epochs(table, [b"".join(chunks) for chunks in found])
         meta = self._load(table)
@@ -361,7 +379,7 @@ class RedisState:
             for name, groups in keys.items():
                 for group in groups:
                     found: list[tuple[bytes, bytes]] = []
-                    for bucket in self._wire.trip([("HGETALL", key) for key in group]):
+                    for bucket in self._wire.trip([("HGETALL", key) for key in group], patient=True):
                         found.extend(bucket.items())
                     for field, value in sorted(found):
                         yield name, _U4.unpack(field)[0], value
@@ -388,7 +406,7 @@ class RedisState:
         before, described = self._head()
         items: list[dict[bytes, bytes]] = []
         for keys in _batches(self._item_buckets(described), 16):
-            items.extend(self._wire.trip([("HGETALL", key) for key in keys]))
+            items.extend(self._wire.trip([("HGETALL", key) for key in keys], patient=True))
         after, described = self._head()
         for _ in range(_TRIES):
             if before == after:
@@ -397,6 +415,7 @@ class RedisState:
             head, *items = self._wire.trip(
                 [("HMGET", self._keys.key("m", "head"), "at", "body"), *(("HGETALL", key) for key in keys)],
                 together=True,
+                patient=True,
             )
             before, described = _text(head[0]), self._describe(head[1])
             after = before if self._item_buckets(described) == keys else None  # else there are more by now
@@ -424,7 +443,7 @@ class RedisState:
     def _meta_of(self, described: Description | None) -> Meta:
         made = "" if described is None else described.made
         if self._made not in ("", made):
-            raise UnavailableError(f"{self._where} was dropped or replaced; open it again")
+            raise StateReplacedError(f"{self._where} was dropped or replaced; open it again")
         self._made = made
         return decode_meta(None if described is None else described.meta, self.plan)
 
@@ -436,8 +455,11 @@ class RedisState:
         return at, row
 
     def _read(self, user: int) -> Command:
-        p, field = user % self.partitions, _U4.pack(user)
-        return _script(READ, (self._keys.key(p, "head"), self._keys.key(p, self._keys.label(b"u" + field, p))), field)
+        return _script(READ, (self._keys.key(user % self.partitions, "head"), self._bucket(user)), _U4.pack(user))
+
+    def _bucket(self, user: int) -> str:
+        p = user % self.partitions
+        return self._keys.key(p, self._keys.label(b"u" + _U4.pack(user), p))
 
 
 def drop_redis_state(wire: Wire, place: str) -> None:

@@ -56,6 +56,14 @@ class LogChangedError(HeadwaterError):
     """The stored state was folded from another log."""
 
 
+class PartitionsChangedError(HeadwaterError):
+    """The stored state is spread over another number of partitions."""
+
+
+class StateReplacedError(UnavailableError):
+    """The state that was opened was dropped, perhaps folded anew since: what was read of it is to be forgotten."""
+
+
 class StateMovedError(UnavailableError):
     """The state moved on while all of it was read, and the store cannot hold a moment fast."""
 

@@ -21,12 +21,13 @@ import structlog
 from headwater.features.assemble import stranger
 from headwater.features.fold import Fold
 from headwater.features.packing import CorruptStateError
-from headwater.features.paths import drop_old_layout, feed_socket, state_dir
+from headwater.features.paths import drop_old_layout, feed_socket
 from headwater.features.pinned import expected_plan
 from headwater.features.plan import Plan
 from headwater.features.profiles import Profiles
-from headwater.features.recovery import mark_damaged, open_state
+from headwater.features.recovery import mark_damaged, open_fold_state
 from headwater.features.rows import pack_user, unpack_user
+from headwater.features.store import State
 from headwater.log.archived import ArchivedLog, open_log
 from headwater.log.batch import events_to_batch
 from headwater.log.client import WriterClient
@@ -49,12 +50,14 @@ CATCH_UP_S = 0.5  # far behind, rows are stored this often: users come again, an
 IDLE_LOOK_S, IDLE_LOOK = 1.0, 2_000  # so often so many users are looked at, whether they may be removed
 POLL_S = 0.1  # the log is looked at this often even when the writer says nothing
 OPEN_PAUSE_S = 0.02
+STATE_PAUSE_S = 0.1  # a server that holds the state and is away is asked again after so long
 
 
 class Folder:
     """Brings ``fold`` up to the log's end, one block a call, and decides which commits carry an epoch.
 
-    ``publish`` is called after each commit. ``seconds`` is a monotonic clock.
+    ``publish`` is called after each commit, ``check`` now and then: it raises when the state is not there any more.
+    ``seconds`` is a monotonic clock.
     """
 
     def __init__(
@@ -64,12 +67,14 @@ class Folder:
         *,
         publish: Callable[[Position], object],
         epoch: int,
+        check: Callable[[], object] | None = None,
         epoch_s: float = EPOCH_S,
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self.fold = fold
         self._log = event_log
         self._publish = publish
+        self._check = check
         self._epoch_s = epoch_s
         self._seconds = seconds
         self._last_epoch_s = -epoch_s
@@ -102,6 +107,8 @@ class Folder:
         due = self._is_due() and self.fold.epoch_pending
         if not more and self._seconds() - self._last_look_s >= IDLE_LOOK_S:
             self._last_look_s = self._seconds()
+            if self._check is not None:
+                self._check()
             removed = self.fold.remove_idle(IDLE_LOOK)
             if removed:
                 log.info("idle_users_removed", users=removed)
@@ -228,12 +235,15 @@ async def run_fold(config: Config, data: Path, *, stop: asyncio.Event, plan_hash
         return
     if drop_old_layout(data):
         log.warning("state_dropped", reason="it lay where one plan had room", hint="it is folded anew from the log")
-    state = open_state(state_dir(data, plan.hash), plan, event_log)
+    state = await _open_state(config, data, plan, event_log, stop)
+    if state is None:
+        event_log.close()
+        return
     try:
         fold = Fold(plan, state, unseal=Profiles(data))
         meta = state.meta()
         feed = FeedServer(feed_socket(data, plan.hash), Position(fold.offset, meta.epoch, 0))
-        folder = Folder(event_log, fold, publish=feed.publish, epoch=meta.epoch)
+        folder = Folder(event_log, fold, publish=feed.publish, epoch=meta.epoch, check=state.meta)
         folder.offer_everything()
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
@@ -241,7 +251,7 @@ async def run_fold(config: Config, data: Path, *, stop: asyncio.Event, plan_hash
         await FoldProcess(folder, feed, data / "run" / "writer.sock").run(stop)
         log.info("fold_stopped", offset=fold.offset, skipped=dict(fold.counts.skipped))
     except CorruptStateError as error:
-        mark_damaged(state.path)
+        mark_damaged(state)
         raise UnavailableError(f"{error}; the next fold process does that") from error
     finally:
         state.close()
@@ -259,4 +269,20 @@ async def _open_log(data: Path, stop: asyncio.Event) -> ArchivedLog | None:
                 log.info("fold_waits_for_log", reason=str(error))
                 waiting = True
         await asyncio.sleep(OPEN_PAUSE_S)
+    return None
+
+
+async def _open_state(config: Config, data: Path, plan: Plan, event_log: EventLog, stop: asyncio.Event) -> State | None:
+    """The state, as soon as the server that holds it answers; None when the process is to stop before that."""
+    waiting = False
+    while not stop.is_set():
+        try:
+            return open_fold_state(config, data, plan, event_log)
+        except UnavailableError as error:
+            if config.state.store == "lmdb":
+                raise
+            if not waiting:
+                log.info("fold_waits_for_state", reason=str(error))
+                waiting = True
+        await asyncio.sleep(STATE_PAUSE_S)
     return None

@@ -16,7 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from headwater.features.paths import BUILDING
+from headwater.features.paths import BUILDING, state_dir
+from headwater.features.plan import compile_plan
+from headwater.features.state import open_store
+from headwater.features.store import State
 from headwater.jit import kernel
 from headwater.log.client import SyncWriterClient
 from headwater.log.environment import open_environment
@@ -91,21 +94,35 @@ def erase(
     """Erase ``users`` (external ids) in ``data``, through the running writer or as the writer, and search for them.
 
     Waits up to ``wait_s`` seconds until the folds that run have removed the state rows; it removes them itself from
-    a state that nobody folds.
+    a state in LMDB that nobody folds. In Redis it looks at the state of the configuration's plan.
 
     Raises:
+        UnavailableError: the state in Redis is not there or cannot be reached; nobody was erased.
         WriterRunningError: the writer runs and does not answer. RefusedError: an id is empty or no text.
         StoreError: there is no data.
     """
     began = seconds()
     wanted = list(dict.fromkeys(users))
     targets = _targets(data / "identity", wanted)
-    with contextlib.closing(connect(data, config)) as writer:
+    with contextlib.ExitStack() as opened:
+        in_redis: State | None = None
+        if config.state.store == "redis":
+            plan = compile_plan(config)
+            in_redis = open_store(config, state_dir(data, plan.hash), plan, writable=False, hurried=False)
+            opened.callback(in_redis.close)
+        writer = opened.enter_context(contextlib.closing(connect(data, config)))
         replies = [writer.erase_users(wanted[at : at + BATCH]) for at in range(0, len(wanted), BATCH)]
         is_running = isinstance(writer, SyncWriterClient)
         offset = (replies[-1] if replies else writer.ping()).offset
         known = [target.key for target in targets if target.key is not None]
-        states = _forget(data, known, offset, (lambda: seconds() - began < wait_s) if is_running else None, pause)
+        may_wait = (lambda: seconds() - began < wait_s) if is_running else None
+        states = _forget(data, known, offset, may_wait, pause)
+        state_rows = sum(_rows_left(path, known) for path in all_states(data))
+        if in_redis is not None:
+            while may_wait is not None and may_wait() and in_redis.meta().offset < offset:
+                pause(_POLL_S)
+            states[f"{in_redis.plan.hash} in Redis"] = in_redis.meta().offset
+            state_rows += sum(in_redis.user(key.user) is not None for key in known)
         if is_running:  # the old bytes are wiped behind the answer, and again later if a reader was in the way
             writer.ping()
     with lake_lock(data):
@@ -113,7 +130,7 @@ def erase(
     return Certificate(
         requested=len(wanted), erased=sum(reply.accepted for reply in replies),
         unknown=len(wanted) - sum(reply.accepted for reply in replies), offset=offset, at_ms=at_ms, states=states,
-        state_rows=sum(_rows_left(path, known) for path in all_states(data)), searched=searched,
+        state_rows=state_rows, searched=searched,
         too_short=sum(len(target.external.encode()) < SHORTEST_ID for target in targets), recoverable=len(found),
         seconds=seconds() - began,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from prometheus_client import Counter
 
 from headwater.features.paths import Flip, feed_socket, read_flip
 from headwater.features.plan import Plan
+from headwater.features.store import StateReplacedError
 from headwater.log.client import WriterClient
 from headwater.log.commands import ServedEntry
 from headwater.online.feed import FoldFeed
@@ -22,7 +23,7 @@ from headwater.online.metrics import Labelled, Metrics
 from headwater.online.models import ModelWatch
 from headwater.online.recommender import Asked, Recommender
 from headwater.online.served import ServedLog
-from headwater.online.stores import StateReplacedError, Stores
+from headwater.online.stores import Stores
 from headwater.online.warm import warm_up
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError, UnavailableError
@@ -35,6 +36,7 @@ READY_LAG = 10_000  # records that state may be behind the log
 ACK_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 2.0
 FLUSH_S = 5.0
+STATE_AGAIN_S = 0.25  # a store that could not be reached is asked again after so long
 _PING_S = 0.5
 
 _encode_json = msgspec.json.Encoder().encode
@@ -73,6 +75,7 @@ class Service:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sample = random.Random(seed)  # noqa: S311  (sampling, not secrecy)
         self._epoch_at = time.monotonic()
+        self._again: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -91,6 +94,8 @@ class Service:
             task.remove_done_callback(self._ended)
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._again is not None:
+            self._again.cancel()
         await self.served.flush(FLUSH_S)
         await self.writer.close()
         self.stores.close()
@@ -180,6 +185,9 @@ class Service:
         began = time.perf_counter()
         try:
             moved = self.stores.view.refresh()
+        except UnavailableError as error:
+            self._state_unavailable(error)
+            return
         except HeadwaterError as error:  # a row that does not match its checksum: read nothing more of it
             self._fail(error)
             return
@@ -190,8 +198,24 @@ class Service:
     def _check_state(self) -> None:
         try:
             self.stores.check_state()
-        except StateReplacedError as error:
+        except UnavailableError as error:
+            self._state_unavailable(error)
+        except HeadwaterError as error:
             self._fail(error)
+
+    def _state_unavailable(self, error: UnavailableError) -> None:
+        """The state was dropped: the worker starts again. Else its store is away: look again until it is back."""
+        if isinstance(error, StateReplacedError):
+            self._fail(error)
+        elif self._again is None:
+            log.warning("state_unavailable", reason=str(error))
+            self._again = asyncio.get_running_loop().call_later(STATE_AGAIN_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._again = None
+        self._check_state()
+        if not self.failed.done():
+            self._refresh()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A background task that ends has failed: the worker must not go on without it."""

@@ -12,10 +12,18 @@ import structlog
 from headwater.features.packing import CorruptStateError
 from headwater.features.paths import state_dir
 from headwater.features.plan import Plan
-from headwater.features.state import LmdbState, LogChangedError, PlanChangedError
+from headwater.features.state import open_store
+from headwater.features.store import (
+    LogChangedError,
+    PartitionsChangedError,
+    PlanChangedError,
+    State,
+    StateReplacedError,
+)
 from headwater.log.environment import StoreError
 from headwater.log.identity import LmdbIdentity
 from headwater.log.lmdb import LmdbLog
+from headwater.schema.config import Config
 from headwater.schema.errors import UnavailableError
 from headwater.serving.view import LiveView
 
@@ -24,28 +32,50 @@ log = structlog.get_logger()
 OPEN_PAUSE_S = 0.02
 
 
-class StateReplacedError(UnavailableError):
-    """The fold dropped the state that this worker reads and folds a new one."""
+@dataclass(frozen=True, slots=True)
+class StateFile:
+    """The file that a state in LMDB was opened from."""
+
+    path: Path
+    inode: int
+
+    @classmethod
+    def of(cls, folder: Path) -> StateFile:
+        """Raises :class:`UnavailableError`: there is none yet."""
+        path = folder / "data.mdb"
+        try:
+            return cls(path, path.stat().st_ino)
+        except FileNotFoundError as error:
+            raise UnavailableError(f"there is no state in {folder} yet") from error
+
+    def is_there(self) -> bool:
+        """Whether the one in the folder is still the same."""
+        try:
+            return self.path.stat().st_ino == self.inode
+        except FileNotFoundError:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Everything that is opened read-only."""
+    """Everything that is opened read-only. ``state_file``: what the state was opened from; None in Redis."""
 
     log: LmdbLog
     identity: LmdbIdentity
-    state: LmdbState
+    state: State
     view: LiveView
-    state_file: Path
-    state_inode: int
+    state_file: StateFile | None
 
     def check_state(self) -> None:
-        """Raise :class:`StateReplacedError` when the files behind ``state`` are not the ones in the folder any more."""
-        try:
-            inode = self.state_file.stat().st_ino
-        except FileNotFoundError:
-            inode = -1
-        if inode != self.state_inode:
+        """Whether ``state`` is still the one that the fold writes.
+
+        Raises:
+            StateReplacedError: it was dropped.
+            UnavailableError: that cannot be found out now.
+        """
+        if self.state_file is None:
+            self.state.meta()
+        elif not self.state_file.is_there():
             raise StateReplacedError("The state was dropped and is folded anew; this worker starts again to read it")
 
     def close(self) -> None:
@@ -55,13 +85,14 @@ class Stores:
         self.log.close()
 
 
-def open_stores(data: Path, plan: Plan) -> Stores:
-    """Open what is in ``data``.
+def open_stores(config: Config, data: Path, plan: Plan) -> Stores:
+    """Open what is in ``data``, and the state where ``[state]`` says that it is.
 
     Raises:
         StoreError: the writer has not made the log yet.
-        UnavailableError: the fold has not made the state yet.
-        PlanChangedError, LogChangedError: the state there is of another plan or log; the fold is about to drop it.
+        UnavailableError: the fold has not made the state yet, or Redis cannot be reached.
+        PlanChangedError, LogChangedError, PartitionsChangedError, CorruptStateError: the state there cannot be used; the
+            fold is about to drop it.
     """
     with contextlib.ExitStack() as opened:  # what is open is closed again when the next one cannot be opened
         event_log = LmdbLog(data / "log", readonly=True)
@@ -69,24 +100,23 @@ def open_stores(data: Path, plan: Plan) -> Stores:
         identity = LmdbIdentity(data / "identity", readonly=True)
         opened.callback(identity.close)
         path = state_dir(data, plan.hash)
-        state_file = path / "data.mdb"
-        if not state_file.exists():
-            raise UnavailableError(f"there is no state in {path} yet")
-        inode = state_file.stat().st_ino
-        state = LmdbState(path, plan, writable=False, log_id=event_log.log_id)
+        state_file = StateFile.of(path) if config.state.store == "lmdb" else None
+        state = open_store(config, path, plan, writable=False, log_id=event_log.log_id)
         opened.callback(state.close)
-        stores = Stores(event_log, identity, state, LiveView(plan, state), state_file, inode)
+        stores = Stores(event_log, identity, state, LiveView(plan, state), state_file)
         opened.pop_all()
         return stores
 
 
-async def wait_for_stores(data: Path, plan: Plan, stop: asyncio.Event) -> Stores | None:
+async def wait_for_stores(config: Config, data: Path, plan: Plan, stop: asyncio.Event) -> Stores | None:
     """:func:`open_stores` as soon as writer and fold have made them; None when ``stop`` is set before that."""
     said = ""
     while not stop.is_set():
         try:
-            return open_stores(data, plan)
-        except (StoreError, UnavailableError, PlanChangedError, LogChangedError, CorruptStateError) as error:
+            return open_stores(config, data, plan)
+        except (
+            StoreError, UnavailableError, PlanChangedError, LogChangedError, PartitionsChangedError, CorruptStateError
+        ) as error:  # fmt: skip
             if str(error) != said:
                 said = str(error)
                 log.info("worker_waits_for_stores", reason=said)

@@ -112,7 +112,7 @@ async def run_worker(
         StateReplacedError: the fold started state anew; a new process has to read it.
     """
     plan = expected_plan(config, plan_hash)
-    stores = await wait_for_stores(data, plan, orders.stop)
+    stores = await wait_for_stores(config, data, plan, orders.stop)
     if stores is None:
         return
     service = Service(config, plan, data, stores, clock=clock, seed=config.ranker.seed + worker)

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -157,15 +158,24 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where state is kept: in files below the data directory, or in Redis, spread over ``partitions``."""
+    """Where state is kept: in files below the data directory, or in Redis, spread over ``partitions``.
+
+    ``timeout_ms`` is how long a server waits for Redis before it answers without the user's row.
+    """
 
     store: Literal["lmdb", "redis"] = "lmdb"
     url: Annotated[str, Meta(max_length=4_096)] = "redis://127.0.0.1:6379/0"
     partitions: Annotated[int, Meta(ge=1, le=4_096)] = 8
+    timeout_ms: Annotated[float, Meta(ge=1.0, le=10_000.0)] = 50.0
 
     def __post_init__(self) -> None:
         if not self.url.startswith(STATE_SCHEMES):  # what stands there may hold a password: it is not repeated
             raise ConfigurationError(f"state.url: Expected a URL that starts with {', '.join(STATE_SCHEMES)}")
+        try:
+            urlsplit(self.url).port  # noqa: B018  (asking is what fails)
+        except ValueError:
+            hint = "write / : @ # ? in a password as %2F %3A %40 %23 %3F"
+            raise ConfigurationError(f"state.url: Expected a host and a port that is a number; {hint}") from None
 
 
 class Retention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ import numpy as np
 from headwater.features.fold import Fold
 from headwater.features.plan import Plan
 from headwater.features.rows import ItemTable, User
-from headwater.features.state import LmdbState
+from headwater.features.store import State
 from headwater.retrieval.index import ItemIndex
 
 
@@ -28,7 +28,7 @@ class View(Protocol):
 class LiveView:
     """State as the fold process publishes it. Item columns move on only in :meth:`refresh`, between requests."""
 
-    def __init__(self, plan: Plan, state: LmdbState) -> None:
+    def __init__(self, plan: Plan, state: State) -> None:
         self.state = state
         self.table = ItemTable(plan.layout)
         self.epoch = -1

@@ -1,0 +1,189 @@
+"""``headwater serve`` with its state in Redis: fresh lists, a killed fold, a server that is away, and one that lost all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import redis
+
+from headwater.cli.backfill import run as backfill
+from headwater.cli.doctor import _redis as check_redis
+from headwater.cli.options import Settings
+from headwater.features.fold import Fold
+from headwater.features.plan import compile_plan
+from headwater.features.state import open_store
+from headwater.features.state_memory import MemoryState
+from headwater.features.store import State
+from headwater.log.identity import LmdbIdentity
+from headwater.log.lmdb import LmdbLog
+from headwater.offline.erase import erase
+from headwater.schema.errors import ConfigurationError
+from tests.features.redis_server import RedisServer
+from tests.online.running import CONFIG, Running, catalogue, publish_ranker
+
+PASSWORD = "hunter2-and-more"  # noqa: S105
+AWAY = "state unavailable: Redis at unix://"
+
+
+class Site(Running):
+    """The running system, its Redis, and the version of its bundle."""
+
+    redis: RedisServer
+    version: str
+
+    def click(self, user: str, item: str) -> str:
+        return self.ingest("/v1/events", {"user": user, "item": item, "type": "click"})
+
+    def shown(self, user: str, token: str | None = None) -> set[str]:
+        """The items of a long list that was answered with state and ranker."""
+        answer = self.recommend(user=user, k=200, **({} if token is None else {"token": token}))
+        assert answer["tier"] == 0, answer["reasons"]
+        return {item["id"] for item in answer["items"]}
+
+    def wait_recovered(self, patience_s: float = 60.0) -> None:
+        """Wait until lists are answered in full again."""
+        until = time.monotonic() + patience_s
+        while (answer := self.recommend(user="ann", k=1))["tier"] != 0:
+            assert time.monotonic() < until, answer
+            time.sleep(0.02)
+
+    def state(self) -> State:
+        plan = compile_plan(self.config)
+        return open_store(self.config, self.data, plan, writable=False, hurried=False)
+
+    def events(self, name: str) -> list[str]:
+        return [line for line in self.log_path.read_text().splitlines() if f'"{name}"' in line]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    server = RedisServer("--appendonly", "yes", "--requirepass", PASSWORD)
+    state = f'\n[state]\nstore = "redis"\nurl = "{server.url}"\npartitions = 3\ntimeout_ms = 400.0\n'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADWATER_STATE_PASSWORD", PASSWORD)
+        try:
+            with Site(tmp_path_factory.mktemp("redis"), CONFIG + state) as site:
+                site.redis = server
+                site.version = publish_ranker(site.data, site.config, seed=1, created_ms=1_772_000_000_000)
+                site.reflected(site.ingest("/v1/items", catalogue(40)))
+                until = time.monotonic() + 10.0
+                while site.recommend(k=1)["model"] != site.version:
+                    assert time.monotonic() < until, "the bundle did not come into service"
+                    time.sleep(0.05)
+                yield site
+        finally:
+            server.stop()
+
+
+def test_an_event_is_reflected_when_its_token_is_given(site: Site) -> None:
+    for turn in range(20):
+        token = site.click("ann", f"item-{turn}")
+        assert f"item-{turn}" not in site.shown("ann", token)
+    assert site.shown("ann") == {f"item-{n}" for n in range(20, 40)}
+    assert not (site.data / "state" / compile_plan(site.config).hash).exists(), "there is a state in LMDB, too"
+
+
+def test_a_killed_fold_goes_on_where_it_stood(site: Site) -> None:
+    token = ""
+    for number in range(60):
+        token = site.click(f"user-{number % 20}", f"item-{number % 30}")
+        if number == 30:
+            site.kill("fold")
+    site.wait_ready(60.0)
+    assert not {"item-1", "item-11", "item-21"} & site.shown("user-1", token)
+    assert len(site.events("fold_ready")) == 2
+    assert not site.events("state_dropped")
+
+
+def test_lists_are_answered_while_redis_is_away_and_in_full_when_it_is_back(site: Site) -> None:
+    site.redis.kill()
+    slowest, notes, until = 0.0, set[str](), time.monotonic() + 3.0
+    while (began := time.monotonic()) < until:
+        token = site.click("bob", "item-7")
+        answer = site.recommend(user="ann", k=5, token=token, deadline_ms=50)
+        slowest = max(slowest, time.monotonic() - began)
+        assert answer["tier"] == 4
+        assert len(answer["items"]) == 5
+        notes |= {reason for reason in answer["reasons"] if not reason.startswith("token not reached")}
+    assert slowest < 1.0
+    assert any(note.startswith(AWAY) for note in notes), notes
+    assert site.http.get("/readyz").status_code == 503
+    site.redis.start()
+    site.wait_recovered()
+    site.wait_ready(60.0)
+    assert "item-7" not in site.shown("bob", token)
+    assert site.shown("ann") == {f"item-{n}" for n in range(20, 40)}
+    assert not site.events("state_dropped")
+    assert len(site.events("worker_ready")) == 1, "the worker was there all the time"
+
+
+def test_a_redis_that_hangs_holds_up_one_request_at_most(site: Site) -> None:
+    with redis.Redis(unix_socket_path=str(site.redis.socket), password=PASSWORD) as raw:
+        number = int(raw.info("server")["process_id"])
+    os.kill(number, signal.SIGSTOP)
+    try:
+        began, took = time.monotonic(), []
+        while time.monotonic() < began + 0.6:
+            asked = time.monotonic()
+            assert site.recommend(user="ann", k=5)["tier"] == 4
+            took.append(time.monotonic() - asked)
+    finally:
+        os.kill(number, signal.SIGCONT)
+    assert max(took) < 0.4 + 0.4
+    assert sorted(took)[len(took) // 2] < 0.1, "every request waited"
+    site.wait_recovered()
+
+
+def test_a_state_that_is_gone_is_folded_anew_and_workers_start_again(site: Site) -> None:
+    with redis.Redis(unix_socket_path=str(site.redis.socket), password=PASSWORD) as raw:
+        raw.flushall()
+    until = time.monotonic() + 60.0
+    while len(site.events("worker_ready")) < 2:
+        assert time.monotonic() < until, site.log_path.read_text()[-4000:]
+        time.sleep(0.02)
+    site.wait_ready(60.0)
+    assert site.shown("ann") == {f"item-{n}" for n in range(20, 40)}
+
+
+def test_commands_know_where_the_state_is(site: Site) -> None:
+    chosen = Settings(site.config, site.config_path, site.data)
+    with pytest.raises(ConfigurationError, match="builds states in LMDB"):
+        backfill(chosen, without_ranker=False)
+    check = check_redis(chosen)
+    assert check.level == "ok", check
+    assert check.figures["offset"] > 0
+    with closing(LmdbIdentity(site.data / "identity", readonly=True)) as identity:
+        key = identity.lookup("user-3")
+    assert key is not None
+    with closing(site.state()) as state:
+        assert state.user(key.user) is not None
+    certificate = erase(site.data, site.config, ["user-3"], at_ms=1, search=False)
+    assert (certificate.erased, certificate.state_rows) == (1, 0)
+    assert all(offset >= certificate.offset for offset in certificate.states.values())
+    assert list(certificate.states) == [f"{compile_plan(site.config).hash} in Redis"]
+    with closing(site.state()) as state:
+        assert state.user(key.user) is None
+
+
+def test_state_is_what_a_straight_fold_makes_and_nobody_told_the_password(site: Site) -> None:
+    assert site.stop() == 0
+    plan = compile_plan(site.config)
+    with (
+        closing(LmdbLog(site.data / "log", readonly=True)) as event_log,
+        closing(site.state()) as state,
+        closing(MemoryState(plan)) as memory,
+    ):
+        fold = Fold(plan, memory)
+        while (block := event_log.read(fold.offset)) is not None:
+            fold.apply(block)
+        fold.commit(epoch=False)
+        assert state.meta().offset == event_log.last_offset
+        rows = list(state.dump())
+        assert len(rows) > 100
+        assert rows == list(memory.dump())
+    assert PASSWORD not in site.log_path.read_text()
