@@ -38,6 +38,7 @@ class Role(StrEnum):
     WRITER = "writer"
     FOLD = "fold"
     API = "api"
+    TABLES = "tables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,8 @@ def serve(
             _run(lambda stop, _: _write(chosen, _clock(shift_ms), stop))
         elif role is Role.FOLD:
             _run(lambda stop, _: _fold(chosen, stop, plan))
+        elif role is Role.TABLES:
+            _run(lambda stop, _: _load(chosen, _clock(shift_ms), stop))
         else:
             handed = Handed(listen_fd, control_fd, hold, plan)
             _run(lambda stop, retire: _answer(chosen, host, port, handed, _clock(shift_ms), worker, stop, retire))
@@ -217,6 +220,12 @@ async def _fold(chosen: Settings, stop: asyncio.Event, plan: str | None) -> None
     await run_fold(chosen.config, chosen.data, stop=stop, plan_hash=plan)
 
 
+async def _load(chosen: Settings, clock: Callable[[], int], stop: asyncio.Event) -> None:
+    from headwater.offline.tables.follow import follow_tables
+
+    await follow_tables(chosen.config, chosen.data, clock=clock, stop=stop, served=True)
+
+
 async def _answer(
     chosen: Settings,
     host: str,
@@ -242,7 +251,7 @@ async def _answer(
 
 
 def _supervise(chosen: Settings, host: str, port: int, workers: int, shift_ms: int) -> None:
-    from headwater.features.pinned import drop_pinned, pin_config
+    from headwater.features.pinned import drop_pinned, load_pinned, pin_config
     from headwater.online.flip import Flipper, Generation
     from headwater.online.supervisor import Child, ServeLock, Supervisor, listen
 
@@ -269,12 +278,14 @@ def _supervise(chosen: Settings, host: str, port: int, workers: int, shift_ms: i
         ]
 
     def serving(pinned: Path, plan: str | None = None) -> list[Child]:
-        """Fold and api processes of one configuration; those of a later one wait until they are told to begin."""
+        """Fold, api and table-loading processes of one configuration; a later one's api waits until it is told to begin."""
         more = () if plan is None else ("--plan", plan)
         made = [Child(Role.FOLD.value, command(Role.FOLD, pinned, *more))]
         for number, listener in enumerate(listeners):
             arguments = command(Role.API, pinned, "--worker", str(number), *more)
             made.append(Child(Role.API.value, arguments, listener, hold=plan is not None))
+        if load_pinned(pinned).tables:
+            made.append(Child(Role.TABLES.value, command(Role.TABLES, pinned)))
         return made
 
     address_file = run / "address"

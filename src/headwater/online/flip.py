@@ -151,6 +151,7 @@ class Flipper:
         write_current(self._data, self._current)
         await leaving
         await self._supervisor.retire(old.of("fold"), signal.SIGTERM)
+        await self._supervisor.retire(old.of("tables"), signal.SIGTERM)
         await self._reload_writer(old.config)
         drop_pinned(self._data / "run", pinned)
         kept = [plan for plan in (self._current.plan, self._current.before) if plan is not None]

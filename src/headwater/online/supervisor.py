@@ -1,4 +1,4 @@
-"""Keeps the processes of one machine running: writer, fold and the api workers.
+"""Keeps the processes of one machine running: writer, fold, the api workers and whoever loads tables.
 
 It holds the listening sockets, so no connection is refused while a worker is replaced; it starts a dead
 process again at once, and slower when it keeps dying; it takes them down in the order in which data flows.
@@ -162,7 +162,7 @@ class Supervisor:
     ``order`` is how roles are taken down: those who feed the next one first.
     """
 
-    order = ("api", "writer", "fold")
+    order = ("api", "tables", "writer", "fold")
 
     def __init__(self, children: Sequence[Child], data: Path, address: tuple[str, int] | None) -> None:
         self.children = list(children)

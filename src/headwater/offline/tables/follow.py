@@ -11,7 +11,8 @@ from pathlib import Path
 
 import structlog
 
-from headwater.offline.tables.load import TableLoader, TableReport, chosen_tables
+from headwater.offline.importing.run import connect
+from headwater.offline.tables.load import TableLoader, TableReport, chosen_tables, served_writer
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
 from headwater.schema.errors import HeadwaterError, UnavailableError
@@ -41,19 +42,20 @@ class ServedPace:
 
 async def follow_tables(
     config: Config, data: Path, *, clock: Callable[[], int], stop: asyncio.Event, names: Sequence[str] = (),
-    told: Callable[[TableReport], object] | None = None,
+    served: bool = False, told: Callable[[TableReport], object] | None = None,
 ) -> None:  # fmt: skip
     """Load every table (``names``: these) now, every ``refresh`` and whenever a row that was held back is due.
 
     What goes wrong with one table is logged and tried again; ``told`` hears of every look that was of use.
-    ``clock`` returns Unix milliseconds, the time of the writer.
+    ``clock`` returns Unix milliseconds, the time of the writer. ``served``: there is a server, or will be; only its
+    writer is used.
 
     Raises:
         TableError: one of ``names`` is not known.
     """
     tables = chosen_tables(config, names)
     pace = ServedPace()
-    loader = TableLoader(config, data, pace)
+    loader = TableLoader(config, data, pace, served_writer if served else connect)
     at = {source.name: 0 for source in tables}
     stopping = asyncio.create_task(_pass_on(stop, pace.stop))
     try:

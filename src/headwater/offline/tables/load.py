@@ -88,12 +88,14 @@ class _Open:
 class TableLoader:
     """Loads the tables of ``config`` into the log of ``data``, through a running server's writer or one of its own.
 
-    ``pace`` is told how many rows have just gone to a running server, and may wait. Keep the loader for the next look: it knows the hashes of files.
+    ``pace`` is told how many rows have just gone to a running server, and may wait. ``writer`` connects
+    to the writer of the log. Keep the loader for the next look: it knows the hashes of files.
     """
 
     config: Config
     data: Path
     pace: Callable[[int], None] = no_pace
+    writer: Callable[[Path, Config], LogWriter | SyncWriterClient] = connect
     _parts: Parts = field(default_factory=Parts)
     _writer: LogWriter | SyncWriterClient | None = None
 
@@ -185,7 +187,7 @@ class TableLoader:
 
     def _commit(self, command: PutTable, now_ms: int) -> Appended:
         if self._writer is None:
-            self._writer = connect(self.data, self.config)
+            self._writer = self.writer(self.data, self.config)
         if isinstance(self._writer, SyncWriterClient):
             outcome = self._writer.commit(command)
             self.pace(len(command.ids))
@@ -217,6 +219,11 @@ class TableLoader:
             log.warning("table_is_stale", table=source.name, staleness_ms=staleness, max_age_ms=reads.max_age_ms,
                         hint="features of this table are at their defaults: see to the job that computes it")  # fmt: skip
         return report
+
+
+def served_writer(data: Path, _: Config) -> SyncWriterClient:
+    """The writer of a running server, and no other: one that is being started must not find its place taken."""
+    return SyncWriterClient(data / "run" / "writer.sock")
 
 
 def load_tables(
