@@ -9,9 +9,24 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+import msgspec
+
 WIDTH = 256
 
 _U4 = struct.Struct(">I")
+
+
+class Description(msgspec.Struct, array_like=True):
+    """What the head of the meta partition says beside the position."""
+
+    meta: bytes
+    made: str  # tells a state from one that took its place
+    partitions: int
+    users_end: int = 1  # one more than the largest number of a user
+    items_end: int = 1
+
+
+decode_description = msgspec.msgpack.Decoder(Description).decode
 
 
 class Keys(NamedTuple):

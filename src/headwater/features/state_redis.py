@@ -23,7 +23,7 @@ import numpy.typing as npt
 from headwater.features.fold import Delta
 from headwater.features.packing import packed_clock
 from headwater.features.plan import Plan
-from headwater.features.redis_keys import WIDTH, Keys
+from headwater.features.redis_keys import WIDTH, Description, Keys, decode_description
 from headwater.features.redis_scripts import APPLY, COMMIT, EPOCH, FENCE, MARK, READ, STAGE, TAKE
 from headwater.features.redis_wire import Command, Wire
 from headwater.features.rows import CorruptStateError, ItemTable, User, unpack_user
@@ -66,19 +66,6 @@ _TRIES = 5
 _EMPTY = "0:0"
 _LOADING = UNFINISHED.decode()
 _U4 = struct.Struct(">I")
-
-
-class Description(msgspec.Struct, array_like=True):
-    """What the head of the meta partition says beside the position."""
-
-    meta: bytes
-    made: str  # tells a state from one that took its place
-    partitions: int
-    users_end: int = 1  # one more than the largest number of a user
-    items_end: int = 1
-
-
-_decode_description = msgspec.msgpack.Decoder(Description).decode
 
 
 class RedisState:
@@ -436,7 +423,7 @@ class RedisState:
 
     def _describe(self, body: bytes | None) -> Description | None:
         try:
-            return None if body is None else _decode_description(unchecked(body, "position"))
+            return None if body is None else decode_description(unchecked(body, "position"))
         except (CorruptStateError, msgspec.DecodeError) as error:
             raise CorruptStateError(f"the position of {self._where} is unreadable; fold it anew: {error}") from error
 
