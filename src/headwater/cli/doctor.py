@@ -87,6 +87,7 @@ def _checks(config: Path | None, data: Path | None) -> Iterator[Check]:
     yield _state(chosen)
     if chosen.config.state.store == "redis":
         yield _redis(chosen)
+    yield from _tables(chosen)
 
 
 def _python() -> Check:
@@ -253,6 +254,39 @@ def _redis(chosen: Settings) -> Check:
     except HeadwaterError as error:
         return Check("redis", "warn", f"{name} answers; {error}", "`headwater serve` folds the state")
     return Check("redis", "ok", f"{name} holds the state at offset {offset:,}", figures={"offset": offset})
+
+
+def _tables(chosen: Settings) -> Iterator[Check]:
+    """How up to date each of [[tables]] is, as its loader saw it last."""
+    from headwater.cli.tables import system_clock
+    from headwater.features.module import configured_columns
+    from headwater.offline.tables.read import reads_of
+    from headwater.offline.tables.standing import Standing, read_standing
+
+    if not chosen.config.tables:
+        return
+    now_ms, standings = system_clock(chosen)(), read_standing(chosen.data)
+    for source in chosen.config.tables:
+        name = f"table {source.name}"
+        try:
+            max_age_ms = reads_of(source, configured_columns(chosen.config)).max_age_ms
+        except HeadwaterError as error:
+            yield Check(name, "warn", str(error), "Correct what it names")
+            continue
+        newest = standings.get(source.name, Standing()).newest_ms
+        if newest is None:
+            advice = (
+                "`headwater features load` brings it in, and so does a running server; its log says why when it cannot"
+            )
+            yield Check(name, "warn", "nothing is loaded", advice)
+            continue
+        age_h = max(now_ms - newest, 0) / 3_600_000
+        figures = {"newest_valid_from_ms": float(newest), "hours": round(age_h, 2)}
+        if max_age_ms is not None and now_ms - newest > max_age_ms:
+            advice = "Its features are at their defaults, for age: see to the job that computes it"
+            yield Check(name, "warn", f"newest row valid from {age_h:,.1f} h ago", advice, figures)
+        else:
+            yield Check(name, "ok", f"newest row valid from {age_h:,.1f} h ago", figures=figures)
 
 
 def _print(report: Report) -> None:

@@ -50,7 +50,7 @@ def load_features(
     if not chosen.config.tables:
         raise ConfigurationError("The configuration has no [[tables]]; docs/tables.md shows one")
     at_ms = parse_time("--at", at)
-    clock = _clock(chosen)
+    clock = system_clock(chosen)
     if once:
         loader = TableLoader(chosen.config, chosen.data, _pace())
         _show(load_tables(loader, clock() if at_ms is None else at_ms, at_ms=at_ms, names=tables or ()), as_json)
@@ -66,7 +66,7 @@ def _pace() -> Callable[[int], None]:
     return ServedPace()
 
 
-def _clock(chosen: Settings) -> Callable[[], int]:
+def system_clock(chosen: Settings) -> Callable[[], int]:
     """The time of the system: the wall's, or where the log stands."""
     import time
     from contextlib import closing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,9 @@ from deltalake import write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
+from headwater.cli.main import build_app
 from headwater.offline.tables import load
 from headwater.offline.tables.load import TableLoader, TableReport, load_tables
 from headwater.offline.tables.parts import TableError
@@ -242,9 +245,27 @@ def test_a_stale_table_is_said_to_be(tmp_path: Path) -> None:
     assert [line["event"] for line in logs] == ["table_is_stale"]
     standing = read_standing(data)["quality"]
     assert standing == Standing(START_MS, START_MS + 7 * DAY_MS + 1, 7 * DAY_MS, 0)
-    assert standing.stale_at(START_MS + 7 * DAY_MS + 1)
     (data / "run" / "tables.json").write_text("{")
     assert once(config, data, START_MS + 5).newest_valid_from_ms == START_MS  # from the files
+
+
+def test_doctor_says_how_old_a_table_is(tmp_path: Path) -> None:
+    configured(tmp_path, more='clock = "log"')
+    data = tmp_path / "data"
+    arguments = ["doctor", "--config", str(tmp_path / "headwater.toml"), "--json"]
+
+    def said() -> tuple[str, str]:
+        report = json.loads(CliRunner().invoke(build_app(), arguments).stdout.splitlines()[-1])
+        (check,) = [one for one in report["checks"] if one["name"] == "table quality"]
+        return check["level"], check["detail"]
+
+    with_items(data, ["a"])
+    assert said() == ("warn", "nothing is loaded")
+    table(tmp_path, [("a", START_MS - HOUR_MS, 1.0)])
+    once(configured(tmp_path, more='clock = "log"'), data, START_MS)
+    assert said() == ("ok", "newest row valid from 1.0 h ago")
+    with_items(data, ["b"], START_MS + 7 * DAY_MS)
+    assert said() == ("warn", "newest row valid from 169.0 h ago")
 
 
 @settings(max_examples=25, deadline=None)

@@ -19,10 +19,6 @@ class Standing(Struct, frozen=True):
     max_age_ms: int | None = None
     held: int = 0
 
-    def stale_at(self, now_ms: int) -> bool:
-        """Whether every feature of the table is at its default, for age."""
-        return self.max_age_ms is not None and (self.newest_ms is None or now_ms - self.newest_ms > self.max_age_ms)
-
 
 def read_standing(data: Path) -> dict[str, Standing]:
     """By table; empty when nothing was loaded, or the file is not what it should be (the next look writes it anew)."""
