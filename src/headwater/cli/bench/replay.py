@@ -184,7 +184,9 @@ def _logged(work: Workload, config: Config, events: int | None = None) -> tuple[
     terms["payload_size"] = [len(text) for text in texts]
     terms["payload_at"] = np.concatenate([[0], np.cumsum(terms["payload_size"])[:-1]])
     heap = np.frombuffer(b"".join(texts), np.uint8)
-    log.append(Commit(_sealed(RecordBlock(terms, heap)), [Term(Namespace.EVENT_TYPE, i, n) for i, n in enumerate(names, 1)]))
+    log.append(
+        Commit(_sealed(RecordBlock(terms, heap)), [Term(Namespace.EVENT_TYPE, i, n) for i, n in enumerate(names, 1)])
+    )
     for start in range(0, count, _BLOCK):
         part = slice(start, min(start + _BLOCK, count))
         records = np.zeros(part.stop - start, RECORD)
