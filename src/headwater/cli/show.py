@@ -203,7 +203,7 @@ def _print_cost(say: Any, cost: Cost) -> None:
     say(
         f"  a row assembled: {_ns(cost.assemble_ns_per_row)} in a group of {cost.candidates}, {_ns(cost.assemble_ns_alone)} alone"
     )
-    say(f"    {'a row of nothing':34}  {_ns(cost.base_ns_per_row):>9}")
+    say(f"  of that a row of nothing {_ns(cost.base_ns_per_row)}, and columns of one kind, each kind by itself:")
     for kind, part in sorted(cost.by_kind.items(), key=lambda pair: -pair[1].ns_per_row):
         say(f"    {kind:22} {part.columns:3} columns  {_ns(part.ns_per_row):>9}")
 
