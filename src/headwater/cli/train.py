@@ -42,22 +42,27 @@ def train(
 
     Example: headwater train --window 2d
     """
+    from contextlib import ExitStack, closing
+
     from headwater.evaluation.checks import checks_dir
     from headwater.features.profiles import Profiles
     from headwater.log.archived import open_log
+    from headwater.log.identity import LmdbIdentity
     from headwater.offline.train import train as run
 
     chosen = settings(config, data)
-    log = open_log(chosen.data)
-    try:
+    with ExitStack() as opened:
+        log = opened.enter_context(closing(open_log(chosen.data)))
+        lookup = None
+        if any(table.entity == "user" for table in chosen.config.tables):
+            lookup = opened.enter_context(closing(LmdbIdentity(chosen.data / "identity", readonly=True))).lookup
         with Bars() as bars:
             report = run(
                 chosen.config, log, chosen.data / "models", until_ms=parse_time("--until", until), window=window, seed=seed,
                 threads=os.cpu_count() or 1, promote=not no_promote, created_ms=int(time.time() * 1000),
-                checks=checks_dir(chosen.data), unseal=Profiles(chosen.data), allow_mismatch=allow_mismatch, progress=bars.update,
+                checks=checks_dir(chosen.data), unseal=Profiles(chosen.data), lookup=lookup, allow_mismatch=allow_mismatch,
+                progress=bars.update,
             )  # fmt: skip
-    finally:
-        log.close()
     if report.allowed_mismatch:
         typer.echo(f"trained although serving and replay disagree on {', '.join(report.allowed_mismatch)}", err=True)
     if as_json:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from headwater.features.asof import Questions
 from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
 from headwater.features.replay import stops
@@ -33,7 +34,8 @@ Progress = Callable[[int, int], None]
 class TrainingSet:
     """``features`` float32[n, d], ``labels`` int32[n] (1: the item of the event), ``groups`` int32[g] rows a question.
 
-    ``questions`` were asked, ``missed`` had an answer that no source offered (they train nothing).
+    ``questions`` were asked, ``missed`` had an answer that no source offered (they train nothing). ``addresses`` says
+    of each row what it was assembled for, and when.
     """
 
     features: npt.NDArray[np.float32]
@@ -43,6 +45,7 @@ class TrainingSet:
     questions: int
     missed: int
     data: DataRange
+    addresses: Questions
 
 
 def positive_types(log: EventLog, config: Config) -> npt.NDArray[np.int64]:
@@ -83,6 +86,7 @@ def build_training_set(
     used = asked = missed = 0
     first_ms = last_ms = first_offset = 0
     weight_of = np.ones(len(rows), np.float32)
+    address_of = np.zeros((4, len(rows)), np.int64)  # offset, user, item, moment
     weights = _weights(log, config)
     for block, i in stops(log, fold, wanted, until=until):
         record = block.records[i]
@@ -109,11 +113,18 @@ def build_training_set(
         pipeline.features(query, view, chosen, now_ms, rows[used:])
         labels[used : used + len(chosen)] = chosen == item
         weight_of[used : used + len(chosen)] = weights[int(record["type"])]
+        here = slice(used, used + len(chosen))
+        address_of[0, here], address_of[1, here] = int(record["offset"]) - 1, query.user
+        address_of[2, here], address_of[3, here] = chosen, now_ms
         used += len(chosen)
         sizes.append(len(chosen))
     return TrainingSet(
         rows[:used], labels[:used], weight_of[:used], np.array(sizes, np.int32), asked, missed,
         DataRange(first_offset=first_offset, last_offset=until, first_ms=first_ms, last_ms=last_ms),
+        Questions(
+            offset=address_of[0, :used], user=address_of[1, :used], item=address_of[2, :used],
+            now_ms=address_of[3, :used], segments=np.zeros((used, 2), np.uint16),
+        ),
     )  # fmt: skip
 
 

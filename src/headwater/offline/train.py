@@ -16,6 +16,7 @@ from headwater.learning.gbdt import FitReport, GbdtParams, fit_gbdt
 from headwater.learning.trainingset import TrainingSet, build_training_set
 from headwater.log.protocol import EventLog
 from headwater.log.seek import last_before
+from headwater.offline.tables.history import Lookup, TableOrigins, table_history
 from headwater.ranking.gbdt import MODEL_FILE
 from headwater.registry.bundle import ManifestFields
 from headwater.registry.registry import Registry
@@ -29,7 +30,9 @@ MIN_GROUPS = 50
 
 
 class TrainReport(Struct, frozen=True, kw_only=True):
-    """What a training run made. ``allowed_mismatch`` are features that its data has wrong, with permission."""
+    """What a training run made. ``allowed_mismatch`` are features that its data has wrong, with permission; ``tables`` how
+    many rows have the columns of a table from the log, and how many from its files.
+    """
 
     bundle: str
     promoted: bool
@@ -38,6 +41,7 @@ class TrainReport(Struct, frozen=True, kw_only=True):
     groups: int
     questions: int
     missed: int
+    tables: dict[str, TableOrigins]
     trees: int
     holdout_ndcg10: float | None
     replay_s: float
@@ -48,14 +52,15 @@ class TrainReport(Struct, frozen=True, kw_only=True):
 def train(
     config: Config, log: EventLog, models: Path, *, until_ms: int | None = None, window: str | None = None,
     seed: int | None = None, threads: int = 2, promote: bool = True, created_ms: int, checks: Path,
-    allow_mismatch: bool = False, unseal: Unseal | None = None, progress: Progress | None = None,
+    allow_mismatch: bool = False, unseal: Unseal | None = None, lookup: Lookup | None = None, progress: Progress | None = None,
 ) -> TrainReport:  # fmt: skip
     """Train the configured ranker on the log up to ``until_ms`` (default: all of it) and publish the bundle.
 
     ``window`` (a duration) limits the questions to the last stretch; state is folded from the start either
     way. ``created_ms`` is the wall clock's time, for the bundle's name. ``checks`` is the folder of the reports on
     whether serving and replay agree (:mod:`headwater.evaluation.checks`); ``allow_mismatch`` trains although they
-    do not, and the manifest says so.
+    do not, and the manifest says so. ``lookup`` finds a user's number, for tables of users that were loaded after some
+    of the questions.
 
     Raises:
         ConfigurationError: ``ranker.kind`` is "none".
@@ -76,6 +81,9 @@ def train(
         seed=seed, unseal=unseal,
         progress=None if progress is None else lambda done, total: progress("replay", done, total),
     )  # fmt: skip
+    history = table_history(config, plan, log, rows.addresses, lookup)
+    for _ in history.over([(0, len(rows.features), rows.features)]):  # in place
+        pass
     replayed = time.perf_counter()
     if len(rows.groups) < MIN_GROUPS:
         raise HeadwaterError(
@@ -104,7 +112,7 @@ def train(
         registry.promote(bundle.version, plan_hash=plan.hash)
     return TrainReport(
         bundle=bundle.version, promoted=promote, allowed_mismatch=allowed, rows=report.rows, groups=report.groups,
-        questions=rows.questions, missed=rows.missed, trees=report.trees, holdout_ndcg10=report.holdout_ndcg10,
+        questions=rows.questions, missed=rows.missed, tables=history.origins, trees=report.trees, holdout_ndcg10=report.holdout_ndcg10,
         replay_s=replayed - began, fit_s=fitted - replayed, gain=report.gain,
     )  # fmt: skip
 

@@ -18,14 +18,18 @@ from headwater.features.module import configured_columns
 from headwater.features.plan import compile_plan
 from headwater.features.replay import fold_to
 from headwater.features.state import LmdbState
+from headwater.features.statistics import STATISTICS_FILE, Statistics
 from headwater.learning.exposures import Asked
 from headwater.learning.rowstore import load_rows
 from headwater.learning.tables import join_tables, table_features
+from headwater.learning.trainingset import build_training_set
 from headwater.log.commands import PutTable
 from headwater.log.record import Kind
 from headwater.offline.materialize import MaterializeReport, materialize
 from headwater.offline.tables.history import TableOrigins
 from headwater.offline.tables.read import read_table
+from headwater.offline.train import train
+from headwater.registry.registry import Registry
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.requests import Address
@@ -199,6 +203,34 @@ def test_users_of_a_table_need_their_numbers(tmp_path: Path) -> None:
     tables_of(tmp_path, log)
     with pytest.raises(HeadwaterError, match="identity store"):
         materialize(settled(tmp_path), log.log, tmp_path / "rows", asked=Asked())
+
+
+def test_training_joins_what_was_loaded_later(tmp_path: Path) -> None:
+    log = site(7, 260)
+    tables_of(tmp_path, log)
+    config = settled(tmp_path)
+    plan = compile_plan(config)
+    rows = build_training_set(
+        log.log, plan, config, until=log.log.last_offset, start_ms=0, groups=1_000, seed=config.ranker.seed
+    )
+    asked = rows.addresses
+    at = [plan.columns.index(name) for name in NAMES]
+    assert np.unique(rows.features[:, at], axis=0).tolist() == [[-1.0, 0.0, 0.5]]  # nothing is loaded
+    names = {log.item(f"i{n}"): f"i{n}" for n in range(ITEMS)}
+    frame = pl.DataFrame({"user": asked.user, "now_ms": asked.now_ms, "item_id": [names[int(i)] for i in asked.item]})
+    joined = expected(config, log, frame)
+    report = train(
+        config, log.log, tmp_path / "models", created_ms=START_MS, checks=tmp_path / "checks",
+        lookup=log.identity.lookup,
+    )  # fmt: skip
+    assert report.tables == {name: TableOrigins(0, len(rows.features)) for name in ("quality", "risk")}
+    bundle = Registry(tmp_path / "models").load(report.bundle, plan_hash=plan.hash)
+    kept = Statistics.decode(bundle.files[STATISTICS_FILE])
+    alone = Statistics.of_plan(plan)  # of rows with the joined values
+    rows.features[:, at] = joined.select(NAMES).to_numpy()
+    alone.update(rows.features)
+    assert kept.encode() == alone.encode()
+    assert len(np.unique(rows.features[:, at[0]])) > 20
 
 
 def test_served_rows_with_values_of_tables_verify(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def _check_formulas(plan: Plan, plain: set[str], before: dict[Cell, int], first:
             when = "was never loaded" if since is None else f"was first loaded at offset {since}"
             raise HeadwaterError(
                 f'feature {column.name} computes with table "{read.table}", which {when}: rows from before cannot have it. '
-                "Materialize from then on (--from), or declare the table's value as a feature of its own"
+                "Ask only for later ones (materialize --from, train --window), or declare the table's value as a feature of its own"
             )
 
 
