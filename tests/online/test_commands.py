@@ -71,7 +71,7 @@ def test_an_empty_list_is_exit_code_1_and_no_data_2(tmp_path: Path) -> None:
 def test_features_are_listed_and_verified(server: Site) -> None:
     for turn in range(5):
         server.recommend(user=f"verified-{turn}", k=5)
-    code, out, _ = headwater("features", "list", "--json", folder=server.folder)
+    code, out, _ = headwater("features", "show", "--no-cost", "--json", folder=server.folder)
     assert code == 0
     columns = [column["name"] for column in last_json(out)["columns"]]
     code, out, err = headwater("features", "verify", "--json", folder=server.folder)
