@@ -34,7 +34,8 @@ log = structlog.get_logger()
 
 Int64 = npt.NDArray[np.int64]
 
-BATCH = 4_096  # rows of a commit: what the fold may take in between two events
+BATCH = 4_096  # rows of a commit
+SERVED_BATCH = 256  # and to a running server: the fold takes them in between two events, about 0.1 ms each
 UNKNOWN_ITEM = "unknown item"
 
 
@@ -126,7 +127,10 @@ class TableLoader:
         if newest is None:
             newest = self._newest(source, reads, parts, reached)
         try:
-            for run in _runs(opened):
+            if any(one.due > one.reach for one in opened):
+                self._writer = self.writer(self.data, self.config)
+            batch = SERVED_BATCH if isinstance(self._writer, SyncWriterClient) else BATCH
+            for run in _runs(opened, batch):
                 one = opened[run.part]
                 count, reasons = self._write(source, reads, digest, one, run, now_ms, at_ms)
                 written += count
@@ -187,7 +191,7 @@ class TableLoader:
 
     def _commit(self, command: PutTable, now_ms: int) -> Appended:
         if self._writer is None:
-            self._writer = self.writer(self.data, self.config)
+            raise ValueError("There is no writer to commit to")
         if isinstance(self._writer, SyncWriterClient):
             outcome = self._writer.commit(command)
             self.pace(len(command.ids))
@@ -256,8 +260,8 @@ def _reach(ranges: Sequence[tuple[int, int]]) -> int:
     return reached
 
 
-def _runs(opened: Sequence[_Open]) -> Iterator[_Run]:
-    """All rows that are due, by their time, then by part, then by place: in runs of one part, at most ``BATCH`` long."""
+def _runs(opened: Sequence[_Open], batch: int) -> Iterator[_Run]:
+    """All rows that are due, by their time, then by part, then by place: in runs of one part, at most ``batch`` long."""
     counts = [one.due - one.reach for one in opened]
     if not sum(counts):
         return
@@ -268,6 +272,6 @@ def _runs(opened: Sequence[_Open]) -> Iterator[_Run]:
     part, row = part[order], row[order]
     starts = np.flatnonzero(np.concatenate([[True], part[1:] != part[:-1]]))
     for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(part)], strict=True):
-        for begin in range(start, stop, BATCH):
-            end = min(begin + BATCH, stop)
+        for begin in range(start, stop, batch):
+            end = min(begin + batch, stop)
             yield _Run(int(part[begin]), int(row[begin]), int(row[end - 1]) + 1)
