@@ -65,16 +65,14 @@ def verify_features(
     from headwater.evaluation.checks import checks_dir, store_check
     from headwater.evaluation.verify import verify
     from headwater.features.plan import compile_plan
+    from headwater.features.profiles import Profiles
     from headwater.log.archived import open_log
-    from headwater.log.identity import LmdbIdentity
 
     chosen = settings(config, data)
     plan = compile_plan(chosen.config)
     with ExitStack() as opened:
         event_log = opened.enter_context(closing(open_log(chosen.data)))
-        unseal = None
-        if plan.user_attributes:
-            unseal = opened.enter_context(closing(LmdbIdentity(chosen.data / "identity", readonly=True))).decrypt
+        unseal = opened.enter_context(closing(Profiles(chosen.data)))
         bars = opened.enter_context(Bars())
         report = verify(
             event_log, plan, since=_offset(event_log, since), limit=limit, unseal=unseal,

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.features.assemble import Scratch, assemble_row, new_scratch, stranger
-from headwater.features.fold import Fold, Unseal
+from headwater.features.fold import Fold, Unseal, foldable
 from headwater.features.fold_kernel import Events, Programs, Workspace, fold_event, idle
 from headwater.features.layout import U_CLOCK, U_SEGMENT, U_ZONE, ReadProgram
 from headwater.features.plan import Plan
@@ -27,7 +27,7 @@ from headwater.features.rowset import Rows
 from headwater.features.zones import Zones, ZoneTable, zone_offset_ms
 from headwater.jit import inline, kernel
 from headwater.log.protocol import READ_LIMIT, EventLog
-from headwater.log.record import RECORD, Kind, RecordBlock
+from headwater.log.record import RECORD, RecordBlock
 from headwater.schema.errors import HeadwaterError
 
 Float32 = npt.NDArray[np.float32]
@@ -150,9 +150,7 @@ class _AskingFold(Fold):
         self._answer(np.zeros(0, RECORD), self.offset)
 
     def _fold_run(self, block: RecordBlock, start: int, stop: int) -> None:
-        records = block.records[start:stop]
-        chosen = records[(records["kind"] == Kind.EVENT) & (records["user"] > 0) & (records["item"] > 0)]
-        self._answer(chosen, block.first_offset + stop - 1)
+        self._answer(foldable(block.records[start:stop]), block.first_offset + stop - 1)
 
     def _answer(self, chosen: npt.NDArray[np.void], offset: int) -> None:
         """Fold the events ``chosen`` and answer all that is asked up to ``offset``, the last one before the next record."""

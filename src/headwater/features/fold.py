@@ -57,6 +57,11 @@ IDLE_MARGIN_MS = 3_600_000
 Unseal = Callable[[int, bytes], bytes | None]
 
 
+def foldable(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """The events among ``records`` that are of a user and an item."""
+    return records[(records["kind"] == Kind.EVENT) & (records["user"] > 0) & (records["item"] > 0)]
+
+
 class FoldOrderError(HeadwaterError):
     """A block does not follow the offset that the state stands at."""
 
@@ -258,8 +263,7 @@ class Fold:
 
     def _fold_run(self, block: RecordBlock, start: int, stop: int) -> None:
         """Fold the records ``start … stop - 1`` of a block: events, and such as change no row."""
-        records = block.records[start:stop]
-        chosen = records[(records["kind"] == Kind.EVENT) & (records["user"] > 0) & (records["item"] > 0)]
+        chosen = foldable(block.records[start:stop])
         if len(chosen) == 0:
             return
         events = self.events_of(chosen, self.users.slots_of(np.ascontiguousarray(chosen["user"])))
