@@ -351,7 +351,7 @@ def test_a_bundle_of_another_plan_never_comes_into_service(tmp_path: Path) -> No
     good = publish_ranker(tmp_path, mine, seed=1, created_ms=1_772_000_000_000)
     foreign = publish_ranker(tmp_path, other, seed=2, created_ms=1_772_000_001_000)
     recommender = cast(Recommender, SimpleNamespace(model=None))
-    watch = ModelWatch(tmp_path / "models", plan, recommender, Metrics())
+    watch = ModelWatch(tmp_path / "models", Config(), plan, recommender, Metrics())
     watch.swap(watch.load())
     assert recommender.model is not None
     assert recommender.model.version == good, "each plan has a promoted bundle of its own"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headwater.features.plan import Plan
-from headwater.ranking.ranker import Features, RankerError, Scores
+from headwater.ranking.ranker import Attention, Features, RankerError, Scores
 from headwater.serving.model import Model
 
 
@@ -20,7 +20,11 @@ class ByRule:
     rule: Callable[[Features], Scores]
     given: Features | None = None
 
-    def score(self, features: Features) -> Scores:
+    @property
+    def attends(self) -> bool:
+        return False
+
+    def score(self, features: Features, attention: Attention | None = None) -> Scores:  # noqa: ARG002
         self.given = features.copy()
         return self.rule(features)
 

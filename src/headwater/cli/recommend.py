@@ -122,7 +122,7 @@ def _in_process(chosen: Settings, request: RecommendRequest) -> RecommendRespons
         registry = Registry(chosen.data / "models")
         version = registry.current(plan.hash)
         if version is not None:
-            recommender.model = open_model(registry.load(version, plan_hash=plan.hash))
+            recommender.model = open_model(registry.load(version, plan_hash=plan.hash), chosen.config, plan)
         try:
             checked = recommender.decode(msgspec.json.encode(request))
         except RefusalError as refusal:

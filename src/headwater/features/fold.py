@@ -59,7 +59,10 @@ Unseal = Callable[[int, bytes], bytes | None]
 
 def foldable(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     """The events among ``records`` that are of a user and an item."""
-    return records[(records["kind"] == Kind.EVENT) & (records["user"] > 0) & (records["item"] > 0)]
+    chosen: npt.NDArray[np.void] = records[
+        (records["kind"] == Kind.EVENT) & (records["user"] > 0) & (records["item"] > 0)
+    ]
+    return chosen
 
 
 class FoldOrderError(HeadwaterError):

@@ -33,7 +33,7 @@ def evaluate(
         config, log, models, until_ms=split_ms, window=window, seed=seed, threads=threads, promote=False,
         created_ms=created_ms, checks=checks, allow_mismatch=True, unseal=unseal, progress=progress,
     )  # fmt: skip
-    model = open_model(Registry(models).load(trained.bundle, plan_hash=plan.hash))
+    model = open_model(Registry(models).load(trained.bundle, plan_hash=plan.hash), config, plan)
     split_offset, _ = last_offset_before(log, split_ms)
     until = None if until_ms is None else last_offset_before(log, until_ms)[0]
     return evaluate_temporal(

@@ -11,6 +11,7 @@ from headwater.features.plan import Plan
 from headwater.online.metrics import Metrics
 from headwater.online.recommender import Recommender
 from headwater.registry.registry import BundleWatcher, Registry
+from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.serving.model import Model, open_model
 
@@ -22,8 +23,9 @@ POLL_S = 0.5
 class ModelWatch:
     """Loads each bundle that becomes current and hands it to ``recommender``; a bad one is refused once."""
 
-    def __init__(self, path: Path, plan: Plan, recommender: Recommender, metrics: Metrics) -> None:
+    def __init__(self, path: Path, config: Config, plan: Plan, recommender: Recommender, metrics: Metrics) -> None:
         self._watcher = BundleWatcher(Registry(path), plan.hash)
+        self._config, self._plan = config, plan
         self._recommender = recommender
         self._metrics = metrics
 
@@ -31,7 +33,12 @@ class ModelWatch:
         """The model that became current since the last call, opened; None when there is none or it was refused."""
         try:
             bundle = self._watcher.poll()
-            return None if bundle is None else open_model(bundle)
+            if bundle is None:
+                return None
+            model = open_model(bundle, self._config, self._plan)
+            for source in model.sources:  # here, in the loading thread, so that no request waits for it
+                source.prepare(self._recommender.view.index)
+            return model
         except HeadwaterError as error:
             in_service = self._recommender.model
             log.error("bundle_refused", reason=str(error), serving=in_service.version if in_service else None)

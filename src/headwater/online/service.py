@@ -71,7 +71,7 @@ class Service:
         self.recommender = Recommender(config, plan, stores.log.vocabulary(), stores.identity, stores.view)
         self.feed = FoldFeed(feed_socket(data, plan.hash), on_epoch=self._refresh, on_connect=self._check_state)
         self.served = ServedLog(self.writer, self.metrics)
-        self.models = ModelWatch(data / "models", plan, self.recommender, self.metrics)
+        self.models = ModelWatch(data / "models", config, plan, self.recommender, self.metrics)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sample = random.Random(seed)  # noqa: S311  (sampling, not secrecy)
         self._epoch_at = time.monotonic()

@@ -11,7 +11,7 @@ from headwater.log.batch import events_to_batch
 from headwater.log.identity import MemoryIdentity
 from headwater.log.memory import MemoryLog
 from headwater.log.writer import LogWriter
-from headwater.ranking.ranker import Features, Scores
+from headwater.ranking.ranker import Attention, Features, Scores
 from headwater.schema.config import Config
 from headwater.schema.events import Event
 from headwater.schema.items import Item
@@ -30,7 +30,11 @@ class _Flat:
     def __init__(self, columns: tuple[str, ...]) -> None:
         self.columns = columns
 
-    def score(self, features: Features) -> Scores:
+    @property
+    def attends(self) -> bool:
+        return False
+
+    def score(self, features: Features, attention: Attention | None = None) -> Scores:  # noqa: ARG002
         return np.zeros(len(features), np.float32)
 
     def close(self) -> None:

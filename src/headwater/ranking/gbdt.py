@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headwater.ranking.ranker import Features, RankerError, Scores
+from headwater.ranking.ranker import Attention, Features, RankerError, Scores
 from headwater.ranking.trees import Trees, parse_trees, score_rows
 
 MODEL_FILE = "ranker.lgb.txt"
@@ -43,7 +43,11 @@ class GbdtRanker:
     def columns(self) -> tuple[str, ...]:
         return self._columns
 
-    def score(self, features: Features) -> Scores:
+    @property
+    def attends(self) -> bool:
+        return False
+
+    def score(self, features: Features, attention: Attention | None = None) -> Scores:  # noqa: ARG002
         """Score rows: ``float32[n, len(columns)]``, C order → ``float32[n]``. See :meth:`Ranker.score`."""
         trees = self._trees
         if trees is None:

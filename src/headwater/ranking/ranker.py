@@ -18,6 +18,22 @@ class RankerError(HeadwaterError):
     """A ranker cannot be opened, or cannot score what it was given."""
 
 
+class Attention(Protocol):
+    """What target attention looks at (``headwater.retrieval.fitted.Attended`` is one): vectors of the recent items, newest
+    last, and of the candidates. ``recent`` float32[l, e], ``types`` int64[l] type slots, ``age_s`` float32[l], ``candidates``
+    float32[n, e].
+    """
+
+    @property
+    def recent(self) -> Features: ...
+    @property
+    def types(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def age_s(self) -> Features: ...
+    @property
+    def candidates(self) -> Features: ...
+
+
 class Ranker(Protocol):
     """Scores the candidates of a request; a higher score comes first.
 
@@ -31,7 +47,12 @@ class Ranker(Protocol):
         """Names of the feature columns, in the order in which ``score`` expects them."""
         ...
 
-    def score(self, features: Features) -> Scores:
+    @property
+    def attends(self) -> bool:
+        """Whether ``score`` needs the vectors of a sequence source (``attention``)."""
+        ...
+
+    def score(self, features: Features, attention: Attention | None = None) -> Scores:
         """Score rows: ``float32[n, len(columns)]`` → ``float32[n]``, all finite.
 
         Raises:

@@ -25,14 +25,14 @@ from msgspec import Struct
 from headwater.registry.files import read_regular, sync_directory, write_synced
 from headwater.schema.errors import HeadwaterError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 4 << 20
 MAX_FILE = 8 << 30
 VERSION_PATTERN = re.compile(r"[0-9]{8}T[0-9]{9}Z-[0-9a-f]{12}")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
-_SUFFIXES = (".txt", ".json", ".md", ".npy")
+_SUFFIXES = (".txt", ".json", ".md", ".npy", ".onnx")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _CONTAINERS = {b"PK\x03\x04": "a zip archive (as torch and .npz files are)", b"\x1f\x8b": "a gzip archive"}
 
@@ -72,14 +72,15 @@ class DataRange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class ManifestFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the publisher of a bundle states about it.
 
-    ``columns`` are the feature columns the ranker expects, in order; ``ranker`` is its kind (``lightgbm`` or
-    ``none``); ``training`` holds the parameters, seed and library versions that the training was run with.
+    ``columns`` are the feature columns the ranker expects, in order: those of the plan, then a score of each fitted source
+    (``sources``). ``ranker`` is its kind (``lightgbm``, ``deep`` or ``none``); ``training`` holds the parameters, seed and library versions that the training was run with.
     """
 
     created_ms: int
     plan_hash: str
     columns: tuple[str, ...]
     ranker: str
+    sources: tuple[str, ...] = ()
     event_types: tuple[str, ...]
     data: DataRange
     metrics: dict[str, float] = {}

@@ -101,6 +101,9 @@ class ItemIndex:
         self.content = np.zeros((len(table.dirty), plan.layout.content_size), np.float32)
         self.has_content = np.zeros(len(table.dirty), np.bool_)
         self.content_items = 0
+        self.version = 0  # counts the changes of content and price; `stamps` says at which one an item last changed
+        self.stamps = np.zeros(len(table.dirty), np.int64)
+        self.price = np.zeros(len(table.dirty), np.float32)
         self._lists: dict[Key, tuple[int, Ranked]] = {}
         self.update(None)
 
@@ -111,13 +114,24 @@ class ItemIndex:
             grown = np.zeros((len(self.table.dirty), layout.content_size), np.float32)
             grown[: len(self.content)] = self.content
             self.content = grown
+            self.stamps = np.concatenate([self.stamps, np.zeros(len(grown) - len(self.stamps), np.int64)])
+            self.price = np.concatenate([self.price, np.zeros(len(grown) - len(self.price), np.float32)])
             self.has_content = np.concatenate(
                 [self.has_content, np.zeros(len(grown) - len(self.has_content), np.bool_)]
             )
         ids = np.arange(count) if changed is None else changed
         has = (rows.u4[ids, I_FLAGS] & FLAG_CONTENT) != 0
         touched = ids[has | self.has_content[ids]]
-        self.content[touched] = rows.f4[touched, layout.content_f4 : layout.content_f4 + layout.content_size]
+        content = rows.f4[touched, layout.content_f4 : layout.content_f4 + layout.content_size]
+        price = rows.f4[ids, layout.price_f4]
+        others = np.concatenate(
+            [touched[(content != self.content[touched]).any(axis=1)], ids[price != self.price[ids]]]
+        )
+        if len(others):
+            self.version += 1
+            self.stamps[others] = self.version
+        self.content[touched] = content
+        self.price[ids] = price
         self.has_content[ids] = has
         if len(touched) or changed is None:
             self.content_items = int(self.has_content[:count].sum())

@@ -19,14 +19,14 @@ from msgspec import Meta, Struct
 from headwater.schema.durations import PATTERN, Delay, Duration, parse_delay, parse_duration
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Name
+from headwater.schema.models import Gate, Learn, Limit, Models
 from headwater.schema.tables import TableSource
 
 MAX_EVENT_TYPES = 15
 MAX_SEGMENT_KEYS = 2
 STATE_SCHEMES = ("redis://", "rediss://", "unix://")
-SOURCE_NAMES = ("popular", "trending", "covisit", "content", "fresh")
-
-Limit = Annotated[str, Meta(pattern=f"^never$|{PATTERN}", description='A duration, or "never"')]
+FITTED_NAMES = ("sequence", "item_knn", "ease", "als")
+SOURCE_NAMES = ("popular", "trending", "covisit", "content", "fresh", *FITTED_NAMES)
 
 _Width = Annotated[int, Meta(ge=1, le=5_000)]
 _Share = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -101,6 +101,13 @@ class SourceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     width: _Width = 200
 
 
+class FittedConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A candidate source that is trained and comes with the bundle."""
+
+    enabled: bool = False
+    width: _Width = 200
+
+
 class FreshConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """New items: those known for less than ``max_age``."""
 
@@ -117,12 +124,16 @@ class Sources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     covisit: SourceConfig = SourceConfig()
     content: SourceConfig = SourceConfig()
     fresh: FreshConfig = FreshConfig()
+    sequence: FittedConfig = FittedConfig()
+    item_knn: FittedConfig = FittedConfig()
+    ease: FittedConfig = FittedConfig()
+    als: FittedConfig = FittedConfig()
 
 
 class Ranker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How candidates are ordered and how the ranker is trained. ``none``: the merged order of the sources."""
 
-    kind: Literal["lightgbm", "none"] = "lightgbm"
+    kind: Literal["lightgbm", "deep", "none"] = "lightgbm"
     candidates: Annotated[int, Meta(ge=1, le=2_000)] = 200
     trees: Annotated[int, Meta(ge=1, le=5_000)] = 200
     leaves: Annotated[int, Meta(ge=2, le=64)] = 31
@@ -237,6 +248,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     features: Features = Features()
     sources: Sources = Sources()
     ranker: Ranker = Ranker()
+    models: Models = Models()
+    gate: Gate = Gate()
+    learn: Learn = Learn()
     training: Training = Training()
     ladder: Ladder = Ladder()
     serving: Serving = Serving()

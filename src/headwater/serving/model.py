@@ -1,11 +1,14 @@
-"""A bundle in service: its version and its opened ranker."""
+"""A bundle in service: its version, its opened ranker and its fitted sources."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headwater.features.plan import Plan
 from headwater.ranking.ranker import Ranker, open_ranker
 from headwater.registry.bundle import Bundle
+from headwater.retrieval.fitted import FittedSource, open_sources
+from headwater.schema.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +17,14 @@ class Model:
 
     version: str
     ranker: Ranker | None
+    sources: tuple[FittedSource, ...] = ()
 
 
-def open_model(bundle: Bundle) -> Model:
-    """Open the ranker of a loaded bundle."""
+def open_model(bundle: Bundle, config: Config, plan: Plan) -> Model:
+    """Open the ranker and the sources of a loaded bundle."""
     manifest = bundle.manifest
-    return Model(bundle.version, open_ranker(manifest.ranker, bundle.files, manifest.columns))
+    return Model(
+        bundle.version,
+        open_ranker(manifest.ranker, bundle.files, manifest.columns),
+        open_sources(manifest.sources, bundle.files, config, plan),
+    )
