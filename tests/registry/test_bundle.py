@@ -131,8 +131,8 @@ def test_another_plan_is_refused_by_name(bundle: Path) -> None:
 
 
 def test_a_later_format_is_refused_even_if_its_fields_are_unknown(bundle: Path) -> None:
-    (bundle / MANIFEST).write_text(json.dumps({"format": 2, "novel": True}))
-    with pytest.raises(BundleError, match="format 2, this version reads up to 1"):
+    (bundle / MANIFEST).write_text(json.dumps({"format": 3, "novel": True}))
+    with pytest.raises(BundleError, match="format 3, this version reads up to 2"):
         load_bundle(bundle, plan_hash="plan-a")
 
 

@@ -25,7 +25,7 @@ from headwater.schema.template import config_template
 def keys_of(table: dict[str, Any], prefix: str = "") -> set[str]:
     found = set()
     for name, value in table.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             found |= keys_of(value, f"{prefix}{name}.")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             for entry in value:
