@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,7 @@ class FittedSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
 class VectorSource(FittedSource, Protocol):
     """A fitted source that has a vector for each item."""
 
