@@ -104,8 +104,12 @@ class Running:
         """SIGKILL the (first) process of ``role``."""
         os.kill(self.pids(role)[0], signal.SIGKILL)
 
-    def wait_ready(self, patience_s: float = 20.0) -> float:
-        """Seconds until ``/readyz`` says yes."""
+    def wait_ready(self, patience_s: float = 90.0) -> float:
+        """Seconds until ``/readyz`` says yes.
+
+        A process takes 1.6 s of processor time to start, a multiple of that by the clock beside other work, and one that was
+        killed again and again soon after its start is started up to 5 s later.
+        """
         began = time.monotonic()
         reply = "no answer"
         while time.monotonic() - began < patience_s:
