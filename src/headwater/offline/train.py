@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
 
 from headwater.evaluation.checks import mismatches
+from headwater.evaluation.gate import GateReport
+from headwater.evaluation.heldout import held_out_stretch
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.statistics import STATISTICS_FILE, Statistics
@@ -16,6 +18,7 @@ from headwater.learning.gbdt import FitReport, GbdtParams, fit_gbdt
 from headwater.learning.trainingset import TrainingSet, build_training_set
 from headwater.log.protocol import EventLog
 from headwater.log.seek import last_before
+from headwater.offline.publish import publish_and_promote
 from headwater.offline.tables.history import Lookup, TableOrigins, table_history
 from headwater.ranking.gbdt import MODEL_FILE
 from headwater.registry.bundle import ManifestFields
@@ -31,7 +34,8 @@ MIN_GROUPS = 50
 
 class TrainReport(Struct, frozen=True, kw_only=True):
     """What a training run made. ``allowed_mismatch`` are features that its data has wrong, with permission; ``tables`` how
-    many rows have the columns of a table from the log, and how many from its files.
+    many rows have the columns of a table from the log, and how many from its files; ``gate`` is the verdict on the bundle
+    (``None``: it was not asked for), ``gate_s`` what that took.
     """
 
     bundle: str
@@ -47,12 +51,14 @@ class TrainReport(Struct, frozen=True, kw_only=True):
     replay_s: float
     fit_s: float
     gain: dict[str, float]
+    gate: GateReport | None
+    gate_s: float
 
 
 def train(
     config: Config, log: EventLog, models: Path, *, until_ms: int | None = None, window: str | None = None,
-    seed: int | None = None, threads: int = 2, promote: bool = True, created_ms: int, checks: Path,
-    allow_mismatch: bool = False, unseal: Unseal | None = None, lookup: Lookup | None = None, progress: Progress | None = None,
+    seed: int | None = None, threads: int = 2, promote: bool = True, force: bool = False, created_ms: int, checks: Path,
+    warm: Mapping[str, bytes] | None = None, allow_mismatch: bool = False, unseal: Unseal | None = None, lookup: Lookup | None = None, progress: Progress | None = None,
 ) -> TrainReport:  # fmt: skip
     """Train the configured ranker on the log up to ``until_ms`` (default: all of it) and publish the bundle.
 
@@ -61,6 +67,10 @@ def train(
     whether serving and replay agree (:mod:`headwater.evaluation.checks`); ``allow_mismatch`` trains although they
     do not, and the manifest says so. ``lookup`` finds a user's number, for tables of users that were loaded after some
     of the questions.
+
+    With the gate enabled, what is to be promoted is trained on what lies before the held-out last stretch, judged there,
+    and promoted when it passes, or ``force`` says so (:mod:`headwater.offline.publish`). ``warm`` are the files of a bundle
+    of the same columns to start from.
 
     Raises:
         ConfigurationError: ``ranker.kind`` is "none".
@@ -75,6 +85,10 @@ def train(
     until, last_ms = last_offset_before(log, until_ms)
     start_ms = 0 if window is None else last_ms - parse_duration(window)
     seed = ranker.seed if seed is None else seed
+    stretch = None
+    if promote and config.gate.enabled:
+        stretch = held_out_stretch(log, config, until=until, until_ms=last_ms, start_ms=start_ms)
+        until = stretch.split
     began = time.perf_counter()
     rows = build_training_set(
         log, plan, config, until=until, start_ms=start_ms, groups=max(ranker.max_rows // (ranker.negatives + 1), 1),
@@ -90,11 +104,13 @@ def train(
             f"only {len(rows.groups)} of {rows.questions} positive events can train a ranker (at least {MIN_GROUPS} "
             "are needed): import more events, or check that [[events]] marks the positive ones"
         )
-    text, report = _fit(config, plan.columns, rows, seed, threads, progress)
+    text, report = _fit(
+        config, plan.columns, rows, seed, threads, progress, None if warm is None else warm.get(MODEL_FILE)
+    )
     fitted = time.perf_counter()
     allowed = mismatches(checks, plan.hash, plan.columns, allowed=allow_mismatch)  # a check may have ended meanwhile
-    registry = Registry(models)
-    bundle = registry.publish(
+    published = publish_and_promote(
+        config, plan, log, Registry(models),
         ManifestFields(
             created_ms=created_ms,
             plan_hash=plan.hash,
@@ -107,11 +123,11 @@ def train(
             | ({"allow_mismatch": ", ".join(allowed)} if allowed else {}),
         ),
         {MODEL_FILE: text, STATISTICS_FILE: _statistics(plan, rows)},
-    )
-    if promote:
-        registry.promote(bundle.version, plan_hash=plan.hash)
+        stretch=stretch, promote=promote, force=force, seed=seed, unseal=unseal,
+        progress=None if progress is None else lambda done, total: progress("gate", done, total),
+    )  # fmt: skip
     return TrainReport(
-        bundle=bundle.version, promoted=promote, allowed_mismatch=allowed, rows=report.rows, groups=report.groups,
+        bundle=published.bundle, promoted=published.promoted, gate=published.gate, gate_s=time.perf_counter() - fitted, allowed_mismatch=allowed, rows=report.rows, groups=report.groups,
         questions=rows.questions, missed=rows.missed, tables=history.origins, trees=report.trees, holdout_ndcg10=report.holdout_ndcg10,
         replay_s=replayed - began, fit_s=fitted - replayed, gain=report.gain,
     )  # fmt: skip
@@ -124,13 +140,14 @@ def _statistics(plan: Plan, rows: TrainingSet) -> bytes:
 
 
 def _fit(
-    config: Config, columns: tuple[str, ...], rows: TrainingSet, seed: int, threads: int, progress: Progress | None
-) -> tuple[bytes, FitReport]:
+    config: Config, columns: tuple[str, ...], rows: TrainingSet, seed: int, threads: int, progress: Progress | None,
+    warm: bytes | None,
+) -> tuple[bytes, FitReport]:  # fmt: skip
     ranker = config.ranker
     return fit_gbdt(
         rows.features, rows.labels, rows.groups, rows.weights, columns=columns,
         params=GbdtParams(trees=ranker.trees, leaves=ranker.leaves, learning_rate=ranker.learning_rate),
-        seed=seed, num_threads=threads,
+        seed=seed, num_threads=threads, warm=warm,
         progress=None if progress is None else lambda tree, trees, _: progress("fit", tree, trees),
     )  # fmt: skip
 

@@ -87,8 +87,9 @@ class DeepModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Models(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Training of what a bundle holds besides LightGBM."""
+    """Training of what a bundle holds besides LightGBM. ``licence`` is what model cards say about the data's."""
 
+    licence: Annotated[str, Meta(max_length=1_000)] = ""
     sequence: SequenceModel = SequenceModel()
     item_knn: ItemKnnModel = ItemKnnModel()
     ease: EaseModel = EaseModel()
