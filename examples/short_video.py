@@ -1,7 +1,8 @@
 """KuaiRand's impressions as files that `headwater import` takes: one row with several outcomes becomes several events.
 
     python examples/short_video.py kuairand short-video
-    cd short-video && headwater import items items.parquet ... (docs/evaluation.md has the commands)
+
+docs/evaluation.md has the commands that follow.
 
 An outcome is known when the play ends, so that is when its event comes: whoever is shown the video meanwhile is shown it without
 knowing. Columns that only the future knows (play time of this impression) appear in events behind it, never beside it.
@@ -24,7 +25,7 @@ def convert(source: Path, out: Path) -> None:
     shown = pl.read_parquet(source / "exposures.parquet").sort("time_ms", maintain_order=True).with_row_index("row")
     start_ms = int(shown["time_ms"].min())  # type: ignore[arg-type]
     _items(source, shown).write_parquet(out / "items.parquet")
-    _events(source, shown, start_ms).write_parquet(out / "events.parquet")
+    _events(source, shown).write_parquet(out / "events.parquet")
     _people(source, start_ms).write_parquet(out / "people.parquet")
 
 
@@ -47,7 +48,7 @@ def _items(source: Path, shown: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _events(source: Path, shown: pl.DataFrame, start_ms: int) -> pl.DataFrame:
+def _events(source: Path, shown: pl.DataFrame) -> pl.DataFrame:
     common = (
         pl.col("user_id").cast(pl.String).alias("user"),
         pl.col("video_id").cast(pl.String).alias("item"),

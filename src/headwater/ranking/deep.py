@@ -56,7 +56,7 @@ def session(model: bytes, what: str) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001  (ONNX Runtime raises classes of its own, without a common base)
+    except Exception as error:
         raise RankerError(f"ONNX Runtime cannot open {what}: {error}. Publish the bundle again.") from error
 
 

@@ -62,17 +62,6 @@ class Graph:
         product = self.add("MatMul", x, self.constant(layer.weight.detach().T))
         return product if layer.bias is None else self.add("Add", product, self.constant(layer.bias))
 
-    def both(self, x: str, left: nn.Linear, right: nn.Linear) -> tuple[str, str]:
-        """Two layers over the same rows in one product; ``right`` has no bias."""
-        weight = torch.cat([left.weight, right.weight]).detach()
-        bias = torch.cat([left.bias, torch.zeros(right.out_features)]).detach()
-        out = self.add("Add", self.add("MatMul", x, self.constant(weight.T)), self.constant(bias))
-        at, ends, columns = left.out_features, weight.shape[0], self.ints(1)
-        return (
-            self.add("Slice", out, self.ints(0), self.ints(at), columns),
-            self.add("Slice", out, self.ints(at), self.ints(ends), columns),
-        )
-
     def ints(self, *values: int) -> str:
         return self.constant(np.array(values, np.int64))
 
@@ -115,19 +104,15 @@ def export_deep(net: DeepNet, rows: RankingRows) -> bytes:
             helper.make_tensor_value_info("age_s", TensorProto.FLOAT, ["l"]),
             helper.make_tensor_value_info("there", TensorProto.FLOAT, ["l"]),
         ]
-    start, wide = graph.both(x, net.first, net.wide)
-    crossed = start
+    start = crossed = graph.linear(x, net.first)
     for down, up in zip(net.down, net.up, strict=True):
         assert isinstance(down, nn.Linear) and isinstance(up, nn.Linear)  # noqa: S101, PT018  (for the type checker)
-        crossed = graph.add(
-            "Add", graph.add("Mul", start, graph.linear(graph.linear(crossed, down), up)), crossed
-        )
+        crossed = graph.add("Add", graph.add("Mul", start, graph.linear(graph.linear(crossed, down), up)), crossed)
     deep = crossed
     for layer in net.hidden:
         assert isinstance(layer, nn.Linear)  # noqa: S101  (for the type checker)
         deep = graph.add("Relu", graph.linear(deep, layer))
     logits = graph.linear(graph.add("Concat", crossed, deep, axis=1), net.head)
-    logits = graph.add("Add", logits, wide)
     model = graph.bytes_of(given, logits, net.head.out_features)
     verify(model, net, rows)
     return model
@@ -139,8 +124,8 @@ def export_light(net: LightNet, rows: RankingRows) -> bytes:
     graph = Graph()
     x = _inputs(graph, net.inputs)
     given = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(net.inputs.mean)])]
-    first, wide = graph.both(x, net.first, net.wide)
-    logits = graph.add("Add", graph.linear(graph.add("Relu", first), net.head), wide)
+    first = graph.linear(x, net.first)
+    logits = graph.linear(graph.add("Concat", first, graph.add("Relu", first), axis=1), net.head)
     model = graph.bytes_of(given, logits, net.head.out_features)
     verify(model, net, rows)
     return model
@@ -203,9 +188,7 @@ def _attention(graph: Graph, layer: TargetAttention) -> str:
     fading = [
         graph.add("Exp", graph.add("Div", graph.add("Neg", age), graph.constant(unit))) for unit in (3600.0, DAY_S)
     ]
-    log_age = graph.add(
-        "Div", graph.add("Log", graph.add("Add", graph.constant(1.0), age)), graph.constant(10.0)
-    )
+    log_age = graph.add("Div", graph.add("Log", graph.add("Add", graph.constant(1.0), age)), graph.constant(10.0))
     said = graph.add(
         "Add", graph.add("Gather", graph.constant(layer.kind.weight), slots, axis=0),
         graph.linear(graph.add("Concat", log_age, *fading, axis=1), layer.age),

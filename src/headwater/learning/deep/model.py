@@ -52,7 +52,9 @@ class TargetAttention(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(2, ATTENTION))
         nn.init.normal_(self.kind.weight, std=0.1)
 
-    def forward(self, candidate: Tensor, recent: Tensor, types: Tensor, age_s: Tensor, there: Tensor, group: Tensor) -> Tensor:
+    def forward(
+        self, candidate: Tensor, recent: Tensor, types: Tensor, age_s: Tensor, there: Tensor, group: Tensor
+    ) -> Tensor:
         said = self.kind(types.clamp(0, TYPES - 1)) + self.age(ages(age_s))
         keys = torch.cat([self.nothing[0].expand(len(recent), 1, -1), self.key(recent) + said], 1)
         values = torch.cat([self.nothing[1].expand(len(recent), 1, -1), self.value(recent) + said], 1)
@@ -89,36 +91,32 @@ class DeepNet(nn.Module):
         self.hidden = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width // 2)])
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width + width // 2, heads)
-        self.wide = nn.Linear(channels, heads, bias=False)
-        nn.init.zeros_(self.wide.weight)
 
     def forward(self, features: Tensor, attended: tuple[Tensor, ...] | None) -> Tensor:
         x = self.inputs(features)
         if self.attention is not None and attended is not None:
             x = torch.cat([x, self.attention(*attended)], 1)
-        wide = self.wide(x)
         start = crossed = self.first(self.dropout(x))
         for down, up in zip(self.down, self.up, strict=True):
             crossed = start * up(down(crossed)) + crossed
         deep = crossed
         for layer in self.hidden:
             deep = self.dropout(torch.relu(layer(deep)))
-        return self.head(torch.cat([crossed, deep], 1)) + wide  # type: ignore[no-any-return]
+        return self.head(torch.cat([crossed, deep], 1))  # type: ignore[no-any-return]
 
 
 class LightNet(nn.Module):
-    """One hidden layer over the features alone: logits (B, heads)."""
+    """One hidden layer over the features alone, and a way round it: logits (B, heads)."""
 
     def __init__(self, inputs: Inputs, *, width: int, heads: int) -> None:
         super().__init__()
         self.inputs = InputLayer(inputs)
         self.first = nn.Linear(self.inputs.size, width)
-        self.head = nn.Linear(width, heads)
-        self.wide = nn.Linear(self.inputs.size, heads, bias=False)
+        self.head = nn.Linear(2 * width, heads)
 
     def forward(self, features: Tensor) -> Tensor:
-        x = self.inputs(features)
-        return self.head(torch.relu(self.first(x))) + self.wide(x)  # type: ignore[no-any-return]
+        first = self.first(self.inputs(features))
+        return self.head(torch.cat([first, torch.relu(first)], 1))  # type: ignore[no-any-return]
 
 
 class PositionTower(nn.Module):
@@ -142,4 +140,3 @@ class PositionTower(nn.Module):
 def place(position: Tensor) -> Tensor:
     """Rows of the tower's table: 0 for an unknown position, then one a place, the last for all behind."""
     return position.long().clamp(-1, POSITIONS - 1) + 1
-

@@ -117,4 +117,6 @@ def _check_histories(histories: Histories, n: int, g: int) -> None:
         raise TrainingError(f"Expected item[{n}] and recent, types and age_s [{g}, l] of one shape.")
     for rows in (histories.item, recent):
         if rows.size and (rows.min() < 0 or rows.max() >= len(vectors)):
-            raise TrainingError(f"Expected rows of vectors from 0 to {len(vectors) - 1}, got {rows.min()} … {rows.max()}.")
+            raise TrainingError(
+                f"Expected rows of vectors from 0 to {len(vectors) - 1}, got {rows.min()} … {rows.max()}."
+            )
