@@ -10,7 +10,6 @@ import typer
 
 from headwater.cli.options import ConfigOption, DataOption, JsonOption, parse_time, print_json, settings
 from headwater.cli.train import Bars
-from headwater.schema.errors import HeadwaterError
 
 if TYPE_CHECKING:
     from headwater.evaluation.temporal import TemporalReport
@@ -24,7 +23,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     config: ConfigOption = None,
     data: DataOption = None,
-    protocol: Annotated[Literal["temporal"], typer.Option("--protocol", help="How to ask")] = "temporal",
+    protocol: Annotated[Literal["temporal", "exposures"], typer.Option("--protocol", help="How to ask")] = "temporal",
     split: Annotated[
         str | None,
         typer.Option("--split", metavar="TIME", help="Train before, ask after (ISO 8601, UTC) [default: the last day]"),
@@ -47,7 +46,8 @@ def evaluate(
     """Train before a moment, then walk the later events in order and rank for each as of that moment.
 
     Compared: recent popularity, co-visits with popularity behind them, the union of all sources, the ranker;
-    all through the pipeline that serves. Intervals are 95%, with users as clusters.
+    all through the pipeline that serves. Intervals are 95%, with users as clusters. The protocol "exposures" judges
+    probabilities on logged impressions instead: AUC, AUC inside each user, log loss, calibration.
 
     Example: headwater evaluate --protocol temporal --split 2017-10-12 --questions session --json
     """
@@ -56,9 +56,17 @@ def evaluate(
     from headwater.log.archived import open_log
     from headwater.offline.evaluate import evaluate as run
 
-    if protocol != "temporal":
-        raise HeadwaterError(f"there is no protocol {protocol!r}; there is: temporal")
     chosen = settings(config, data)
+    if protocol == "exposures":
+        from headwater.cli.exposures import evaluate_impressions
+
+        return evaluate_impressions(
+            chosen,
+            split_ms=parse_time("--split", split),
+            until_ms=parse_time("--until", until),
+            seed=seed,
+            as_json=as_json,
+        )
     log = open_log(chosen.data)
     try:
         split_ms = parse_time("--split", split)

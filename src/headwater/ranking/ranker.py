@@ -73,14 +73,33 @@ def open_ranker(kind: str, files: Mapping[str, bytes], columns: tuple[str, ...])
     Raises:
         RankerError: an unknown kind, a missing file, or a model that cannot be read.
     """
+    from headwater.ranking.deep import DEEP_FILE, DESCRIPTION_FILE, DeepRanker
     from headwater.ranking.gbdt import MODEL_FILE, GbdtRanker
 
     if kind == "none":
         return None
-    if kind != "lightgbm":
+    if kind not in ("lightgbm", "deep"):
         raise RankerError(
-            f"The bundle's ranker is of kind {kind!r}; this version knows 'lightgbm' and 'none'. Update it."
+            f"The bundle's ranker is of kind {kind!r}; this version knows 'lightgbm', 'deep' and 'none'. Update it."
         )
-    if MODEL_FILE not in files:
-        raise RankerError(f"The bundle names a lightgbm ranker but holds no {MODEL_FILE}. Publish it again.")
+    for name in (MODEL_FILE,) if kind == "lightgbm" else (DEEP_FILE, DESCRIPTION_FILE):
+        if name not in files:
+            raise RankerError(f"The bundle names a {kind} ranker but holds no {name}. Publish it again.")
+    if kind == "deep":
+        return DeepRanker(files[DEEP_FILE], files[DESCRIPTION_FILE], columns)
     return GbdtRanker(files[MODEL_FILE], columns)
+
+
+def open_light(files: Mapping[str, bytes], columns: tuple[str, ...]) -> Ranker | None:
+    """The light ranker of a bundle, for the lower tier; ``None`` when it has none.
+
+    Raises:
+        RankerError: a missing file, or a model that cannot be read.
+    """
+    from headwater.ranking.deep import DESCRIPTION_FILE, LIGHT_FILE, LightRanker
+
+    if LIGHT_FILE not in files:
+        return None
+    if DESCRIPTION_FILE not in files:
+        raise RankerError(f"The bundle holds a light ranker but no {DESCRIPTION_FILE}. Publish it again.")
+    return LightRanker(files[LIGHT_FILE], files[DESCRIPTION_FILE], columns)
