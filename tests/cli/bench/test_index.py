@@ -7,12 +7,12 @@ import numpy as np
 from typer.testing import CliRunner
 
 from headwater.cli.bench.index import clustered
-from headwater.cli.main import app
+from headwater.cli.main import build_app
 
 
 def test_it_reports_every_size_and_the_choice() -> None:
     result = CliRunner().invoke(
-        app, ["bench", "index", "--items", "500,700", "--dim", "8", "--queries", "20", "--json"]
+        build_app(), ["bench", "index", "--items", "500,700", "--dim", "8", "--queries", "20", "--json"]
     )
     assert result.exit_code == 0, result.output
     figures = msgspec.json.decode(result.output.strip().splitlines()[-1])
@@ -23,7 +23,7 @@ def test_it_reports_every_size_and_the_choice() -> None:
 
 
 def test_numbers_that_are_none_are_refused() -> None:
-    result = CliRunner().invoke(app, ["bench", "index", "--items", "many"])
+    result = CliRunner().invoke(build_app(), ["bench", "index", "--items", "many"])
     assert result.exit_code != 0
 
 

@@ -106,10 +106,6 @@ class ExactIndex:
         """The items that are here, int64[n], in no order."""
         return self._at[: self._count]
 
-    def vectors_of(self, items: Int64) -> Float32:
-        """The vectors of ``items`` int64[n], all of which are here: float32[n, size]."""
-        return self._vectors[self._slot_of[items]]
-
     def set(self, items: Int64, vectors: Float32) -> None:
         """See :meth:`VectorIndex.set`."""
         vectors = checked_vectors(items, vectors, self.size)
@@ -174,6 +170,12 @@ class ExactIndex:
     def among(self, items: Int64, query: Float32, k: int) -> Ranked:
         """The best ``k`` of ``items`` int64[n], all of which are here."""
         return self._ranked(self._slot_of[items], checked_query(query, self.size), k)
+
+    def scores_of(self, items: Int64, query: Float32) -> Float32:
+        """The inner products of ``items`` int64[n], all of which are here: float32[n], as :meth:`search` gives them."""
+        scores = np.empty(len(items), np.float32)
+        _inner_products(self._vectors, self._slot_of[items], checked_query(query, self.size), scores)
+        return scores
 
     def _ranked(self, slots: Int64, query: Float32, k: int) -> Ranked:
         scores = np.empty(len(slots), np.float32)
