@@ -87,4 +87,26 @@ def open_sources(names: tuple[str, ...], files: Files, config: Config, plan: Pla
     return tuple(opened)
 
 
-OPENERS: dict[str, Open] = {}
+def _item_knn(files: Files, config: Config, plan: Plan) -> FittedSource:
+    from headwater.retrieval.neighbours import open_item_knn
+
+    return open_item_knn(files, config, plan)
+
+
+def _ease(files: Files, config: Config, plan: Plan) -> FittedSource:
+    from headwater.retrieval.neighbours import open_ease
+
+    return open_ease(files, config, plan)
+
+
+def _als(files: Files, config: Config, plan: Plan) -> FittedSource:
+    from headwater.retrieval.als import open_als
+
+    return open_als(files, config, plan)
+
+
+OPENERS: dict[str, Open] = {
+    "item_knn": _item_knn,
+    "ease": _ease,
+    "als": _als,
+}
