@@ -86,4 +86,13 @@ def open_sources(names: tuple[str, ...], files: Files, config: Config, plan: Pla
     return tuple(opened)
 
 
-OPENERS: dict[str, Open] = {}
+def _open_sequence(files: Files, config: Config, plan: Plan) -> FittedSource:
+    from headwater.retrieval.sequence import SequenceSource
+
+    return SequenceSource(files, config, plan)
+
+
+# Imported when they are opened: the modules of the sources import this one.
+OPENERS: dict[str, Open] = {
+    "sequence": _open_sequence,
+}

@@ -20,7 +20,9 @@ WEIGHTS_FILE = "sequence.weights.npy"  # float32[n]: all other weights, for the 
 FILES = (META_FILE, ENCODER_FILE, TOWER_FILE, VOCABULARY_FILE, IDS_FILE)  # those that serving needs
 
 # Seconds from an event to the next one, in buckets with a weight each. Bucket 0: there is none before.
-_GAPS_S = np.array([2, 5, 10, 20, 40, 90, 180, 400, 900, 1_800, 3_600, 7_200, 21_600, 86_400, 259_200, 604_800, 2_592_000])
+_GAPS_S = np.array(
+    [2, 5, 10, 20, 40, 90, 180, 400, 900, 1_800, 3_600, 7_200, 21_600, 86_400, 259_200, 604_800, 2_592_000]
+)
 GAP_SLOTS = len(_GAPS_S) + 2
 # Seconds from the last event to the question. Training asks at the moment of the next event, serving somewhat earlier: what
 # belongs to one visit is one bucket.

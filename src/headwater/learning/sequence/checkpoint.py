@@ -60,7 +60,7 @@ def load_checkpoint(
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             standing = msgspec.json.decode(stored[_META].tobytes(), type=Standing)
             if standing.fingerprint != fingerprint:
                 return None

@@ -125,9 +125,7 @@ def fit_sequence(
                 take_over(model, earlier)
             model.to(chosen)
             print_of = _fingerprint(tokens, facts, params, vocabulary.items, seed, warm or {})
-            trainer = Trainer(
-                model, facts, tokens, questions, params, seed=seed, fingerprint=print_of, clock=clock
-            )
+            trainer = Trainer(model, facts, tokens, questions, params, seed=seed, fingerprint=print_of, clock=clock)
             done = trainer.run(checkpoint, progress)
             files = export(model.cpu().eval(), shape, vocabulary.items, event_types, content, price)
     finally:

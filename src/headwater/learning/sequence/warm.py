@@ -36,7 +36,9 @@ class Earlier(NamedTuple):
     weights: dict[str, npt.NDArray[np.float32]]
 
 
-def weight_files(model: TwoTower, shape: Shape, items: npt.NDArray[np.int64], event_types: tuple[str, ...]) -> dict[str, bytes]:
+def weight_files(
+    model: TwoTower, shape: Shape, items: npt.NDArray[np.int64], event_types: tuple[str, ...]
+) -> dict[str, bytes]:
     """Everything that was trained, as plain arrays with a JSON text that names them."""
     named = [(name, value.detach().numpy()) for name, value in model.named_parameters() if name != IDS]
     meta = Meta(
