@@ -87,6 +87,12 @@ def open_sources(names: tuple[str, ...], files: Files, config: Config, plan: Pla
     return tuple(opened)
 
 
+def _sequence(files: Files, config: Config, plan: Plan) -> FittedSource:
+    from headwater.retrieval.sequence import SequenceSource
+
+    return SequenceSource(files, config, plan)
+
+
 def _item_knn(files: Files, config: Config, plan: Plan) -> FittedSource:
     from headwater.retrieval.neighbours import open_item_knn
 
@@ -105,7 +111,9 @@ def _als(files: Files, config: Config, plan: Plan) -> FittedSource:
     return open_als(files, config, plan)
 
 
+# Imported when they are opened: the modules of the sources import this one.
 OPENERS: dict[str, Open] = {
+    "sequence": _sequence,
     "item_knn": _item_knn,
     "ease": _ease,
     "als": _als,
