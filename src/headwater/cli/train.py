@@ -84,9 +84,10 @@ def train(
     else:
         typer.echo(
             f"bundle {report.bundle}{'' if report.promoted else ' (not promoted)'}: {report.groups:,} groups, "
-            f"{report.rows:,} rows, {report.trees} trees, holdout NDCG@10 "
+            f"{report.rows:,} rows, {f'{report.epochs} epochs' if report.epochs else f'{report.trees} trees'}, holdout NDCG@10 "
             f"{'-' if report.holdout_ndcg10 is None else f'{report.holdout_ndcg10:.4f}'}; "
             f"replay {report.replay_s:.1f} s, fit {report.fit_s:.1f} s, gate {report.gate_s:.1f} s"
+            + "".join(f", {name} {seconds:.1f} s" for name, seconds in report.sources_s.items())
         )
     if report.gate is not None:
         print_verdict(report.gate)

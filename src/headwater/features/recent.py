@@ -11,7 +11,6 @@ from headwater.features.layout import (
     FLAG_CONTENT,
     I_CO_CLOCK,
     I_FLAGS,
-    ITEM_BITS,
     MAX_ITEMS,
     U_RECENT_LENGTH,
     Layout,
@@ -35,19 +34,6 @@ DISCOUNT = 0.8  # weight of the k-th latest item is DISCOUNT ** k
 _CO_LAST, _CO_SUM, _CO_COUNT = int(TermOp.CO_LAST), int(TermOp.CO_SUM), int(TermOp.CO_COUNT)
 _CO_WEIGHT, _CO_FAST_LAST, _CO_FAST_SUM = int(TermOp.CO_WEIGHT), int(TermOp.CO_FAST_LAST), int(TermOp.CO_FAST_SUM)
 _CONTENT_LAST, _CONTENT_MEAN = int(TermOp.CONTENT_LAST), int(TermOp.CONTENT_MEAN)
-
-
-def latest_events(u4: UInt32, layout: Layout, length: int, now_ms: int) -> tuple[Int64, Int64, Float32]:
-    """The latest ``length`` events of a user row (its ``u4``), newest last: items, type slots, ages in seconds at ``now_ms``.
-
-    What sequence models read, in training as in a request: ``int64[l]``, ``int64[l]``, ``float32[l]`` with ``l <= length``.
-    """
-    known = int(u4[U_RECENT_LENGTH])
-    first = max(known - length, 0)
-    keys = u4[layout.recent_keys + first : layout.recent_keys + known].astype(np.int64)
-    times = u4[layout.recent_times + first : layout.recent_times + known].astype(np.int64)
-    ages = np.maximum(now_ms // 1000 - times, 0).astype(np.float32)
-    return keys & MAX_ITEMS, keys >> ITEM_BITS, ages
 
 
 @inline

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from headwater.learning.sequences import Sequences
 from headwater.schema.config import FITTED_NAMES, Config
 from headwater.schema.errors import HeadwaterError
+
+log = structlog.get_logger()
 
 Float32 = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -84,7 +87,23 @@ def _als(sequences: Sequences, config: Config, job: FitJob) -> dict[str, bytes]:
     return fit_als(sequences, config.models.als, seed=job.seed, threads=job.threads)
 
 
+def _sequence(sequences: Sequences, config: Config, job: FitJob) -> dict[str, bytes]:
+    try:
+        from headwater.learning.sequence.fit import fit_sequence
+    except ModuleNotFoundError as error:
+        raise FitError(f"the source sequence needs {error.name}: pip install 'headwater[train]'") from error
+    tell = job.progress
+    files, report = fit_sequence(
+        sequences, job.content, job.price, config.models.sequence, event_types=job.event_types, seed=job.seed,
+        threads=job.threads, device=job.device, checkpoint=job.checkpoint, warm=job.warm,
+        progress=None if tell is None else lambda epoch, epochs, _: tell(epoch, epochs),
+    )  # fmt: skip
+    log.info("sequence_fitted", epochs=report.epochs, stopped=report.stopped, items=report.items, ndcg10=report.ndcg10)
+    return files
+
+
 FITTERS: dict[str, Callable[[Sequences, Config, FitJob], dict[str, bytes]]] = {
+    "sequence": _sequence,
     "item_knn": _item_knn,
     "ease": _ease,
     "als": _als,

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from headwater.features.asof import Questions
 from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
-from headwater.features.recent import latest_events
 from headwater.features.replay import stops
 from headwater.features.zones import Zones
 from headwater.log.protocol import EventLog
 from headwater.log.record import Kind, Namespace, RecordBlock
 from headwater.registry.bundle import DataRange
+from headwater.retrieval.fitted import Recent
 from headwater.schema.config import Config
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Pipeline
@@ -33,9 +33,12 @@ from headwater.serving.view import FoldView
 Progress = Callable[[int, int], None]
 
 
-class Recent(NamedTuple):
-    """The latest events of users, ``[g, length]`` each, newest last, zeros in front."""
+class Attending(NamedTuple):
+    """What target attention learns from: the vectors of all items ``float32[items, e]``, and the latest events of each
+    question's user: items, type slots and ages in seconds, each ``[g, length]``, newest last, zeros in front.
+    """
 
+    vectors: npt.NDArray[np.float32]
     items: npt.NDArray[np.int64]
     types: npt.NDArray[np.int64]
     age_s: npt.NDArray[np.float32]
@@ -46,8 +49,7 @@ class TrainingSet:
     """``features`` float32[n, d + s] (columns of the plan, then a score of each fitted source), ``labels`` int32[n] (1: the item of the event), ``groups`` int32[g] rows a question.
 
     ``questions`` were asked, ``missed`` had an answer that no source offered (they train nothing). ``addresses`` says
-    of each row what it was assembled for, and when. ``recent`` are the latest events of each question's user, as the state
-    held them: items, type slots and ages in seconds, each ``[g, length]``, newest last, zeros in front.
+    of each row what it was assembled for, and when. ``attending`` is there when a source with vectors was asked.
     """
 
     features: npt.NDArray[np.float32]
@@ -58,7 +60,7 @@ class TrainingSet:
     missed: int
     data: DataRange
     addresses: Questions
-    recent: Recent
+    attending: Attending | None
 
 
 def positive_types(log: EventLog, config: Config) -> npt.NDArray[np.int64]:
@@ -70,12 +72,12 @@ def positive_types(log: EventLog, config: Config) -> npt.NDArray[np.int64]:
 
 def build_training_set(
     log: EventLog, plan: Plan, config: Config, *, until: int, start_ms: int, groups: int, seed: int,
-    unseal: Unseal | None = None, model: Model | None = None, recent: int = 0, progress: Progress | None = None,
+    unseal: Unseal | None = None, model: Model | None = None, progress: Progress | None = None,
 ) -> TrainingSet:  # fmt: skip
     """Ask about ``groups`` positive events, drawn evenly at random from those received in ``[start_ms, until]``.
 
     ``model`` brings the fitted sources: they offer candidates and score them, as they will in service; they must have been
-    trained on what lies before ``start_ms``. ``recent`` is how many of the user's latest events are kept for a question.
+    trained on what lies before ``start_ms``.
     ``until`` is the last offset that may be known. Every group holds the positive and up to
     ``ranker.negatives`` candidates drawn at random from what the sources offered.
     """
@@ -98,7 +100,8 @@ def build_training_set(
     plain, fitted = len(plan.columns), 0 if model is None else len(model.sources)
     rows = np.zeros((capacity * width, plain + fitted), np.float32)
     assembled = np.zeros((width, plain), np.float32)
-    shape = (capacity, recent)
+    attended = None if model is None else model.attended
+    shape = (capacity, 0 if attended is None else attended.length)
     latest = Recent(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.float32))
     labels = np.zeros(len(rows), np.int32)
     sizes: list[int] = []
@@ -133,10 +136,11 @@ def build_training_set(
         rows[here, :plain] = pipeline.features(query, view, chosen, now_ms, assembled)
         if model is not None:
             pipeline.modelled(model, view, chosen, rows[here, plain:])
-        items, types, age_s = latest_events(pipeline.user.u4, plan.layout, recent, now_ms)
-        known = slice(recent - len(items), recent)
-        latest.items[len(sizes), known], latest.types[len(sizes), known] = items, types
-        latest.age_s[len(sizes), known] = age_s
+        if attended is not None:
+            recent = attended.recent(pipeline.asked, view.index)
+            known = slice(attended.length - len(recent.items), attended.length)
+            latest.items[len(sizes), known], latest.types[len(sizes), known] = recent.items, recent.types
+            latest.age_s[len(sizes), known] = recent.age_s
         labels[used : used + len(chosen)] = chosen == item
         weight_of[used : used + len(chosen)] = weights[int(record["type"])]
         address_of[0, here], address_of[1, here] = int(record["offset"]) - 1, query.user
@@ -150,7 +154,9 @@ def build_training_set(
             offset=address_of[0, :used], user=address_of[1, :used], item=address_of[2, :used],
             now_ms=address_of[3, :used], segments=np.zeros((used, 2), np.uint16),
         ),
-        Recent(latest.items[: len(sizes)], latest.types[: len(sizes)], latest.age_s[: len(sizes)]),
+        None if attended is None else Attending(
+            attended.vectors(view.index), latest.items[: len(sizes)], latest.types[: len(sizes)], latest.age_s[: len(sizes)]
+        ),
     )  # fmt: skip
 
 

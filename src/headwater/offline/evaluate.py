@@ -38,6 +38,6 @@ def evaluate(
     until = None if until_ms is None else last_offset_before(log, until_ms)[0]
     return evaluate_temporal(
         log, plan, config, model, split_offset=split_offset, questions=questions, sample=sample, seed=seed,
-        train_s={RANKER: trained.replay_s + trained.fit_s}, until=until, unseal=unseal,
+        train_s={RANKER: trained.replay_s + trained.fit_s + sum(trained.sources_s.values())}, until=until, unseal=unseal,
         progress=None if progress is None else lambda done, total: progress("questions", done, total),
     )  # fmt: skip

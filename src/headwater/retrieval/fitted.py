@@ -37,6 +37,14 @@ class Attended(NamedTuple):
     candidates: Float32
 
 
+class Recent(NamedTuple):
+    """The latest events of a user, the newest last: items int64[l], type slots int64[l], ages in seconds float32[l]."""
+
+    items: Int64
+    types: Int64
+    age_s: Float32
+
+
 class FittedSource(Source, Protocol):
     """A source of a bundle. It belongs to one worker, which calls it from one thread."""
 
@@ -59,9 +67,18 @@ class FittedSource(Source, Protocol):
 
 @runtime_checkable
 class VectorSource(FittedSource, Protocol):
-    """A fitted source that has a vector for each item."""
+    """A fitted source that has a vector for each item. It looks at up to ``length`` recent events."""
 
     size: int
+    length: int
+
+    def recent(self, asked: Asked, index: ItemIndex) -> Recent:
+        """The recent events of the user of ``asked`` that the model looks at."""
+        ...
+
+    def vectors(self, index: ItemIndex) -> Float32:
+        """The vectors of all items of ``index``, ``float32[items, size]``; zeros for one that the model knows nothing of."""
+        ...
 
     def attend(self, asked: Asked, index: ItemIndex, items: Int64) -> Attended:
         """What target attention needs for the user of ``asked`` and the candidates ``items`` int64[n]."""

@@ -16,7 +16,7 @@ import onnxruntime
 
 from headwater.features.layout import ITEM_BITS, MAX_ITEMS, U_RECENT_LENGTH
 from headwater.features.plan import Plan
-from headwater.retrieval.fitted import Attended, Files, SourceError
+from headwater.retrieval.fitted import Attended, Files, Recent, SourceError
 from headwater.retrieval.index import NOTHING, ItemIndex, Ranked
 from headwater.retrieval.onnx_session import OnnxError, open_session
 from headwater.retrieval.sequence_inputs import (
@@ -114,6 +114,16 @@ class SequenceSource:
         known = self._has(items)
         candidates[known] = self._vectors[items[known]]
         return Attended(self._vectors[recent.items], recent.types, recent.age_s.astype(np.float32), candidates)
+
+    def recent(self, asked: Asked, index: ItemIndex) -> Recent:
+        """The recent events that the encoder and target attention look at."""
+        recent = self._of(asked, index)
+        return Recent(recent.items, recent.types, recent.age_s.astype(np.float32))
+
+    def vectors(self, index: ItemIndex) -> Float32:
+        """The vectors of all items ``float32[items, d]``; zeros for one that the model knows nothing of."""
+        self._follow(index)
+        return self._vectors[: self._count]
 
     def close(self) -> None:
         """Let go of the model and the vectors."""

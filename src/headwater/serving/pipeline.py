@@ -71,7 +71,7 @@ class Pipeline:
         self._scratch: Scratch = new_scratch(1024, max(self.limit, 256), plan)
         self._rows = np.zeros((max(self.limit, 256), len(plan.columns)), np.float32)
         self._wide = np.zeros((0, 0), np.float32)
-        self._asked = Asked(self.user, (0, 0), 0)
+        self.asked = Asked(self.user, (0, 0), 0)
         self._barred = np.zeros(1024, np.uint8)
         self._eligible = np.zeros(8192, np.uint8)
 
@@ -117,7 +117,7 @@ class Pipeline:
         """What each fitted source of ``model`` thinks of ``items``, for the request at hand, into ``out`` float32[n, sources]."""
         scores = np.empty(len(items), np.float32)
         for column, source in enumerate(model.sources):
-            source.score(self._asked, view.index, items, scores)
+            source.score(self.asked, view.index, items, scores)
             out[: len(items), column] = scores
 
     # -- stages ----------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ class Pipeline:
             fitted = model.sources if model is not None else ()
             offering = (*self.sources, *(s for s in fitted if getattr(self.config.sources, s.name).enabled))
             used: list[Source] = [s for s in offering if wanted is None or s.name in wanted]
-            asked = self._asked = Asked(self.user, segments, now_ms)
+            asked = self.asked = Asked(self.user, segments, now_ms)
             offers: list[tuple[float, int, Ranked]] = []
             for source in used:
                 ranked = NOTHING
@@ -258,7 +258,7 @@ class Pipeline:
         source = None if model is None else model.attended
         if source is None:
             raise RankerError("the ranker attends to the recent sequence, its bundle has no source with vectors")
-        return source.attend(self._asked, view.index, items)
+        return source.attend(self.asked, view.index, items)
 
     # -- parts of stages -------------------------------------------------------------------------------
 
