@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -39,10 +39,17 @@ class Standing(NamedTuple):
     partitions: int  # 0: not known
 
 
-def standings(wire: Wire) -> dict[str, Standing]:
-    """Every state by the hash of its plan. One that was only begun, dropped half-way or is unreadable stands at 0."""
+def standings(wire: Wire, places: Sequence[str] | None = None) -> dict[str, Standing]:
+    """The states ``places`` (default: all) by the hashes of their plans.
+
+    One that is not there, was only begun or dropped half-way, or is unreadable stands at 0.
+    """
     prefix, suffix = "{hw:", ":m}:head"
-    places = sorted(key.decode()[len(prefix) : -len(suffix)] for key in wire.keys(f"{prefix}*{suffix}"))
+    places = (
+        places
+        if places is not None
+        else sorted(key.decode()[len(prefix) : -len(suffix)] for key in wire.keys(f"{prefix}*{suffix}"))
+    )
     found = wire.trip([("HMGET", Keys(place, 0).key("m", "head"), "at", "body") for place in places])
     return {place: _standing(at, body) for place, (at, body) in zip(places, found, strict=True)}
 

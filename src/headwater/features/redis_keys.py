@@ -32,6 +32,11 @@ class Description(msgspec.Struct, array_like=True):
 decode_description = msgspec.msgpack.Decoder(Description).decode
 
 
+def user_field(user: int) -> bytes:
+    """The name of a user's row in a stage; in a bucket without the letter."""
+    return b"u" + _U4.pack(user)
+
+
 class Keys(NamedTuple):
     """The names of everything. ``place`` is the plan's hash, or what stands for it.
 

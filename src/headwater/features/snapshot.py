@@ -226,6 +226,12 @@ def verify_snapshot(path: Path) -> SnapshotHeader:
         return reading.header
 
 
+def snapshot_header(path: Path) -> SnapshotHeader:
+    """What the file says of itself, without the rest being read. Raises :class:`SnapshotError`: its beginning is damaged."""
+    with _Reading(path) as reading:
+        return reading.header
+
+
 def read_snapshot(path: Path, into: State) -> SnapshotHeader:
     """Make ``into``, an empty store, the state of the snapshot. Nothing is taken from a file that is not whole.
 

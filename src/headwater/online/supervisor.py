@@ -95,7 +95,7 @@ def pause_after(failures: int) -> float:
     """Seconds until a process is started again that died ``failures`` times in a row, each time soon after its start."""
     if failures <= QUICK_RESTARTS:
         return 0.0
-    return min(LONGEST_PAUSE_S, 0.1 * 2.0 ** min(failures - QUICK_RESTARTS, 10))  # 2^1024 would be no float any more
+    return min(LONGEST_PAUSE_S, 0.1 * (1 << min(failures - QUICK_RESTARTS, 10)))  # 2^1024 would be no float any more
 
 
 class ServeLock:
