@@ -80,10 +80,10 @@ def test_bundles_change_while_requests_go_on(tmp_path: Path) -> None:
                 assert first.stdout is not None
                 line = json.loads(first.stdout.readline())
                 second = learner(running, "--once")
-                _, said = second.communicate(timeout=120)
+                _, said = second.communicate(timeout=300)
                 assert second.returncode == 2
                 assert f"Process {first.pid} learns" in said
-                out, said = first.communicate(timeout=240)
+                out, said = first.communicate(timeout=900)
                 assert first.returncode == 0, said
                 rounds: list[dict[str, Any]] = [line, *map(json.loads, out.splitlines())]
                 assert [made["promoted"] for made in rounds] == [True, True], said
