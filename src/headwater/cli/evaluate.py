@@ -60,13 +60,14 @@ def evaluate(
     if protocol == "exposures":
         from headwater.cli.exposures import evaluate_impressions
 
-        return evaluate_impressions(
+        evaluate_impressions(
             chosen,
             split_ms=parse_time("--split", split),
             until_ms=parse_time("--until", until),
             seed=seed,
             as_json=as_json,
         )
+        return
     log = open_log(chosen.data)
     try:
         split_ms = parse_time("--split", split)
