@@ -43,7 +43,7 @@ Progress = Callable[[str, int, int], None]
 PROTOCOL = "exposures"
 VECTOR_SIZE = 64
 LENGTH = 50  # recent events that are attended to
-PAIR_WEIGHT = 0.3
+PAIR_WEIGHT = 1.0
 _MIN_ROWS = 1_000
 
 

@@ -14,7 +14,8 @@ from headwater.schema.models import DeepModel
 Float32 = npt.NDArray[np.float32]
 
 EPOCHS = 4
-_RATE = 0.003
+LEAST_STEPS = 400
+_RATE = 0.005
 _SMALLEST = 16
 
 
@@ -33,11 +34,13 @@ def distill(
         light.head.bias.copy_(level)
     features = torch.from_numpy(rows.features)
     size = min(params.batch, 1_024)
-    steps = EPOCHS * -(-trained // size)
+    steps = -(-trained // size)
+    epochs = max(EPOCHS, -(-LEAST_STEPS // steps))
+    steps *= epochs
     optimizer = torch.optim.AdamW(light.parameters(), lr=_RATE, foreach=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.02, 1.0 - step / steps))
     shuffling = np.random.default_rng(seed)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         order = torch.from_numpy(shuffling.permutation(trained))
         for at in order.split(size):
             error = ((light(features[at]) - target[at]) / scale).square().mean()

@@ -125,7 +125,8 @@ def export_light(net: LightNet, rows: RankingRows) -> bytes:
     x = _inputs(graph, net.inputs)
     given = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(net.inputs.mean)])]
     first = graph.linear(x, net.first)
-    logits = graph.linear(graph.add("Concat", first, graph.add("Relu", first), axis=1), net.head)
+    crossed = graph.add("Add", graph.add("Mul", first, graph.linear(graph.linear(first, net.down), net.up)), first)
+    logits = graph.linear(graph.add("Concat", crossed, graph.add("Relu", first), axis=1), net.head)
     model = graph.bytes_of(given, logits, net.head.out_features)
     verify(model, net, rows)
     return model

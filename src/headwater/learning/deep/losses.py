@@ -41,20 +41,18 @@ def pointwise(logits: Tensor, batch: Batch) -> Tensor:
 
 
 def pairwise(logits: Tensor, batch: Batch) -> Tensor:
-    """``log(1 + e^−(z⁺ − z⁻))`` over the pairs of a positive and a negative of one group, a mean over heads and pairs.
+    """``Σ log(1 + e^−(z⁺ − z⁻)) / rows`` over the pairs of a positive and a negative of one group, all heads together.
 
-    Pointwise losses mostly tell people apart; this one speaks of the order of what one person was shown.
+    Pointwise losses mostly tell people apart; this one speaks of the order of what one person was shown. Divided by
+    rows and not by pairs, because a rare label with two pairs in a batch would else speak as loud as a frequent one.
     """
     left, right = pairs(batch)
-    if not len(left):
-        return logits.sum() * 0.0
     labels = batch.labels
-    losses = []
+    loss = logits.sum() * 0.0
     for h in range(logits.shape[1]):
         ordered = labels[left, h] > labels[right, h]  # NaN is in no order
-        if bool(ordered.any()):
-            losses.append(functional.softplus(logits[right, h][ordered] - logits[left, h][ordered]).mean())
-    return torch.stack(losses).mean() if losses else logits.sum() * 0.0
+        loss = loss + functional.softplus(logits[right, h][ordered] - logits[left, h][ordered]).sum()
+    return loss / len(batch.group)
 
 
 def pairs(batch: Batch, most: int = 32) -> tuple[Tensor, Tensor]:

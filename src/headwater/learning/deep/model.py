@@ -22,6 +22,16 @@ DAY_S = 86_400.0
 class InputLayer(nn.Module):
     """``Inputs`` in torch: (B, d) → (B, channels)."""
 
+    fill: Tensor
+    unit: Tensor
+    mean: Tensor
+    scale: Tensor
+    low: Tensor
+    slope: Tensor
+    missing: Tensor
+    single: Tensor
+    values: Tensor
+
     def __init__(self, inputs: Inputs) -> None:
         super().__init__()
         for name in ("fill", "unit", "mean", "scale", "low", "slope", "missing", "single", "values"):
@@ -106,35 +116,53 @@ class DeepNet(nn.Module):
 
 
 class LightNet(nn.Module):
-    """One hidden layer over the features alone, and a way round it: logits (B, heads)."""
+    """A cross and a hidden layer over the features alone: logits (B, heads)."""
 
     def __init__(self, inputs: Inputs, *, width: int, heads: int) -> None:
         super().__init__()
         self.inputs = InputLayer(inputs)
         self.first = nn.Linear(self.inputs.size, width)
+        self.down = nn.Linear(width, width // 2, bias=False)
+        self.up = nn.Linear(width // 2, width)
         self.head = nn.Linear(2 * width, heads)
 
     def forward(self, features: Tensor) -> Tensor:
         first = self.first(self.inputs(features))
-        return self.head(torch.cat([first, torch.relu(first)], 1))  # type: ignore[no-any-return]
+        crossed = first * self.up(self.down(first)) + first
+        return self.head(torch.cat([crossed, torch.relu(first)], 1))  # type: ignore[no-any-return]
 
 
 class PositionTower(nn.Module):
     """What the place in the list adds to a logit, in training only: (B,) → (B, heads), 0 on average over the rows seen.
 
     Being seen is a matter of the place, being liked one of the item: the tower takes the first, so the rest need not learn it.
+    ``share`` (POSITIONS + 1,) of the training rows at each place; ``start`` (POSITIONS + 1, heads) what it says at first.
     """
 
-    def __init__(self, heads: int, share: Tensor) -> None:
+    share: Tensor
+
+    def __init__(self, share: Tensor, start: Tensor) -> None:
         super().__init__()
-        self.bias = nn.Embedding(POSITIONS + 1, heads)
-        nn.init.zeros_(self.bias.weight)
-        self.register_buffer("share", share)  # (POSITIONS + 1,) of the training rows
+        self.bias = nn.Embedding.from_pretrained(start.clone(), freeze=False)
+        self.register_buffer("share", share)
 
     def forward(self, position: Tensor) -> Tensor:
         at = place(position)
         shift = self.bias.weight - (self.share.unsqueeze(1) * self.bias.weight).sum(0)
         return shift[at] * (at > 0).float().unsqueeze(1)  # an unknown place adds nothing
+
+
+def position_tower(position: Tensor, labels: Tensor) -> PositionTower:
+    """A tower for these rows, which starts from the log-odds of each place (B,), (B, heads)."""
+    at = place(position)
+    rows = torch.zeros(POSITIONS + 1).index_add(0, at, torch.ones(len(at)))
+    rows[0] = 0.0
+    known = (~torch.isnan(labels)).float()
+    shown = torch.zeros(POSITIONS + 1, labels.shape[1]).index_add(0, at, known)
+    hit = torch.zeros(POSITIONS + 1, labels.shape[1]).index_add(0, at, torch.nan_to_num(labels))
+    rate = (torch.nan_to_num(labels).sum(0) / known.sum(0).clamp(min=1.0)).clamp(1e-4, 1.0 - 1e-4)
+    smooth = (hit + 20.0 * rate) / (shown + 20.0)
+    return PositionTower(rows / rows.sum().clamp(min=1.0), torch.logit(smooth, 1e-4) - torch.logit(rate, 1e-4))
 
 
 def place(position: Tensor) -> Tensor:
