@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from headwater.evaluation.held_out import (
+from headwater.evaluation.meter import Meter
+from headwater.evaluation.metrics import ModelMetrics, judge
+from headwater.evaluation.scoring import (
     Askable,
     Hide,
     Progress,
@@ -30,8 +32,6 @@ from headwater.evaluation.held_out import (
     popularity_scorers,
     version_of,
 )
-from headwater.evaluation.meter import Meter
-from headwater.evaluation.metrics import ModelMetrics, judge
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
 from headwater.learning.sequences import Sequences, read_sequences
@@ -97,16 +97,16 @@ def evaluate_loo(
         sequences = read_sequences(log, plan, config, until=until)
         out = last_out(sequences)
         if not len(out.test):
-            raise HeadwaterError("no question to ask: nobody has three positive events (a test, a validation, one to learn)")
+            raise HeadwaterError(
+                "no question to ask: nobody has three positive events (a test, a validation, one to learn)"
+            )
         targets = out.test if part == "test" else out.validation
         fold = fold_without(log, plan, _from_target_on(sequences, targets), until=until, unseal=unseal)
         state = Askable(plan, fold)
         now_ms = int(out.training.time_ms.max())
         scorers = popularity_scorers(config, state, out.training)
         for name in training.sources:
-            scorers[name] = fitted_scorer(
-                name, out.training, config, state, training, now_ms=now_ms, progress=progress
-            )
+            scorers[name] = fitted_scorer(name, out.training, config, state, training, now_ms=now_ms, progress=progress)
         try:
             items = np.unique(sequences.items)
             models, seen = _ask_all(sequences, targets, items, state, scorers, progress)

@@ -28,6 +28,7 @@ from headwater.learning.trainingset import positive_types, positives
 from headwater.log.protocol import EventLog
 from headwater.log.record import RecordBlock
 from headwater.log.seek import last_before
+from headwater.retrieval.fitted import FittedSource
 from headwater.retrieval.sources import CoVisit, Source, Trending, configured_sources
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
@@ -73,8 +74,10 @@ class _Walk:
     seen: int = 0
 
 
-def pipelines(config: Config, plan: Plan, region: StoredRegion, zones: Zones) -> dict[str, tuple[Pipeline, bool]]:
-    """The compared systems: name → (pipeline, whether it ranks). Co-visits fall back on recent popularity."""
+def pipelines(
+    config: Config, plan: Plan, region: StoredRegion, zones: Zones, fitted: tuple[FittedSource, ...] = ()
+) -> dict[str, tuple[Pipeline, bool]]:
+    """The compared systems: name → (pipeline, whether it ranks). Co-visits and each of ``fitted`` fall back on recent popularity."""
 
     def through(sources: tuple[Source, ...]) -> Pipeline:
         return Pipeline(config, plan, sources=sources, stored_region=region, zones=zones)
@@ -82,20 +85,23 @@ def pipelines(config: Config, plan: Plan, region: StoredRegion, zones: Zones) ->
     covisit, trending = CoVisit(config, plan), Trending(config)
     # popularity only fills up behind co-visits: any co-visited item stands before any that is merely popular
     covisit.weight, trending.weight = 1e6, 1.0
+    for source in fitted:
+        source.weight = 1e6
     return {
         RECENT_POPULARITY: (through((Trending(config),)), False),
         CO_VISITS: (through((covisit, trending)), False),
         UNION: (through(configured_sources(config, plan)), False),
         RANKER: (through(configured_sources(config, plan)), True),
+        **{source.name: (through((source, trending)), False) for source in fitted},
     }
 
 
 def evaluate_temporal(
     log: EventLog, plan: Plan, config: Config, model: Model, *, split_offset: int, questions: Questions, sample: float,
-    seed: int, train_s: Mapping[str, float], until: int | None = None, unseal: Unseal | None = None,
+    seed: int, train_s: Mapping[str, float], fitted: tuple[FittedSource, ...] = (), until: int | None = None, unseal: Unseal | None = None,
     progress: Progress | None = None,
 ) -> TemporalReport:  # fmt: skip
-    """Compare recent popularity, co-visits, the union of all sources and the ranker on events after ``split_offset``.
+    """Compare recent popularity, co-visits, the union of all sources, the ranker and each of ``fitted`` on events after ``split_offset``.
 
     ``questions="session"`` asks only about events that have an earlier positive event in their session;
     ``"all"`` about every event of a user with any history. ``sample`` is the share of questions asked.
@@ -105,7 +111,9 @@ def evaluate_temporal(
     view = FoldView(plan, fold)
     fold_to(log, fold, split_offset)
     until = log.last_offset if until is None else until
-    compared = pipelines(config, plan, StoredRegion(log.vocabulary()), Zones(log.vocabulary()))
+    compared = pipelines(config, plan, StoredRegion(log.vocabulary()), Zones(log.vocabulary()), fitted)
+    for source in fitted:
+        source.prepare(view.index)
     walk = _Walk({name: [] for name in compared}, [], [])
     first_ms = _ask(log, fold, view, compared, model, config, walk, questions, sample, seed, until, progress)
     if not walk.users:

@@ -192,4 +192,3 @@ def close_all(scorers: Mapping[str, Scorer]) -> None:
     """Let go of all models."""
     for scorer in scorers.values():
         scorer.close()
-
