@@ -27,6 +27,7 @@ from headwater.learning.trainingset import positive_types, positives
 from headwater.log.protocol import EventLog
 from headwater.log.record import RecordBlock
 from headwater.log.seek import last_before
+from headwater.retrieval.fitted import FittedSource
 from headwater.retrieval.sources import CoVisit, Source, Trending, configured_sources
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
@@ -59,8 +60,12 @@ class TemporalReport(Struct, frozen=True, kw_only=True):
     replay_s: float  # the whole walk, all models together
 
 
-def pipelines(config: Config, plan: Plan, region: StoredRegion, zones: Zones) -> dict[str, tuple[Pipeline, bool]]:
-    """The compared systems: name → (pipeline, whether it ranks). Co-visits fall back on recent popularity."""
+def pipelines(
+    config: Config, plan: Plan, region: StoredRegion, zones: Zones, alone: tuple[FittedSource, ...] = ()
+) -> dict[str, tuple[Pipeline, bool]]:
+    """The compared systems: name → (pipeline, whether it ranks). Co-visits and each of the sources ``alone`` fall back on
+    recent popularity; these are no objects of the model that ranks, because their weight is changed.
+    """
 
     def through(sources: tuple[Source, ...]) -> Pipeline:
         return Pipeline(config, plan, sources=sources, stored_region=region, zones=zones)
@@ -68,27 +73,31 @@ def pipelines(config: Config, plan: Plan, region: StoredRegion, zones: Zones) ->
     covisit, trending = CoVisit(config, plan), Trending(config)
     # popularity only fills up behind co-visits: any co-visited item stands before any that is merely popular
     covisit.weight, trending.weight = 1e6, 1.0
+    for source in alone:
+        source.weight = 1e6
     return {
         RECENT_POPULARITY: (through((Trending(config),)), False),
         CO_VISITS: (through((covisit, trending)), False),
         UNION: (through(configured_sources(config, plan)), False),
         RANKER: (through(configured_sources(config, plan)), True),
+        **{source.name: (through((source, trending)), False) for source in alone},
     }
 
 
 def evaluate_temporal(
     log: EventLog, plan: Plan, config: Config, model: Model, *, split_offset: int, questions: Questions, sample: float,
-    seed: int, train_s: Mapping[str, float], until: int | None = None, unseal: Unseal | None = None,
+    seed: int, train_s: Mapping[str, float], alone: tuple[FittedSource, ...] = (), until: int | None = None, unseal: Unseal | None = None,
     progress: Progress | None = None,
 ) -> TemporalReport:  # fmt: skip
-    """Compare recent popularity, co-visits, the union of all sources and the ranker on events after ``split_offset``.
+    """Compare recent popularity, co-visits, the union of the untrained sources, the ranker and each of ``alone`` on events
+    after ``split_offset``.
 
     ``questions="session"`` asks only about events that have an earlier positive event in their session;
     ``"all"`` about every event of a user with any history. ``sample`` is the share of questions asked.
     """
     began = time.perf_counter()
     until = log.last_offset if until is None else until
-    compared = pipelines(config, plan, StoredRegion(log.vocabulary()), Zones(log.vocabulary()))
+    compared = pipelines(config, plan, StoredRegion(log.vocabulary()), Zones(log.vocabulary()), alone)
     answers = walk(
         log, plan, config, {name: System(pipeline, model if ranks else None) for name, (pipeline, ranks) in compared.items()},
         split_offset=split_offset, pick=_picker(log, config, questions, sample, seed), until=until, unseal=unseal,
