@@ -28,5 +28,5 @@ def open_session(data: bytes) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001  (ONNX Runtime's exceptions have no common class but this one)
+    except Exception as error:
         raise OnnxError(f"ONNX Runtime cannot read it: {error}") from error
