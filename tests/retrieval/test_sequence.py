@@ -42,7 +42,7 @@ from headwater.testing.events import START_MS, Step
 from tests.retrieval.worlds import HOUR_MS, MINUTE_MS, World, clicks, world
 
 MODEL = SequenceModel(
-    size=16, heads=2, length=6, epochs=10, batch_tokens=256, learning_rate=0.01, dropout=0.0, id_dropout=0.3
+    size=16, heads=2, length=6, epochs=16, batch_tokens=128, learning_rate=0.01, dropout=0.0, id_dropout=0.3
 )
 CONFIG = Config(
     features=Features(recent=8, content_size=32),
