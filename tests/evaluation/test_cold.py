@@ -127,7 +127,7 @@ def test_fitted_sources_go_through_the_pipeline(split: tuple[Written, int]) -> N
     with capture_logs():
         report = evaluate_cold_users(
             world.log.log, world.plan, CONFIG, by_column(world.plan, "co_sum"), split_offset=offset, sample=1.0, seed=1,
-            train_s={"item_knn": 3.0}, fitted=fitted,
+            train_s={"item_knn": 3.0}, alone=fitted,
         )  # fmt: skip
     assert report.models["item_knn"].train_s == 3.0
     assert report.by_events["1"]["item_knn"].hr_at_10 == 1.0

@@ -10,9 +10,8 @@ import onnx
 import pytest
 import torch
 
-from headwater.features.assemble import anchor_user
+from headwater.features.assemble import anchor_user, stranger
 from headwater.features.layout import U_RECENT_LENGTH
-from headwater.features.rows import User
 from headwater.learning.sequence.fit import fit_sequence
 from headwater.learning.sequence.model import TwoTower
 from headwater.learning.sequence.packing import batch_of, tokens_of
@@ -43,7 +42,7 @@ from headwater.testing.events import START_MS, Step
 from tests.retrieval.worlds import HOUR_MS, MINUTE_MS, World, clicks, world
 
 MODEL = SequenceModel(
-    size=16, heads=2, length=6, epochs=10, batch_tokens=256, learning_rate=0.01, dropout=0.0, id_dropout=0.3
+    size=16, heads=2, length=6, epochs=16, batch_tokens=128, learning_rate=0.01, dropout=0.0, id_dropout=0.3
 )
 CONFIG = Config(
     features=Features(recent=8, content_size=32),
@@ -148,7 +147,7 @@ def test_serving_computes_what_training_computed() -> None:
                 vectors[torch.from_numpy(batch.rows)],
                 *(torch.from_numpy(part) for part in (batch.types, batch.gaps, idle)),
             )[0, -1]
-            row = User(*(part.copy() for part in small.user("")))
+            row = stranger(small.plan)
             small.view.read_user(user, row)
             asked = Asked(row, (0, 0), 1_000 * (int(tokens.times_s[stop - 1]) + later_s))
             scores = np.zeros(len(earlier.items), np.float32)

@@ -7,6 +7,8 @@ All weights are inside. The last layer of the encoder computes the last place on
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -35,12 +37,17 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
-    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: object) -> str:
-        """Add a node; returns the name of its output (of the first one, ``name.1`` … being the others)."""
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node; returns the name of its output."""
         name = f"{kind.lower()}{len(self.nodes)}"
-        names = [name, *(f"{name}.{k}" for k in range(1, outputs))]
-        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
+
+    def split(self, x: str, *sizes: int) -> list[str]:
+        """Columns of ``x`` (n, sum of sizes), part by part."""
+        names = [f"split{len(self.nodes)}.{k}" for k in range(len(sizes))]
+        self.nodes.append(helper.make_node("Split", [x, self.numbers(*sizes)], names, axis=1))
+        return names
 
     def constant(self, value: npt.NDArray[np.generic]) -> str:
         name = f"weight{len(self.weights)}"
@@ -50,9 +57,10 @@ class _Graph:
     def numbers(self, *values: int) -> str:
         return self.constant(np.array(values, np.int64))
 
-    def linear(self, x: str, layer: nn.Linear, scale: float = 1.0, rows: slice = slice(None)) -> str:
-        made = self.op("MatMul", x, self.constant(scale * _of(layer.weight)[rows].T))
-        return made if layer.bias is None else self.op("Add", made, self.constant(scale * _of(layer.bias)[rows]))
+    def linear(self, x: str, weight: Float32, bias: Float32 | None = None) -> str:
+        """``x @ weight.T + bias`` of rows ``x`` (n, in)."""
+        given = [x, self.constant(weight), *([] if bias is None else [self.constant(bias)])]
+        return self.op("Gemm", *given, transB=1)
 
     def norm(self, x: str, layer: nn.LayerNorm) -> str:
         weight, bias = self.constant(_of(layer.weight)), self.constant(_of(layer.bias))
@@ -94,14 +102,14 @@ def _encoder(encoder: Encoder, shape: Shape) -> bytes:
     places = graph.op(
         "Slice", graph.constant(_of(encoder.positions.weight)), graph.numbers(0), length, graph.numbers(0)
     )
-    x = graph.op("Mul", "vectors", graph.constant(np.array(encoder.scale, np.float32)))
+    first = graph.numbers(0)
+    x = graph.op("Mul", graph.op("Squeeze", "vectors", first), graph.constant(np.array(encoder.scale, np.float32)))
     x = graph.op("Add", x, places)
     for table, slots in ((encoder.types, "types"), (encoder.gaps, "gaps")):
-        x = graph.op("Add", x, graph.op("Gather", graph.constant(_of(table.weight)), slots))
+        x = graph.op("Add", x, graph.op("Gather", graph.constant(_of(table.weight)), graph.op("Squeeze", slots, first)))
     blocks = [block for block in encoder.blocks if isinstance(block, Block)]
     for block in blocks:
         x = _block(graph, block, x, shape, length, last=block is blocks[-1])
-    x = graph.op("Squeeze", x, graph.numbers(1))
     x = graph.op("Add", x, graph.op("Gather", graph.constant(_of(encoder.idle.weight)), "idle"))
     inputs = [
         helper.make_tensor_value_info("vectors", TensorProto.FLOAT, [1, "L", shape.size]),
@@ -113,45 +121,45 @@ def _encoder(encoder: Encoder, shape: Shape) -> bytes:
 
 
 def _block(graph: _Graph, block: Block, x: str, shape: Shape, length: str, *, last: bool) -> str:
-    """One layer; of the last one only the last place, which sees all before it and so needs no mask."""
+    """One layer, (L, D) → (L, D); of the last one only the last place (1, D), which sees all before it and needs no mask."""
     size, each = shape.size, shape.size // shape.heads
     normed = graph.norm(x, block.norm_a)
-
-    def head(rows: slice, of: str, scale: float = 1.0, *, flip: bool = False) -> str:
-        made = graph.op("Reshape", graph.linear(of, block.into_a, scale, rows), graph.numbers(0, -1, shape.heads, each))
-        return graph.op("Transpose", made, perm=[0, 2, 3, 1] if flip else [0, 2, 1, 3])
-
-    asking = normed
+    weight, bias = _of(block.into_a.weight).copy(), _of(block.into_a.bias).copy()
+    weight[:size] *= each**-0.5
+    bias[:size] *= each**-0.5
     if last:
-        behind = graph.op("Slice", normed, graph.numbers(-1), graph.numbers(2**31), graph.numbers(1))
-        x = graph.op("Slice", x, graph.numbers(-1), graph.numbers(2**31), graph.numbers(1))
-        asking = behind
-    query = head(slice(0, size), asking, each**-0.5)
-    keys = head(slice(size, 2 * size), normed, flip=True)
-    values = head(slice(2 * size, 3 * size), normed)
-    scores = graph.op("MatMul", query, keys)
+        end = graph.numbers(-1), graph.numbers(2**31), graph.numbers(0)
+        x, asking = graph.op("Slice", x, *end), graph.op("Slice", normed, *end)
+        outer, inner = np.r_[0:size, 3 * size : 4 * size], slice(size, 3 * size)
+        query, gate = graph.split(graph.linear(asking, weight[outer], bias[outer]), size, size)
+        key, value = graph.split(graph.linear(normed, weight[inner], bias[inner]), size, size)
+    else:
+        query, key, value, gate = graph.split(graph.linear(normed, weight, bias), size, size, size, size)
+
+    def heads(part: str, *order: int) -> str:
+        return graph.op("Transpose", graph.op("Reshape", part, graph.numbers(-1, shape.heads, each)), perm=list(order))
+
+    scores = graph.op("MatMul", heads(query, 1, 0, 2), heads(key, 1, 2, 0))
     if not last:
         later = np.triu(np.full((shape.length, shape.length), -np.inf, np.float32), 1)
         both = graph.op("Concat", length, length, axis=0)
         mask = graph.op("Slice", graph.constant(later), graph.numbers(0, 0), both, graph.numbers(0, 1))
         scores = graph.op("Add", scores, mask)
-    attended = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), values)
-    attended = graph.op("Transpose", attended, perm=[0, 2, 1, 3])
-    attended = graph.linear(graph.op("Reshape", attended, graph.numbers(0, -1, size)), block.out_a)
-    gate = graph.op("Sigmoid", graph.linear(asking, block.into_a, rows=slice(3 * size, 4 * size)))
-    x = graph.op("Add", x, graph.op("Mul", gate, attended))
-    normed = graph.norm(x, block.norm_f)
-    opened = graph.linear(normed, block.into_f, rows=slice(0, block.inner))
-    fed = graph.linear(normed, block.into_f, rows=slice(block.inner, 2 * block.inner))
-    gate = graph.op("Sigmoid", graph.linear(normed, block.into_f, rows=slice(2 * block.inner, None)))
+    attended = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), heads(value, 1, 0, 2))
+    attended = graph.op("Reshape", graph.op("Transpose", attended, perm=[1, 0, 2]), graph.numbers(-1, size))
+    attended = graph.linear(attended, _of(block.out_a.weight), _of(block.out_a.bias))
+    x = graph.op("Add", x, graph.op("Mul", graph.op("Sigmoid", gate), attended))
+    fed = graph.linear(graph.norm(x, block.norm_f), _of(block.into_f.weight), _of(block.into_f.bias))
+    opened, fed, gate = graph.split(fed, block.inner, block.inner, size)
     fed = graph.op("Mul", graph.op("Mul", opened, graph.op("Sigmoid", opened)), fed)
-    return graph.op("Add", x, graph.op("Mul", gate, graph.linear(fed, block.out_f)))
+    fed = graph.linear(fed, _of(block.out_f.weight), _of(block.out_f.bias))
+    return graph.op("Add", x, graph.op("Mul", graph.op("Sigmoid", gate), fed))
 
 
 def _tower(model: TwoTower, shape: Shape) -> bytes:
     graph, tower = _Graph(), model.tower
-    known = graph.linear(graph.op("Concat", "content", "price", axis=1), tower.into)
-    known = graph.linear(graph.op("Mul", known, graph.op("Sigmoid", known)), tower.out)
+    known = graph.linear(graph.op("Concat", "content", "price", axis=1), _of(tower.into.weight), _of(tower.into.bias))
+    known = graph.linear(graph.op("Mul", known, graph.op("Sigmoid", known)), _of(tower.out.weight))
     inputs = [
         helper.make_tensor_value_info("ids", TensorProto.FLOAT, ["n", shape.size]),
         helper.make_tensor_value_info("content", TensorProto.FLOAT, ["n", shape.content]),

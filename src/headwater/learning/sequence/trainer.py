@@ -20,7 +20,7 @@ from headwater.schema.models import SequenceModel
 
 Progress = Callable[[int, int, float | None], None]
 
-_WARM_UP = 100  # steps
+_WARM_UP = 100  # steps, at most a tenth of all
 _MEASURED = 20  # steps after which the speed is known well enough to plan by
 _CLIP = 1.0
 
@@ -97,17 +97,17 @@ class Trainer:
                 break
             if done >= _MEASURED:  # the rate falls to nothing by the end, be it that of the epochs or that of the time
                 ahead = min(left, max(2, int(rest * done / (now - started))))
-            self._step(batch_of(self.tokens, start, size), random)
+            self._step(batch_of(self.tokens, start, size), random, min(_WARM_UP, 1 + (standing.steps + left) // 10))
             standing.rate *= (ahead - 1) / ahead
             done, left = done + 1, left - 1
             ahead = left
         standing.epoch += 1
         return done < len(plan) or 60.0 * params.most_minutes <= before + self.clock() - began
 
-    def _step(self, batch: Batch, random: np.random.Generator) -> None:
+    def _step(self, batch: Batch, random: np.random.Generator, warm_up: int) -> None:
         standing = self.standing
         for group in self.optimizer.param_groups:
-            group["lr"] = standing.rate * min(1.0, (standing.steps + 1) / _WARM_UP)
+            group["lr"] = standing.rate * min(1.0, (standing.steps + 1) / warm_up)
         self.optimizer.zero_grad(set_to_none=True)
         self._loss(batch, random).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
