@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from headwater.cli.bench.load import Pool
 from headwater.cli.bench.schedule import http_request
+from headwater.cli.options import configure_logging
 from headwater.features.plan import compile_plan
 from headwater.registry.registry import Registry
 from tests.online.running import Running, catalogue
@@ -161,6 +162,7 @@ async def _measure(
 
 def main() -> int:
     """Run from the command line."""
+    configure_logging("warning")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--requests", type=int, default=100_000)
