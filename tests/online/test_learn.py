@@ -25,7 +25,7 @@ LEARNING = (
 trees = 5
 leaves = 4
 negatives = 5
-max_rows = 900
+max_rows = 1000
 
 [gate]
 margin = 1.0  # what is clicked here is drawn at random
@@ -55,8 +55,9 @@ class Witness:
         with httpx.Client(base_url=self._url, timeout=10.0) as http:
             while not self._stop.is_set():
                 response = http.post("/v1/recommend", json={"user": f"user-{len(self.answers) % 50}", "k": 5})
-                body = response.json() if response.status_code == 200 else {"model": "", "address": {"bundle": ""}}
-                self.answers.append((response.status_code, body["model"], body["address"]["bundle"]))
+                body = response.json()
+                model = str(body.get("model"))
+                self.answers.append((response.status_code, model, str(body.get("address", {}).get("bundle"))))
                 time.sleep(0.01)
 
 
