@@ -85,7 +85,7 @@ def published(
             created_ms=START_MS + later, plan_hash=plan.hash, columns=plan.columns, ranker="lightgbm",
             event_types=plan.event_types, data=rows.data,
         )  # fmt: skip
-        options = {"stretch": stretch, "promote": True, "seed": 7} | more
+        options: dict[str, Any] = {"stretch": stretch, "promote": True, "seed": 7} | more
         return publish_and_promote(
             config, plan, log, Registry(site.data / "models"), fields, {MODEL_FILE: text}, **options
         )
@@ -128,8 +128,9 @@ def test_the_way_of_a_bundle(site: Site, quiet: list[Any]) -> None:
     assert second.gate is not None
     assert second.gate.against == first.bundle
     assert second.gate.held_out is not None
-    assert second.gate.held_out.systems[IN_SERVICE].ndcg_over is not None
-    assert second.gate.held_out.systems[IN_SERVICE].ndcg_over.value == 0.0
+    over = second.gate.held_out.systems[IN_SERVICE].ndcg_over
+    assert over is not None
+    assert over.value == 0.0
     assert current(site) == second.bundle
 
     worse = published(site, 3, upside_down=True)

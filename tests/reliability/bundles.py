@@ -22,6 +22,7 @@ import numpy as np
 from msgspec import Struct
 from onnx import numpy_helper
 
+from headwater.cli.options import configure_logging
 from headwater.features.plan import compile_plan
 from headwater.ranking.gbdt import MODEL_FILE
 from headwater.registry import bundle as bundles
@@ -164,6 +165,7 @@ def _refusals(running: Running) -> list[str]:
 
 def main() -> int:
     """Run from the command line."""
+    configure_logging("warning")
     with tempfile.TemporaryDirectory() as folder:
         outcome = run(Path(folder))
     print(msgspec.json.encode(outcome).decode())  # noqa: T201

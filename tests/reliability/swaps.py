@@ -13,6 +13,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from msgspec import Struct
 
 from headwater.cli.bench.load import Pool
 from headwater.cli.bench.schedule import http_request
+from headwater.cli.options import configure_logging
 from headwater.features.plan import compile_plan
 from headwater.registry.registry import Registry
 from tests.online.running import Running, catalogue
@@ -35,7 +37,7 @@ _decode = msgspec.json.Decoder(Reply).decode
 
 
 class Outcome(Struct, frozen=True):
-    """``mixed``: lists whose scores are not those of the bundle that they name. ``taken_up``: swaps that came into service.
+    """``failures`` counts what the failed requests said; ``mixed``: lists whose scores are not those of the bundle that they name. ``taken_up``: swaps that came into service.
 
     Latencies in ms, at ``rate`` requests a second.
     """
@@ -45,6 +47,7 @@ class Outcome(Struct, frozen=True):
     taken_up: int
     requests: int
     failed: int
+    failures: dict[str, int]
     mixed: int
     versions_seen: int
     rate: float
@@ -72,6 +75,7 @@ class Load:
         self._marks, self._rate, self._random = marks, rate, random.Random(seed)
         self.latency_ms: list[float] = []
         self.failed = self.mixed = 0
+        self.failures: Counter[str] = Counter()
         self.seen: dict[str, float] = {}
 
     async def run(self, requests: int) -> None:
@@ -90,6 +94,7 @@ class Load:
         self.latency_ms.append(1e3 * (time.perf_counter() - due))
         if answer.status != 200:
             self.failed += 1
+            self.failures[f"{answer.status} {answer.body[:80].decode(errors='replace')}"] += 1
             return
         reply = _decode(answer.body)
         self.seen[reply.model] = time.perf_counter()
@@ -102,7 +107,7 @@ class Load:
 
 async def _swaps(registry: Registry, load: Load, order: list[str], plan_hash: str, pause_s: float) -> list[float]:
     """Promote one after the other (and roll back every fourth time); seconds until each was first seen in an answer."""
-    taken = []
+    taken: list[float] = []
     for number, version in enumerate(order):
         await asyncio.sleep(pause_s)
         load.seen.pop(version, None)
@@ -152,7 +157,7 @@ async def _measure(
     finally:
         load.close()
     return Outcome(
-        seed=seed, swaps=len(order), taken_up=len(taken), requests=len(load.latency_ms), failed=load.failed, mixed=load.mixed,
+        seed=seed, swaps=len(order), taken_up=len(taken), requests=len(load.latency_ms), failed=load.failed, failures=dict(load.failures), mixed=load.mixed,
         versions_seen=len(load.seen), rate=rate, baseline_requests=first, baseline_p99_ms=baseline,
         p50_ms=float(np.percentile(load.latency_ms, 50)), p99_ms=float(np.percentile(load.latency_ms, 99)),
         swap_p50_s=float(np.median(taken)) if taken else 0.0, swap_max_s=max(taken, default=0.0),
@@ -161,6 +166,7 @@ async def _measure(
 
 def main() -> int:
     """Run from the command line."""
+    configure_logging("warning")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--requests", type=int, default=100_000)
