@@ -121,7 +121,9 @@ def test_bad_input_is_an_error() -> None:
         judge_head(one, np.array([np.nan]), np.ones(1), one, seed=1)
 
 
-@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9), st.booleans(), st.integers(0, 4)), min_size=1, max_size=30))
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9), st.booleans(), st.integers(0, 4)), min_size=1, max_size=30)
+)
 def test_item_rates_know_what_was_known(shown: list[tuple[int, int, bool, int]]) -> None:
     item, now_ms = np.array([row[0] for row in shown]), np.array([row[1] for row in shown])
     label = np.array([float(row[2]) for row in shown])

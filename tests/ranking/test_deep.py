@@ -52,9 +52,7 @@ def test_a_row_has_the_same_score_in_any_company(ranker: DeepRanker, length: int
     features, attention = asked(101, length)
     together = ranker.score(features, attention)
     for size in (1, 3, 16, 37):
-        parts = [
-            ranker.score(features[k : k + size], part(attention, slice(k, k + size))) for k in range(0, 101, size)
-        ]
+        parts = [ranker.score(features[k : k + size], part(attention, slice(k, k + size))) for k in range(0, 101, size)]
         assert np.array_equal(np.concatenate(parts), together)
     assert len(np.unique(together)) == 101
     assert together.dtype == np.float32
