@@ -52,7 +52,15 @@ def test_groups_are_people_and_days_in_time_and_hold_what_was_known_first() -> N
 def test_columns_of_the_user_alone_are_told_from_the_rest() -> None:
     names = set(of_user_alone(compile_plan(Config())))
     assert {"user_click_1d", "user_since", "user_count", "user_length"} <= names
-    assert not names & {"item_age", "affinity", "co_last", "hour", "segment_country_share", "item_click_rate", "same_category"}
+    assert not names & {
+        "item_age",
+        "affinity",
+        "co_last",
+        "hour",
+        "segment_country_share",
+        "item_click_rate",
+        "same_category",
+    }
 
 
 def test_histories_end_where_the_group_begins() -> None:
@@ -104,7 +112,10 @@ def test_the_calibration_follows_a_drift_and_knows_no_later_label() -> None:
     assert shift[now_ms > 1.5 * DAY_MS].mean() == pytest.approx(0.8, abs=0.12)
     later = labels.copy()
     later[now_ms >= DAY_MS - 600_000] = 1.0
-    assert np.array_equal(follow(logits, later, now_ms, 600_000)[now_ms < DAY_MS], follow(logits, labels, now_ms, 600_000)[now_ms < DAY_MS])
+    assert np.array_equal(
+        follow(logits, later, now_ms, 600_000)[now_ms < DAY_MS],
+        follow(logits, labels, now_ms, 600_000)[now_ms < DAY_MS],
+    )
 
 
 def test_a_shift_makes_the_sum_right() -> None:
