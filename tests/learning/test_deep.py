@@ -159,8 +159,9 @@ def test_inputs_of_any_scale_come_out_around_zero() -> None:
     assert list(zip(inputs.single.tolist(), inputs.values.tolist(), strict=True)) == [(2, float(v)) for v in range(4)]
     channels = InputLayer(inputs)(torch.from_numpy(features)).numpy()
     assert channels.shape == (5_000, inputs.size)
-    assert np.abs(channels).max() <= 5.0
+    assert np.abs(channels).max() <= 6.0
     assert channels[:, :3].std(0) == pytest.approx(np.ones(3), abs=0.1)
+    assert channels[:, 3].std() == 0.0
     assert np.array_equal(channels[:, -4:].argmax(1), features[:, 2])
     assert np.array_equal(channels[:, -5] == 1.0, np.isnan(features[:, 1]))
 

@@ -99,7 +99,8 @@ def user_aucs(labels: Labels, scores: Float64, user: npt.NDArray[np.integer]) ->
     before[owner[first]] = below[first]
     won = np.bincount(owner, positive * (below - before[owner] + 0.5 * negative), users)
     both = np.flatnonzero((all_positive > 0) & (all_negative > 0))
-    return UserAucs(both, won[both] / (all_positive * all_negative)[both], (all_positive + all_negative)[both])
+    sizes = (all_positive + all_negative)[both].astype(np.float64)
+    return UserAucs(both, won[both] / (all_positive * all_negative)[both], sizes)
 
 
 def log_losses(labels: Labels, probabilities: Float64) -> Float64:

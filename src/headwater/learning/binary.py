@@ -43,7 +43,7 @@ def fit_binary(
     cut = int(rows.starts[len(rows.groups) - int(len(rows.groups) * HOLDOUT)])
     boosters, calibration, kept = [], [], []
     for h in range(rows.labels.shape[1]):
-        label = rows.labels[:, h]
+        label = rows.labels[:, h].copy()  # LightGBM warns of strides
         train = lightgbm.Dataset(rows.features[:cut], label[:cut], params={"verbosity": -1, "num_threads": threads})
         judge = lightgbm.Dataset(rows.features[cut:], label[cut:], reference=train)
         booster = lightgbm.train(

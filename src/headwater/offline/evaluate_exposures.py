@@ -44,7 +44,7 @@ PROTOCOL = "exposures"
 VECTOR_SIZE = 64
 LENGTH = 50  # recent events that are attended to
 PAIR_WEIGHT = 1.0
-_MIN_ROWS = 1_000
+_MIN_ROWS = 100
 
 
 class ExposureReport(Struct, frozen=True, kw_only=True):
@@ -174,14 +174,14 @@ def _told(
     )  # fmt: skip
     spent = time.perf_counter() - began
     served = DeepRanker(files[DEEP_FILE], files[DESCRIPTION_FILE], plan.columns)
-    yield "deep", _served(served, ranking), spent, report
+    yield "deep", _served(served, ranking, rows.judged | rows.recent), spent, report
 
 
-def _served(ranker: DeepRanker, rows: RankingRows) -> Float64:
-    """What the served model says of every row, group by group, as requests would ask."""
-    out = np.empty(rows.labels.shape, np.float64)
+def _served(ranker: DeepRanker, rows: RankingRows, wanted: npt.NDArray[np.bool_]) -> Float64:
+    """What the served model says of the ``wanted`` rows, group by group, as requests would ask; 0.5 of the others."""
+    out = np.full(rows.labels.shape, 0.5)
     starts = rows.starts
-    for g in range(len(rows.groups)):
+    for g in np.unique(rows.group_of[wanted]).tolist():
         of = slice(int(starts[g]), int(starts[g + 1]))
         attention = None
         if rows.histories is not None:

@@ -14,7 +14,6 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from headwater.learning.deep.batches import attended
-from headwater.learning.deep.inputs import CLIP
 from headwater.learning.deep.model import (
     ATTENTION,
     ATTENTION_HEADS,
@@ -92,11 +91,11 @@ def export_deep(net: DeepNet, rows: RankingRows) -> bytes:
     """
     net.eval()
     graph = Graph()
-    x = _inputs(graph, net.inputs)
+    parts = _inputs(graph, net.inputs)
     given = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(net.inputs.mean)])]
     if net.attention is not None:
         size = net.attention.query.in_features
-        x = graph.add("Concat", x, _attention(graph, net.attention), axis=1)
+        parts += _attention(graph, net.attention)
         given += [
             helper.make_tensor_value_info("candidates", TensorProto.FLOAT, ["n", size]),
             helper.make_tensor_value_info("recent", TensorProto.FLOAT, ["l", size]),
@@ -104,14 +103,11 @@ def export_deep(net: DeepNet, rows: RankingRows) -> bytes:
             helper.make_tensor_value_info("age_s", TensorProto.FLOAT, ["l"]),
             helper.make_tensor_value_info("there", TensorProto.FLOAT, ["l"]),
         ]
-    start = crossed = graph.linear(x, net.first)
+    start = crossed = graph.linear(graph.add("Concat", *parts, axis=1), _unscaled(net.first, net.inputs))
     for down, up in zip(net.down, net.up, strict=True):
         assert isinstance(down, nn.Linear) and isinstance(up, nn.Linear)  # noqa: S101, PT018  (for the type checker)
         crossed = graph.add("Add", graph.add("Mul", start, graph.linear(graph.linear(crossed, down), up)), crossed)
-    deep = crossed
-    for layer in net.hidden:
-        assert isinstance(layer, nn.Linear)  # noqa: S101  (for the type checker)
-        deep = graph.add("Relu", graph.linear(deep, layer))
+    deep = graph.add("Relu", graph.linear(crossed, net.hidden))
     logits = graph.linear(graph.add("Concat", crossed, deep, axis=1), net.head)
     model = graph.bytes_of(given, logits, net.head.out_features)
     verify(model, net, rows)
@@ -122,9 +118,9 @@ def export_light(net: LightNet, rows: RankingRows) -> bytes:
     """The light ranker as ONNX: ``features`` (n, d) → ``logits`` (n, h). Raises like :func:`export_deep`."""
     net.eval()
     graph = Graph()
-    x = _inputs(graph, net.inputs)
+    x = graph.add("Concat", *_inputs(graph, net.inputs), axis=1)
     given = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(net.inputs.mean)])]
-    first = graph.linear(x, net.first)
+    first = graph.linear(x, _unscaled(net.first, net.inputs))
     crossed = graph.add("Add", graph.add("Mul", first, graph.linear(graph.linear(first, net.down), net.up)), first)
     logits = graph.linear(graph.add("Concat", crossed, graph.add("Relu", first), axis=1), net.head)
     model = graph.bytes_of(given, logits, net.head.out_features)
@@ -162,26 +158,37 @@ def verify(model: bytes, net: DeepNet | LightNet, rows: RankingRows) -> float:
     return largest
 
 
-def _inputs(graph: Graph, layer: InputLayer) -> str:
+def _unscaled(layer: nn.Linear, inputs: InputLayer) -> nn.Linear:
+    """The first layer for bent channels that are neither centred nor scaled: two operators less in every request."""
+    columns = len(inputs.mean)
+    folded = nn.Linear(layer.in_features, layer.out_features)
+    with torch.no_grad():
+        weight = layer.weight.clone()
+        weight[:, :columns] /= inputs.scale
+        folded.bias.copy_(layer.bias - weight[:, :columns] @ inputs.mean)
+        folded.weight.copy_(weight)
+    return folded
+
+
+def _inputs(graph: Graph, layer: InputLayer) -> list[str]:
+    """The channels, in parts; those of :func:`_unscaled`."""
     # two dimensions all the way: ONNX Runtime takes ten times as long over a broadcast along a short third one
     gone = graph.add("IsNaN", "features")
     known = graph.add("Where", gone, graph.constant(layer.fill), "features")
-    sizes = graph.add("Mul", graph.add("Abs", known), graph.constant(layer.unit))
-    logs = graph.add("Mul", graph.add("Sign", known), graph.add("Log", graph.add("Add", graph.constant(1.0), sizes)))
-    logs = graph.add("Div", graph.add("Sub", logs, graph.constant(layer.mean)), graph.constant(layer.scale))
+    bent = graph.add("Softsign", graph.add("Mul", known, graph.constant(layer.unit)))
     repeated = graph.add("Concat", *[known] * len(layer.low), axis=1)
     pieces = graph.add("Sub", repeated, graph.constant(layer.low.flatten()))
     pieces = graph.add("Mul", pieces, graph.constant(layer.slope.flatten()))
-    parts = [graph.clip(logs, -CLIP, CLIP), graph.clip(pieces, 0.0, 1.0)]
+    parts = [bent, graph.clip(pieces, 0.0, 1.0)]
     if layer.missing.numel():
         parts.append(graph.cast(graph.add("Gather", gone, graph.constant(layer.missing), axis=1)))
     if layer.single.numel():
         chosen = graph.add("Gather", known, graph.constant(layer.single), axis=1)
         parts.append(graph.cast(graph.add("Equal", chosen, graph.constant(layer.values))))
-    return graph.add("Concat", *parts, axis=1)
+    return parts
 
 
-def _attention(graph: Graph, layer: TargetAttention) -> str:
+def _attention(graph: Graph, layer: TargetAttention) -> list[str]:
     each = ATTENTION // ATTENTION_HEADS
     slots = graph.add("Clip", "types", graph.constant(np.int64(0)), graph.constant(np.int64(TYPES - 1)))
     age = graph.add("Max", "age_s", graph.constant(0.0))
@@ -211,4 +218,4 @@ def _attention(graph: Graph, layer: TargetAttention) -> str:
     logits = graph.add("Add", graph.add("Div", logits, graph.constant(float(np.sqrt(each)))), hidden)
     found = graph.add("MatMul", graph.add("Softmax", logits, axis=-1), values)
     found = graph.add("Reshape", graph.add("Transpose", found, perm=[1, 0, 2]), graph.ints(-1, ATTENTION))
-    return graph.add("Concat", query, found, graph.add("Mul", query, found), axis=1)
+    return [found, graph.add("Mul", query, found)]

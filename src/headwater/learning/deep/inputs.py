@@ -1,6 +1,6 @@
 """Columns of any scale as numbers around 0, fitted on the training rows.
 
-A column gives one channel on a logarithmic scale, ``KNOTS`` channels that say how far it has come between two quantiles (so that
+A column gives one channel that is bent at the ends, ``KNOTS`` channels that say how far it has come between two quantiles (so that
 a linear layer draws any curve over it), one that says that it is missing where it was in training, and, when it
 has few different values, one for each of them.
 """
@@ -14,23 +14,21 @@ import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
 
-KNOTS = 3
+KNOTS = 2
 FEW = 16  # values of a column that has few
 MOST_SINGLE = 128  # channels for single values in all
 MIN_ROWS = 20  # a value that fewer rows have gets no channel
-CLIP = 5.0
 NEVER = 1e30  # a value that no column reaches
 
 _SAMPLE = 200_000
-_QUANTILES = (0.02, 0.33, 0.67, 0.98)
+_QUANTILES = (0.05, 0.5, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """What the first layer of a ranker does to ``d`` columns.
 
-    ``unit``, ``mean``, ``scale`` float32[d] of the signed logarithm ``(sign(x) · log(1 + |x| unit) − mean) / scale``; ``low``,
-    ``slope`` float32[KNOTS, d] of the pieces; ``fill`` float32[d] stands for NaN; ``missing`` int64[m] columns with a channel for NaN; ``single`` int64[s] columns
+    ``unit``, ``mean``, ``scale`` float32[d] of the bent channel ``(x unit / (1 + |x unit|) − mean) / scale``; ``low``, ``slope`` float32[KNOTS, d] of the pieces; ``fill`` float32[d] stands for NaN; ``missing`` int64[m] columns with a channel for NaN; ``single`` int64[s] columns
     and ``values`` float32[s] of the channels for single values.
     """
 
@@ -72,8 +70,8 @@ def fit_inputs(features: Float32) -> Inputs:
             continue
         sizes = np.abs(there[there != 0.0].astype(np.float64))
         unit[c] = 1.0 / max(float(np.median(sizes)), 1e-30)
-        logs = np.sign(there) * np.log1p(np.abs(there.astype(np.float64)) * unit[c])
-        mean[c], scale[c] = logs.mean(), max(float(logs.std()), 1e-3)
+        bent = there * float(unit[c]) / (1.0 + np.abs(there) * float(unit[c]))
+        mean[c], scale[c] = bent.mean(), max(float(bent.std()), 1e-2)
         knots = np.unique(np.quantile(there.astype(np.float64), _QUANTILES).astype(np.float32))
         pieces = len(knots) - 1
         low[:pieces, c] = knots[:-1]

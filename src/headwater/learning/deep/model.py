@@ -9,8 +9,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from headwater.learning.deep.inputs import CLIP, Inputs
+from headwater.learning.deep.inputs import Inputs
 
 ATTENTION = 32
 ATTENTION_HEADS = 2
@@ -41,15 +42,14 @@ class InputLayer(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         gone = torch.isnan(features)
         known = torch.where(gone, self.fill, features)
-        logs = torch.sign(known) * torch.log(1.0 + torch.abs(known) * self.unit)
-        logs = ((logs - self.mean) / self.scale).clamp(-CLIP, CLIP)
+        bent = (functional.softsign(known * self.unit) - self.mean) / self.scale
         pieces = [((known - low) * slope).clamp(0.0, 1.0) for low, slope in zip(self.low, self.slope, strict=True)]
         single = (known[:, self.single] == self.values).float()
-        return torch.cat([logs, *pieces, gone[:, self.missing].float(), single], 1)
+        return torch.cat([bent, *pieces, gone[:, self.missing].float(), single], 1)
 
 
 class TargetAttention(nn.Module):
-    """The candidate asks the recent items (DIN's idea, with dot products): (B, E) and (G, L, E) → (B, 3 A).
+    """The candidate asks the recent items (DIN's idea, with dot products): (B, E) and (G, L, E) → (B, 2 A).
 
     A learned nothing stands beside the recent items, for people without any.
     """
@@ -77,7 +77,7 @@ class TargetAttention(nn.Module):
             logits = torch.einsum("ba,bla->bl", query[:, of], keys[..., of][group]) / math.sqrt(each) + hidden[group]
             parts.append(torch.einsum("bl,bla->ba", torch.softmax(logits, 1), values[..., of][group]))
         found = torch.cat(parts, 1)
-        return torch.cat([query, found, query * found], 1)
+        return torch.cat([found, query * found], 1)
 
 
 def ages(age_s: Tensor) -> Tensor:
@@ -93,12 +93,12 @@ class DeepNet(nn.Module):
         super().__init__()
         self.inputs = InputLayer(inputs)
         self.attention = TargetAttention(size) if size else None
-        channels = self.inputs.size + (3 * ATTENTION if size else 0)
+        channels = self.inputs.size + (2 * ATTENTION if size else 0)
         rank = max(width // 4, 8)
         self.first = nn.Linear(channels, width)
         self.down = nn.ModuleList(nn.Linear(width, rank, bias=False) for _ in range(crosses))
         self.up = nn.ModuleList(nn.Linear(rank, width) for _ in range(crosses))
-        self.hidden = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width // 2)])
+        self.hidden = nn.Linear(width, width // 2)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width + width // 2, heads)
 
@@ -109,9 +109,7 @@ class DeepNet(nn.Module):
         start = crossed = self.first(self.dropout(x))
         for down, up in zip(self.down, self.up, strict=True):
             crossed = start * up(down(crossed)) + crossed
-        deep = crossed
-        for layer in self.hidden:
-            deep = self.dropout(torch.relu(layer(deep)))
+        deep = self.dropout(torch.relu(self.hidden(crossed)))
         return self.head(torch.cat([crossed, deep], 1))  # type: ignore[no-any-return]
 
 
