@@ -29,7 +29,7 @@ from headwater.serving.view import FoldView
 from headwater.simulator import World
 
 START_MS = 1_760_313_600_000
-TABLES = {
+TABLES: dict[str, dict[str, str | int | float | bool | list[str]]] = {
     "ranker": {"trees": 5, "leaves": 4, "negatives": 5, "max_rows": 2_000},
     "gate": {"enabled": False},
     "models.sequence": {"size": 16, "length": 12, "epochs": 2, "heads": 2, "blocks": 1, "batch_tokens": 512},
@@ -45,9 +45,7 @@ def quiet() -> Iterator[None]:
 
 
 def made(folder: pytest.TempPathFactory, name: str, ranker: str, sources: tuple[str, ...]) -> Site:
-    tables: dict[str, dict[str, str | int | float | bool | list[str]]] = {
-        key: dict(table) for key, table in TABLES.items()
-    }
+    tables = {key: dict(table) for key, table in TABLES.items()}
     tables["ranker"]["kind"] = ranker
     site = make_site(folder.mktemp(name), {**tables, **{f"sources.{source}": {"enabled": True} for source in sources}})
     write_world(site, World(3, start_ms=START_MS, users=200, items=80, hours=24, visits_per_day=4.0), lambda _: None)

@@ -20,12 +20,15 @@ from msgspec import Struct
 from headwater.evaluation.checks import checks_dir
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.profiles import Profiles
+from headwater.learning.fitting import enabled_sources
 from headwater.log.archived import open_log
 from headwater.log.identity import LmdbIdentity
 from headwater.log.protocol import EventLog
 from headwater.offline.tables.history import Lookup
 from headwater.offline.train import TrainReport, train
+from headwater.ranking.gbdt import MODEL_FILE
 from headwater.registry.registry import Registry
+from headwater.retrieval.fitted import score_column
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError, HeadwaterError
 
@@ -63,7 +66,7 @@ def learn(
         ConfigurationError: another learner works on ``data``, or nothing is to be trained.
     """
     if config.ranker.kind == "none":
-        raise ConfigurationError('ranker.kind: "none" leaves nothing to train; set it to "lightgbm"')
+        raise ConfigurationError('ranker.kind: "none" leaves nothing to train; set it to "lightgbm" or "deep"')
     plan, failed, number, seen = compile_plan(config), 0, 0, 0
     with learners_lock(data):
         while not stop.is_set() and (rounds is None or number < rounds):
@@ -92,7 +95,7 @@ def _attempt(
                 raise HeadwaterError(f"nothing new was logged since offset {seen}")
             offset = event_log.last_offset
             registry = Registry(data / "models")
-            warm, files = _warm(registry, plan)
+            warm, files = _warm(registry, config, plan)
             made = _train(config, data, event_log, files, threads, stop, clock)
         bundle, promoted = made.bundle, made.promoted
         reason = None if made.gate is None or made.gate.passed else "; ".join(made.gate.reasons)
@@ -137,11 +140,18 @@ def _lookup(config: Config, data: Path) -> Iterator[Lookup | None]:
         yield identity.lookup
 
 
-def _warm(registry: Registry, plan: Plan) -> tuple[str | None, Mapping[str, bytes] | None]:
-    """The bundle in service and its files; none when there is none, or it cannot be read: then training starts cold."""
+def _warm(registry: Registry, config: Config, plan: Plan) -> tuple[str | None, Mapping[str, bytes] | None]:
+    """The bundle in service and its files; none when there is none, or it cannot be read: then training starts cold.
+
+    Trees over other columns than the next ranker will have (another source was enabled) are left out.
+    """
     try:
         version = registry.current(plan.hash)
-        return version, None if version is None else registry.load(version, plan_hash=plan.hash).files
+        if version is None:
+            return None, None
+        bundle = registry.load(version, plan_hash=plan.hash)
+        same = bundle.manifest.columns == (*plan.columns, *map(score_column, enabled_sources(config)))
+        return version, {name: data for name, data in bundle.files.items() if same or name != MODEL_FILE}
     except HeadwaterError as error:
         log.warning("cold_start", reason=str(error))
         return None, None
