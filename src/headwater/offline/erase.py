@@ -116,8 +116,8 @@ def erase(
         if wire is not None:
             with contextlib.closing(open_log(data)) as log:
                 log_id = log.log_id
-            found, left = forget_in_redis(wire, log_id, [key.user for key in known], offset, may_wait, pause)
-            states |= {f"{plan} in Redis": at for plan, at in found.items()}
+            offsets, left = forget_in_redis(wire, log_id, [key.user for key in known], offset, may_wait, pause)
+            states |= {f"{plan} in Redis": at for plan, at in offsets.items()}
             state_rows += left
         if is_running:  # the old bytes are wiped behind the answer, and again later if a reader was in the way
             writer.ping()
