@@ -14,11 +14,10 @@ from headwater.evaluation.loo import LooReport, evaluate_loo, last_out
 from headwater.evaluation.scoring import POPULARITY, RECENT_POPULARITY, Training, first_ten, fold_without, full_ranks
 from headwater.features.plan import compile_plan
 from headwater.learning.sequences import read_sequences
-from headwater.log.record import Kind
 from headwater.schema.config import Config, FittedConfig, Sources
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import Event
-from headwater.testing.events import START_MS, Step, Written, script, written
+from headwater.testing.events import START_MS, Step, Written
 from headwater.testing.source_contract import taste_world
 
 CONFIG = Config(sources=Sources(item_knn=FittedConfig(enabled=True), ease=FittedConfig(enabled=True)))
@@ -141,21 +140,32 @@ def test_a_score_that_is_not_finite_is_an_error() -> None:
 
 
 def test_hidden_events_are_as_if_they_had_not_been() -> None:
-    """The fold without some events has the rows of a log that never held them."""
-    steps = script(7, 120, users=8, items=20)
-    log = written(steps, CONFIG)
-    until = log.log.last_offset
-    offsets = {
-        int(record["offset"])
-        for block in log.blocks()
-        for record in block.records[block.records["kind"] == Kind.EVENT][::3]
-    }
-
-    def hide(records: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-        return np.isin(records["offset"], list(offsets))
-
-    fold = fold_without(log.log, PLAN, hide, until=until, unseal=log.identity.unseal_profile)
-    whole = fold_without(log.log, PLAN, lambda records: np.zeros(len(records), np.bool_), until=until,
-                         unseal=log.identity.unseal_profile)  # fmt: skip
-    assert fold.offset == whole.offset == until
-    assert fold.counts.events < whole.counts.events
+    """The fold without the events on z has the rows of a log that never held them."""
+    log, without = history("ann: a b z c", "bob: b z", "cat: c a z b"), Written(CONFIG)
+    z = log.item("z")
+    for line in ("ann: a b - c", "bob: b -", "cat: c a - b"):
+        user, _, items = line.partition(": ")
+        for item in items.split():
+            at_ms = max(without.now_ms, START_MS) + 60_000
+            without.now_ms = at_ms
+            if item != "-":
+                without.add([Step(at_ms, [Event(user=user, item=item, type="click")])])
+    fold = fold_without(log.log, PLAN, lambda records: records["item"] == z, until=log.log.last_offset)
+    other = fold_without(
+        without.log, PLAN, lambda records: np.zeros(len(records), np.bool_), until=without.log.last_offset
+    )
+    renamed = {log.item(name): without.item(name) for name in "abc"}
+    assert fold.offset == log.log.last_offset
+    for name in ("ann", "bob", "cat"):
+        row, twin = fold.users.user(log.user(name)), other.users.user(without.user(name))
+        layout = PLAN.layout
+        recent = slice(layout.recent_keys, layout.recent_keys + layout.recent_size)
+        types = row.u4[recent] >> 24 << 24
+        expected = [types[i] | renamed.get(int(key) & 0xFFFFFF, 0) for i, key in enumerate(row.u4[recent])]
+        assert [int(key) for key in expected] == twin.u4[recent].tolist()
+        np.testing.assert_array_equal(row.i8, twin.i8)
+        np.testing.assert_array_equal(row.f4, twin.f4)
+    for mine, theirs in renamed.items():
+        np.testing.assert_array_equal(fold.items.rows.i8[mine], other.items.rows.i8[theirs])
+    assert not fold.items.rows.i8[z].any()
+    assert not fold.items.rows.f4[z].any()

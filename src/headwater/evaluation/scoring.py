@@ -61,6 +61,8 @@ def fold_without(log: EventLog, plan: Plan, hide: Hide, *, until: int, unseal: U
         if block.last_offset > until:
             block = block.head(until - block.first_offset + 1)
         records = block.records
+        # items keep their rows, so that models can be asked about those that only hidden events name
+        fold.items.reserve(int(records["item"][records["kind"] == Kind.EVENT].max(initial=0)) + 1)
         hidden = (records["kind"] == Kind.EVENT) & hide(records)
         if hidden.any():
             records = records.copy()
