@@ -107,7 +107,7 @@ def test_probabilities_are_calibrated_and_weighed() -> None:
     labels = (rng.random(p.shape) < p).astype(np.float32)
     labels[::5, 1] = np.nan
     rows = RankingRows(features, labels, np.full(6_000, 4, np.int32))
-    params = DeepModel(width=32, epochs=3, batch=1_024, learning_rate=0.01, value={"head 0": 2.0})
+    params = DeepModel(width=32, dropout=0.0, epochs=5, batch=512, learning_rate=0.01, value={"head 0": 2.0})
     files, _ = fit(rows, params, objective="pointwise", pair_weight=0.3)
     ranker = deep(files, 3)
     told = ranker.heads(features)
