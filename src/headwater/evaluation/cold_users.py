@@ -82,7 +82,10 @@ def evaluate_cold_users(
             user = block.records["user"].astype(np.int64)
             new = ~known[np.minimum(user, len(known) - 1)]  # the last place of the table is nobody's
             # by user, so that somebody is asked after every number of events or not at all
-            return positives(block, positive) & new & (chosen[(user * 40_503) & 0xFFFF] < sample)
+            asked_of: npt.NDArray[np.bool_] = (
+                positives(block, positive) & new & (chosen[(user * 40_503) & 0xFFFF] < sample)
+            )
+            return asked_of
 
         lists: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in compared}
         asked: list[tuple[int, int, int]] = []  # user, item, events before

@@ -122,6 +122,6 @@ def _is_table(value: Any) -> bool:
 
 
 def _number(value: str | float) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, bool) else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

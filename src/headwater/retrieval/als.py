@@ -65,7 +65,7 @@ class Als:
             raise SourceError(f"als.json has no usable settings. {AGAIN}")
         self._alpha = settings.alpha
         self._latest = Latest(plan.layout, Recency(settings.depth, settings.discount, settings.gap_s, settings.across))
-        self._known = self._factors.any(axis=1)
+        self._known: npt.NDArray[np.bool_] = (self._factors != 0.0).any(axis=1)
         self._known[0] = False
         exact = self._factors.astype(np.float64)
         self._system = exact.T @ exact + max(settings.l2, 1e-9) * np.eye(exact.shape[1])

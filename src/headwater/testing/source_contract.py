@@ -172,7 +172,7 @@ class FittedSourceContract:
             fresh = self.score(self.opened(world, files), world, world.asked(f"p{person}"), everything)
             np.testing.assert_array_equal(self.score(source, world, asked, everything), fresh)
             source.fetch(asked, world.view.index)
-        nobody = User(*(np.zeros_like(part) for part in row))
+        nobody = User(np.zeros_like(row.i8), np.zeros_like(row.f4), np.zeros_like(row.u4))
         assert not self.score(source, world, Asked(nobody, (0, 0), world.log.now_ms), everything).any()
 
     def test_of_unknown_items_it_thinks_nothing(self, world: TasteWorld, files: dict[str, bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from headwater.retrieval.vectors.index import Float32, Int64, VectorError, VectorIndex
@@ -84,7 +85,8 @@ class VectorIndexContract:
 
     def test_it_follows_a_long_script_of_changes(self) -> None:
         rng = np.random.default_rng(11)
-        index, held = self.make(SIZE), {}
+        index = self.make(SIZE)
+        held: dict[int, npt.NDArray[np.float32]] = {}
         for _ in range(60):
             chosen = np.unique(rng.integers(1, 300, size=20)).astype(np.int64)
             if rng.random() < 0.6:

@@ -53,13 +53,13 @@ def index(
     if as_json:
         print_json(figures)
         return
-    for count, choice in found.items():
+    for number, choice in found.items():
         ways = {"exact": choice.exact} | {f"hnsw, breadth {breadth}": way for breadth, way in choice.hnsw.items()}
         rows = {
             name: f"recall {way.recall:.4f}, p50 {way.p50_ms:.3f} ms, p95 {way.p95_ms:.3f} ms"
             for name, way in ways.items()
         }
-        table(f"{int(count):,} items", {**rows, "built in (s)": choice.build_s, "chosen": choice.kind})
+        table(f"{int(number):,} items", {**rows, "built in (s)": choice.build_s, "chosen": choice.kind})
 
 
 def clustered(

@@ -93,6 +93,9 @@ class ExactIndex:
         self.size = size
         self._count = 0
         self._slot_of = np.full(capacity, -1, np.int64)
+        self._vectors, self._codes = np.zeros((0, size), np.float32), np.zeros((0, size), np.int8)
+        self._at: Int64 = np.zeros(0, np.int64)
+        self._scale, self._slack, self._length = np.zeros((3, 0), np.float32)
         self._make_room(max(capacity, 1))
 
     def __len__(self) -> int:
