@@ -20,7 +20,7 @@ from headwater.features.aggregations import (
 from headwater.features.declare import context, count, embedding, log1p, mean, ratio, recent, total
 from headwater.features.defaults import default_columns
 from headwater.features.definitions import Column, TermOp, version_of
-from headwater.features.layout import I_COUNTS, I_TIMES, MAX_ITEMS, U_COUNTS, U_TIMES
+from headwater.features.layout import I_COUNTS, I_TIMES, MAX_ITEMS, U_COUNTS, U_TIMES, WIDE
 from headwater.features.plan import MAX_LIVES, Plan, compile_plan
 from headwater.log.protocol import INDEX_LIMITS
 from headwater.log.record import Namespace
@@ -143,6 +143,11 @@ def test_every_cell_of_a_row_has_one_owner(plan: Plan) -> None:
             own(cell, "u4", other, 2 * cell.slots)
         elif isinstance(cell, Windowed):
             own(cell, "f4", at, cell.tiles)
+            if cell.entity == "item":
+                own(cell, "f4", other, cell.tiles)
+        elif isinstance(cell, Decayed):
+            own(cell, "f4", at, WIDE if cell.entity == "item" else 1)
+            assert other == (at + 1 if cell.entity == "item" else 0)
         elif isinstance(cell, Distinct):
             own(cell, "u4", at, 2**cell.precision // 4)
         elif isinstance(cell, LastValue):
@@ -152,7 +157,7 @@ def test_every_cell_of_a_row_has_one_owner(plan: Plan) -> None:
             own(cell, "u4", at)
             own(cell, "i8", other)
         else:
-            own(cell, {Decayed: "f4", LastTime: "i8"}.get(type(cell), "u4"), at)
+            own(cell, "i8" if isinstance(cell, LastTime) else "u4", at)
 
     def check(entity: str, part: str, width: int, *fixed: tuple[int, int]) -> None:
         parts = [*fixed, *found.get((entity, part), ())]
@@ -164,7 +169,7 @@ def test_every_cell_of_a_row_has_one_owner(plan: Plan) -> None:
     check("user", "u4", layout.user_u4, (0, U_COUNTS), (layout.recent_keys, layout.recent_size),
           (layout.recent_times, layout.recent_size), (layout.seen, layout.seen_size))  # fmt: skip
     check("item", "i8", layout.item_i8, (0, I_TIMES))
-    check("item", "f4", layout.item_f4, (layout.segment_f4, keys * slots), (layout.co_f4, layout.co_size),
+    check("item", "f4", layout.item_f4, (layout.segment_f4, WIDE * keys * slots), (layout.co_f4, layout.co_size),
           (layout.co_fast_f4, layout.co_size), (layout.co_total_f4, 2), (layout.price_f4, 1),
           (layout.content_f4, layout.content_size))  # fmt: skip
     check("item", "u4", layout.item_u4, (0, I_COUNTS), (layout.co_u4, layout.co_size))

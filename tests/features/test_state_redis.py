@@ -410,22 +410,6 @@ def test_readers_start_while_the_fold_commits(empty: str) -> None:
                 assert epoch <= writer.meta().epoch
 
 
-def test_a_whole_state_is_read_while_nobody_commits(empty: str) -> None:
-    log = some_log()
-    with closing(opened(Wire(empty))) as writer:
-        fold = Fold(TIGHT, writer)
-        fold.apply(next_block(log, fold, 40))
-        fold.commit(epoch=True)
-        with closing(RedisState(Wire(empty), TIGHT, writable=False, partitions=3)) as reader:
-            rows = reader.dump()
-            next(rows)
-            fold.apply(next_block(log, fold, 10))
-            fold.commit(epoch=True)
-            with pytest.raises(StateMovedError, match="between two"):
-                list(rows)
-            assert list(reader.dump()) == list(writer.dump())
-
-
 def test_a_reader_of_a_dropped_state_is_told(empty: str) -> None:
     log = some_log()
     with closing(opened(Wire(empty))) as state:

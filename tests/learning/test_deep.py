@@ -143,7 +143,7 @@ def test_an_export_that_differs_is_refused() -> None:
     model = export_deep(net, rows)
     assert verify(model, net, rows) <= 1e-4
     with torch.no_grad():
-        net.head.bias += 0.001
+        net.head.bias.add_(0.001)
     with pytest.raises(TrainingError, match=r"differs from the trained one by 0\.001"):
         verify(model, net, rows)
 

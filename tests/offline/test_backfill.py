@@ -80,7 +80,7 @@ def build(data: Path, plan: Plan, seconds: Callable[[], float] = lambda: 0.0) ->
     log = LmdbLog(data / "log", readonly=True)
     try:
         with one_backfill(data):
-            done = build_state(data, plan, log, progress=lambda offset, _: told.append(offset), seconds=seconds)
+            done = build_state(CONFIG, data, plan, log, progress=lambda offset, _: told.append(offset), seconds=seconds)
         assert done.offset == log.last_offset
         assert done.records == done.offset - done.first
         return done.first, done.offset, told
@@ -120,7 +120,8 @@ def progress(offset, last):
     if blocks == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
-build_state(data, compile_plan(CONFIG), LmdbLog(data / "log", readonly=True), progress=progress, seconds=seconds)
+log = LmdbLog(data / "log", readonly=True)
+build_state(CONFIG, data, compile_plan(CONFIG), log, progress=progress, seconds=seconds)
 """
 
 

@@ -40,7 +40,11 @@ def quiet() -> Iterator[None]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A small world in a log; tests serve lists of their own."""
     site = make_site(
-        tmp_path_factory.mktemp("train"), {"ranker": {"trees": 3, "leaves": 4, "negatives": 3, "max_rows": 1_200}}
+        tmp_path_factory.mktemp("train"),
+        {
+            "ranker": {"trees": 3, "leaves": 4, "negatives": 3, "max_rows": 1_200},
+            "gate": {"enabled": False},  # all of the log is trained on
+        },
     )
     world = World(3, start_ms=START_MS, users=120, items=100, hours=24, visits_per_day=4.0)
     hours: list[int] = []

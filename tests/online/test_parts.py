@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from headwater.log.commands import Appended, ServedEntry
 from headwater.log.protocol import RefusedError
@@ -22,7 +23,7 @@ from headwater.online.feed import FoldFeed
 from headwater.online.metrics import Metrics
 from headwater.online.openapi import document, operations
 from headwater.online.served import ServedLog
-from headwater.online.supervisor import Child, Supervisor, listen
+from headwater.online.supervisor import LONGEST_PAUSE_S, QUICK_RESTARTS, Child, Supervisor, listen, pause_after
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError, UnavailableError
 from headwater.schema.events import IngestReply
@@ -246,6 +247,37 @@ def test_a_dead_child_is_started_again_and_all_are_taken_down(tmp_path: Path) ->
         supervisor.stop()
         await asyncio.wait_for(running, 10.0)
         assert all(child.process is not None and child.process.returncode is not None for child in children)
+
+    asyncio.run(check())
+
+
+def test_a_child_that_keeps_dying_is_started_later_and_later_but_always_again() -> None:
+    pauses = [pause_after(failures) for failures in range(5_000)]  # some hours of them
+    assert pauses[: QUICK_RESTARTS + 2] == [0.0] * (QUICK_RESTARTS + 1) + [0.2]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_PAUSE_S
+
+
+def test_a_child_that_the_machine_has_no_room_for_is_tried_again(tmp_path: Path) -> None:
+    async def check() -> None:
+        program = tmp_path / "program"
+        child = Child("fold", [str(program)], listener=socket.create_server(("127.0.0.1", 0)))
+        supervisor = Supervisor([child], tmp_path, None)
+        with capture_logs() as said:
+            running = asyncio.create_task(supervisor.run(lambda: None))
+            for _ in range(200):
+                if said and said[-1]["event"] == "process_keeps_dying":
+                    program.write_text("#!/bin/sh\nexec sleep 60\n")
+                    program.chmod(0o700)
+                if child.starts:
+                    break
+                await asyncio.sleep(0.02)
+            assert child.starts == 1
+            events = [line["event"] for line in said]
+            assert events.count("process_not_started") > QUICK_RESTARTS
+            assert events[-1] == "process_started"
+            supervisor.stop()
+            await asyncio.wait_for(running, 10.0)
 
     asyncio.run(check())
 

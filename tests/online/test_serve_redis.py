@@ -16,15 +16,21 @@ from headwater.cli.doctor import _redis as check_redis
 from headwater.cli.options import Settings
 from headwater.features.fold import Fold
 from headwater.features.plan import compile_plan
+from headwater.features.replay import fold_to
+from headwater.features.snapshot import open_snapshot
 from headwater.features.state import open_store
 from headwater.features.state_memory import MemoryState
 from headwater.features.store import State
+from headwater.log.archived import open_log
 from headwater.log.identity import LmdbIdentity
 from headwater.log.lmdb import LmdbLog
 from headwater.offline.erase import erase
-from headwater.schema.errors import ConfigurationError
+from headwater.schema.config import load_config
 from tests.features.redis_server import RedisServer
 from tests.online.running import CONFIG, Running, catalogue, publish_ranker
+from tests.online.test_commands import headwater, last_json
+from tests.online.test_flip import Watcher
+from tests.reliability.load import Poster
 
 PASSWORD = "hunter2-and-more"  # noqa: S105
 AWAY = "state unavailable: Redis at unix://"
@@ -152,8 +158,7 @@ def test_a_state_that_is_gone_is_folded_anew_and_workers_start_again(site: Site)
 
 def test_commands_know_where_the_state_is(site: Site) -> None:
     chosen = Settings(site.config, site.config_path, site.data)
-    with pytest.raises(ConfigurationError, match="builds states in LMDB"):
-        backfill(chosen, without_ranker=False)
+    assert backfill(chosen, without_ranker=False).flip == "served already"
     check = check_redis(chosen)
     assert check.level == "ok", check
     assert check.figures["offset"] > 0
@@ -168,6 +173,50 @@ def test_commands_know_where_the_state_is(site: Site) -> None:
     assert list(certificate.states) == [f"{compile_plan(site.config).hash} in Redis"]
     with closing(site.state()) as state:
         assert state.user(key.user) is None
+
+
+def test_another_plan_comes_into_service_and_a_backup_is_made_meanwhile(site: Site) -> None:
+    """Two states side by side, none of it in LMDB; no request fails, and the way back is short."""
+    a = compile_plan(site.config).hash
+    text = site.config_path.read_text()
+    site.config_path.write_text(text + '\n[features]\nuser_half_lives = ["1d", "3d", "14d"]\n')
+    edited = load_config(site.config_path)
+    b = compile_plan(edited).hash
+    publish_ranker(site.data, edited, seed=2, created_ms=1_772_000_001_000)
+    command = ["--config", str(site.config_path), "--data", str(site.data), "--json"]
+    poster = Poster(site.url, "flip", seed=3, users=50, items=40, batch=20, pause_s=0.01)
+    with Watcher(site.url, keep=True) as watcher:
+        poster.start()
+        try:
+            code, out, err = headwater("features", "backfill", *command, folder=site.folder)
+            assert (code, last_json(out)["flip"]) == (0, "done"), (err, out)
+            code, out, err = headwater("backup", "saved", "--state", *command, folder=site.folder)
+            assert code == 0, err
+        finally:
+            poster.stop()
+    assert watcher.failures == []
+    assert [plan for plan, _ in watcher.seen] == sorted((plan for plan, _ in watcher.seen), key=[a, b].index)
+    assert site.recommend(k=1)["address"]["plan"] == b
+    report = last_json(out)
+    assert set(report["states"]) == {a, b}
+    assert 0 < report["states"][b] <= report["last_offset"]
+    assert sorted(path.name for path in (site.folder / "saved" / "state").iterdir()) == sorted(
+        f"{plan}.snapshot" for plan in (a, b)
+    )
+    saved = compile_plan(edited)
+    with closing(open_log(site.folder / "saved")) as event_log:
+        rows = open_snapshot(site.folder / "saved" / "state" / f"{b}.snapshot", saved, log_id=event_log.log_id)
+        again = MemoryState(saved)
+        straight = Fold(saved, again)
+        fold_to(event_log, straight, report["states"][b])
+        straight.commit(epoch=False)
+        assert list(rows.dump()) == list(again.dump())
+    site.config_path.write_text(text)
+    code, out, err = headwater("features", "backfill", *command, folder=site.folder)
+    assert (code, last_json(out)["flip"]) == (0, "done"), (err, out)
+    assert last_json(out)["first"] > 0, "the state of the plan before was still there"
+    assert site.recommend(k=1)["model"] == site.version
+    assert not list((site.data / "state").glob("*/data.mdb"))
 
 
 def test_state_is_what_a_straight_fold_makes_and_nobody_told_the_password(site: Site) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -125,3 +127,26 @@ def test_bad_input_is_named(training: Training) -> None:
     broken[5, 2] = np.inf
     with pytest.raises(TrainingError, match="'noise b' has an infinite"):
         _fit((broken, labels, sizes))
+
+
+def test_a_warm_start_goes_on_from_half_the_trees_and_never_grows_beyond_them(training: Training) -> None:
+    params = GbdtParams(trees=20, leaves=7, min_rows_per_leaf=5, holdout=0.0)
+    cold, _ = _fit(training, params)
+    warm, report = _fit(training, params, warm=cold)
+    again, _ = _fit(training, params, warm=warm)
+    assert report.trees == 20  # type: ignore[attr-defined]
+    trees = [text.decode().split("Tree=")[1:] for text in (cold, warm, again)]
+    assert [len(of) for of in trees] == [20, 20, 20]
+    for before, after in pairwise(trees):
+        assert [tree.split("shrinkage")[0] for tree in after[:10]] == [
+            tree.split("shrinkage")[0] for tree in before[:10]
+        ]
+    assert _fit(training, params, warm=cold)[0] == warm
+    features, labels, _ = training
+    best = GbdtRanker(again, COLUMNS).score(features).reshape(GROUPS, SIZE).argmax(axis=1)
+    assert np.mean(best == labels.reshape(GROUPS, SIZE).argmax(axis=1)) > 0.5
+    with pytest.raises(TrainingError, match="has 4 columns, the rows have 3"):
+        fit_gbdt(
+            np.ascontiguousarray(features[:, :3]), labels, training[2], None, columns=COLUMNS[:3], params=params, seed=7,
+            num_threads=1, warm=cold,
+        )  # fmt: skip

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headwater.registry.array_check import check_array
 from headwater.registry.bundle import (
     MANIFEST,
     BundleError,
@@ -136,6 +137,12 @@ def test_a_later_format_is_refused_even_if_its_fields_are_unknown(bundle: Path) 
         load_bundle(bundle, plan_hash="plan-a")
 
 
+def test_an_earlier_format_is_refused_by_its_name(bundle: Path) -> None:
+    (bundle / MANIFEST).write_text(json.dumps({"format": 1, "old": True}))
+    with pytest.raises(BundleError, match=r"format 1, of an earlier release.*Train and publish again"):
+        load_bundle(bundle, plan_hash="plan-a")
+
+
 def test_another_name_is_refused(bundle: Path) -> None:
     renamed = bundle.rename(bundle.with_name("20990101T000000000Z-000000000000"))
     with pytest.raises(BundleError, match="Give the directory that name"):
@@ -167,6 +174,10 @@ def _array(values: np.ndarray, *, allow_pickle: bool = False) -> bytes:
         ("objects.npy", _array(np.array([{"a": 1}], object), allow_pickle=True)),
         ("short.npy", _array(np.arange(100))[:-8]),
         ("foreign.npy", b"not an array"),
+        ("bomb.npy", _array(np.zeros(3)).replace(b"(3,)", b"(3000000000000,)")),
+        ("fields.npy", _array(np.zeros(3, [("a", "f4"), ("b", "i4")]))),
+        ("nan.npy", _array(np.array([1.0, np.nan], np.float32))),
+        ("infinite.npy", _array(np.array([1.0, -np.inf], np.float16))),
     ],
 )
 def test_what_could_run_code_is_neither_written_nor_loaded(
@@ -195,6 +206,21 @@ def test_plain_arrays_are_welcome(tmp_path: Path, fields: Fields) -> None:
     content = _array(np.arange(12, dtype=np.float32).reshape(3, 4))
     path = write_bundle(tmp_path, fields(), {"vectors.npy": content})
     assert load_bundle(path, plan_hash="plan-a").files["vectors.npy"] == content
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_array_is_refused_or_harmless(data: st.DataObject) -> None:
+    content = bytearray(_array(np.arange(6, dtype=np.float32).reshape(2, 3)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    size = data.draw(st.sampled_from([len(content), data.draw(st.integers(0, len(content)))]))
+    refused = False
+    try:
+        check_array("vectors.npy", bytes(content[:size]))
+    except BundleError:
+        refused = True
+    assert refused or np.load(io.BytesIO(content[:size]), allow_pickle=False).dtype.kind != "O"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ USERS, ITEMS = 500, 300
 class Outcome(Struct, frozen=True):
     """``lost``: acknowledged events that are not in the log; ``doubled``: events that are there more than once.
 
-    ``requests_failed``: recommend requests that failed twice. ``recovery_s`` is from the kill until ``/readyz``.
+    ``requests_failed``: recommend requests that failed twice. ``recovery_s`` is from the kill until there is another process
+    and ``/readyz`` says yes.
     """
 
     seed: int
@@ -77,8 +78,11 @@ def run(
         try:
             for number in range(kills):
                 time.sleep(draw.uniform(*pause_s))
-                running.kill(roles[number % len(roles)])
-                recovery.append(running.wait_ready())
+                role = roles[number % len(roles)]
+                began, pid = time.monotonic(), running.kill(role)
+                running.wait_replaced(role, pid)
+                running.wait_ready()
+                recovery.append(time.monotonic() - began)
         finally:
             for part in parts:
                 part.stop()

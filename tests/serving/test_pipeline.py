@@ -463,8 +463,8 @@ def test_a_user_who_knows_items_that_the_epoch_does_not(live: Live, new: int) ->
     live.take(put, clicks(*latest), epoch=False)
     assert not view.refresh()
     for query in (
-        Query("r", user=1), Query("r", anchor=live.log.item(f"new {new - 1}")),
-        Query("r", exclude=np.array([live.log.item(f"new {new - 1}")], np.int64)),
+        Query("r", user=1, deadline_ms=NO_DEADLINE_MS), Query("r", anchor=live.log.item(f"new {new - 1}"), deadline_ms=NO_DEADLINE_MS),
+        Query("r", exclude=np.array([live.log.item(f"new {new - 1}")], np.int64), deadline_ms=NO_DEADLINE_MS),
     ):  # fmt: skip
         answer = ask(live, view, query, by_column(live.plan, "item_age"))
         assert sorted(live.log.names(answer.items.tolist())) == ["old", "older"]
@@ -472,7 +472,7 @@ def test_a_user_who_knows_items_that_the_epoch_does_not(live: Live, new: int) ->
         assert answer.address.user_offset == live.log.log.last_offset
     live.take()
     assert view.refresh()
-    answer = ask(live, view, Query("r", user=1, k=200), by_column(live.plan, "item_age"))
+    answer = ask(live, view, Query("r", user=1, k=200, deadline_ms=NO_DEADLINE_MS), by_column(live.plan, "item_age"))
     assert len(answer.items) == min(200, 2 + new - 3)
     assert not set(answer.items.tolist()) & set(live.log.items(*[name for _, name in latest]))
 

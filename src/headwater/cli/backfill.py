@@ -19,7 +19,7 @@ from headwater.cli.options import (
     print_json,
     settings,
 )
-from headwater.schema.errors import ConfigurationError, UnavailableError
+from headwater.schema.errors import UnavailableError
 
 if TYPE_CHECKING:
     from headwater.features.plan import Plan
@@ -76,11 +76,6 @@ def run(chosen: Settings, without_ranker: bool) -> Report:
     from headwater.offline.backfill import NoBundleError, check_promoted, one_backfill, request_flip
     from headwater.online.supervisor import serving_process
 
-    if chosen.config.state.store == "redis":
-        raise ConfigurationError(
-            'features backfill: It builds states in LMDB, and state.store is "redis". Stop `headwater serve` and start it '
-            "with the edited configuration: it folds the new plan before it answers (docs/state.md)"
-        )
     digest = config_digest(chosen.config)  # before the feature module is run: what changes later is noticed
     compiled = compile_plan(chosen.config)
     plan = compiled.hash
@@ -93,7 +88,7 @@ def run(chosen: Settings, without_ranker: bool) -> Report:
                 return Report(plan, "served already", offset=log.last_offset)
             finally:
                 log.close()
-        built = _build(chosen.data, compiled)
+        built = _build(chosen, compiled)
 
         def report(flip: str, reason: str = "") -> Report:
             return Report(plan, flip, reason, built.first, built.offset, built.records, built.seconds)
@@ -110,16 +105,19 @@ def run(chosen: Settings, without_ranker: bool) -> Report:
         return report("refused" if reason else "done", reason)
 
 
-def _build(data: Path, plan: Plan) -> Built:
+def _build(chosen: Settings, plan: Plan) -> Built:
     from headwater.cli.train import Bars
     from headwater.log.archived import open_log
     from headwater.offline.backfill import build_state
 
     os.nice(_NICE)  # whoever answers requests on this machine comes first
-    event_log = open_log(data)
+    event_log = open_log(chosen.data)
     try:
         with Bars() as bars:
-            return build_state(data, plan, event_log, progress=lambda done, total: bars.update("backfill", done, total))
+            return build_state(
+                chosen.config, chosen.data, plan, event_log,
+                progress=lambda done, total: bars.update("backfill", done, total),
+            )  # fmt: skip
     finally:
         event_log.close()
 

@@ -37,7 +37,7 @@ def backup(
     from headwater.offline.backup import backup as make
 
     chosen = settings(config, data)
-    report = make(chosen.data, dest, created_ms=int(time.time() * 1_000), with_state=with_state)
+    report = make(chosen.data, dest, created_ms=int(time.time() * 1_000), config=chosen.config, with_state=with_state)
     if report.left_out:
         typer.secho(f"not in the backup: {', '.join(report.left_out)}", err=True, fg="yellow")
     if as_json:

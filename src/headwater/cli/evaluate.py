@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from headwater.cli.options import ConfigOption, DataOption, JsonOption, parse_time, print_json, settings
+from headwater.cli.options import ConfigOption, DataOption, JsonOption, Settings, parse_time, print_json, settings
 from headwater.cli.train import Bars
+from headwater.schema.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from headwater.evaluation.temporal import TemporalReport
+    from msgspec import Struct
+
+    from headwater.log.protocol import EventLog
+
+Protocol = Literal["temporal", "loo", "cold-items", "cold-users", "exposures"]
+
+DAY_MS = 86_400_000
+SPLITTING = ("temporal", "cold-users", "exposures")
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +32,14 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     config: ConfigOption = None,
     data: DataOption = None,
-    protocol: Annotated[Literal["temporal", "exposures"], typer.Option("--protocol", help="How to ask")] = "temporal",
+    protocol: Annotated[
+        Protocol,
+        typer.Option(
+            "--protocol",
+            help="temporal: later events in order; loo: everyone's last event; cold-items: items without any event; "
+            "cold-users: first events of new users; exposures: what becomes of logged impressions",
+        ),
+    ] = "temporal",
     split: Annotated[
         str | None,
         typer.Option("--split", metavar="TIME", help="Train before, ask after (ISO 8601, UTC) [default: the last day]"),
@@ -36,26 +52,35 @@ def evaluate(
         Literal["all", "session"],
         typer.Option(
             "--questions",
-            help="all: positive events of users with a history; session: with an earlier one in their session",
+            help="temporal: positive events of users with a history, or those with an earlier one in their session",
         ),
     ] = "all",
+    part: Annotated[
+        Literal["test", "validation"],
+        typer.Option("--part", help="loo: the last events, or those before them, to choose settings by"),
+    ] = "test",
     sample: Annotated[float, typer.Option("--sample", min=0.0, max=1.0, help="Share of the questions to ask")] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of training and sampling")] = 7,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write report.json, report.md and report.svg there")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train before a moment, then walk the later events in order and rank for each as of that moment.
+    """Train on a part of the log and judge the lists on the rest, with intervals (95%, users as clusters).
 
-    Compared: recent popularity, co-visits with popularity behind them, the union of all sources, the ranker;
-    all through the pipeline that serves. Intervals are 95%, with users as clusters. The protocol "exposures" judges
-    probabilities on logged impressions instead: AUC, AUC inside each user, log loss, calibration.
+    Recent popularity stands in every table, and every fitted source that the configuration enables. temporal and
+    cold-users go through the pipeline that serves; loo and cold-items rank all items by one source at a time; exposures judges
+    probabilities on logged impressions: AUC, AUC inside each user, log loss, calibration.
 
-    Example: headwater evaluate --protocol temporal --split 2017-10-12 --questions session --json
+    Example: headwater evaluate --protocol temporal --split 2017-10-12 --questions session --out report --json
     """
-    from headwater.evaluation.checks import checks_dir
-    from headwater.features.profiles import Profiles
+    from headwater.evaluation.report import write_report
     from headwater.log.archived import open_log
-    from headwater.offline.evaluate import evaluate as run
 
+    if protocol not in SPLITTING and (split, until, window) != (None, None, None):
+        raise ConfigurationError(
+            f"--split, --until and --window are for {' and '.join(SPLITTING)}; {protocol} has none"
+        )
     chosen = settings(config, data)
     if protocol == "exposures":
         from headwater.cli.exposures import evaluate_impressions
@@ -70,42 +95,72 @@ def evaluate(
         return
     log = open_log(chosen.data)
     try:
-        split_ms = parse_time("--split", split)
         with Bars() as bars:
-            report = run(
-                chosen.config, log, chosen.data / "models",
-                split_ms=log.last_received_ms - 86_400_000 if split_ms is None else split_ms,
-                window=window, questions=questions, sample=sample, seed=seed, threads=os.cpu_count() or 1,
-                created_ms=int(time.time() * 1000), checks=checks_dir(chosen.data), unseal=Profiles(chosen.data),
-                until_ms=parse_time("--until", until), progress=bars.update,
-            )  # fmt: skip
+            report = _run(chosen, log, protocol, split, until, window, questions, part, sample, seed, bars)
     finally:
         log.close()
+    if out is not None:
+        for path in write_report(report, out):
+            typer.echo(f"wrote {path}", err=True)
     if as_json:
         print_json(report)
     else:
         _print(report)
 
 
-def _print(report: TemporalReport) -> None:
+def _run(
+    chosen: Settings, log: EventLog, protocol: Protocol, split: str | None, until: str | None, window: str | None,
+    questions: Literal["all", "session"], part: Literal["test", "validation"], sample: float, seed: int, bars: Bars,
+) -> Struct:  # fmt: skip
+    from headwater.evaluation.checks import checks_dir
+    from headwater.features.profiles import Profiles
+    from headwater.offline import evaluate as jobs
+
+    unseal, threads = Profiles(chosen.data), os.cpu_count() or 1
+    if protocol == "loo":
+        return jobs.leave_one_out(
+            chosen.config, log, part=part, seed=seed, threads=threads, unseal=unseal, progress=bars.update
+        )
+    if protocol == "cold-items":
+        return jobs.cold_items(chosen.config, log, seed=seed, threads=threads, unseal=unseal, progress=bars.update)
+    split_ms, until_ms = parse_time("--split", split), parse_time("--until", until)
+    split_ms = log.last_received_ms - DAY_MS if split_ms is None else split_ms
+    created_ms = int(time.time() * 1000)
+    if protocol == "cold-users":
+        return jobs.cold_users(
+            chosen.config, log, chosen.data / "models", split_ms=split_ms, window=window, sample=sample, seed=seed,
+            threads=threads, created_ms=created_ms, checks=checks_dir(chosen.data), until_ms=until_ms, unseal=unseal,
+            progress=bars.update,
+        )  # fmt: skip
+    return jobs.evaluate(
+        chosen.config, log, chosen.data / "models", split_ms=split_ms, window=window, questions=questions,
+        sample=sample, seed=seed, threads=threads, created_ms=created_ms, checks=checks_dir(chosen.data),
+        until_ms=until_ms, unseal=unseal, progress=bars.update,
+    )  # fmt: skip
+
+
+def _print(report: Struct) -> None:
+    """The tables of a report, and what was compared in pairs."""
+    import msgspec
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{report.protocol}: {report.n:,} questions")
-    for name in ("model", "HR@10", "NDCG@10", "MRR", "coverage"):
-        table.add_column(name, justify="left" if name == "model" else "right")
-    for name, metrics in report.models.items():
-        cells = []
-        for key, value in (
-            ("hr@10", metrics.hr_at_10), ("ndcg@10", metrics.ndcg_at_10), ("mrr", metrics.mrr),
-            ("coverage", metrics.coverage),
-        ):  # fmt: skip
-            low, high = metrics.ci95[key]
-            cells.append(f"{value:.4f} [{low:.4f}, {high:.4f}]")
-        table.add_row(name, *cells)
+    from headwater.evaluation.report import metrics_of, tables_of
+
+    plain: dict[str, Any] = msgspec.to_builtins(report, str_keys=True)
     console = Console()
-    console.print(table)
-    for name, difference in report.ranker_over.items():
-        if difference.relative is not None and difference.relative_ci95 is not None:
-            low, high = difference.relative_ci95
-            console.print(f"ranker over {name}: {difference.relative:+.1%} NDCG@10 [{low:+.1%}, {high:+.1%}]")
+    for title, models in tables_of(plain):
+        name = "" if title == "models" else f", {title.replace('_', ' ')}"
+        table = Table(title=f"{plain['protocol']}{name}: {next(iter(models.values()))['questions']:,} questions")
+        metrics = metrics_of(models)
+        for heading in ("model", *metrics):
+            shown = heading.upper() if "@" in heading or heading == "mrr" else heading
+            table.add_column(shown, justify="left" if heading == "model" else "right")
+        for model, found in models.items():
+            cells = [f"{found[m]:.4f} [{found['ci95'][m][0]:.4f}, {found['ci95'][m][1]:.4f}]" for m in metrics]
+            table.add_row(model, *cells)
+        console.print(table)
+    for name, difference in plain.get("ranker_over", {}).items():
+        if difference["relative"] is not None and difference["relative_ci95"] is not None:
+            low, high = difference["relative_ci95"]
+            console.print(f"ranker over {name}: {difference['relative']:+.1%} NDCG@10 [{low:+.1%}, {high:+.1%}]")

@@ -23,6 +23,8 @@ from headwater.cli import (
     features,
     importing,
     init,
+    learn,
+    models,
     recommend,
     serve,
     train,
@@ -32,7 +34,7 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, serve, recommend, features, archive, backup, erase, bench, demo, doctor,
+    init, importing, train, evaluate, models, learn, serve, recommend, features, archive, backup, erase, bench, demo, doctor,
 )  # fmt: skip
 
 

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from headwater.cli.options import ConfigOption, DataOption, JsonOption, parse_time, print_json, settings
+from headwater.cli.options import (
+    EXIT_CHECK_FAILED,
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    parse_time,
+    print_json,
+    settings,
+)
+from headwater.registry.card import IN_SERVICE
+
+if TYPE_CHECKING:
+    from headwater.evaluation.gate import GateReport
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +42,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed [default: ranker.seed]")] = None,
     no_promote: Annotated[bool, typer.Option("--no-promote", help="Publish, but keep the current bundle")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote whatever the gate says; its report says so")] = False,
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Train although serving and replay disagree on features")
     ] = False,
@@ -37,7 +50,8 @@ def train(
 ) -> None:
     """Replay the log as of each moment, train the ranker on it and publish a model bundle.
 
-    A running server takes the new bundle up by itself, without a restart. Refused when the last
+    The last stretch of the log is held out, and the gate compares there with the bundle in service: exit code 1 when it
+    refuses. A running server takes a promoted bundle up by itself, without a restart. Refused when the last
     `headwater features verify` of this feature plan found bytes that differ.
 
     Example: headwater train --window 2d
@@ -59,7 +73,7 @@ def train(
         with Bars() as bars:
             report = run(
                 chosen.config, log, chosen.data / "models", until_ms=parse_time("--until", until), window=window, seed=seed,
-                threads=os.cpu_count() or 1, promote=not no_promote, created_ms=int(time.time() * 1000),
+                threads=os.cpu_count() or 1, promote=not no_promote, force=force, created_ms=int(time.time() * 1000),
                 checks=checks_dir(chosen.data), unseal=Profiles(chosen.data), lookup=lookup, allow_mismatch=allow_mismatch,
                 progress=bars.update,
             )  # fmt: skip
@@ -67,13 +81,36 @@ def train(
         typer.echo(f"trained although serving and replay disagree on {', '.join(report.allowed_mismatch)}", err=True)
     if as_json:
         print_json(report)
-        return
-    typer.echo(
-        f"bundle {report.bundle}{'' if report.promoted else ' (not promoted)'}: {report.groups:,} groups, "
-        f"{report.rows:,} rows, {report.trees} trees, holdout NDCG@10 "
-        f"{'-' if report.holdout_ndcg10 is None else f'{report.holdout_ndcg10:.4f}'}; "
-        f"replay {report.replay_s:.1f} s, fit {report.fit_s:.1f} s"
-    )
+    else:
+        typer.echo(
+            f"bundle {report.bundle}{'' if report.promoted else ' (not promoted)'}: {report.groups:,} groups, "
+            f"{report.rows:,} rows, {f'{report.epochs} epochs' if report.epochs else f'{report.trees} trees'}, holdout NDCG@10 "
+            f"{'-' if report.holdout_ndcg10 is None else f'{report.holdout_ndcg10:.4f}'}; "
+            f"replay {report.replay_s:.1f} s, fit {report.fit_s:.1f} s, gate {report.gate_s:.1f} s"
+            + "".join(f", {name} {seconds:.1f} s" for name, seconds in report.sources_s.items())
+        )
+    if report.gate is not None:
+        print_verdict(report.gate)
+        if not report.promoted:
+            raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def print_verdict(report: GateReport) -> None:
+    """What the gate says, on standard error."""
+    if not report.passed:
+        what = "refuses this bundle; it was promoted all the same" if report.forced else "refuses this bundle"
+        typer.secho(f"the gate {what}:", err=True, fg="red")
+        for reason in report.reasons:
+            typer.echo(f"- {reason}", err=True)
+    elif report.against is not None and report.held_out is not None:
+        over = report.held_out.systems[IN_SERVICE].relative_over
+        typer.echo(
+            f"the gate lets it pass: NDCG@10 {'-' if over is None else f'{over.value:+.1%} [{over.low:+.1%}, {over.high:+.1%}]'} "
+            f"over {report.against} on {report.held_out.questions} questions",
+            err=True,
+        )
+    for note in report.notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 class Bars:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -20,14 +19,15 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headwater.evaluation.metrics import Difference, ModelMetrics, compare, judge, ranks_in
+from headwater.evaluation.walk import Pick, Progress, System, walk
 from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
-from headwater.features.replay import fold_to, stops
 from headwater.features.zones import Zones
 from headwater.learning.trainingset import positive_types, positives
 from headwater.log.protocol import EventLog
 from headwater.log.record import RecordBlock
 from headwater.log.seek import last_before
+from headwater.retrieval.fitted import FittedSource
 from headwater.retrieval.sources import CoVisit, Source, Trending, configured_sources
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
@@ -35,14 +35,9 @@ from headwater.schema.events import EventDetail
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Pipeline
 from headwater.serving.region import StoredRegion
-from headwater.serving.request import Query
-from headwater.serving.view import FoldView
 
 Questions = Literal["all", "session"]
-Progress = Callable[[int, int], None]
 
-LIST_LENGTH = 100  # MRR counts ranks up to here
-NO_DEADLINE_MS = 1e9
 DAY_MS = 86_400_000  # a session that began longer before the split is over
 
 _decode_detail = msgspec.msgpack.Decoder(EventDetail).decode
@@ -65,16 +60,12 @@ class TemporalReport(Struct, frozen=True, kw_only=True):
     replay_s: float  # the whole walk, all models together
 
 
-@dataclass(slots=True)
-class _Walk:
-    lists: dict[str, list[npt.NDArray[np.int64]]]
-    relevant: list[int]
-    users: list[int]
-    seen: int = 0
-
-
-def pipelines(config: Config, plan: Plan, region: StoredRegion, zones: Zones) -> dict[str, tuple[Pipeline, bool]]:
-    """The compared systems: name → (pipeline, whether it ranks). Co-visits fall back on recent popularity."""
+def pipelines(
+    config: Config, plan: Plan, region: StoredRegion, zones: Zones, alone: tuple[FittedSource, ...] = ()
+) -> dict[str, tuple[Pipeline, bool]]:
+    """The compared systems: name → (pipeline, whether it ranks). Co-visits and each of the sources ``alone`` fall back on
+    recent popularity; these are no objects of the model that ranks, because their weight is changed.
+    """
 
     def through(sources: tuple[Source, ...]) -> Pipeline:
         return Pipeline(config, plan, sources=sources, stored_region=region, zones=zones)
@@ -82,107 +73,94 @@ def pipelines(config: Config, plan: Plan, region: StoredRegion, zones: Zones) ->
     covisit, trending = CoVisit(config, plan), Trending(config)
     # popularity only fills up behind co-visits: any co-visited item stands before any that is merely popular
     covisit.weight, trending.weight = 1e6, 1.0
+    for source in alone:
+        source.weight = 1e6
     return {
         RECENT_POPULARITY: (through((Trending(config),)), False),
         CO_VISITS: (through((covisit, trending)), False),
         UNION: (through(configured_sources(config, plan)), False),
         RANKER: (through(configured_sources(config, plan)), True),
+        **{source.name: (through((source, trending)), False) for source in alone},
     }
 
 
 def evaluate_temporal(
     log: EventLog, plan: Plan, config: Config, model: Model, *, split_offset: int, questions: Questions, sample: float,
-    seed: int, train_s: Mapping[str, float], until: int | None = None, unseal: Unseal | None = None,
+    seed: int, train_s: Mapping[str, float], alone: tuple[FittedSource, ...] = (), until: int | None = None, unseal: Unseal | None = None,
     progress: Progress | None = None,
 ) -> TemporalReport:  # fmt: skip
-    """Compare recent popularity, co-visits, the union of all sources and the ranker on events after ``split_offset``.
+    """Compare recent popularity, co-visits, the union of the untrained sources, the ranker and each of ``alone`` on events
+    after ``split_offset``.
 
     ``questions="session"`` asks only about events that have an earlier positive event in their session;
     ``"all"`` about every event of a user with any history. ``sample`` is the share of questions asked.
     """
     began = time.perf_counter()
-    fold = Fold(plan, unseal=unseal)
-    view = FoldView(plan, fold)
-    fold_to(log, fold, split_offset)
     until = log.last_offset if until is None else until
-    compared = pipelines(config, plan, StoredRegion(log.vocabulary()), Zones(log.vocabulary()))
-    walk = _Walk({name: [] for name in compared}, [], [])
-    first_ms = _ask(log, fold, view, compared, model, config, walk, questions, sample, seed, until, progress)
-    if not walk.users:
+    compared = pipelines(config, plan, StoredRegion(log.vocabulary()), Zones(log.vocabulary()), alone)
+    answers = walk(
+        log, plan, config, {name: System(pipeline, model if ranks else None) for name, (pipeline, ranks) in compared.items()},
+        split_offset=split_offset, pick=_picker(log, config, questions, sample, seed), until=until, unseal=unseal,
+        progress=progress,
+    )  # fmt: skip
+    users, relevant = answers.users, answers.relevant
+    if not len(users):
         raise HeadwaterError(
             f"no question to ask: no positive event behind offset {split_offset} "
             + ("has an earlier one in its session" if questions == "session" else "is of a user with a history")
             + "; choose an earlier split or other questions"
         )
-    users = np.array(walk.users, np.int64)
-    relevant = np.array(walk.relevant, np.int64)
-    ranks = {name: ranks_in(np.stack(lists), relevant) for name, lists in walk.lists.items() if lists}
+    ranks = {name: ranks_in(replies.lists, relevant) for name, replies in answers.replies.items()}
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
     models = {
         name: judge(
-            ranks[name], users, np.stack(walk.lists[name]), eligible=fold.items.count - 1,
+            ranks[name], users, answers.replies[name].lists, eligible=answers.items - 1,
             train_s=train_s.get(name, 0.0), peak_mb=peak_mb,
         )
         for name in ranks
     }  # fmt: skip
     return TemporalReport(
         protocol="temporal",
-        data={"split_offset": split_offset, "last_offset": until, "first_ms": first_ms, "last_ms": fold.received_ms},
+        data={
+            "split_offset": split_offset,
+            "last_offset": until,
+            "first_ms": answers.first_ms,
+            "last_ms": answers.last_ms,
+        },
         n=len(relevant),
         questions=questions,
         sample=sample,
         seed=seed,
         models=models,
         ranker_over={name: compare("ndcg@10", ranks[RANKER], ranks[name], users) for name in ranks if name != RANKER},
-        seen_targets=walk.seen,
+        seen_targets=answers.seen,
         replay_s=time.perf_counter() - began,
     )
 
 
-def _ask(
-    log: EventLog, fold: Fold, view: FoldView, compared: dict[str, tuple[Pipeline, bool]], model: Model,
-    config: Config, walk: _Walk, questions: Questions, sample: float, seed: int, until: int, progress: Progress | None,
-) -> int:  # fmt: skip
-    rng = np.random.default_rng(seed)
-    positive = positive_types(log, config)
-    sessions = _open_sessions(log, positive, fold.offset, fold.received_ms - DAY_MS) if questions == "session" else {}
-    first_ms = 0
-    start = fold.offset
+def _picker(log: EventLog, config: Config, questions: Questions, sample: float, seed: int) -> Callable[[Fold], Pick]:
+    """Which positive events are asked about: a share of those that the protocol's ``questions`` name."""
 
-    def wanted(block: RecordBlock) -> npt.NDArray[np.bool_]:
-        return positives(block, positive)
-
-    for block, i in stops(log, fold, wanted, until=until):
-        record = block.records[i]
-        user, item, now_ms = int(record["user"]), int(record["item"]), int(record["received_ms"])
-        first_ms = first_ms or now_ms
-        chosen = rng.random() < sample
-        if questions == "session":
-            session = _session(block, i)
-            earlier = session is not None and sessions.get(user) == session
-            sessions[user] = session
-            if not earlier:
-                continue
-        elif fold.users.length(user) == 0:
-            continue
-        if not chosen:
-            continue
-        view.refresh()
-        segments = record["segments"]
-        query = Query(
-            "", user=user, k=LIST_LENGTH, segments=(int(segments[0]), int(segments[1])), deadline_ms=NO_DEADLINE_MS
+    def from_split(fold: Fold) -> Pick:
+        rng = np.random.default_rng(seed)
+        positive = positive_types(log, config)
+        sessions = (
+            _open_sessions(log, positive, fold.offset, fold.received_ms - DAY_MS) if questions == "session" else {}
         )
-        walk.seen += int(fold.users.has_seen(user, item))
-        for name, (pipeline, ranks) in compared.items():
-            items = pipeline.recommend(query, view, model if ranks else None, now_ms).items
-            row = np.zeros(LIST_LENGTH, np.int64)
-            row[: len(items)] = items
-            walk.lists[name].append(row)
-        walk.relevant.append(item)
-        walk.users.append(user)
-        if progress is not None and len(walk.users) % 100 == 0:
-            progress(fold.offset - start, until - start)
-    return first_ms
+
+        def pick(block: RecordBlock, i: int, fold: Fold) -> bool:
+            user = int(block.records["user"][i])
+            chosen = bool(rng.random() < sample)
+            if questions == "session":
+                session = _session(block, i)
+                earlier = session is not None and sessions.get(user) == session
+                sessions[user] = session
+                return earlier and chosen
+            return fold.users.length(user) > 0 and chosen
+
+        return pick
+
+    return from_split
 
 
 def _session(block: RecordBlock, i: int) -> str | None:

@@ -22,7 +22,7 @@ FOLLOWED = "@followed"
 class Decayed(Struct, frozen=True, tag=True):
     """``sum weight * x * 2^(-age / half_life)`` over events of ``types`` (weights in the same order).
 
-    ``x`` is 1, the event's ``value`` (events without one add nothing), or 1 for events that have a value
+    Sums of items and of everybody keep about 48 bits, those of users 24 (``sums``). ``x`` is 1, the event's ``value`` (events without one add nothing), or 1 for events that have a value
     (``given``: the divisor of a mean). ``half_life_ms`` 0: nothing ever fades. A retraction takes its part off; sums
     of ones stop at 0, and are 0 when less than a millionth of that part is left.
     """
@@ -35,7 +35,7 @@ class Decayed(Struct, frozen=True, tag=True):
 
 
 class Counted(Struct, frozen=True, tag=True):
-    """Exact number of events of ``types`` (a retraction takes one off, down to 0)."""
+    """Exact number of events of ``types``, up to 2^32 - 1 (a retraction takes one off, down to 0)."""
 
     entity: Entity
     types: tuple[str, ...]

@@ -24,6 +24,7 @@ from headwater.features.layout import (
     ITEM_BITS,
     U_CLOCK,
     U_RECENT_LENGTH,
+    WIDE,
     AffinityProgram,
     Layout,
     Lives,
@@ -225,7 +226,8 @@ def _of_user(
 @inline
 def _segment(op: int, items: Rows, row: int, cell: int, segment: int, ours: float, theirs: float) -> float:
     """``ours`` and ``theirs`` bring the cells of the item and of everybody to the same moment."""
-    part, group = np.float64(items.f4[row, cell + segment]), np.float64(items.f4[0, cell + segment])
+    at = cell + WIDE * segment
+    part, group = np.float64(items.f4[row, at]), np.float64(items.f4[0, at])
     if op == _SEGMENT_WEIGHT:
         return part * ours
     if op == _SEGMENT_SHARE:

@@ -23,6 +23,7 @@ from headwater.features.layout import (
     U_CLOCK,
     U_FIRST,
     U_SEGMENT,
+    WIDE,
     X_DISTINCT_CATEGORY,
     X_DISTINCT_ITEM,
     X_DISTINCT_USER,
@@ -42,6 +43,7 @@ from headwater.features.layout import (
 )
 from headwater.features.rowset import Rows
 from headwater.features.sketch import encode_number, register
+from headwater.features.sums import add, held, hold
 from headwater.jit import inline, kernel
 
 Int64 = npt.NDArray[np.int64]
@@ -51,6 +53,7 @@ UInt32 = npt.NDArray[np.uint32]
 UInt8 = npt.NDArray[np.uint8]
 
 RETRACT = 1
+MOST = np.uint32(0xFFFFFFFF)  # a count stays there: some weeks of everybody's events, were they many
 
 
 class Events(NamedTuple):
@@ -124,7 +127,9 @@ def set_moment(workspace: Workspace, lives: Lives, time_ms: int) -> tuple[int, i
 
 
 @inline
-def _tiles(f4: Float32, clock_ms: int, program: CellProgram, lives: Lives, workspace: Workspace) -> None:
+def _tiles(
+    f4: Float32, clock_ms: int, program: CellProgram, lives: Lives, workspace: Workspace, rests: bool
+) -> None:  # fmt: skip
     """Empty the tiles that the windows of a row move over as its clock goes to the event's moment."""
     for k in range(len(program.windows)):
         at, w = program.windows[k, 0], program.windows[k, 1]
@@ -133,6 +138,8 @@ def _tiles(f4: Float32, clock_ms: int, program: CellProgram, lives: Lives, works
             place = workspace.place[w]
             for _ in range(min(now - clock_ms // lives.tile_ms[w], tiles)):
                 f4[at + place] = np.float32(0.0)
+                if rests:
+                    f4[at + tiles + place] = np.float32(0.0)
                 place = place - 1 if place > 0 else tiles - 1
 
 
@@ -160,16 +167,15 @@ def _powers(clock_ms: int, time_ms: int, earliest: int, lives: Lives, workspace:
 @inline
 def _bump(
     i8: Int64, f4: Float32, u4: UInt32, slot: int, sign: float, time_ms: int, clock_ms: int, value: float,
-    user: int, item: int, category: int, program: CellProgram, lives: Lives, workspace: Workspace,
+    user: int, item: int, category: int, program: CellProgram, lives: Lives, workspace: Workspace, rests: bool,
 ) -> None:  # fmt: skip
     for k in range(program.bump_start[slot], program.bump_start[slot + 1]):
         c = program.bump_cell[k]
-        amount = sign * program.bump_weight[k] * workspace.factors[program.life_of[c]]
-        f4[c] = np.float32(left(f4[c] + amount, amount)) if sign < 0 else np.float32(f4[c] + amount)
+        add(f4, c, c + 1, sign * program.bump_weight[k] * workspace.factors[program.life_of[c]], sign, rests)
     for k in range(program.count_start[slot], program.count_start[slot + 1]):
         c = program.count_cell[k]
         if sign > 0:
-            u4[c] += np.uint32(1)
+            u4[c] += np.uint32(u4[c] != MOST)
         elif u4[c] > 0:
             u4[c] -= np.uint32(1)
     if sign > 0:
@@ -177,13 +183,13 @@ def _bump(
             c = program.time_cell[k]
             i8[c] = max(i8[c], time_ms)
     for k in range(program.extra_start[slot], program.extra_start[slot + 1]):
-        _extra(i8, f4, u4, k, sign, time_ms, clock_ms, value, user, item, category, program, lives, workspace)
+        _extra(i8, f4, u4, k, sign, time_ms, clock_ms, value, user, item, category, program, lives, workspace, rests)
 
 
 @inline
 def _extra(
     i8: Int64, f4: Float32, u4: UInt32, k: int, sign: float, time_ms: int, clock_ms: int, value: float,
-    user: int, item: int, category: int, program: CellProgram, lives: Lives, workspace: Workspace,
+    user: int, item: int, category: int, program: CellProgram, lives: Lives, workspace: Workspace, rests: bool,
 ) -> None:  # fmt: skip
     """The rarer aggregations; ``NaN`` is an event without a value."""
     op, c, other = program.extra_op[k], program.extra_cell[k], program.extra_other[k]
@@ -192,19 +198,20 @@ def _extra(
         if given:
             amount = program.extra_weight[k] * workspace.factors[program.extra_life[k]]
             if op == X_VALUE:
-                f4[c] = np.float32(f4[c] + sign * value * amount)
+                hold(f4, c, c + 1, rests, held(f4, c, c + 1, rests) + sign * value * amount)
             else:
-                f4[c] = np.float32(left(f4[c] - amount, amount)) if sign < 0 else np.float32(f4[c] + amount)
+                add(f4, c, c + 1, sign * amount, sign, rests)
     elif op in (X_WINDOW, X_WINDOW_VALUE, X_WINDOW_GIVEN):
         # `other` is the kind of window; an event that is not late lies in the row's newest tile
         inside = time_ms == clock_ms or (workspace.tile[other] > clock_ms // lives.tile_ms[other] - lives.tiles[other])
         if inside and (given or op == X_WINDOW):
             at = c + workspace.place[other]
+            rest = at + lives.tiles[other]
             amount = sign * program.extra_weight[k]
             if op == X_WINDOW_VALUE:
-                f4[at] = np.float32(f4[at] + value * amount)
+                hold(f4, at, rest, rests, held(f4, at, rest, rests) + value * amount)
             else:
-                f4[at] = np.float32(left(f4[at] + amount, amount)) if sign < 0 else np.float32(f4[at] + amount)
+                add(f4, at, rest, amount, sign, rests)
     elif sign > 0:
         if op == X_DISTINCT_USER:
             register(u4, c, other, user)
@@ -236,7 +243,7 @@ def advance_user(
             factor = workspace.scales[affinities.life[g]]
             for c in range(affinities.f4[g], affinities.f4[g] + affinities.size[g]):
                 f4[c] = np.float32(f4[c] * factor)
-    _tiles(f4, clock, program, lives, workspace)
+    _tiles(f4, clock, program, lives, workspace, False)
     i8[U_CLOCK] = time_ms
 
 
@@ -251,7 +258,7 @@ def _advance_item(
         factor = workspace.scales[layout.segment_life]
         for c in range(layout.segment_f4, layout.co_f4):
             f4[c] = np.float32(f4[c] * factor)
-    _tiles(f4, clock, program, lives, workspace)
+    _tiles(f4, clock, program, lives, workspace, True)
     i8[I_CLOCK] = time_ms
 
 
@@ -285,17 +292,18 @@ def _fold_item(
     clock = i8[I_CLOCK]
     for k in range(1 + followed):
         _bump(i8, f4, u4, slot if k == 0 else types, sign, time_ms, clock, value, person, item, category, program, lives,
-              workspace)  # fmt: skip
+              workspace, True)  # fmt: skip
     if positive:
         amount = sign * weight * workspace.factors[layout.segment_life]
         at, segment = layout.segment_f4, segment_0
-        while at < layout.co_f4:  # one group of cells a segment key, its cell 0 is the total
-            total = f4[at] + amount
-            f4[at] = np.float32(left(total, amount) if sign < 0 else max(total, 0.0))
+        while at < layout.co_f4:  # one group of sums a segment key, its first is the total
+            total = held(f4, at, at + 1, True) + amount
+            hold(f4, at, at + 1, True, left(total, amount) if sign < 0 else max(total, 0.0))
             if 0 < segment < layout.segment_size:
-                total = f4[at + segment] + amount
-                f4[at + segment] = np.float32(left(total, amount) if sign < 0 else max(total, 0.0))
-            at += layout.segment_size
+                own = at + WIDE * segment
+                total = held(f4, own, own + 1, True) + amount
+                hold(f4, own, own + 1, True, left(total, amount) if sign < 0 else max(total, 0.0))
+            at += WIDE * layout.segment_size
             segment = segment_1
 
 
@@ -348,7 +356,7 @@ def fold_event(
     _powers(i8[U_CLOCK], time_ms, earliest, lives, workspace)
     for k in range(1 + followed):  # what follows another event of the visit counts as a type of its own, too
         _bump(i8, f4, u4, slot if k == 0 else len(types.weight), sign, time_ms, i8[U_CLOCK], value, person, item,
-              category, user_program, lives, workspace)  # fmt: skip
+              category, user_program, lives, workspace, False)  # fmt: skip
     for g in range(len(affinities.f4)):
         taste = affinities.weight[g, slot]
         if taste != 0.0:

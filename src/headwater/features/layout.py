@@ -21,6 +21,8 @@ FLAG_KNOWN = 1  # an upsert has been folded
 FLAG_HIDDEN = 2  # not available, or deleted
 FLAG_CONTENT = 4  # the content vector is set
 
+WIDE = 2  # cells of a sum in an item row: the sum, and its rest (``sums``)
+
 # What an event does to a row beside decayed sums of ones, counts and latest times.
 X_VALUE, X_GIVEN, X_WINDOW, X_WINDOW_VALUE, X_WINDOW_GIVEN, X_LARGEST, X_SMALLEST, X_LAST = range(8)
 X_DISTINCT_USER, X_DISTINCT_ITEM, X_DISTINCT_CATEGORY = range(8, 11)
@@ -43,7 +45,7 @@ class Lives(NamedTuple):
 class CellProgram(NamedTuple):
     """Which cells of an entity an event of a type touches (compressed rows by type slot), and what else it holds."""
 
-    cells: int  # decayed cells at the front of f4
+    cells: int  # decayed cells at the front of f4; in an item row each with its rest behind it
     life_of: Int32  # (cells,)
     bump_start: Int32  # (types + 2,)
     bump_cell: Int32
@@ -92,7 +94,7 @@ class Layout(NamedTuple):
     recent_times: int
     seen_size: int
     seen: int
-    segment_size: int  # cells of one key
+    segment_size: int  # sums of one key, each with its rest behind it
     segment_f4: int
     segment_life: int
     co_size: int

@@ -1,7 +1,7 @@
 """Where state lies in a data directory: a folder a plan, and the files that say which plan is in service.
 
-``state/<plan hash>/`` is the state of a plan, ``state/<plan hash>.building/`` one that a backfill has not finished,
-``state/CURRENT`` names the plan that serves or is about to, ``run/flip.json`` tells what became of the last
+``state/<plan hash>/`` is the state of a plan, ``state/<plan hash>.building/`` one that a backfill has not finished (in Redis:
+says that it has not), ``state/<plan hash>.snapshot`` one that a restore has put there; ``state/CURRENT`` names the plan that serves or is about to, ``run/flip.json`` tells what became of the last
 request to change it. Both files are replaced in one step. All of it is derived from log and configuration.
 """
 
@@ -19,6 +19,7 @@ from msgspec import Struct
 from headwater.schema.errors import HeadwaterError
 
 BUILDING = ".building"
+SNAPSHOT = ".snapshot"
 _OLD_FILES = ("data.mdb", "lock.mdb", "boot")  # state lay directly in `state/` when there was one plan
 
 _T = TypeVar("_T", bound=Struct)
@@ -63,6 +64,11 @@ def feed_socket(data: Path, plan: str) -> Path:
     return data / "run" / f"fold-{plan}.sock"
 
 
+def snapshot_file(data: Path, plan: str) -> Path:
+    """A snapshot that the fold of that plan begins with when it has no state: a restore puts it there."""
+    return data / "state" / f"{plan}{SNAPSHOT}"
+
+
 def state_dirs(data: Path) -> list[Path]:
     """Every finished state, by name."""
     return sorted(path.parent for path in (data / "state").glob("*/data.mdb") if path.parent.suffix != BUILDING)
@@ -78,6 +84,9 @@ def drop_old_layout(data: Path) -> bool:
 
 def drop_other_states(data: Path, keep: Collection[str]) -> list[str]:
     """Remove the finished states of all plans but ``keep``; returns their hashes. What is being built stays."""
+    for path in (data / "state").glob(f"*{SNAPSHOT}"):
+        if path.stem not in keep:
+            path.unlink()
     dropped = [path for path in state_dirs(data) if path.name not in keep]
     for path in dropped:
         shutil.rmtree(path)

@@ -12,7 +12,8 @@ User row
 Item row
     i8: clock, first, published, expires, co-visit clock, latest times…, times of last values…, times of tables…
     f4: decayed cells…, windows…, last values…, segment cells, co-visit weights, the same at the fast half-life,
-        their two totals, price, content vector
+        their two totals, price, content vector. Decayed and segment cells have their rest (``sums``) behind them, windows
+        the rests of all tiles behind the tiles
     u4: flags, categories × 8, regions × 8, counts…, extremes…, distinct…, attributes…, tables…, co-visit keys
 """
 
@@ -49,6 +50,7 @@ from headwater.features.layout import (
     I_TIMES,
     U_COUNTS,
     U_TIMES,
+    WIDE,
     X_DISTINCT_CATEGORY,
     X_DISTINCT_ITEM,
     X_DISTINCT_USER,
@@ -77,7 +79,7 @@ from headwater.schema.items import MAX_CATEGORIES
 
 Kind = TypeVar("Kind", bound=Aggregation)
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 MAX_LIVES = 32
 
 
@@ -99,7 +101,7 @@ class Plan:
     everybody: CellProgram  # of item row 0: what some term reads of everybody
     affinities: AffinityProgram
     reads: ReadProgram
-    positions: dict[Aggregation, tuple[int, int]]  # where each aggregation lies (and its second part)
+    positions: dict[Aggregation, tuple[int, int]]  # where each aggregation lies, and its second part (0: it has none)
     item_attributes: tuple[tuple[Attribute, int], ...]
     user_attributes: tuple[tuple[Attribute, int], ...]
     tables: dict[tuple[str, str], tuple[int, dict[str, int]]]  # (entity, table): i8 position, u4 position by column
@@ -136,7 +138,7 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
     recent_keys = affinities.u4_end
     seen = recent_keys + 2 * features.recent
     segment_f4 = items.f4_end
-    co_f4 = segment_f4 + len(config.segments.keys) * features.segment_slots
+    co_f4 = segment_f4 + WIDE * len(config.segments.keys) * features.segment_slots
     co_fast, co_total = co_f4 + co.neighbours, co_f4 + 2 * co.neighbours
     layout = Layout(
         user_i8=users.i8_end,
@@ -228,11 +230,12 @@ class _Cells:
         self.entity: Entity = entity
         self.at: dict[Aggregation, tuple[int, int]] = {}
         i8, u4 = (U_TIMES, U_COUNTS) if entity == "user" else (I_TIMES, I_COUNTS)
-        f4 = 0
+        f4, wide = 0, entity == "item"
         for decayed in self.of(Decayed):
-            self.at[decayed], f4 = (f4, 0), f4 + 1
+            self.at[decayed], f4 = (f4, f4 + 1 if wide else 0), f4 + (WIDE if wide else 1)
         for window in self.of(Windowed):
-            self.at[window], f4 = (f4, 0), f4 + window.tiles
+            rests = f4 + window.tiles
+            self.at[window], f4 = (f4, rests if wide else 0), rests + (window.tiles if wide else 0)
         for timed in self.of(LastTime):
             self.at[timed], i8 = (i8, 0), i8 + 1
         for last in self.of(LastValue):
@@ -293,10 +296,11 @@ class _Cells:
         counts = [[self.at[c][0] for c in chosen if isinstance(c, Counted) and name in c.types] for name in names]
         times = [[self.at[c][0] for c in chosen if isinstance(c, LastTime) and name in c.types] for name in names]
         flat, more = [b for group in bumps for b in group], [x for group in extras for x in group]
-        decayed = [c for c in self.cells if isinstance(c, Decayed)]
+        lives = [lives_ms.index(c.half_life_ms) for c in self.of(Decayed)]
+        life_of = np.repeat(np.array(lives, np.int32), WIDE if self.entity == "item" else 1)
         return CellProgram(
-            cells=len(decayed),
-            life_of=np.array([lives_ms.index(c.half_life_ms) for c in decayed], np.int32),
+            cells=len(life_of),
+            life_of=life_of,
             bump_start=_starts([len(group) for group in bumps]),
             bump_cell=_int32([position for position, _ in flat]),
             bump_weight=np.array([weight for _, weight in flat], np.float64),

@@ -8,7 +8,7 @@ import numpy as np
 
 from headwater.features.aggregations import Affinity, Aggregation, Decayed, Distinct, Extreme, Windowed
 from headwater.features.definitions import Column, Side, Term, TermOp
-from headwater.features.layout import Layout, ReadProgram
+from headwater.features.layout import WIDE, Layout, ReadProgram
 from headwater.schema.errors import ConfigurationError
 
 _CROSSES = (
@@ -46,7 +46,7 @@ def compile_reads(
         elif isinstance(aggregation, Extreme):
             parameter[t] = 1.0 if aggregation.largest else -1.0
         elif term.op in (TermOp.SEGMENT_WEIGHT, TermOp.SEGMENT_SHARE, TermOp.SEGMENT_LIFT):
-            cell[t] = layout.segment_f4 + int(parameter[t]) * layout.segment_size
+            cell[t] = layout.segment_f4 + WIDE * int(parameter[t]) * layout.segment_size
         elif term.op is TermOp.EMBEDDING:
             cell[t] = layout.content_f4 + int(parameter[t])
     index = np.zeros((len(columns), 3), np.int32)

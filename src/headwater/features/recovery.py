@@ -8,8 +8,10 @@ from pathlib import Path
 import structlog
 
 from headwater.features.packing import CorruptStateError
-from headwater.features.paths import state_dir
+from headwater.features.paths import snapshot_file, state_dir
 from headwater.features.plan import Plan
+from headwater.features.redis_states import drop_after_restore
+from headwater.features.snapshot import SnapshotError, read_snapshot, snapshot_header
 from headwater.features.state import LmdbState, open_for_fold, open_wire
 from headwater.features.store import LogChangedError, PartitionsChangedError, PlanChangedError, State
 from headwater.log.protocol import EventLog
@@ -30,9 +32,34 @@ def open_fold_state(config: Config, data: Path, plan: Plan, event_log: EventLog)
         UnavailableError: Redis cannot be reached.
         ConfigurationError: Redis would throw rows away, or its client is not installed.
     """
+    state: State
     if config.state.store == "lmdb":
-        return open_state(state_dir(data, plan.hash), plan, event_log)
-    return _open_in_redis(config, plan, event_log)
+        state = open_state(state_dir(data, plan.hash), plan, event_log)
+    else:
+        state = _open_in_redis(config, data, plan, event_log)
+    try:
+        begin_with_snapshot(state, data, event_log)
+    except BaseException:
+        state.close()
+        raise
+    return state
+
+
+def begin_with_snapshot(state: State, data: Path, event_log: EventLog) -> None:
+    """Make an empty ``state`` that of the snapshot which a restore has put there, if it did; the fold goes on from that."""
+    path = snapshot_file(data, state.plan.hash)
+    if not path.exists():
+        return
+    if state.offset == 0:
+        try:
+            header = snapshot_header(path)
+            if header.offset > event_log.last_offset:
+                raise SnapshotError(f"{path} stands at offset {header.offset}, the log ends at {event_log.last_offset}")
+            read_snapshot(path, state)
+            log.info("state_begins_with_snapshot", snapshot=path.name, offset=header.offset)
+        except (SnapshotError, PlanChangedError, LogChangedError) as error:
+            log.warning("snapshot_not_used", reason=str(error), hint="the state is folded anew from the log")
+    path.unlink()  # from here on it would only grow old, and hold rows of those who are erased
 
 
 def mark_damaged(state: State) -> None:
@@ -75,7 +102,7 @@ def open_state(path: Path, plan: Plan, event_log: EventLog) -> LmdbState:
     return state
 
 
-def _open_in_redis(config: Config, plan: Plan, event_log: EventLog) -> State:
+def _open_in_redis(config: Config, data: Path, plan: Plan, event_log: EventLog) -> State:
     """The same in Redis: of another log, in other partitions, unreadable, condemned, torn apart, or ahead of the log."""
     wire = open_wire(config)
     from headwater.features.state_redis import RedisState, drop_redis_state
@@ -86,6 +113,7 @@ def _open_in_redis(config: Config, plan: Plan, event_log: EventLog) -> State:
         )  # fmt: skip
 
     try:
+        drop_after_restore(wire, data, event_log.log_id)
         try:
             state = opened()
             dropped = _ahead(state, event_log) if state.offset > event_log.last_offset else None

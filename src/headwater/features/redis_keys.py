@@ -7,13 +7,16 @@ most ``WIDTH`` rows, so that nothing grows without bound and all rows can be rea
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 WIDTH = 256
 
 _U4 = struct.Struct(">I")
+_T = TypeVar("_T")
 
 
 class Description(msgspec.Struct, array_like=True):
@@ -27,6 +30,11 @@ class Description(msgspec.Struct, array_like=True):
 
 
 decode_description = msgspec.msgpack.Decoder(Description).decode
+
+
+def user_field(user: int) -> bytes:
+    """The name of a user's row in a stage; in a bucket without the letter."""
+    return b"u" + _U4.pack(user)
 
 
 class Keys(NamedTuple):
@@ -62,3 +70,10 @@ class Keys(NamedTuple):
     def items(self, letter: str, end: int) -> list[str]:
         """The buckets of the items below ``end``."""
         return [self.key("m", f"{letter}{number}") for number in range(-(-end // WIDTH))]
+
+
+def batches(some: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Lists of at most ``size``."""
+    rest = iter(some)
+    while part := list(islice(rest, size)):
+        yield part

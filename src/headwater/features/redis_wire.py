@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -27,6 +27,12 @@ def shown(url: str) -> str:
     """A Redis URL as messages may name it: without user, password and options."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def script(text: str, keys: Iterable[str], *arguments: str | bytes | int) -> Command:
+    """The command that runs a script."""
+    keys = tuple(keys)
+    return ("EVAL", text, len(keys), *keys, *arguments)
 
 
 class Wire:

@@ -18,7 +18,7 @@ from headwater.features.aggregations import (
     TableValue,
     Windowed,
 )
-from headwater.features.layout import I_COUNTS, I_TIMES, U_COUNTS, U_TIMES, Layout
+from headwater.features.layout import I_COUNTS, I_TIMES, U_COUNTS, U_TIMES, WIDE, Layout
 from headwater.features.packing import most_words
 from headwater.features.plan import Plan, compile_plan
 from headwater.schema.config import Config
@@ -57,9 +57,12 @@ def widths(layout: Layout) -> tuple[int, int]:
 
 def bytes_of(cell: Aggregation) -> int:
     """Bytes of an aggregation in a row at full width (a table's valid time, which its columns share, is not counted)."""
+    wide = WIDE if cell.entity == "item" else 1
     match cell:
+        case Decayed():
+            return NUMBER * wide
         case Windowed():
-            return NUMBER * cell.tiles
+            return NUMBER * wide * cell.tiles
         case LastTime():
             return TIME
         case LastValue():
@@ -76,7 +79,7 @@ def sizes(plan: Plan) -> Sizes:
     """Sizes of the rows of ``plan``; the parts of a row add up to it."""
     layout = plan.layout
     user, item = widths(layout)
-    segments = NUMBER * len(plan.segment_keys) * layout.segment_size
+    segments = NUMBER * WIDE * len(plan.segment_keys) * layout.segment_size
     return Sizes(
         user=user,
         user_parts=_without_empty(

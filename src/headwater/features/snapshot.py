@@ -18,8 +18,9 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, NamedTuple, Self
+from typing import IO, NamedTuple, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -72,12 +73,18 @@ _decode_header = msgspec.msgpack.Decoder(SnapshotHeader).decode
 # -- writing ---------------------------------------------------------------------------------------------
 
 
-def write_snapshot(store: State, path: Path) -> SnapshotHeader:
+class Freezes(Protocol):
+    """What all rows can be taken of at one moment: a store, or a state in Redis whose plan is not known."""
+
+    def frozen(self) -> AbstractContextManager[Frozen]: ...
+
+
+def write_snapshot(store: Freezes, path: Path) -> SnapshotHeader:
     """Write the whole state of ``store`` to ``path``, replacing what is there. Memory: one frame.
 
     Raises:
         CorruptStateError: a row does not match its checksum.
-        StateMovedError: the store cannot hold a moment, and the fold went on meanwhile.
+        StateMovedError: the store cannot hold a moment fast just now.
         SnapshotError: another process writes the same snapshot.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,6 +223,12 @@ def verify_snapshot(path: Path) -> SnapshotHeader:
     with _Reading(path) as reading:
         for _ in reading.frames():
             pass
+        return reading.header
+
+
+def snapshot_header(path: Path) -> SnapshotHeader:
+    """What the file says of itself, without the rest being read. Raises :class:`SnapshotError`: its beginning is damaged."""
+    with _Reading(path) as reading:
         return reading.header
 
 

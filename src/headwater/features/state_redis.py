@@ -23,20 +23,21 @@ import numpy.typing as npt
 from headwater.features.fold import Delta
 from headwater.features.packing import packed_clock
 from headwater.features.plan import Plan
-from headwater.features.redis_keys import WIDTH, Description, Keys, decode_description
+from headwater.features.redis_frozen import HeldState
+from headwater.features.redis_keys import WIDTH, Description, Keys, batches, decode_description
 from headwater.features.redis_scripts import APPLY, COMMIT, EPOCH, FENCE, MARK, READ, STAGE, TAKE
-from headwater.features.redis_wire import Command, Wire
+from headwater.features.redis_wire import Command, Wire, script
 from headwater.features.rows import CorruptStateError, ItemTable, User, unpack_user
 from headwater.features.store import (
     KEPT_EPOCHS,
     NO_ITEMS,
+    TABLES,
     UNFINISHED,
     Frozen,
     Meta,
     PartitionsChangedError,
     Row,
     StateConflictError,
-    StateMovedError,
     StateReplacedError,
     apply_epochs,
     catalogue_values,
@@ -140,7 +141,7 @@ class RedisState:
         chunks = [epoch[at : at + PART] for at in range(0, len(epoch), PART)]
         for k, chunk in enumerate(chunks):
             pair = self._keys.key("m", "head"), self._keys.epoch(meta.epoch)
-            staging.append(_script(EPOCH, pair, self._token, self._at, _flag(k == 0), chunk))
+            staging.append(script(EPOCH, pair, self._token, self._at, _flag(k == 0), chunk))
         self._run(staging)
         labels = sorted({self._keys.label(field, "m") for field in items})
         keys = (
@@ -148,7 +149,7 @@ class RedisState:
             self._keys.epoch(max(meta.epoch - KEPT_EPOCHS, 0)), *(self._keys.key("m", label) for label in labels),
         )  # fmt: skip
         body = checked(msgspec.msgpack.encode(described))
-        self._run([_script(COMMIT, keys, self._token, self._at, target, body, WIDTH, len(chunks), *labels)])
+        self._run([script(COMMIT, keys, self._token, self._at, target, body, WIDTH, len(chunks), *labels)])
         self._run([self._apply(p, rows, target) for p, rows in enumerate(users)])
         self._moved(target, described, meta)
 
@@ -158,7 +159,7 @@ class RedisState:
             raise read_only(self._where)
         check_origin(meta, self.plan, self.log_id, "what is to be filled in")
         head = self._keys.key("m", "head")
-        if self._wire.trip([_script(MARK, (head,), _LOADING)])[0][0] != b"ok":
+        if self._wire.trip([script(MARK, (head,), _LOADING)])[0][0] != b"ok":
             raise not_empty(self._where)
         users_end = items_end = 1
         rows = iter(rows)
@@ -190,10 +191,10 @@ class RedisState:
 
     def _take(self) -> None:
         """Be the only one that can commit from now on; what others have staged is dropped."""
-        self._run([_script(TAKE, (self._keys.key("m", "head"),), self._token, self._at)])
+        self._run([script(TAKE, (self._keys.key("m", "head"),), self._token, self._at)])
         everywhere = [*range(self.partitions), "m"]
         keys = [(self._keys.key(p, "head"), self._keys.key(p, "stage")) for p in everywhere]
-        self._run([_script(FENCE, pair, self._token, self._at) for pair in keys])
+        self._run([script(FENCE, pair, self._token, self._at) for pair in keys])
         self._held = True
 
     def _settle(self) -> None:
@@ -241,12 +242,12 @@ class RedisState:
         parts = list(_parts(rows))
         for k, part in enumerate(parts):
             total = len(rows) if k == len(parts) - 1 else ""
-            yield _script(STAGE, keys, self._token, self._at, target, _flag(k == 0), total, *part)
+            yield script(STAGE, keys, self._token, self._at, target, _flag(k == 0), total, *part)
 
     def _apply(self, p: int, fields: Iterable[bytes], target: str) -> Command:
         labels = sorted({self._keys.label(field, p) for field in fields})
         keys = self._keys.key(p, "head"), self._keys.key(p, "stage"), *(self._keys.key(p, label) for label in labels)
-        return _script(APPLY, keys, target, self._keys.width(p), *labels)
+        return script(APPLY, keys, target, self._keys.width(p), *labels)
 
     def _run(self, commands: list[Command]) -> None:
         """Scripts that must all answer ``ok``."""
@@ -342,57 +343,24 @@ class RedisState:
 
     @contextmanager
     def frozen(self) -> Iterator[Frozen]:
-        """All rows, as long as nobody commits meanwhile: between two commits of the fold, or while it is stopped.
-
-        Raises:
-            StateMovedError: somebody committed, or a commit was not finished.
-        """
-        at, described = self._head()
-        meta = self._meta_of(described)
-        self._check_still(at)
-        described = described or self._described
-        keys = {
-            "users": self._keys.users(described.users_end),
-            "items": [[key] for key in self._keys.items("i", described.items_end)],
-            "catalogue": [[key] for key in self._keys.items("c", described.items_end)],
-        }
-        counts = {}
-        for name, groups in keys.items():
-            counts[name] = 0
-            for some in _batches([key for group in groups for key in group], 1024):
-                counts[name] += sum(self._wire.trip([("HLEN", key) for key in some]))
-
-        def rows() -> Iterator[Row]:
-            for name, groups in keys.items():
-                for group in groups:
-                    found: list[tuple[bytes, bytes]] = []
-                    for bucket in self._wire.trip([("HGETALL", key) for key in group], patient=True):
-                        found.extend(bucket.items())
-                    for field, value in sorted(found):
-                        yield name, _U4.unpack(field)[0], value
-            self._check_still(at)
-
-        yield Frozen(meta, counts, rows())
+        """All rows of one moment, while the fold goes on. See :class:`~headwater.features.redis_frozen.HeldState`."""
+        meta = self.meta()
+        if self._at == _EMPTY and self._head()[1] is None:
+            yield Frozen(meta, dict.fromkeys(TABLES, 0), iter(()))
+            return
+        with HeldState(self._wire, self._keys.place).frozen() as frozen:
+            yield frozen
 
     def dump(self) -> Iterator[Row]:
         """Every stored row as (table, key, bytes), ordered: two equal states dump the same."""
         with self.frozen() as frozen:
             yield from frozen.rows
 
-    def _check_still(self, at: str | None) -> None:
-        heads = self._wire.trip([("HGET", self._keys.key(p, "head"), "at") for p in ["m", *range(self.partitions)]])
-        found = sorted({_text(head) for head in heads})
-        if found != [at or _EMPTY]:
-            raise StateMovedError(
-                f"{self._where} moved (from {at} to {', '.join(found)}) while all of it was read; do that between two "
-                "commits of the fold, or while it is stopped"
-            )
-
     def _load(self, table: ItemTable) -> Meta:
         """Fill ``table``; returns the position that its rows have. At leisure if nobody commits, else in one step."""
         before, described = self._head()
         items: list[dict[bytes, bytes]] = []
-        for keys in _batches(self._item_buckets(described), 16):
+        for keys in batches(self._item_buckets(described), 16):
             items.extend(self._wire.trip([("HGETALL", key) for key in keys], patient=True))
         after, described = self._head()
         for _ in range(_TRIES):
@@ -442,7 +410,7 @@ class RedisState:
         return at, row
 
     def _read(self, user: int) -> Command:
-        return _script(READ, (self._keys.key(user % self.partitions, "head"), self._bucket(user)), _U4.pack(user))
+        return script(READ, (self._keys.key(user % self.partitions, "head"), self._bucket(user)), _U4.pack(user))
 
     def _bucket(self, user: int) -> str:
         p = user % self.partitions
@@ -453,14 +421,9 @@ def drop_redis_state(wire: Wire, place: str) -> None:
     """Remove the state. Ended half-way it is refused when opened, and may be dropped again."""
     head = Keys(place, 0).key("m", "head")
     wire.trip([("HSET", head, "at", _LOADING)])
-    for keys in _batches([key for key in wire.keys(f"{{hw:{place}:*") if key != head.encode()], 1000):
+    for keys in batches([key for key in wire.keys(f"{{hw:{place}:*") if key != head.encode()], 1000):
         wire.trip([("UNLINK", key) for key in keys])
     wire.trip([("UNLINK", head)])
-
-
-def _script(text: str, keys: Iterable[str], *arguments: str | bytes | int) -> Command:
-    keys = tuple(keys)
-    return ("EVAL", text, len(keys), *keys, *arguments)
 
 
 def _parts(rows: dict[bytes, bytes]) -> Iterator[list[bytes]]:
@@ -474,11 +437,6 @@ def _parts(rows: dict[bytes, bytes]) -> Iterator[list[bytes]]:
         part += (field, value)
         size += len(field) + len(value)
     yield part
-
-
-def _batches(keys: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(keys), size):
-        yield keys[start : start + size]
 
 
 def _flag(value: bool) -> str:

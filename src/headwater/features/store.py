@@ -65,7 +65,7 @@ class StateReplacedError(UnavailableError):
 
 
 class StateMovedError(UnavailableError):
-    """The state moved on while all of it was read, and the store cannot hold a moment fast."""
+    """All of the state was to be read as of one moment, and that moment could not be held fast."""
 
 
 class Frozen(NamedTuple):
@@ -110,7 +110,7 @@ class State(StateStore, Protocol):
         """All rows of one moment, streamed.
 
         Raises:
-            StateMovedError: (stores that cannot hold a moment) the state moved on meanwhile.
+            StateMovedError: (Redis) no moment was found, or it was let go because nobody took rows.
         """
         ...
 

@@ -29,11 +29,15 @@ class BinaryTrees:
         """``float64[n, h]``."""
         return np.stack(
             [
-                calibration.apply(booster.predict(features, raw_score=True, num_iteration=trees)).astype(np.float64)
+                calibration.apply(_raw(booster, features, trees)).astype(np.float64)
                 for booster, calibration, trees in zip(self.boosters, self.calibration, self.trees, strict=True)
             ],
             1,
         )
+
+
+def _raw(booster: lightgbm.Booster, features: Float32, trees: int) -> Float64:
+    return np.asarray(booster.predict(features, raw_score=True, num_iteration=trees), np.float64)
 
 
 def fit_binary(
@@ -54,7 +58,7 @@ def fit_binary(
             },
             train, trees, valid_sets=[judge], callbacks=[lightgbm.early_stopping(patience, verbose=False)],
         )  # fmt: skip
-        raw = booster.predict(rows.features[cut:], raw_score=True, num_iteration=booster.best_iteration)
+        raw = _raw(booster, rows.features[cut:], booster.best_iteration)
         boosters.append(booster)
         kept.append(booster.best_iteration)
         calibration.append(fit_calibration(raw, label[cut:]))

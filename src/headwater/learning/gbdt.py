@@ -63,6 +63,7 @@ def fit_gbdt(
     params: GbdtParams,
     seed: int,
     num_threads: int,
+    warm: bytes | None = None,
     progress: Progress | None = None,
 ) -> tuple[bytes, FitReport]:
     """Train a ranker on groups of rows that compete for the same request.
@@ -76,6 +77,8 @@ def fit_gbdt(
         weights: ``float[n]`` weight of each row, or ``None``.
         columns: names of the ``d`` columns.
         num_threads: threads of LightGBM.
+        warm: an earlier model over the same columns (its text) to go on from: its first ``trees // 2`` trees stay, and
+            grow by up to ``trees`` in all, so that models do not get longer from one warm start to the next.
         progress: called as ``progress(tree, trees, holdout_ndcg10 or None)`` after every tree.
 
     Returns:
@@ -111,6 +114,7 @@ def fit_gbdt(
 
     train = dataset(0, cut, group_sizes[:groups], None)
     watcher = _Watcher(params.trees, params.patience, progress)
+    before = _start(warm, params.trees // 2, columns)
     booster = lightgbm.train(
         {
             "objective": params.objective,
@@ -129,7 +133,8 @@ def fit_gbdt(
             "verbosity": -1,
         },
         train,
-        num_boost_round=params.trees,
+        num_boost_round=params.trees - (0 if before is None else before.current_iteration()),
+        init_model=before,
         valid_sets=[dataset(cut, len(labels), group_sizes[groups:], train)] if held else [],
         callbacks=[watcher],
     )
@@ -145,6 +150,18 @@ def fit_gbdt(
         gain={columns[c]: float(gain[c]) for c in order if gain[c] > 0},
     )
     return booster.model_to_string(num_iteration=trees).encode(), report
+
+
+def _start(warm: bytes | None, trees: int, columns: tuple[str, ...]) -> lightgbm.Booster | None:
+    """The first ``trees`` trees of an earlier model; ``None``: there is none, or none of its trees is to stay."""
+    if warm is None or trees == 0:
+        return None
+    whole = lightgbm.Booster(model_str=warm.decode())
+    if whole.num_feature() != len(columns):
+        raise TrainingError(
+            f"The model to start from has {whole.num_feature()} columns, the rows have {len(columns)}. Start without it."
+        )
+    return lightgbm.Booster(model_str=whole.model_to_string(num_iteration=trees))
 
 
 class _Watcher:

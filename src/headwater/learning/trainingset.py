@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,9 @@ from headwater.features.zones import Zones
 from headwater.log.protocol import EventLog
 from headwater.log.record import Kind, Namespace, RecordBlock
 from headwater.registry.bundle import DataRange
+from headwater.retrieval.fitted import Recent
 from headwater.schema.config import Config
+from headwater.serving.model import Model
 from headwater.serving.pipeline import Pipeline
 from headwater.serving.region import StoredRegion
 from headwater.serving.request import Query
@@ -30,12 +33,23 @@ from headwater.serving.view import FoldView
 Progress = Callable[[int, int], None]
 
 
+class Attending(NamedTuple):
+    """What target attention learns from: the vectors of all items ``float32[items, e]``, and the latest events of each
+    question's user: items, type slots and ages in seconds, each ``[g, length]``, newest last, zeros in front.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    items: npt.NDArray[np.int64]
+    types: npt.NDArray[np.int64]
+    age_s: npt.NDArray[np.float32]
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """``features`` float32[n, d], ``labels`` int32[n] (1: the item of the event), ``groups`` int32[g] rows a question.
+    """``features`` float32[n, d + s] (columns of the plan, then a score of each fitted source), ``labels`` int32[n] (1: the item of the event), ``groups`` int32[g] rows a question.
 
     ``questions`` were asked, ``missed`` had an answer that no source offered (they train nothing). ``addresses`` says
-    of each row what it was assembled for, and when.
+    of each row what it was assembled for, and when. ``attending`` is there when a source with vectors was asked.
     """
 
     features: npt.NDArray[np.float32]
@@ -46,6 +60,7 @@ class TrainingSet:
     missed: int
     data: DataRange
     addresses: Questions
+    attending: Attending | None
 
 
 def positive_types(log: EventLog, config: Config) -> npt.NDArray[np.int64]:
@@ -57,10 +72,12 @@ def positive_types(log: EventLog, config: Config) -> npt.NDArray[np.int64]:
 
 def build_training_set(
     log: EventLog, plan: Plan, config: Config, *, until: int, start_ms: int, groups: int, seed: int,
-    unseal: Unseal | None = None, progress: Progress | None = None,
+    unseal: Unseal | None = None, model: Model | None = None, progress: Progress | None = None,
 ) -> TrainingSet:  # fmt: skip
     """Ask about ``groups`` positive events, drawn evenly at random from those received in ``[start_ms, until]``.
 
+    ``model`` brings the fitted sources: they offer candidates and score them, as they will in service; they must have been
+    trained on what lies before ``start_ms``.
     ``until`` is the last offset that may be known. Every group holds the positive and up to
     ``ranker.negatives`` candidates drawn at random from what the sources offered.
     """
@@ -80,7 +97,12 @@ def build_training_set(
     pipeline = Pipeline(config, plan, stored_region=StoredRegion(log.vocabulary()), zones=Zones(log.vocabulary()))
     width = config.ranker.negatives + 1
     capacity = int(groups * 1.2) + 64
-    rows = np.zeros((capacity * width, len(plan.columns)), np.float32)
+    plain, fitted = len(plan.columns), 0 if model is None else len(model.sources)
+    rows = np.zeros((capacity * width, plain + fitted), np.float32)
+    assembled = np.zeros((width, plain), np.float32)
+    attended = None if model is None else model.attended
+    shape = (capacity, 0 if attended is None else attended.length)
+    latest = Recent(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.float32))
     labels = np.zeros(len(rows), np.int32)
     sizes: list[int] = []
     used = asked = missed = 0
@@ -99,7 +121,7 @@ def build_training_set(
         view.refresh()
         segments = record["segments"]
         query = Query("", user=int(record["user"]), segments=(int(segments[0]), int(segments[1])))
-        candidates = pipeline.candidates(query, view, now_ms).items
+        candidates = pipeline.candidates(query, view, now_ms, model).items
         if item not in candidates:
             missed += 1
             continue
@@ -110,10 +132,17 @@ def build_training_set(
             negatives = drawing.choice(negatives, config.ranker.negatives, replace=False)
         chosen = np.append(negatives, item)
         drawing.shuffle(chosen)
-        pipeline.features(query, view, chosen, now_ms, rows[used:])
+        here = slice(used, used + len(chosen))
+        rows[here, :plain] = pipeline.features(query, view, chosen, now_ms, assembled)
+        if model is not None:
+            pipeline.modelled(model, view, chosen, rows[here, plain:])
+        if attended is not None:
+            recent = attended.recent(pipeline.asked, view.index)
+            known = slice(attended.length - len(recent.items), attended.length)
+            latest.items[len(sizes), known], latest.types[len(sizes), known] = recent.items, recent.types
+            latest.age_s[len(sizes), known] = recent.age_s
         labels[used : used + len(chosen)] = chosen == item
         weight_of[used : used + len(chosen)] = weights[int(record["type"])]
-        here = slice(used, used + len(chosen))
         address_of[0, here], address_of[1, here] = int(record["offset"]) - 1, query.user
         address_of[2, here], address_of[3, here] = chosen, now_ms
         used += len(chosen)
@@ -124,6 +153,9 @@ def build_training_set(
         Questions(
             offset=address_of[0, :used], user=address_of[1, :used], item=address_of[2, :used],
             now_ms=address_of[3, :used], segments=np.zeros((used, 2), np.uint16),
+        ),
+        None if attended is None else Attending(
+            attended.vectors(view.index), latest.items[: len(sizes)], latest.types[: len(sizes)], latest.age_s[: len(sizes)]
         ),
     )  # fmt: skip
 

@@ -22,9 +22,11 @@ from headwater.features.fold import Fold
 from headwater.features.paths import BUILDING, Current, building_dir, read_current, state_dir, write_current
 from headwater.features.plan import Plan
 from headwater.features.profiles import Profiles
-from headwater.features.recovery import open_state
+from headwater.features.recovery import begin_with_snapshot, open_fold_state, open_state
+from headwater.features.redis_states import drop_state_in_redis
 from headwater.log.protocol import EventLog
 from headwater.registry.registry import Registry
+from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError, HeadwaterError
 
 log = structlog.get_logger()
@@ -73,6 +75,7 @@ def one_backfill(data: Path) -> Iterator[None]:
 
 
 def build_state(
+    config: Config,
     data: Path,
     plan: Plan,
     event_log: EventLog,
@@ -83,18 +86,25 @@ def build_state(
     """Bring the state of ``plan``, which nobody serves, to the end of the log; :func:`one_backfill` is held.
 
     It is built in ``state/<hash>.building``, which gets its final name at the log's end; a finished one is brought up
-    to date in place. ``progress`` gets (offset, last offset of the log); ``seconds`` is a monotonic clock.
+    to date in place. In Redis it is built where it will stand, for no server looks at it yet, and that folder, empty, says that it
+    is not finished. ``progress`` gets (offset, last offset of the log); ``seconds`` is a monotonic clock.
+
+    Raises:
+        StateConflictError: (Redis) a server was started with this plan meanwhile, and folds for itself.
+        UnavailableError: Redis cannot be reached; what was stored stays.
     """
     began = seconds()
-    path = final = state_dir(data, plan.hash)
-    if not (final / "data.mdb").exists():
-        path = building_dir(data, plan.hash)
-        for other in (data / "state").glob(f"*{BUILDING}"):
-            if other != path:
-                log.warning("state_dropped", reason=f"{other.name} is of a plan that another backfill gave up")
-                shutil.rmtree(other)
-    state = open_state(path, plan, event_log)
+    final, building = state_dir(data, plan.hash), building_dir(data, plan.hash)
+    path: Path | None = None
+    if config.state.store == "lmdb":
+        path = final if (final / "data.mdb").exists() else building
+    if path != final:
+        _drop_given_up(config, data, building)
+    state = open_fold_state(config, data, plan, event_log) if path is None else open_state(path, plan, event_log)
     try:
+        begin_with_snapshot(state, data, event_log)
+        if path is None and state.offset == 0:
+            building.mkdir(parents=True, exist_ok=True, mode=0o700)
         fold = Fold(plan, state, unseal=Profiles(data))
         first, stored_s = fold.offset, seconds()
         while (block := event_log.read(fold.offset)) is not None:
@@ -107,12 +117,27 @@ def build_state(
         fold.commit(epoch=False)
     finally:
         state.close()
-    if path != final:
+    if path is None:
+        shutil.rmtree(building, ignore_errors=True)
+    elif path != final:
         if final.exists():  # a server was started with this plan meanwhile, and folds for itself
             shutil.rmtree(path)
         else:
             path.rename(final)
     return Built(plan=plan.hash, first=first, offset=fold.offset, seconds=seconds() - began)
+
+
+def _drop_given_up(config: Config, data: Path, building: Path) -> None:
+    """Remove unfinished states of other plans, but for those that a server has taken over in the meantime."""
+    current = read_current(data)
+    served = set() if current is None else {current.plan, current.before}
+    for other in (data / "state").glob(f"*{BUILDING}"):
+        if other == building:
+            continue
+        if other.stem not in served and not (other / "data.mdb").exists():
+            drop_state_in_redis(config, other.stem)
+        log.warning("state_dropped", reason=f"{other.name} is of a plan that another backfill gave up")
+        shutil.rmtree(other)
 
 
 def check_promoted(models: Path, serving: str, plan: str) -> None:

@@ -19,8 +19,10 @@ import msgspec
 from msgspec import Struct
 
 from headwater import __version__
-from headwater.features.paths import state_dirs
+from headwater.features.paths import SNAPSHOT, state_dirs
 from headwater.features.recovery import BOOT_MARK
+from headwater.features.redis_states import restored_mark, write_snapshots_of_redis
+from headwater.features.snapshot import snapshot_header
 from headwater.log.archived import check_same, open_log
 from headwater.log.environment import DEFAULT_MAP_GIB, GIB, open_environment
 from headwater.log.erasures import FILE as ERASURES_FILE
@@ -32,6 +34,7 @@ from headwater.log.writer import open_writer
 from headwater.offline.archive import lake_lock
 from headwater.offline.states import state_offset
 from headwater.registry.files import sync_directory, write_synced, writers_lock
+from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 
 FORMAT = 1
@@ -114,13 +117,17 @@ class RestoreReport(Struct, frozen=True, kw_only=True):
 
 
 def backup(
-    data: Path, dest: Path, *, created_ms: int, with_state: bool = False, progress: Progress | None = None
-) -> BackupReport:
+    data: Path, dest: Path, *, created_ms: int, config: Config | None = None, with_state: bool = False,
+    progress: Progress | None = None,
+) -> BackupReport:  # fmt: skip
     """Copy ``data`` to the new folder ``dest``. State goes along on request, and when it cannot be folded anew.
+
+    ``config`` says whether states lie in Redis (None: they do not); of those there will be snapshots.
 
     Raises:
         BackupError: ``dest`` is there already, or lies in ``data``.
         StoreError: there is no log.
+        UnavailableError: Redis cannot be reached, or a state in it cannot be held at one moment.
     """
     partial = dest.with_name(dest.name + INCOMPLETE)
     if dest.exists() or partial.exists():
@@ -133,10 +140,12 @@ def backup(
     with lake_lock(data):  # nothing is archived, trimmed or vacuumed meanwhile
         lake = _copy_lake(data, partial, progress)
         with contextlib.closing(open_log(data)) as log:
-            with_state = with_state or log.first_offset > 1
+            with_state, log_id = with_state or log.first_offset > 1, log.log_id
         if with_state:
             for folder in state_dirs(data):
                 _copy_environment(folder, partial / "state" / folder.name)
+            if config is not None:
+                write_snapshots_of_redis(config, data, log_id, partial / "state")
         _copy_environment(data / "log", partial / "log")
     _copy_environment(data / "identity", partial / "identity")
     shutil.copyfile(data / "identity" / SECRET_FILE, partial / "identity" / SECRET_FILE)
@@ -149,6 +158,7 @@ def backup(
         if lake is not None:
             check_same(copied, LakeLog(lake_dir(partial)))
     states = {path.parent.name: state_offset(path.parent) for path in sorted(partial.glob("state/*/data.mdb"))}
+    states |= {path.stem: snapshot_header(path).offset for path in sorted(partial.glob(f"state/*{SNAPSHOT}"))}
     _drop_locks(partial)
     manifest = Manifest(
         created_ms=created_ms,
@@ -253,6 +263,8 @@ def restore(
     if _BOOT_ID.exists():  # every file was compared and synced: the fold may trust the state in them
         for folder in state_dirs(staged):
             (folder / BOOT_MARK).write_text(_BOOT_ID.read_text().strip())
+    restored_mark(staged).parent.mkdir(exist_ok=True, mode=0o700)
+    restored_mark(staged).touch()  # a state in Redis may be ahead of what was restored
     if data.exists():
         data.rmdir()
     staged.rename(data)

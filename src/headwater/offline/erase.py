@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from headwater.features.paths import BUILDING, state_dir
-from headwater.features.plan import compile_plan
-from headwater.features.state import open_store
-from headwater.features.store import State
+from headwater.features.paths import BUILDING
+from headwater.features.redis_states import forget_in_redis, redis_of
 from headwater.jit import kernel
+from headwater.log.archived import open_log
 from headwater.log.client import SyncWriterClient
 from headwater.log.environment import open_environment
 from headwater.log.identity import SECRET_FILE, LmdbIdentity, UserKey
@@ -94,10 +93,10 @@ def erase(
     """Erase ``users`` (external ids) in ``data``, through the running writer or as the writer, and search for them.
 
     Waits up to ``wait_s`` seconds until the folds that run have removed the state rows; it removes them itself from
-    a state in LMDB that nobody folds. In Redis it looks at the state of the configuration's plan.
+    a state that nobody folds.
 
     Raises:
-        UnavailableError: the state in Redis is not there or cannot be reached; nobody was erased.
+        UnavailableError: the Redis that holds states cannot be reached; nobody was erased.
         WriterRunningError: the writer runs and does not answer. RefusedError: an id is empty or no text.
         StoreError: there is no data.
     """
@@ -105,11 +104,7 @@ def erase(
     wanted = list(dict.fromkeys(users))
     targets = _targets(data / "identity", wanted)
     with contextlib.ExitStack() as opened:
-        in_redis: State | None = None
-        if config.state.store == "redis":
-            plan = compile_plan(config)
-            in_redis = open_store(config, state_dir(data, plan.hash), plan, writable=False, hurried=False)
-            opened.callback(in_redis.close)
+        wire = opened.enter_context(redis_of(config))
         writer = opened.enter_context(contextlib.closing(connect(data, config)))
         replies = [writer.erase_users(wanted[at : at + BATCH]) for at in range(0, len(wanted), BATCH)]
         is_running = isinstance(writer, SyncWriterClient)
@@ -118,11 +113,12 @@ def erase(
         may_wait = (lambda: seconds() - began < wait_s) if is_running else None
         states = _forget(data, known, offset, may_wait, pause)
         state_rows = sum(_rows_left(path, known) for path in all_states(data))
-        if in_redis is not None:
-            while may_wait is not None and may_wait() and in_redis.meta().offset < offset:
-                pause(_POLL_S)
-            states[f"{in_redis.plan.hash} in Redis"] = in_redis.meta().offset
-            state_rows += sum(in_redis.user(key.user) is not None for key in known)
+        if wire is not None:
+            with contextlib.closing(open_log(data)) as log:
+                log_id = log.log_id
+            offsets, left = forget_in_redis(wire, log_id, [key.user for key in known], offset, may_wait, pause)
+            states |= {f"{plan} in Redis": at for plan, at in offsets.items()}
+            state_rows += left
         if is_running:  # the old bytes are wiped behind the answer, and again later if a reader was in the way
             writer.ping()
     with lake_lock(data):

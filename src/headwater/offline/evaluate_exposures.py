@@ -147,7 +147,9 @@ def _told(
     """Name, scores and probabilities ``float64[n, h]`` of all impressions, seconds of training and report of each model."""
     learnt = ~rows.judged
     cut = learnt & (np.cumsum(learnt) > int(learnt.sum() * (1.0 - HOLDOUT)))  # what baselines are calibrated on
-    popular, rated, rates = [], [], []
+    popular: list[Float64] = []
+    rated: list[Float64] = []
+    rates: list[Float64] = []
     for h in range(len(heads)):
         prior = float(all_.labels[learnt, h].mean())
         rate, shown = item_rates(all_.item, all_.now_ms, all_.labels[:, h], all_.delay_ms[:, h], prior)

@@ -18,7 +18,7 @@ from headwater.log.lmdb import LmdbLog
 from headwater.log.seek import last_before
 from headwater.offline.archive import lake_lock, sync_table
 from headwater.offline.importing.run import connect
-from headwater.offline.states import all_states, state_offset
+from headwater.offline.states import all_offsets
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 
@@ -57,7 +57,9 @@ def retain(
     """
     with lake_lock(data):
         removed, held_by = _retain_log(data, config, now_ms - log_ms) if log_ms is not None else (0, "")
-        records, files, lost = _retain_lake(data, now_ms - lake_ms, force) if lake_ms is not None else (0, 0, [])
+        records, files, lost = (
+            _retain_lake(data, config, now_ms - lake_ms, force) if lake_ms is not None else (0, 0, [])
+        )
         with contextlib.closing(LmdbLog(data / "log", readonly=True)) as log:
             first = log.first_offset
         with contextlib.closing(open_log(data)) as whole:
@@ -71,11 +73,11 @@ def _retain_log(data: Path, config: Config, before_ms: int) -> tuple[int, str]:
     """Trim the log; how many records went, and what held it back from removing all that is old enough."""
     with contextlib.closing(open_log(data)) as whole:
         old = last_before(whole, before_ms)[0]
-        last = whole.last_offset
+        last, log_id = whole.last_offset, whole.log_id
     limits = {
         "the archive": _archived(data),
         "the dedup window (log.dedup_window)": last - LOOKED_AT * config.log.dedup_window,
-        **{f"the state {path.name}": state_offset(path) for path in all_states(data)},
+        **{f"the state {name}": offset for name, offset in all_offsets(data, config, log_id).items()},
     }
     reason = min(limits, key=lambda name: limits[name])
     upto = max(0, min(old, limits[reason]))
@@ -98,7 +100,7 @@ def _archived(data: Path) -> int:
     return lake.last_offset
 
 
-def _retain_lake(data: Path, before_ms: int, force: bool) -> tuple[int, int, list[str]]:
+def _retain_lake(data: Path, config: Config, before_ms: int, force: bool) -> tuple[int, int, list[str]]:
     from deltalake import CommitProperties
     from deltalake.transaction import RemoveAction
 
@@ -112,9 +114,9 @@ def _retain_lake(data: Path, before_ms: int, force: bool) -> tuple[int, int, lis
     last = old[-1].last
     with contextlib.closing(LmdbLog(data / "log", readonly=True)) as log:
         check_same(log, lake)
-        begins = min(log.first_offset, last + 1)  # what then can be read
+        begins, log_id = min(log.first_offset, last + 1), log.log_id  # what then can be read
     is_lost = begins > old[0].first
-    states = {folder.name: state_offset(folder) for folder in all_states(data)}
+    states = all_offsets(data, config, log_id)
     behind = {name: offset for name, offset in states.items() if offset < begins - 1}
     if is_lost and not force and (behind or not states):
         named = ", ".join(f"{name} at offset {offset}" for name, offset in behind.items()) or "there is no state at all"

@@ -9,9 +9,12 @@ import lmdb
 import msgspec
 
 from headwater.features.packing import CorruptStateError
-from headwater.features.paths import BUILDING
+from headwater.features.paths import BUILDING, SNAPSHOT
+from headwater.features.redis_states import states_in_redis
+from headwater.features.snapshot import snapshot_header
 from headwater.features.store import Meta, unchecked
 from headwater.log.environment import open_environment
+from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 
 _META = b"meta"
@@ -21,6 +24,19 @@ _USERS = b"users"
 def all_states(data: Path) -> list[Path]:
     """Every state in LMDB, finished or being built."""
     return sorted(path.parent for path in (data / "state").glob("*/data.mdb"))
+
+
+def all_offsets(data: Path, config: Config, log_id: str) -> dict[str, int]:
+    """How far every state is that was folded from a log, wherever it lies, by a name for messages.
+
+    Raises:
+        HeadwaterError: (see :func:`state_offset`) one cannot be read. UnavailableError: Redis cannot be reached.
+    """
+    return {
+        **{path.name: state_offset(path) for path in all_states(data)},
+        **{path.name: snapshot_header(path).offset for path in sorted((data / "state").glob(f"*{SNAPSHOT}"))},
+        **{f"{plan} in Redis": offset for plan, offset in states_in_redis(config, data, log_id).items()},
+    }
 
 
 def state_offset(path: Path) -> int:

@@ -1,23 +1,27 @@
-"""The training job: replay → training rows → LightGBM → bundle → registry."""
+"""The training job: fitted sources → replay → training rows → ranker → bundle → registry."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 from msgspec import Struct
 
 from headwater.evaluation.checks import mismatches
+from headwater.evaluation.gate import GateReport
+from headwater.evaluation.heldout import held_out_stretch
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.statistics import STATISTICS_FILE, Statistics
-from headwater.learning.gbdt import FitReport, GbdtParams, fit_gbdt
 from headwater.learning.trainingset import TrainingSet, build_training_set
 from headwater.log.protocol import EventLog
 from headwater.log.seek import last_before
+from headwater.offline.fitted import FittedSources
+from headwater.offline.publish import publish_and_promote
+from headwater.offline.rankers import fit_ranker
 from headwater.offline.tables.history import Lookup, TableOrigins, table_history
-from headwater.ranking.gbdt import MODEL_FILE
 from headwater.registry.bundle import ManifestFields
 from headwater.registry.registry import Registry
 from headwater.schema.config import Config
@@ -31,7 +35,8 @@ MIN_GROUPS = 50
 
 class TrainReport(Struct, frozen=True, kw_only=True):
     """What a training run made. ``allowed_mismatch`` are features that its data has wrong, with permission; ``tables`` how
-    many rows have the columns of a table from the log, and how many from its files.
+    many rows have the columns of a table from the log, and how many from its files; ``sources_s`` are seconds of training
+    each fitted source; ``gate`` is the verdict on the bundle (``None``: it was not asked for), ``gate_s`` what that took.
     """
 
     bundle: str
@@ -43,16 +48,21 @@ class TrainReport(Struct, frozen=True, kw_only=True):
     missed: int
     tables: dict[str, TableOrigins]
     trees: int
+    epochs: int
     holdout_ndcg10: float | None
     replay_s: float
     fit_s: float
+    sources_s: dict[str, float]
     gain: dict[str, float]
+    gate: GateReport | None
+    gate_s: float
 
 
 def train(
     config: Config, log: EventLog, models: Path, *, until_ms: int | None = None, window: str | None = None,
-    seed: int | None = None, threads: int = 2, promote: bool = True, created_ms: int, checks: Path,
-    allow_mismatch: bool = False, unseal: Unseal | None = None, lookup: Lookup | None = None, progress: Progress | None = None,
+    seed: int | None = None, threads: int = 2, promote: bool = True, force: bool = False, created_ms: int, checks: Path,
+    warm: Mapping[str, bytes] | None = None, allow_mismatch: bool = False, unseal: Unseal | None = None,
+    lookup: Lookup | None = None, progress: Progress | None = None,
 ) -> TrainReport:  # fmt: skip
     """Train the configured ranker on the log up to ``until_ms`` (default: all of it) and publish the bundle.
 
@@ -62,6 +72,10 @@ def train(
     do not, and the manifest says so. ``lookup`` finds a user's number, for tables of users that were loaded after some
     of the questions.
 
+    With the gate enabled, what is to be promoted is trained on what lies before the held-out last stretch, judged there,
+    and promoted when it passes, or ``force`` says so (:mod:`headwater.offline.publish`). ``warm`` are the files of a bundle
+    of the same columns to start from.
+
     Raises:
         ConfigurationError: ``ranker.kind`` is "none".
         MismatchError: the last check found a feature of the plan to differ, and it is not allowed.
@@ -70,19 +84,29 @@ def train(
     plan = compile_plan(config)
     ranker = config.ranker
     if ranker.kind == "none":
-        raise ConfigurationError('ranker.kind: "none" leaves nothing to train; set it to "lightgbm"')
+        raise ConfigurationError('ranker.kind: "none" leaves nothing to train; set it to "lightgbm" or "deep"')
     mismatches(checks, plan.hash, plan.columns, allowed=allow_mismatch)  # before hours of work
     until, last_ms = last_offset_before(log, until_ms)
     start_ms = 0 if window is None else last_ms - parse_duration(window)
     seed = ranker.seed if seed is None else seed
-    began = time.perf_counter()
+    stretch = None
+    if promote and config.gate.enabled:
+        stretch = held_out_stretch(log, config, until=until, until_ms=last_ms, start_ms=start_ms)
+        until = stretch.split
+    fitted = FittedSources(
+        log, plan, config, until, start_ms, seed, threads, unseal, {} if warm is None else warm, progress
+    )
+    model = None
+    if fitted.names:
+        model, start_ms = fitted.before_the_ranker()
+    sourced = time.perf_counter()
     rows = build_training_set(
         log, plan, config, until=until, start_ms=start_ms, groups=max(ranker.max_rows // (ranker.negatives + 1), 1),
-        seed=seed, unseal=unseal,
+        seed=seed, unseal=unseal, model=model,
         progress=None if progress is None else lambda done, total: progress("replay", done, total),
     )  # fmt: skip
     history = table_history(config, plan, log, rows.addresses, lookup)
-    for _ in history.over([(0, len(rows.features), rows.features)]):  # in place
+    for _ in history.over([(0, len(rows.features), rows.features[:, : len(plan.columns)])]):  # in place
         pass
     replayed = time.perf_counter()
     if len(rows.groups) < MIN_GROUPS:
@@ -90,49 +114,47 @@ def train(
             f"only {len(rows.groups)} of {rows.questions} positive events can train a ranker (at least {MIN_GROUPS} "
             "are needed): import more events, or check that [[events]] marks the positive ones"
         )
-    text, report = _fit(config, plan.columns, rows, seed, threads, progress)
-    fitted = time.perf_counter()
+    made = fit_ranker(config, fitted.columns, rows, warm=warm, seed=seed, threads=threads, progress=progress)
+    ranked = time.perf_counter()
+    fitted.again(attends=made.attends)
+    refitted = time.perf_counter()
     allowed = mismatches(checks, plan.hash, plan.columns, allowed=allow_mismatch)  # a check may have ended meanwhile
-    registry = Registry(models)
-    bundle = registry.publish(
+    published = publish_and_promote(
+        config, plan, log, Registry(models),
         ManifestFields(
             created_ms=created_ms,
             plan_hash=plan.hash,
-            columns=plan.columns,
+            columns=fitted.columns,
             ranker=ranker.kind,
+            sources=fitted.names,
             event_types=plan.event_types,
             data=rows.data,
-            metrics={} if report.holdout_ndcg10 is None else {"holdout_ndcg@10": report.holdout_ndcg10},
-            training={"seed": seed, "rows": report.rows, "groups": report.groups, "trees": report.trees}
+            metrics={} if made.holdout_ndcg10 is None else {"holdout_ndcg@10": made.holdout_ndcg10},
+            training={
+                "seed": seed,
+                "rows": len(rows.features),
+                "groups": len(rows.groups),
+                "trees": made.trees,
+                "epochs": made.epochs,
+            }
             | ({"allow_mismatch": ", ".join(allowed)} if allowed else {}),
         ),
-        {MODEL_FILE: text, STATISTICS_FILE: _statistics(plan, rows)},
-    )
-    if promote:
-        registry.promote(bundle.version, plan_hash=plan.hash)
+        {**made.files, **fitted.files, STATISTICS_FILE: _statistics(plan, rows)},
+        stretch=stretch, promote=promote, force=force, seed=seed, unseal=unseal,
+        progress=None if progress is None else lambda done, total: progress("gate", done, total),
+    )  # fmt: skip
     return TrainReport(
-        bundle=bundle.version, promoted=promote, allowed_mismatch=allowed, rows=report.rows, groups=report.groups,
-        questions=rows.questions, missed=rows.missed, tables=history.origins, trees=report.trees, holdout_ndcg10=report.holdout_ndcg10,
-        replay_s=replayed - began, fit_s=fitted - replayed, gain=report.gain,
+        bundle=published.bundle, promoted=published.promoted, gate=published.gate, gate_s=time.perf_counter() - refitted,
+        allowed_mismatch=allowed, rows=len(rows.features), groups=len(rows.groups), questions=rows.questions,
+        missed=rows.missed, tables=history.origins, trees=made.trees, epochs=made.epochs, holdout_ndcg10=made.holdout_ndcg10,
+        replay_s=replayed - sourced, fit_s=ranked - replayed, sources_s=fitted.seconds, gain=made.gain,
     )  # fmt: skip
 
 
 def _statistics(plan: Plan, rows: TrainingSet) -> bytes:
     statistics = Statistics.of_plan(plan)
-    statistics.update(rows.features)
+    statistics.update(np.ascontiguousarray(rows.features[:, : len(plan.columns)]))
     return statistics.encode()
-
-
-def _fit(
-    config: Config, columns: tuple[str, ...], rows: TrainingSet, seed: int, threads: int, progress: Progress | None
-) -> tuple[bytes, FitReport]:
-    ranker = config.ranker
-    return fit_gbdt(
-        rows.features, rows.labels, rows.groups, rows.weights, columns=columns,
-        params=GbdtParams(trees=ranker.trees, leaves=ranker.leaves, learning_rate=ranker.learning_rate),
-        seed=seed, num_threads=threads,
-        progress=None if progress is None else lambda tree, trees, _: progress("fit", tree, trees),
-    )  # fmt: skip
 
 
 def last_offset_before(log: EventLog, until_ms: int | None) -> tuple[int, int]:

@@ -19,6 +19,7 @@ import structlog
 from headwater.features.paths import (
     Current,
     Flip,
+    building_dir,
     drop_other_states,
     read_current,
     state_dir,
@@ -26,6 +27,7 @@ from headwater.features.paths import (
     write_flip,
 )
 from headwater.features.pinned import config_digest, drop_pinned, pin_config
+from headwater.features.redis_states import drop_other_states_in_redis, has_state_in_redis
 from headwater.online.supervisor import EXIT_INPUT, POLL_S, Child, Supervisor
 from headwater.schema.config import Config, load_config
 from headwater.schema.errors import HeadwaterError
@@ -127,7 +129,7 @@ class Flipper:
         Raises:
             FlipRefusedError, ConfigurationError: nothing has changed.
         """
-        config = self._checked(wanted)
+        config = await asyncio.to_thread(self._checked, wanted)  # it may have to ask Redis
         pinned = pin_config(config, self._data / "run")
         new = Generation(config, pinned, self._make(pinned, wanted.plan))
         self._supervisor.add(new.children)
@@ -155,7 +157,16 @@ class Flipper:
         await self._reload_writer(old.config)
         drop_pinned(self._data / "run", pinned)
         kept = [plan for plan in (self._current.plan, self._current.before) if plan is not None]
-        if dropped := await asyncio.to_thread(drop_other_states, self._data, kept):
+        await asyncio.to_thread(self._drop_others, kept)
+
+    def _drop_others(self, kept: list[str]) -> None:
+        """Remove the states of plans that nobody will go back to. The flip is done, whatever becomes of this."""
+        try:
+            dropped = [*drop_other_states(self._data, kept), *drop_other_states_in_redis(self._now.config, kept)]
+        except (HeadwaterError, OSError) as error:
+            log.warning("states_not_dropped", reason=str(error), hint="the next flip tries again")
+            return
+        if dropped:
             log.info("states_dropped", plans=dropped, kept=kept)
 
     def _checked(self, wanted: Current) -> Config:
@@ -170,7 +181,11 @@ class Flipper:
         config = load_config(None if wanted.config is None else Path(wanted.config))
         if config_digest(config) != wanted.digest:
             raise FlipRefusedError(f"{wanted.config} has changed since the backfill: run it again")
-        if not state_dir(self._data, wanted.plan).is_dir():
+        if config.state.store == "redis":
+            there = not building_dir(self._data, wanted.plan).exists() and has_state_in_redis(config, wanted.plan)
+        else:
+            there = state_dir(self._data, wanted.plan).is_dir()
+        if not there:
             raise FlipRefusedError(f"there is no state of plan {wanted.plan}: run the backfill again")
         return config
 

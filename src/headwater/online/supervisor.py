@@ -91,6 +91,13 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
+def pause_after(failures: int) -> float:
+    """Seconds until a process is started again that died ``failures`` times in a row, each time soon after its start."""
+    if failures <= QUICK_RESTARTS:
+        return 0.0
+    return min(LONGEST_PAUSE_S, 0.1 * (1 << min(failures - QUICK_RESTARTS, 10)))  # 2^1024 would be no float any more
+
+
 class ServeLock:
     """One supervisor a data directory."""
 
@@ -250,21 +257,25 @@ class Supervisor:
         failures = 0
         while not (self._stop.is_set() or child.retired.is_set()):
             began = time.monotonic()
-            code, pid = await self._run_once(child)
-            if self._stop.is_set():
-                return
-            self._clear_up(child, pid)
-            if child.retired.is_set():
-                log.info("process_retired", child=child.role, child_pid=pid, code=code)
-                return
-            failures = 1 if time.monotonic() - began > STEADY_S else failures + 1
-            log.warning("process_died", child=child.role, child_pid=pid, code=code, failures=failures)
-            if code == EXIT_INPUT and not self._ready:
-                self._fatal = f"The {child.role} process could not start; its message is above"
-                self._stop.set()
-                return
-            if failures > QUICK_RESTARTS:
-                pause = min(LONGEST_PAUSE_S, 0.1 * 2 ** (failures - QUICK_RESTARTS))
+            try:
+                code, pid = await self._run_once(child)
+            except OSError as error:  # the machine has no memory or no number for one more process; it may have soon
+                failures += 1
+                log.error("process_not_started", child=child.role, reason=str(error), failures=failures)
+            else:
+                if self._stop.is_set():
+                    return
+                self._clear_up(child, pid)
+                if child.retired.is_set():
+                    log.info("process_retired", child=child.role, child_pid=pid, code=code)
+                    return
+                failures = 1 if time.monotonic() - began > STEADY_S else failures + 1
+                log.warning("process_died", child=child.role, child_pid=pid, code=code, failures=failures)
+                if code == EXIT_INPUT and not self._ready:
+                    self._fatal = f"The {child.role} process could not start; its message is above"
+                    self._stop.set()
+                    return
+            if pause := pause_after(failures):
                 log.warning("process_keeps_dying", child=child.role, next_start_s=pause)
                 try:
                     await asyncio.wait_for(self._stop.wait(), pause)
@@ -290,6 +301,11 @@ class Supervisor:
             child.process = await asyncio.create_subprocess_exec(
                 *command, env=environment, pass_fds=handed, stdin=asyncio.subprocess.DEVNULL
             )
+        except OSError:
+            if child.control is not None:
+                child.control.close()
+                child.control = None
+            raise
         finally:
             if theirs is not None:
                 theirs.close()

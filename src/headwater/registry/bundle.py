@@ -8,7 +8,6 @@ check and use. Only formats that cannot run code are let in.
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import os
 import re
@@ -19,11 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from msgspec import Struct
 
+from headwater.registry.array_check import check_array
+from headwater.registry.errors import BundleError as BundleError
+from headwater.registry.errors import PlanMismatchError as PlanMismatchError
 from headwater.registry.files import read_regular, sync_directory, write_synced
-from headwater.schema.errors import HeadwaterError
+from headwater.registry.onnx_check import check_onnx
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -35,22 +36,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 _SUFFIXES = (".txt", ".json", ".md", ".npy", ".onnx")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _CONTAINERS = {b"PK\x03\x04": "a zip archive (as torch and .npz files are)", b"\x1f\x8b": "a gzip archive"}
-
-
-class BundleError(HeadwaterError):
-    """A bundle is damaged, incomplete or not allowed; it was not loaded."""
-
-
-class PlanMismatchError(BundleError):
-    """The bundle was trained on another feature plan than the one that is running."""
-
-    def __init__(self, version: str, trained: str, running: str) -> None:
-        super().__init__(
-            f"Bundle {version} was trained on plan {trained}, but this configuration compiles to plan {running}. "
-            "Train and publish again, or take back the change to [features] and [[events]]."
-        )
-        self.trained = trained
-        self.running = running
 
 
 class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,6 +97,20 @@ class Bundle:
         return self.manifest.version
 
 
+def unwritten(fields: ManifestFields, files: Mapping[str, bytes]) -> Bundle:
+    """The bundle that these would be, in memory only: to open and judge it before it is published.
+
+    Raises:
+        BundleError: as :func:`write_bundle`.
+    """
+    for name, data in files.items():
+        _check_name(name)
+        _check_content(name, data)
+    entries = {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
+    manifest = _seal(_checked(fields), entries)
+    return Bundle(Path(manifest.version), manifest, dict(files))
+
+
 def write_bundle(directory: Path, fields: ManifestFields, files: Mapping[str, bytes]) -> Path:
     """Write a bundle below ``directory`` and return its path ``directory/version``.
 
@@ -122,12 +121,7 @@ def write_bundle(directory: Path, fields: ManifestFields, files: Mapping[str, by
         BundleError: a file name or content that no bundle may hold, manifest fields of a wrong type or not
             finite, or a damaged bundle of this version that stands there already.
     """
-    for name, data in files.items():
-        _check_name(name)
-        _check_content(name, data)
-    manifest = _seal(
-        _checked(fields), {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
-    )
+    manifest = unwritten(fields, files).manifest
     target = directory / manifest.version
     if target.exists():
         load_bundle(target, plan_hash=None)
@@ -179,6 +173,10 @@ def read_manifest(path: Path) -> Manifest:
         if later > FORMAT:
             raise BundleError(
                 f"{path} has bundle format {later}, this version reads up to {FORMAT}. Update Headwater here, or roll back."
+            )
+        if later < FORMAT:
+            raise BundleError(
+                f"{path} has bundle format {later}, of an earlier release; this one reads {FORMAT}. Train and publish again."
             )
         manifest = msgspec.json.decode(data, type=Manifest)
     except OSError as error:
@@ -253,9 +251,6 @@ def _check_content(name: str, data: bytes) -> None:
         if data.startswith(magic):
             raise BundleError(f"{name} is {what}. Publish plain files instead.")
     if name.endswith(".npy"):
-        try:
-            np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise BundleError(
-                f"{name} is not an array that can be read without pickle: {error}. Save it with a plain dtype."
-            ) from error
+        check_array(name, data)
+    elif name.endswith(".onnx"):
+        check_onnx(name, data)

@@ -3,7 +3,7 @@
 ``bundles/<version>/`` are the bundles. ``plans/<plan hash>/CURRENT`` holds the version that servers of that plan
 load, and ``HISTORY`` beside it the versions that were promoted, oldest first. Each of the two files is replaced in
 one step; their order makes every instant between safe (see :meth:`Registry.promote` and
-:meth:`Registry.rollback`). A release before this one kept one pair for all plans, directly in the registry: it is
+:meth:`Registry.rollback`). ``gate/<version>.json`` is the gate's last report on a bundle: bundles never change. A release before this one kept one pair for all plans, directly in the registry: it is
 read as that of the plan of its bundle, and moved by the next promotion or rollback.
 """
 
@@ -31,6 +31,7 @@ from headwater.registry.bundle import (
 from headwater.registry.files import Stamp, read_regular, replace_file, stamp, sync_directory, writers_lock
 
 _HISTORY = 200
+_MOST_REPORT = 16 << 20
 _CURRENT, _HISTORY_FILE = "CURRENT", "HISTORY"
 _PLAN = re.compile(r"[A-Za-z0-9_\-]{1,128}")
 Versions = list[str]
@@ -157,6 +158,64 @@ class Registry:
             _write_history(folder, history)
         log.info("bundle_rolled_back", version=version, before=before, plan=plan_hash)
         return version
+
+    def history(self, plan_hash: str) -> Versions:
+        """The versions that a rollback of that plan leads to, the next one last."""
+        return self._behind(plan_hash, self.current(plan_hash))
+
+    def write_report(self, version: str, report: bytes) -> Path:
+        """Keep the gate's report (JSON) on a bundle beside it; a later report takes its place."""
+        path = self._report(version)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            replace_file(path, report)
+        return path
+
+    def report(self, version: str) -> bytes | None:
+        """The gate's report on a bundle, ``None`` when there is none.
+
+        Raises:
+            BundleError: the file cannot be read.
+        """
+        try:
+            return read_regular(self._report(version), _MOST_REPORT)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise BundleError(f"The gate's report on {version} cannot be read: {error}. Promote it again.") from error
+
+    def prune(self, keep: int, *, history: int | None = None) -> Versions:
+        """Remove bundles that nobody serves and no rollback leads to, but for the newest ``keep``; returns them.
+
+        ``history`` shortens the way back first: to so many promoted bundles of each plan, the current one not counted.
+        """
+        with self._locked():
+            self._move_old()
+            kept = self._all_current()
+            for folder in self._plans.glob("*"):
+                promoted = _read_history(folder / _HISTORY_FILE)
+                if history is not None and len(promoted) > history + 1:
+                    promoted = promoted[len(promoted) - history - 1 :]
+                    _write_history(folder, promoted)
+                kept.update(promoted)
+            found = self._bundles.iterdir() if self._bundles.is_dir() else ()
+            loose = sorted(
+                path.name for path in found if VERSION_PATTERN.fullmatch(path.name) and path.name not in kept
+            )
+            removed = loose[: max(len(loose) - keep, 0)]
+            for version in removed:
+                leaving = self._bundles / f".incoming-{version}-pruned"  # gone in one step; cleared up if this dies
+                (self._bundles / version).rename(leaving)
+                shutil.rmtree(leaving)
+                self._report(version).unlink(missing_ok=True)
+        if removed:
+            log.info("bundles_pruned", versions=removed)
+        return removed
+
+    def _report(self, version: str) -> Path:
+        if not VERSION_PATTERN.fullmatch(version):
+            raise BundleError(f"{version!r} is not a bundle version. Take one that the registry lists.")
+        return self.path / "gate" / f"{version}.json"
 
     def stamp(self, plan_hash: str) -> tuple[Stamp | None, Stamp | None]:
         """A mark that changes with every promotion and rollback of that plan."""

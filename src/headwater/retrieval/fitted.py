@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,14 @@ class Attended(NamedTuple):
     candidates: Float32
 
 
+class Recent(NamedTuple):
+    """The latest events of a user, the newest last: items int64[l], type slots int64[l], ages in seconds float32[l]."""
+
+    items: Int64
+    types: Int64
+    age_s: Float32
+
+
 class FittedSource(Source, Protocol):
     """A source of a bundle. It belongs to one worker, which calls it from one thread."""
 
@@ -57,10 +65,20 @@ class FittedSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
 class VectorSource(FittedSource, Protocol):
-    """A fitted source that has a vector for each item."""
+    """A fitted source that has a vector for each item. It looks at up to ``length`` recent events."""
 
     size: int
+    length: int
+
+    def recent(self, asked: Asked, index: ItemIndex) -> Recent:
+        """The recent events of the user of ``asked`` that the model looks at."""
+        ...
+
+    def vectors(self, index: ItemIndex) -> Float32:
+        """The vectors of all items of ``index``, ``float32[items, size]``; zeros for one that the model knows nothing of."""
+        ...
 
     def attend(self, asked: Asked, index: ItemIndex, items: Int64) -> Attended:
         """What target attention needs for the user of ``asked`` and the candidates ``items`` int64[n]."""
@@ -86,4 +104,34 @@ def open_sources(names: tuple[str, ...], files: Files, config: Config, plan: Pla
     return tuple(opened)
 
 
-OPENERS: dict[str, Open] = {}
+def _sequence(files: Files, config: Config, plan: Plan) -> FittedSource:
+    from headwater.retrieval.sequence import SequenceSource
+
+    return SequenceSource(files, config, plan)
+
+
+def _item_knn(files: Files, config: Config, plan: Plan) -> FittedSource:
+    from headwater.retrieval.neighbours import open_item_knn
+
+    return open_item_knn(files, config, plan)
+
+
+def _ease(files: Files, config: Config, plan: Plan) -> FittedSource:
+    from headwater.retrieval.neighbours import open_ease
+
+    return open_ease(files, config, plan)
+
+
+def _als(files: Files, config: Config, plan: Plan) -> FittedSource:
+    from headwater.retrieval.als import open_als
+
+    return open_als(files, config, plan)
+
+
+# Imported when they are opened: the modules of the sources import this one.
+OPENERS: dict[str, Open] = {
+    "sequence": _sequence,
+    "item_knn": _item_knn,
+    "ease": _ease,
+    "als": _als,
+}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from headwater.features.assemble import born_ms
 from headwater.features.decay import since_landmark
-from headwater.features.layout import FLAG_CONTENT, FLAG_HIDDEN, I_CLOCK, I_EXPIRES, I_FLAGS, I_PUBLISHED
+from headwater.features.layout import FLAG_CONTENT, FLAG_HIDDEN, I_CLOCK, I_EXPIRES, I_FLAGS, I_PUBLISHED, WIDE
 from headwater.features.plan import Plan
 from headwater.features.rows import ItemTable
 from headwater.features.rowset import Rows
@@ -146,7 +146,7 @@ class ItemIndex:
         layout = self.plan.layout
         if not 0 < segment < layout.segment_size:
             return NOTHING
-        cell = layout.segment_f4 + key * layout.segment_size + segment
+        cell = layout.segment_f4 + WIDE * (key * layout.segment_size + segment)
         return self._weight_list(("segment", key, segment, width), cell, layout.segment_life, width, now_ms)
 
     def fresh(self, max_age_ms: int, width: int, now_ms: int) -> Ranked:

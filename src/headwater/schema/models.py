@@ -87,8 +87,17 @@ class DeepModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Models(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Training of what a bundle holds besides LightGBM."""
+    """Training of what a bundle holds besides LightGBM. ``licence`` is what model cards say about the data's.
 
+    With fitted sources the last ``ranker_share`` of the positive events train the ranker, and the sources are trained on
+    what lies before them, so that a score that the ranker learns from never knew the answer. ``refit``: afterwards the
+    sources are trained again on everything (not under a ranker that attends to their vectors).
+    """
+
+    ranker_share: Annotated[float, Meta(ge=0.01, le=0.9)] = 0.3
+    refit: bool = True
+
+    licence: Annotated[str, Meta(max_length=1_000)] = ""
     sequence: SequenceModel = SequenceModel()
     item_knn: ItemKnnModel = ItemKnnModel()
     ease: EaseModel = EaseModel()

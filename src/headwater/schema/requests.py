@@ -65,7 +65,8 @@ class ServedList(Struct, frozen=True, array_like=True):
 
     ``items`` are dense item indexes in the order shown, ``features`` the assembled rows of these items
     (``float32``, shape ``(len(items), columns)``, C order; empty when not sampled), ``context`` is
-    ``[segment 0, segment 1, anchor item]`` as dense numbers (0: none), then local time less UTC in ms.
+    ``[segment 0, segment 1, anchor item]`` as dense numbers (0: none), then local time less UTC in ms. ``modelled`` are the scores
+    that the fitted sources of the bundle gave (``float32``, shape ``(len(items), sources)``): logged as served, not replayed.
     """
 
     request_id: str
@@ -78,3 +79,4 @@ class ServedList(Struct, frozen=True, array_like=True):
     address: Address
     context: list[int]
     features: bytes
+    modelled: bytes = b""

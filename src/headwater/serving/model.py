@@ -7,24 +7,29 @@ from dataclasses import dataclass
 from headwater.features.plan import Plan
 from headwater.ranking.ranker import Ranker, open_ranker
 from headwater.registry.bundle import Bundle
-from headwater.retrieval.fitted import FittedSource, open_sources
+from headwater.retrieval.fitted import FittedSource, VectorSource, open_sources
 from headwater.schema.config import Config
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What the pipeline ranks with; swapped whole, between two requests."""
+    """What the pipeline ranks with; swapped whole, between two requests. ``attended``: the source whose vectors an attending
+    ranker gets.
+    """
 
     version: str
     ranker: Ranker | None
     sources: tuple[FittedSource, ...] = ()
+    attended: VectorSource | None = None
 
 
 def open_model(bundle: Bundle, config: Config, plan: Plan) -> Model:
     """Open the ranker and the sources of a loaded bundle."""
     manifest = bundle.manifest
+    sources = open_sources(manifest.sources, bundle.files, config, plan)
     return Model(
         bundle.version,
         open_ranker(manifest.ranker, bundle.files, manifest.columns),
-        open_sources(manifest.sources, bundle.files, config, plan),
+        sources,
+        next((source for source in sources if isinstance(source, VectorSource)), None),
     )

@@ -29,6 +29,7 @@ from headwater.features.zones import Zones, zone_offset_of
 from headwater.policy.eligibility import eligible
 from headwater.ranking.ranker import Ranker, RankerError
 from headwater.retrieval.cause import co_visit_cause
+from headwater.retrieval.fitted import Attended, SourceError
 from headwater.retrieval.index import NOTHING, Ranked
 from headwater.retrieval.merge import Candidates, merge
 from headwater.retrieval.sources import Asked, Catalogue, Source, configured_sources
@@ -69,6 +70,8 @@ class Pipeline:
         self._region = 0
         self._scratch: Scratch = new_scratch(1024, max(self.limit, 256), plan)
         self._rows = np.zeros((max(self.limit, 256), len(plan.columns)), np.float32)
+        self._wide = np.zeros((0, 0), np.float32)
+        self.asked = Asked(self.user, (0, 0), 0)
         self._barred = np.zeros(1024, np.uint8)
         self._eligible = np.zeros(8192, np.uint8)
 
@@ -77,8 +80,8 @@ class Pipeline:
         run = _Run(self.timer, query.deadline_ms)
         user_offset = self._hydrate(query, view, now_ms, run)
         segments = self._segments(query)
-        candidates, used = self._fetch(query, view, segments, now_ms, run)
-        chosen, scores, features = self._rank(query, view, model, candidates, now_ms, run)
+        candidates, used = self._fetch(query, view, model, segments, now_ms, run)
+        chosen, scores, features, modelled = self._rank(query, view, model, candidates, now_ms, run)
         address = Address(
             user_offset, view.item_offset, now_ms, self.plan.hash, model.version if model is not None else NO_MODEL
         )
@@ -89,6 +92,7 @@ class Pipeline:
             chosen,
             scores,
             features,
+            modelled,
             [*segments, query.anchor, self._offset_ms(query, now_ms)],
             address,
             run,
@@ -96,11 +100,11 @@ class Pipeline:
         run.lap("respond")
         return answer
 
-    def candidates(self, query: Query, view: View, now_ms: int) -> Candidates:
+    def candidates(self, query: Query, view: View, now_ms: int, model: Model | None = None) -> Candidates:
         """What the sources offer for ``query``: the first half of :meth:`recommend`, for training."""
         run = _Run(self.timer, float("inf"))
         self._hydrate(query, view, now_ms, run)
-        return self._fetch(query, view, self._segments(query), now_ms, run)[0]
+        return self._fetch(query, view, model, self._segments(query), now_ms, run)[0]
 
     def features(
         self, query: Query, view: View, items: npt.NDArray[np.int64], now_ms: int, out: npt.NDArray[np.float32]
@@ -108,6 +112,13 @@ class Pipeline:
         """Assembled rows of ``items`` for the user row at hand: that of the last :meth:`candidates` or of this request."""
         context = Context(self._segments(query), self._offset_ms(query, now_ms), surface_code(query.surface))
         return assemble(self.plan, self.user, view.table.rows, items, context, now_ms, self._scratch, out)
+
+    def modelled(self, model: Model, view: View, items: npt.NDArray[np.int64], out: npt.NDArray[np.float32]) -> None:
+        """What each fitted source of ``model`` thinks of ``items``, for the request at hand, into ``out`` float32[n, sources]."""
+        scores = np.empty(len(items), np.float32)
+        for column, source in enumerate(model.sources):
+            source.score(self.asked, view.index, items, scores)
+            out[: len(items), column] = scores
 
     # -- stages ----------------------------------------------------------------------------------------
 
@@ -129,7 +140,7 @@ class Pipeline:
         return offset
 
     def _fetch(
-        self, query: Query, view: View, segments: tuple[int, int], now_ms: int, run: _Run
+        self, query: Query, view: View, model: Model | None, segments: tuple[int, int], now_ms: int, run: _Run
     ) -> tuple[Candidates, list[Source]]:
         """Offers of all sources of the surface, merged; ineligible items are dropped before widths count.
 
@@ -138,8 +149,10 @@ class Pipeline:
         barred = self._bar(query)
         try:
             wanted = self.by_surface.get(query.surface)
-            used = [s for s in self.sources if wanted is None or s.name in wanted]
-            asked = Asked(self.user, segments, now_ms)
+            fitted = model.sources if model is not None else ()
+            offering = (*self.sources, *(s for s in fitted if getattr(self.config.sources, s.name).enabled))
+            used: list[Source] = [s for s in offering if wanted is None or s.name in wanted]
+            asked = self.asked = Asked(self.user, segments, now_ms)
             offers: list[tuple[float, int, Ranked]] = []
             for source in used:
                 ranked = NOTHING
@@ -164,9 +177,12 @@ class Pipeline:
 
     def _rank(
         self, query: Query, view: View, model: Model | None, candidates: Candidates, now_ms: int, run: _Run
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:  # fmt: skip
-        """Positions of the best candidates, their scores and feature rows; retrieval order when ranking can't."""
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:  # fmt: skip
+        """Positions of the best candidates, their scores, feature rows and what the fitted sources think of them;
+        retrieval order when ranking can't.
+        """
         features = self._rows[:0]
+        modelled = features[:, :0]
         ranker: Ranker | None = model.ranker if model is not None and self.ranks else None
         if ranker is None and self.ranks:  # else the merged order is what was asked for: nothing is missing
             run.degrade(TIER_RETRIEVAL, "no ranker in service")
@@ -177,23 +193,24 @@ class Pipeline:
             features = self.features(query, view, candidates.items, now_ms, self._rows)
             run.lap("assemble")
             try:
-                scores = ranker.score(features)
+                rows, modelled = self._widened(model, view, candidates.items, features)
+                scores = ranker.score(rows, self._attention(model, view, candidates.items) if ranker.attends else None)
                 if not np.isfinite(scores).all():
                     raise RankerError(f"version {model.version if model else NO_MODEL} gave a score that is not finite")
                 order = np.lexsort((candidates.items, -scores))[: query.k]
                 run.lap("rank")
-                return order, scores[order], features[order]
-            except RankerError as error:
+                return order, scores[order], features[order], modelled[order]
+            except (RankerError, SourceError) as error:
                 log.error("ranker_failed", error=str(error))
                 run.degrade(TIER_RETRIEVAL, f"ranker failed: {error}")
         order = np.arange(min(query.k, len(candidates)))
         run.lap("rank")
-        return order, candidates.scores[order], features[order] if len(features) else features
+        return order, candidates.scores[order], features[order[: len(features)]], modelled[order[: len(modelled)]]
 
     def _respond(
         self, view: View, candidates: Candidates, used: list[Source],
         chosen: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], features: npt.NDArray[np.float32],
-        context: list[int], address: Address, run: _Run,
+        modelled: npt.NDArray[np.float32], context: list[int], address: Address, run: _Run,
     ) -> Answer:  # fmt: skip
         items = candidates.items[chosen]
         names = [used[s] for s in candidates.source[chosen].tolist()]
@@ -217,10 +234,31 @@ class Pipeline:
             degraded=run.notes,
             address=address,
             features=features,
+            modelled=modelled,
             context=context,
             trace=run.laps,
             widths=run.widths,
         )
+
+    def _widened(
+        self, model: Model | None, view: View, items: npt.NDArray[np.int64], features: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The rows that the ranker gets (plan columns, then a score of each fitted source), and these scores alone."""
+        if model is None or not model.sources:
+            return features, features[:, :0]
+        plain, wide = features.shape[1], features.shape[1] + len(model.sources)
+        if len(self._wide) < len(items) or self._wide.shape[1] != wide:
+            self._wide = np.zeros((len(self._rows), wide), np.float32)
+        rows = self._wide[: len(items)]
+        rows[:, :plain] = features
+        self.modelled(model, view, items, rows[:, plain:])
+        return rows, rows[:, plain:]
+
+    def _attention(self, model: Model | None, view: View, items: npt.NDArray[np.int64]) -> Attended:
+        source = None if model is None else model.attended
+        if source is None:
+            raise RankerError("the ranker attends to the recent sequence, its bundle has no source with vectors")
+        return source.attend(self.asked, view.index, items)
 
     # -- parts of stages -------------------------------------------------------------------------------
 

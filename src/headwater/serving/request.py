@@ -40,7 +40,8 @@ class Answer:
     """The list: ``items`` int64[k], ``scores`` float32[k], and for each its source and reason.
 
     A reason may hold ``{item}``, which stands for the item ``causes[i]``. ``features`` are the assembled
-    rows of the items, ``float32[k, d]`` (empty when nothing was assembled). ``trace`` is ms by stage;
+    rows of the items, ``float32[k, d]`` (empty when nothing was assembled), ``modelled`` what the fitted sources of the
+    bundle think of them, ``float32[k, sources]``. ``trace`` is ms by stage;
     ``widths`` candidates by source.
     """
 
@@ -53,6 +54,7 @@ class Answer:
     degraded: list[str]
     address: Address
     features: npt.NDArray[np.float32]
+    modelled: npt.NDArray[np.float32]
     context: list[int]
     trace: dict[str, float]
     widths: dict[str, int]
@@ -71,4 +73,5 @@ def served_list(query: Query, answer: Answer, *, sampled: bool) -> ServedList:
         address=answer.address,
         context=answer.context,
         features=answer.features.tobytes() if sampled else b"",
+        modelled=answer.modelled.tobytes() if sampled else b"",
     )

@@ -8,7 +8,7 @@ aggregations; ``oracle_rows`` lays the objects out as the plan says.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -122,8 +122,12 @@ class SlowUser(SlowRow):
 
 @dataclass(slots=True)
 class SlowItem(SlowRow):
-    """``segments[k][s]`` is the weight in segment term ``s`` of key ``k``; term 0 is everybody."""
+    """``segments[k][s]`` is the weight in segment term ``s`` of key ``k``; term 0 is everybody.
 
+    Its rest has the name ``(k, s)``.
+    """
+
+    rests: dict[Hashable, float] | None = field(default_factory=dict)
     known: bool = False
     hidden: bool = False
     published: int = 0
@@ -143,9 +147,10 @@ class SlowItem(SlowRow):
     def move(self, time: int) -> None:
         """Bring the clock to ``time`` if that is later."""
         if time > self.clock:
-            for cells in self.segments.values():
+            for key, cells in self.segments.items():
                 for segment, value in cells.items():
                     cells[segment] = rescaled(value, self.clock, time, self.segment_ms)
+                    self.move_rest((key, segment), time, self.segment_ms)
         SlowRow.move(self, time)
 
     def keys(self, cell: Affinity) -> list[int]:
@@ -264,8 +269,9 @@ class SlowFold:
                     cells = row.segments.setdefault(k, {})
                     for segment in dict.fromkeys((0, who.segments[k])):
                         if segment < self.config.features.segment_slots:
-                            weight = cells.get(segment, 0.0) + amount
-                            cells[segment] = f32(left(weight, amount) if event.retract else max(weight, 0.0))
+                            weight = cells.get(segment, 0.0) + row.rest((k, segment)) + amount
+                            weight = left(weight, amount) if event.retract else max(weight, 0.0)
+                            cells[segment] = row.kept((k, segment), weight)
         for cell in self.kept:
             if isinstance(cell, Affinity) and name in cell.types:
                 taste = cell.weights[cell.types.index(name)]

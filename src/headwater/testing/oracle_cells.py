@@ -1,14 +1,14 @@
 """The aggregations of ``features.aggregations`` as plain objects: one event after the other, by the book.
 
 What is stored as ``float32`` is rounded to it after every change, in the order in which the descriptions name the
-factors; all else is exact or ``float64``. A decayed sum is kept for the landmark of its row's clock (``features.decay``).
+factors; all else is exact or ``float64``. Sums of items keep what the rounding leaves, rounded too, and go on from both. A decayed sum is kept for the landmark of its row's clock (``features.decay``).
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from ctypes import c_float
 from dataclasses import dataclass, field
 
@@ -177,6 +177,9 @@ class SlowRow:
     shown: dict[Distinct, set[int]] = field(default_factory=dict)
     attributes: dict[Attribute, Scalar] = field(default_factory=dict)
     tables: dict[str, tuple[int, dict[str, float | None]]] = field(default_factory=dict)
+    rests: dict[Hashable, float] | None = (
+        None  # of items: what rounding left of a sum, by the sum (of tiles, with its tile)
+    )
 
     def move(self, time: int) -> None:
         """Bring the clock to ``time`` if that is later."""
@@ -184,25 +187,47 @@ class SlowRow:
             return
         for cell, value in self.sums.items():
             self.sums[cell] = rescaled(value, self.clock, time, cell.half_life_ms)
+            self.move_rest(cell, time, cell.half_life_ms)
         self.clock = time
         for window, tiles in self.tiles.items():
             oldest = time // window.tile_ms - window.tiles
             self.tiles[window] = {tile: value for tile, value in tiles.items() if tile > oldest}
+            for tile in tiles.keys() - self.tiles[window].keys():
+                if self.rests is not None:
+                    self.rests.pop((window, tile), None)
+
+    def move_rest(self, which: Hashable, time: int, half_life: int) -> None:
+        """The rest of a decayed sum when the clock moves to ``time``."""
+        if self.rests is not None:
+            self.rests[which] = rescaled(self.rests.get(which, 0.0), self.clock, time, half_life)
+
+    def rest(self, which: Hashable) -> float:
+        """What rounding left of a sum."""
+        return 0.0 if self.rests is None else self.rests.get(which, 0.0)
+
+    def kept(self, which: Hashable, total: float) -> float:
+        """A sum as it is stored, after its rest was."""
+        value = f32(total)
+        if self.rests is not None:
+            self.rests[which] = f32(total - value)
+        return value
 
     def take(self, cell: Aggregation, name: str, event: Happening) -> None:
         """One event of type ``name`` into one aggregation that counts such events. The clock is not before it."""
         if isinstance(cell, Decayed):
             amount = _part(event, cell.of, cell.weights[cell.types.index(name)] * self._weight(event, cell))
             if amount is not None:
-                self.sums[cell] = _added(self.sums.get(cell, 0.0), amount, event, floor=cell.of != "value")
+                total = self.sums.get(cell, 0.0) + self.rest(cell)
+                self.sums[cell] = self.kept(cell, _added(total, amount, event, floor=cell.of != "value"))
         elif isinstance(cell, Windowed):
             amount = _part(event, cell.of, cell.weights[cell.types.index(name)])
             tile = event.time // cell.tile_ms
             if amount is not None and tile > self.clock // cell.tile_ms - cell.tiles:
                 tiles = self.tiles.setdefault(cell, {})
-                tiles[tile] = _added(tiles.get(tile, 0.0), amount, event, floor=cell.of != "value")
+                total = tiles.get(tile, 0.0) + self.rest((cell, tile))
+                tiles[tile] = self.kept((cell, tile), _added(total, amount, event, floor=cell.of != "value"))
         elif isinstance(cell, Counted):
-            self.counts[cell] = max(self.counts.get(cell, 0) + int(event.sign), 0)
+            self.counts[cell] = min(max(self.counts.get(cell, 0) + int(event.sign), 0), 2**32 - 1)
         elif event.retract:
             pass  # changes nothing of what follows
         elif isinstance(cell, LastTime):
@@ -259,7 +284,7 @@ def _part(event: Happening, of: str, weight: float) -> float | None:
 
 
 def _added(total: float, amount: float, event: Happening, *, floor: bool) -> float:
-    return f32(left(total + amount, amount) if floor and event.retract else total + amount)
+    return left(total + amount, amount) if floor and event.retract else total + amount
 
 
 def left(total: float, part: float) -> float:

@@ -36,6 +36,7 @@ from headwater.features.layout import (
     U_SEEN_LENGTH,
     U_SEGMENT,
     U_ZONE,
+    WIDE,
 )
 from headwater.features.plan import Plan
 from headwater.features.rows import User
@@ -50,9 +51,13 @@ def _cells(plan: Plan, row: SlowRow, entity: Entity, i8: list[int], f4: list[flo
             continue
         if isinstance(cell, Decayed):
             f4[at] = row.sums.get(cell, 0.0)
+            if other:
+                f4[other] = row.rest(cell)
         elif isinstance(cell, Windowed):
             for tile, value in row.tiles.get(cell, {}).items():
                 f4[at + tile % cell.tiles] = value
+                if other:
+                    f4[other + tile % cell.tiles] = row.rest((cell, tile))
         elif isinstance(cell, Counted):
             u4[at] = row.counts.get(cell, 0)
         elif isinstance(cell, LastTime):
@@ -120,7 +125,8 @@ def item_row(plan: Plan, item: SlowItem | None) -> User:
         u4[I_REGIONS : I_REGIONS + len(item.regions)] = item.regions
         for key, cells in item.segments.items():
             for segment, value in cells.items():
-                f4[layout.segment_f4 + key * layout.segment_size + segment] = value
+                at = layout.segment_f4 + WIDE * (key * layout.segment_size + segment)
+                f4[at : at + WIDE] = [value, item.rest((key, segment))]
         f4[layout.co_total_f4 : layout.co_total_f4 + 2] = [item.co_total, item.co_fast_total]
         f4[layout.price_f4] = item.price
         for k, partner in enumerate(item.partners):

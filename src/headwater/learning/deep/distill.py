@@ -42,14 +42,14 @@ def distill(
     shuffling = np.random.default_rng(seed)
     for _ in range(epochs):
         order = torch.from_numpy(shuffling.permutation(trained))
-        for at in order.split(size):
+        for at in torch.split(order, size):
             error = ((light(features[at]) - target[at]) / scale).square().mean()
             optimizer.zero_grad(set_to_none=True)
-            error.backward()  # type: ignore[no-untyped-call]
+            error.backward()
             optimizer.step()
             schedule.step()
     light.eval()
     with torch.no_grad():
-        left = torch.cat([light(part) for part in features.split(16_384)]) - target
+        left = torch.cat([light(part) for part in torch.split(features, 16_384)]) - target
     explained = 1.0 - left.square().mean(0) / target.var(0, correction=0).clamp(min=1e-12)
     return light, [round(float(share), 4) for share in explained]

@@ -5,6 +5,7 @@ with torch on real rows before anybody gets it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,14 +53,15 @@ class Graph:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def add(self, op: str, *inputs: str, **attributes: object) -> str:
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         name = f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
         return name
 
     def linear(self, x: str, layer: nn.Linear) -> str:
         product = self.add("MatMul", x, self.constant(layer.weight.detach().T))
-        return product if layer.bias is None else self.add("Add", product, self.constant(layer.bias))
+        bias: Tensor | None = layer.bias  # torch's stubs do not say that a layer may have none
+        return product if bias is None else self.add("Add", product, self.constant(bias))
 
     def ints(self, *values: int) -> str:
         return self.constant(np.array(values, np.int64))
@@ -190,7 +192,7 @@ def _inputs(graph: Graph, layer: InputLayer) -> list[str]:
 
 def _attention(graph: Graph, layer: TargetAttention) -> list[str]:
     each = ATTENTION // ATTENTION_HEADS
-    slots = graph.add("Clip", "types", graph.constant(np.int64(0)), graph.constant(np.int64(TYPES - 1)))
+    slots = graph.add("Clip", "types", graph.constant(np.array(0)), graph.constant(np.array(TYPES - 1)))
     age = graph.add("Max", "age_s", graph.constant(0.0))
     age = graph.add("Unsqueeze", age, graph.ints(1))
     fading = [

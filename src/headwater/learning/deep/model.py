@@ -141,13 +141,14 @@ class PositionTower(nn.Module):
 
     def __init__(self, share: Tensor, start: Tensor) -> None:
         super().__init__()
-        self.bias = nn.Embedding.from_pretrained(start.clone(), freeze=False)
+        self.bias = nn.Embedding(start.shape[0], start.shape[1], _weight=start.clone())
         self.register_buffer("share", share)
 
     def forward(self, position: Tensor) -> Tensor:
         at = place(position)
         shift = self.bias.weight - (self.share.unsqueeze(1) * self.bias.weight).sum(0)
-        return shift[at] * (at > 0).float().unsqueeze(1)  # an unknown place adds nothing
+        added: Tensor = shift[at] * (at > 0).float().unsqueeze(1)  # an unknown place adds nothing
+        return added
 
 
 def position_tower(position: Tensor, labels: Tensor) -> PositionTower:

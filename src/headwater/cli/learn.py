@@ -1,0 +1,77 @@
+"""``headwater learn``: continuous training beside a server."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from headwater.cli.options import EXIT_CHECK_FAILED, ConfigOption, DataOption, JsonOption, print_json, settings
+
+NICENESS = 10
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``learn``."""
+    app.command("learn")(learn)
+
+
+def learn(
+    config: ConfigOption = None,
+    data: DataOption = None,
+    every: Annotated[
+        str | None, typer.Option("--every", metavar="DURATION", help="From start to start [default: learn.every]")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="End after so many rounds")] = None,
+    once: Annotated[bool, typer.Option("--once", help="One round")] = False,
+    threads: Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads of the training")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Train on the newest events again and again, and publish through the gate. Ctrl-C or SIGTERM ends it politely.
+
+    Every round starts from the bundle in service (learn.window says how far back it reads), and makes a whole bundle. A
+    round that fails, or that the gate refuses, is told and the next one tries again; the bundle in service goes on. It
+    runs at low priority, so that a server beside it keeps its cores.
+
+    Example: headwater learn --every 5m
+    """
+    import signal
+    import threading
+    import time
+
+    for name in THREADS:  # before anything that starts threads is loaded
+        os.environ.setdefault(name, str(threads))
+    os.nice(NICENESS)
+
+    from headwater.cli.options import configure_logging
+    from headwater.offline.learn import Round
+    from headwater.offline.learn import learn as run
+    from headwater.schema.durations import parse_duration
+
+    configure_logging("info")
+    chosen = settings(config, data)
+    every_ms = parse_duration(chosen.config.learn.every if every is None else every)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    done: list[Round] = []
+
+    def report(round_: Round) -> None:
+        done.append(round_)
+        if as_json:
+            print_json(round_)
+            return
+        what = f"bundle {round_.bundle}{' serves' if round_.promoted else ' was not promoted'}"
+        why = "" if round_.reason is None else f": {round_.reason}"
+        typer.echo(
+            f"round {round_.number} ({round_.seconds:.1f} s): {'failed' if round_.bundle is None else what}{why}"
+        )
+
+    failed = run(
+        chosen.config, chosen.data, every_s=every_ms / 1e3, rounds=1 if once else rounds, threads=threads, stop=stop,
+        clock=lambda: time.time_ns() // 1_000_000, report=report,
+    )  # fmt: skip
+    if done and failed == len(done):
+        raise typer.Exit(EXIT_CHECK_FAILED)

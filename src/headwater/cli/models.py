@@ -1,0 +1,280 @@
+"""``headwater models``: the bundles of the registry; which one serves, and why."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from msgspec import Struct
+
+from headwater.cli.options import (
+    EXIT_CHECK_FAILED,
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    Settings,
+    print_json,
+    settings,
+)
+from headwater.schema.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from headwater.evaluation.gate import GateReport
+    from headwater.registry.registry import Registry
+
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help='A version, its beginning, or "current"')]
+
+
+class Line(Struct, frozen=True, kw_only=True):
+    """A bundle as ``models list`` shows it. ``gate``: "passed", "refused", "forced" or ``None`` (not asked)."""
+
+    version: str
+    current: bool
+    rollback: bool
+    plan: str | None
+    ranker: str | None
+    sources: tuple[str, ...]
+    trained_until: str | None
+    bytes: int
+    gate: str | None
+    problem: str | None
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``models``."""
+    group = typer.Typer(no_args_is_help=True, help="Bundles of the registry: what serves, why, and the way back.")
+    for command in (list_, show, promote, rollback, diff, prune):
+        group.command(command.__name__.rstrip("_"))(command)
+    app.add_typer(group, name="models")
+
+
+def list_(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Every bundle, newest first: which one serves, where a rollback leads, what the gate said.
+
+    Example: headwater models list
+    """
+    chosen, registry, _ = _opened(config, data)
+    lines = _lines(registry)
+    if as_json:
+        print_json({"bundles": lines})
+        return
+    if not lines:
+        typer.echo(f"{chosen.data / 'models'} holds no bundle yet: headwater train makes one")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for name in ("version", "", "ranker", "trained until", "MiB", "gate", "plan"):
+        table.add_column(name, no_wrap=name == "version", overflow="fold")
+    for line in lines:
+        mark = "serves" if line.current else ("rollback" if line.rollback else "")
+        what = line.problem or " + ".join((line.ranker or "", *line.sources))
+        size = f"{line.bytes / (1 << 20):.1f}"
+        table.add_row(line.version, mark, what, line.trained_until or "", size, line.gate or "", line.plan or "")
+    Console().print(table)
+
+
+def show(
+    version: VersionArgument = "current",
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The model card of a bundle, and what the gate said of it.
+
+    Example: headwater models show current
+    """
+    from headwater.registry.card import read_card, render_card
+
+    _, registry, plan = _opened(config, data)
+    bundle = registry.load(_resolved(registry, plan, version), plan_hash=None)
+    card, report = read_card(bundle), _report(registry, bundle.version)
+    if as_json:
+        print_json({"manifest": bundle.manifest, "card": card, "gate": report})
+        return
+    typer.echo(f"{bundle.version}\n")
+    typer.echo(render_card(card) if card is not None else "This bundle was published without a card.")
+    if report is not None:
+        from headwater.cli.train import print_verdict
+
+        print_verdict(report)
+
+
+def promote(
+    version: VersionArgument,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="Do not compare it with the one in service")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Compare, and promote whatever comes of it")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a bundle serve, if the gate lets it pass: it is asked about what lies behind its training, and that of the
+    bundle in service. Servers take it up by themselves.
+
+    Example: headwater models promote 20261124T101500123Z-0123456789ab
+    """
+    from headwater.evaluation.checks import checks_dir
+    from headwater.features.plan import compile_plan
+    from headwater.features.profiles import Profiles
+    from headwater.log.archived import open_log
+    from headwater.offline.publish import Publication, promote_published
+
+    chosen, registry, plan = _opened(config, data)
+    resolved = _resolved(registry, plan, version)
+    if no_gate or not chosen.config.gate.enabled:
+        registry.promote(resolved, plan_hash=plan)
+        done = Publication(bundle=resolved, promoted=True, gate=None)
+    else:
+        with closing(open_log(chosen.data)) as log:
+            done = promote_published(
+                chosen.config, compile_plan(chosen.config), log, registry, resolved, checks=checks_dir(chosen.data),
+                now_ms=int(time.time() * 1_000), seed=chosen.config.ranker.seed, force=force, unseal=Profiles(chosen.data),
+            )  # fmt: skip
+    if as_json:
+        print_json(done)
+    else:
+        typer.echo(f"{done.bundle} {'serves' if done.promoted else 'was not promoted'}")
+    if done.gate is not None:
+        from headwater.cli.train import print_verdict
+
+        print_verdict(done.gate)
+    if not done.promoted:
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def rollback(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Have the bundle serve that served before. Servers go back within a second; going on back is possible.
+
+    Example: headwater models rollback
+    """
+    _, registry, plan = _opened(config, data)
+    before = registry.current(plan)
+    version = registry.rollback(plan)
+    if as_json:
+        print_json({"version": version, "before": before})
+    else:
+        typer.echo(f"{version} serves again, in the place of {before}")
+
+
+def diff(
+    first: VersionArgument,
+    second: Annotated[str, typer.Argument(metavar="VERSION", help="The other one")] = "current",
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What differs between two bundles: data, columns, parameters, files, measurements.
+
+    Example: headwater models diff 20261124T101500123Z current
+    """
+    from headwater.registry.difference import difference
+
+    _, registry, plan = _opened(config, data)
+    versions = [_resolved(registry, plan, version) for version in (first, second)]
+    changes = difference(*(registry.load(version, plan_hash=None) for version in versions))
+    if as_json:
+        print_json({"first": versions[0], "second": versions[1], "changes": changes})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for name in ("", *versions):
+        table.add_column(name, overflow="fold")
+    for change in changes:
+        table.add_row(change.key, *("" if side is None else str(side) for side in (change.first, change.second)))
+    Console().print(table)
+
+
+def prune(
+    keep: Annotated[int, typer.Option("--keep", min=0, help="How many bundles that never served are kept")] = 3,
+    history: Annotated[
+        int | None, typer.Option("--history", min=1, help="Shorten the way back to so many bundles [default: no]")
+    ] = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove old bundles: never one that serves, and never one that a rollback leads to.
+
+    Example: headwater models prune --keep 3 --history 20
+    """
+    _, registry, _ = _opened(config, data)
+    removed = registry.prune(keep, history=history)
+    if as_json:
+        print_json({"removed": removed})
+    else:
+        typer.echo("\n".join([f"{len(removed)} removed", *removed]))
+
+
+def _opened(config: ConfigOption, data: DataOption) -> tuple[Settings, Registry, str]:
+    """The settings, the registry, and the hash of the plan that the configuration compiles to."""
+    from headwater.features.plan import compile_plan
+    from headwater.registry.registry import Registry
+
+    chosen = settings(config, data)
+    return chosen, Registry(chosen.data / "models"), compile_plan(chosen.config).hash
+
+
+def _resolved(registry: Registry, plan: str, version: str) -> str:
+    """The whole version that a person means.
+
+    Raises:
+        ConfigurationError: none or several begin like that.
+    """
+    if version == "current":
+        current = registry.current(plan)
+        if current is None:
+            raise ConfigurationError(
+                f"no bundle of plan {plan} is in service; `headwater models list` shows what there is"
+            )
+        return current
+    found = [listed.version for listed in registry.list() if listed.version.startswith(version)]
+    if len(found) != 1:
+        what = "no bundle begins" if not found else f"{len(found)} bundles begin"
+        raise ConfigurationError(f"{what} with {version!r}; `headwater models list` shows what there is")
+    return found[0]
+
+
+def _lines(registry: Registry) -> list[Line]:
+    lines = []
+    histories: dict[str, list[str]] = {}
+    for listed in registry.list():
+        manifest = listed.manifest
+        plan = None if manifest is None else manifest.plan_hash
+        if plan is not None and plan not in histories:
+            histories[plan] = registry.history(plan)
+        report = _report(registry, listed.version)
+        said = None if report is None else "passed" if report.passed else "forced" if report.forced else "refused"
+        until = None if manifest is None else datetime.fromtimestamp(manifest.data.last_ms / 1_000, UTC)
+        lines.append(
+            Line(
+                version=listed.version, current=listed.current, rollback=listed.version in histories.get(plan or "", []),
+                plan=plan, ranker=None if manifest is None else manifest.ranker,
+                sources=() if manifest is None else manifest.sources,
+                trained_until=None if until is None else f"{until:%Y-%m-%dT%H:%M:%SZ}",
+                bytes=0 if manifest is None else sum(entry.size for entry in manifest.files.values()), gate=said,
+                problem=listed.problem,
+            )
+        )  # fmt: skip
+    return lines
+
+
+def _report(registry: Registry, version: str) -> GateReport | None:
+    import msgspec
+
+    from headwater.evaluation.gate import GateReport as Report
+    from headwater.registry.bundle import VERSION_PATTERN
+    from headwater.registry.errors import BundleError
+
+    data = registry.report(version) if VERSION_PATTERN.fullmatch(version) else None
+    if data is None:
+        return None
+    try:
+        return msgspec.json.decode(data, type=Report)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"The gate's report on {version} cannot be read: {error}. Promote it again.") from error

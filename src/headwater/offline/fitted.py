@@ -1,0 +1,127 @@
+"""The fitted sources of a bundle: trained on what lies before the ranker's questions, and again on everything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater.features.fold import Fold, Unseal
+from headwater.features.plan import Plan
+from headwater.features.replay import fold_to
+from headwater.learning.fitting import FitJob, enabled_sources, fit_source
+from headwater.learning.sequences import Sequences, read_sequences
+from headwater.log.protocol import EventLog
+from headwater.retrieval.fitted import VectorSource, open_sources, score_column
+from headwater.schema.config import Config
+from headwater.schema.errors import HeadwaterError
+from headwater.serving.model import Model
+from headwater.serving.view import FoldView
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class FittedSources:
+    """The enabled fitted sources of a configuration, on one stretch of a log.
+
+    ``warm`` are the files of an earlier bundle that training may start from; ``seconds`` what each source took, all its
+    trainings together.
+    """
+
+    log: EventLog
+    plan: Plan
+    config: Config
+    until: int
+    start_ms: int
+    seed: int
+    threads: int
+    unseal: Unseal | None = None
+    warm: Mapping[str, bytes] = field(default_factory=dict)
+    progress: Progress | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The enabled ones, in the order in which a bundle has them."""
+        return enabled_sources(self.config)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the ranker gets: the columns of the plan, then a score of each source."""
+        return (*self.plan.columns, *map(score_column, self.names))
+
+    def before_the_ranker(self) -> tuple[Model, int]:
+        """Train the sources on the first part of the stretch; returns them and when the ranker's part begins (ms).
+
+        Raises:
+            HeadwaterError: too few events for two parts.
+        """
+        sequences = read_sequences(self.log, self.plan, self.config, until=self.until, start_ms=self.start_ms)
+        first = ranker_begins(sequences, self.config.models.ranker_share)
+        self._fit(sequences.where(sequences.offset < first), first - 1)
+        sources = open_sources(self.names, self.files, self.config, self.plan)
+        attended = next((source for source in sources if isinstance(source, VectorSource)), None)
+        return Model("in training", None, sources, attended), received_ms(self.log, first)
+
+    def again(self, *, attends: bool) -> None:
+        """Train the sources on the whole stretch, unless the ranker attends to their vectors or `models.refit` is off."""
+        if self.names and self.config.models.refit and not attends:
+            sequences = read_sequences(self.log, self.plan, self.config, until=self.until, start_ms=self.start_ms)
+            self.warm = self.files
+            self._fit(sequences, self.until)
+
+    def _fit(self, sequences: Sequences, until: int) -> None:
+        content, price = catalogue(self.log, self.plan, until, self.unseal)
+        made: dict[str, bytes] = {}
+        for name in self.names:
+            job = FitJob(
+                now_ms=int(sequences.time_ms.max(initial=0)), event_types=self.plan.event_types, content=content, price=price,
+                seed=self.seed, threads=self.threads, warm=self.warm, progress=self._told(name),
+            )  # fmt: skip
+            began = time.perf_counter()
+            made |= fit_source(name, sequences, self.config, job)
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        self.files = made
+
+    def _told(self, name: str) -> Callable[[int, int], None] | None:
+        tell = self.progress
+        return None if tell is None else lambda done, total: tell(name, done, total)
+
+
+def ranker_begins(sequences: Sequences, share: float) -> int:
+    """The offset from which on events train the ranker: the last ``share`` of the positive ones.
+
+    Raises:
+        HeadwaterError: a part without events.
+    """
+    offsets = np.sort(sequences.offset[sequences.positive])
+    first = len(offsets) - int(len(offsets) * share)
+    if not 0 < first < len(offsets):
+        raise HeadwaterError(
+            f"{len(offsets)} positive events are too few to train sources on the first {1 - share:.0%} of them and a "
+            "ranker on the rest: import more events, or disable the trained sources"
+        )
+    return int(offsets[first])
+
+
+def received_ms(log: EventLog, offset: int) -> int:
+    """When the record at ``offset`` was received."""
+    block = log.read(offset - 1, 1)
+    if block is None:
+        raise HeadwaterError(f"the log has no record at offset {offset}")
+    return int(block.records["received_ms"][0])
+
+
+def catalogue(
+    log: EventLog, plan: Plan, until: int, unseal: Unseal | None
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Content vectors ``float32[items, c]`` and prices ``float32[items]`` as of the offset ``until``, by dense item."""
+    fold = Fold(plan, unseal=unseal)
+    fold_to(log, fold, until)
+    index = FoldView(plan, fold).index
+    return index.content[: fold.items.count], index.price[: fold.items.count]

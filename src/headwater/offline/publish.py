@@ -1,0 +1,179 @@
+"""The end of a training: judge the candidate, publish it with its card, and promote it when it passes the gate."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from headwater.evaluation.checks import MismatchError, mismatches
+from headwater.evaluation.gate import GateReport, forced, verdict
+from headwater.evaluation.heldout import Stretch, Trial, behind, held_out_stretch, try_out
+from headwater.features.fold import Unseal
+from headwater.features.plan import Plan
+from headwater.log.protocol import EventLog
+from headwater.registry.bundle import Bundle, ManifestFields, unwritten
+from headwater.registry.card import HeldOut, ModelCard, encode_card
+from headwater.registry.registry import Registry
+from headwater.schema.config import Config
+from headwater.schema.errors import HeadwaterError
+from headwater.serving.model import Model, open_model
+
+log = structlog.get_logger()
+
+Progress = Callable[[int, int], None]
+
+_LIBRARIES = {"lightgbm": ("lightgbm",), "deep": ("torch", "onnxruntime"), "none": ()}
+
+
+class Publication(Struct, frozen=True, kw_only=True):
+    """A bundle that was published. ``gate`` is ``None`` when nobody was asked to judge it."""
+
+    bundle: str
+    promoted: bool
+    gate: GateReport | None
+
+
+def publish_and_promote(
+    config: Config, plan: Plan, event_log: EventLog, registry: Registry, fields: ManifestFields, files: Mapping[str, bytes],
+    *, stretch: Stretch | None, promote: bool, force: bool = False, seed: int, unseal: Unseal | None = None,
+    progress: Progress | None = None,
+) -> Publication:  # fmt: skip
+    """Publish ``files`` as a bundle with its card; with a ``stretch`` that was held out, judge it there first.
+
+    It is promoted when ``promote`` is set and the gate lets it pass, or ``force`` says so whatever the gate says. The
+    report of the gate is kept in the registry beside the bundle, and logged.
+
+    Raises:
+        BundleError: files that no bundle may hold; nothing was published.
+    """
+    candidate = unwritten(fields, files)
+    report = None
+    if stretch is not None:
+        report = _judge(
+            config, plan, event_log, registry, candidate, stretch, seed=seed, judged_ms=fields.created_ms, unseal=unseal,
+            progress=progress,
+        )  # fmt: skip
+    card = _card(config, fields, files, None if report is None else report.held_out)
+    bundle = registry.publish(fields, {**files, **encode_card(card)})
+    if report is not None:
+        report = msgspec.structs.replace(report, version=bundle.version)
+        report = forced(report) if force else report
+        _keep(registry, report)
+    promoted = promote and (report is None or report.passed or force)
+    if promoted:
+        registry.promote(bundle.version, plan_hash=plan.hash)
+    return Publication(bundle=bundle.version, promoted=promoted, gate=report)
+
+
+def promote_published(
+    config: Config, plan: Plan, event_log: EventLog, registry: Registry, version: str, *, checks: Path, now_ms: int,
+    seed: int, force: bool = False, unseal: Unseal | None = None, progress: Progress | None = None,
+) -> Publication:  # fmt: skip
+    """Judge a bundle of the registry on what lies behind its own training and that of the one in service, and promote it.
+
+    Raises:
+        BundleError: the bundle is damaged, or of another plan.
+    """
+    bundle = registry.load(version, plan_hash=plan.hash)
+    last_ms, until = event_log.last_received_ms, event_log.last_offset
+    stretch = held_out_stretch(event_log, config, until=until, until_ms=last_ms)
+    if bundle.manifest.data.last_offset > stretch.split:
+        stretch = behind(event_log, config, bundle.manifest.data.last_offset, until)
+    problems: tuple[str, ...] = ()
+    if "allow_mismatch" not in bundle.manifest.training:
+        try:
+            mismatches(checks, plan.hash, plan.columns)
+        except MismatchError as error:
+            problems = (str(error),)
+    report = _judge(
+        config, plan, event_log, registry, bundle, stretch, seed=seed, judged_ms=now_ms, unseal=unseal,
+        progress=progress, problems=problems,
+    )  # fmt: skip
+    report = forced(report) if force else report
+    _keep(registry, report)
+    promoted = report.passed or force
+    if promoted:
+        registry.promote(version, plan_hash=plan.hash)
+    return Publication(bundle=version, promoted=promoted, gate=report)
+
+
+def _judge(
+    config: Config, plan: Plan, event_log: EventLog, registry: Registry, candidate: Bundle, stretch: Stretch, *, seed: int,
+    judged_ms: int, unseal: Unseal | None, progress: Progress | None, problems: tuple[str, ...] = (),
+) -> GateReport:  # fmt: skip
+    """Open both, ask both, judge. What keeps the candidate from being asked is a reason; the bundle in service is a note."""
+    found, notes = list(problems), list[str]()
+    against, in_service, reached = _in_service(registry, config, plan, notes)
+    if "allow_mismatch" in candidate.manifest.training:
+        notes.append(f"trained although serving disagrees on {candidate.manifest.training['allow_mismatch']}")
+    if reached > stretch.split:
+        stretch = behind(event_log, config, min(reached, stretch.until), stretch.until)
+    trial: Trial | None = None
+    try:
+        model = open_model(candidate, config, plan)
+    except HeadwaterError as error:
+        found.append(f"it cannot be opened: {error}")
+    else:
+        try:
+            trial = try_out(
+                event_log, plan, config, model, in_service, stretch, seed=seed, unseal=unseal, progress=progress
+            )
+        finally:
+            _close(model)
+    if in_service is not None:
+        _close(in_service)
+    return verdict(
+        config.gate, trial, version=candidate.version, against=against, judged_ms=judged_ms, problems=tuple(found),
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _in_service(
+    registry: Registry, config: Config, plan: Plan, notes: list[str]
+) -> tuple[str | None, Model | None, int]:
+    """(version, model, last offset that it was trained on) of the bundle in service; a damaged one must not stop a good one."""
+    try:
+        version = registry.current(plan.hash)
+        if version is None:
+            return None, None, 0
+        bundle = registry.load(version, plan_hash=plan.hash)
+        return version, open_model(bundle, config, plan), bundle.manifest.data.last_offset
+    except HeadwaterError as error:
+        notes.append(f"the bundle in service cannot be opened ({error}): the candidate was compared with none")
+        return None, None, 0
+
+
+def _close(model: Model) -> None:
+    if model.ranker is not None:
+        model.ranker.close()
+    for source in model.sources:
+        source.close()
+
+
+def _card(config: Config, fields: ManifestFields, files: Mapping[str, bytes], held: HeldOut | None) -> ModelCard:
+    libraries = ("numpy", *_LIBRARIES.get(fields.ranker, ()), *(("onnxruntime",) if fields.sources else ()))
+    scored = fields.training.get("history")
+    return ModelCard(
+        created_ms=fields.created_ms, plan_hash=fields.plan_hash, ranker=fields.ranker, sources=fields.sources,
+        columns=len(fields.columns), data=fields.data, licence=config.models.licence, training=fields.training,
+        versions={name: importlib.metadata.version(name) for name in ("headwater", *dict.fromkeys(libraries))},
+        training_metrics=fields.metrics, sizes={name: len(data) for name, data in sorted(files.items())},
+        history=str(scored) if scored else (
+            "rows are scored only by bundles trained earlier" if fields.sources else "no row holds the score of a model"
+        ),
+        held_out=held,
+    )  # fmt: skip
+
+
+def _keep(registry: Registry, report: GateReport) -> None:
+    registry.write_report(report.version, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    said = {"version": report.version, "against": report.against, "reasons": report.reasons, "notes": report.notes}
+    if report.passed:
+        log.info("gate_passed", **said)
+    else:
+        log.warning("gate_refused", forced=report.forced, **said)

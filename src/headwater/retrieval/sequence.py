@@ -1,0 +1,277 @@
+"""The sequence source: what this user does next, by a transformer over the recent events and a vector for each item.
+
+The user's vector is made for each request, item vectors when the bundle is opened and when an item's content or price
+changes; both come from the one bundle, so they always fit. An item without an id that training knew has its content.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from headwater.features.layout import ITEM_BITS, MAX_ITEMS, U_RECENT_LENGTH
+from headwater.features.plan import Plan
+from headwater.retrieval.fitted import Attended, Files, Recent, SourceError
+from headwater.retrieval.index import NOTHING, ItemIndex, Ranked
+from headwater.retrieval.onnx_session import OnnxError, open_session
+from headwater.retrieval.sequence_inputs import (
+    ENCODER_FILE,
+    FILES,
+    FORMAT,
+    IDS_FILE,
+    META_FILE,
+    TOWER_FILE,
+    VOCABULARY_FILE,
+    Meta,
+    gap_slots,
+    idle_slots,
+    price_input,
+    read_meta,
+)
+from headwater.retrieval.sources import Asked, Offer
+from headwater.schema.config import Config
+
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+
+_NONE = np.zeros(0, np.int64)
+_AT_ONCE = 4_096  # items that the tower takes at a time
+_NO_RECENT, _ALL_NEW = "no recent items", "the model knows none of the recent items"
+
+
+class _Recent(NamedTuple):
+    """The recent events that the model can use, the newest last, and the user's vector (``None``: there are none)."""
+
+    items: Int64
+    types: Int64
+    age_s: Int64
+    user: Float32 | None
+    why: str
+
+
+class SequenceSource:
+    """The two towers of a bundle. Files are those of ``sequence_inputs.FILES``.
+
+    A score is ``log(1 + exp(user · item))``: in the order of the training's logits, and positive.
+
+    Raises:
+        SourceError: a file is missing or damaged, or the model was trained for other event types or another content size.
+    """
+
+    name = "sequence"
+    weight = 1.0
+    reason = "follows from what you did last"
+
+    def __init__(self, files: Files, config: Config, plan: Plan) -> None:
+        self.width, self.plan = config.sources.sequence.width, plan
+        self.meta = _meta(files, config, plan)
+        self.size, self.length = self.meta.shape.size, self.meta.shape.length
+        vocabulary, self._ids = _arrays(files, self.meta)
+        self._row_of = np.full(int(vocabulary.max(initial=0)) + 1, -1, np.int64)
+        self._row_of[vocabulary] = np.arange(len(vocabulary))
+        self._encoder: onnxruntime.InferenceSession | None = _session(files, ENCODER_FILE)
+        self._tower: onnxruntime.InferenceSession | None = _session(files, TOWER_FILE)
+        self._anchor_type = next((slot for slot, kind in enumerate(config.events, 1) if kind.positive), 1)
+        self._index: ItemIndex | None = None
+        self._count, self._version = 0, 0
+        self._vectors, self._known = np.zeros((0, self.size), np.float32), np.zeros(0, np.bool_)
+        self._asked: Asked | None = None
+        self._recent = _Recent(_NONE, _NONE, _NONE, None, _NO_RECENT)
+
+    def prepare(self, index: ItemIndex) -> None:
+        """Make the vectors of all items."""
+        self._index, self._count, self._version = None, 0, 0
+        self._follow(index)
+
+    def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
+        """The items nearest to the user's vector; those that the user may not see are left to the pipeline."""
+        recent = self._of(asked, index)
+        if recent.user is None:
+            return Offer(NOTHING, recent.why)
+        # what the user met lately is often near, and seldom shown again
+        count = 2 * self.width + len(recent.items)
+        ranked = nearest(self._vectors[: self._count], self._known[: self._count], recent.user, count)
+        return Offer(Ranked(ranked.items, _positive(ranked.scores)), "" if len(ranked) else "no item has a vector")
+
+    def score(self, asked: Asked, index: ItemIndex, items: Int64, out: Float32) -> None:
+        """The score of each of ``items`` int64[n] into ``out``; 0 for an item, or for a user, that the model knows nothing of."""
+        recent = self._of(asked, index)
+        out[:] = 0.0
+        if recent.user is not None:
+            known = self._has(items)
+            out[known] = _positive(self._vectors[items[known]] @ recent.user)
+
+    def attend(self, asked: Asked, index: ItemIndex, items: Int64) -> Attended:
+        """Vectors of the recent events and of ``items`` int64[n] (zeros for one that the model knows nothing of)."""
+        recent = self._of(asked, index)
+        candidates = np.zeros((len(items), self.size), np.float32)
+        known = self._has(items)
+        candidates[known] = self._vectors[items[known]]
+        return Attended(self._vectors[recent.items], recent.types, recent.age_s.astype(np.float32), candidates)
+
+    def recent(self, asked: Asked, index: ItemIndex) -> Recent:
+        """The recent events that the encoder and target attention look at."""
+        recent = self._of(asked, index)
+        return Recent(recent.items, recent.types, recent.age_s.astype(np.float32))
+
+    def vectors(self, index: ItemIndex) -> Float32:
+        """The vectors of all items ``float32[items, d]``; zeros for one that the model knows nothing of."""
+        self._follow(index)
+        return self._vectors[: self._count]
+
+    def close(self) -> None:
+        """Let go of the model and the vectors."""
+        self._encoder = self._tower = self._index = self._asked = None
+        self._vectors, self._known = np.zeros((0, self.size), np.float32), np.zeros(0, np.bool_)
+        self._count = 0
+
+    # -- items -----------------------------------------------------------------------------------------
+
+    def _follow(self, index: ItemIndex) -> None:
+        """Make the vectors of the items that are new or have changed since the last time."""
+        version, count = index.version, index.table.count
+        if index is self._index and version == self._version and count == self._count:
+            return
+        since, before = (self._version, self._count) if index is self._index else (0, 0)
+        if len(self._known) < count:
+            room = max(count, 2 * len(self._known))
+            vectors, known = np.zeros((room, self.size), np.float32), np.zeros(room, np.bool_)
+            vectors[: len(self._vectors)], known[: len(self._known)] = self._vectors, self._known
+            self._vectors, self._known = vectors, known
+        changed = index.stamps[:count] > since
+        changed[before:] = True
+        changed[0] = False  # stands for all items together
+        items = np.flatnonzero(changed)
+        for start in range(0, len(items), _AT_ONCE):
+            self._make(index, items[start : start + _AT_ONCE])
+        self._index, self._version, self._count = index, version, count
+
+    def _make(self, index: ItemIndex, items: Int64) -> None:
+        if self._tower is None:
+            raise SourceError("The sequence source is closed. Open the bundle again.")
+        inside = items < len(self._row_of)
+        rows = np.where(inside, self._row_of[np.where(inside, items, 0)], -1)
+        known = (rows >= 0) | index.has_content[items]
+        made = self._tower.run(
+            None, {"ids": self._ids[rows], "content": index.content[items], "price": price_input(index.price[items])}
+        )[0]  # the unknown item is the last of the ids, which is where -1 points
+        self._vectors[items] = np.where(known[:, None], made, np.float32(0.0))
+        self._known[items] = known
+
+    def _has(self, items: Int64) -> Bool:
+        inside = items < self._count
+        known: Bool = inside & self._known[np.where(inside, items, 0)]
+        return known
+
+    # -- users -----------------------------------------------------------------------------------------
+
+    def _of(self, asked: Asked, index: ItemIndex) -> _Recent:
+        """The recent events and the vector of the user of ``asked``, made once for each question."""
+        self._follow(index)
+        if asked is not self._asked:
+            self._recent = self._read(asked)
+            self._asked = asked
+        return self._recent
+
+    def _read(self, asked: Asked) -> _Recent:
+        layout, u4 = self.plan.layout, asked.user.u4
+        held = int(u4[U_RECENT_LENGTH])
+        if held == 0:
+            return _Recent(_NONE, _NONE, _NONE, None, _NO_RECENT)
+        keys = u4[layout.recent_keys : layout.recent_keys + held].astype(np.int64)
+        items = keys & MAX_ITEMS
+        usable = np.flatnonzero(self._has(items))[-self.length :]
+        if not len(usable):
+            return _Recent(_NONE, _NONE, _NONE, None, _ALL_NEW)
+        items, types = items[usable], keys[usable] >> ITEM_BITS
+        times_s = u4[layout.recent_times : layout.recent_times + held].astype(np.int64)[usable]
+        now_s = asked.now_ms // 1000
+        # an anchor is an item without an event: as if the user had just turned to it
+        types = np.where(types == 0, self._anchor_type, types)
+        times_s = np.where(times_s == 0, now_s, times_s)
+        return _Recent(items, types, np.maximum(now_s - times_s, 0), self._encode(items, types, times_s, now_s), "")
+
+    def _encode(self, items: Int64, types: Int64, times_s: Int64, now_s: int) -> Float32:
+        """The user's vector ``float32[d]``; the columns are those of ``learning.sequence.packing.batch_of``."""
+        if self._encoder is None:
+            raise SourceError("The sequence source is closed. Open the bundle again.")
+        user: Float32 = self._encoder.run(
+            None,
+            {
+                "vectors": self._vectors[items][None],
+                "types": types[None],
+                "gaps": gap_slots(times_s)[None],
+                "idle": idle_slots(np.array([now_s - times_s[-1]])),
+            },
+        )[0][0]
+        return user
+
+
+def nearest(vectors: Float32, known: Bool, query: Float32, count: int) -> Ranked:
+    """The ``count`` known rows of ``vectors`` (n, d) with the largest product with ``query`` (d,), ties by the lower row."""
+    products = vectors @ query
+    products[~known] = -np.inf
+    count = min(count, int(known.sum()))
+    if count == 0:
+        return NOTHING
+    least = np.partition(products, len(products) - count)[len(products) - count]
+    cut = np.flatnonzero(products >= least)
+    chosen = cut[np.lexsort((cut, -products[cut]))[:count]]
+    return Ranked(chosen, products[chosen])
+
+
+def _positive(products: Float32) -> Float32:
+    made: Float32 = np.logaddexp(np.float32(0.0), products)
+    return made
+
+
+def _meta(files: Files, config: Config, plan: Plan) -> Meta:
+    for name in FILES:
+        if name not in files:
+            raise SourceError(f"The bundle names a sequence source but holds no {name}. Publish it again.")
+    try:
+        meta = read_meta(files[META_FILE])
+    except msgspec.MsgspecError as error:
+        raise SourceError(f"{META_FILE} cannot be read: {error}. Publish the bundle again.") from error
+    if meta.format != FORMAT:
+        raise SourceError(f"{META_FILE} has format {meta.format}; this version reads {FORMAT}. Train again.")
+    names = tuple(kind.name for kind in config.events)
+    if meta.event_types != names:
+        raise SourceError(
+            f"The sequence model was trained on the event types {', '.join(meta.event_types)}; configured are "
+            f"{', '.join(names)}. Train again."
+        )
+    if meta.shape.content != plan.layout.content_size:
+        raise SourceError(
+            f"The sequence model was trained with content of {meta.shape.content} numbers; configured are "
+            f"{plan.layout.content_size} (features.content_size). Train again."
+        )
+    return meta
+
+
+def _arrays(files: Files, meta: Meta) -> tuple[Int64, Float32]:
+    try:
+        vocabulary, ids = (np.load(io.BytesIO(files[name]), allow_pickle=False) for name in (VOCABULARY_FILE, IDS_FILE))
+    except (ValueError, EOFError) as error:
+        raise SourceError(
+            f"An array of the sequence model cannot be read: {error}. Publish the bundle again."
+        ) from error
+    if vocabulary.shape != (meta.items,) or ids.shape != (meta.items + 1, meta.shape.size):
+        raise SourceError(
+            f"The arrays of the sequence model hold {vocabulary.shape} and {ids.shape}, {META_FILE} says {meta.items} items "
+            f"of {meta.shape.size}. Publish the bundle again."
+        )
+    return vocabulary.astype(np.int64), ids.astype(np.float32)
+
+
+def _session(files: Files, name: str) -> onnxruntime.InferenceSession:
+    try:
+        return open_session(files[name])
+    except OnnxError as error:
+        raise SourceError(f"{name} cannot be opened: {error}. Publish the bundle again.") from error

@@ -1,0 +1,1 @@
+"""Vector indexes: the items whose vectors have the largest inner product with a query."""

@@ -1,0 +1,125 @@
+"""Which index serves a set of vectors: both are measured on the vectors themselves, and the quicker one that finds enough wins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from msgspec import Struct
+
+from headwater.retrieval.vectors.exact import ExactIndex
+from headwater.retrieval.vectors.hnsw import HnswIndex
+from headwater.retrieval.vectors.index import Float32, Int64, VectorError, VectorIndex
+
+Kind = Literal["exact", "hnsw"]
+
+BREADTHS = (100, 200, 400, 800)
+LEAST_ITEMS = 20_000  # fewer are scanned in a tenth of a millisecond: no graph is worth its building
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """One way to search: ``recall`` is the mean share of the true best k that it finds, times are of one query on one thread."""
+
+    recall: float
+    p50_ms: float
+    p95_ms: float
+
+
+class IndexChoice(Struct, frozen=True, kw_only=True):
+    """What was measured, and what follows. ``hnsw`` by breadth; empty when there are too few items to build a graph for."""
+
+    kind: Kind
+    breadth: int  # of the chosen graph; 0: exact
+    items: int
+    size: int
+    k: int
+    queries: int
+    recall_needed: float
+    exact: Measured
+    hnsw: dict[str, Measured]
+    build_s: float
+
+
+def choose_index(
+    vectors: Float32, queries: Float32, k: int, recall: float = 0.99, *, seed: int = 1, threads: int = 1,
+    least_items: int = LEAST_ITEMS, timer: Callable[[], float] = time.perf_counter,
+) -> tuple[Kind, IndexChoice]:  # fmt: skip
+    """Measure exact and HNSW search of ``vectors`` float32[n, d] with ``queries`` float32[m, d]; the quicker by its median wins.
+
+    HNSW counts at the least breadth that finds ``recall`` of the best ``k``. Equal inner products count as found.
+
+    Raises:
+        VectorError: no vectors, no queries, or sizes that do not fit.
+    """
+    if not len(vectors) or not len(queries):
+        raise VectorError(f"there is nothing to choose by: {len(vectors)} vectors, {len(queries)} queries")
+    items = np.arange(1, len(vectors) + 1, dtype=np.int64)
+    exact = ExactIndex(vectors.shape[1], len(vectors) + 1)
+    exact.set(items, vectors)
+    lowest, exact_times = _lowest(exact, queries, k, timer)
+    measured = Measured(recall=1.0, **exact_times)
+    tried: dict[str, Measured] = {}
+    kind: Kind = "exact"
+    breadth, build_s = 0, 0.0
+    if len(vectors) >= least_items:
+        graph = HnswIndex(vectors.shape[1], seed=seed, threads=threads, capacity=len(vectors) + 1)
+        began = timer()
+        graph.set(items, vectors)
+        build_s = timer() - began
+        for graph.breadth in BREADTHS:
+            found, times = _recall(graph, queries, k, lowest, timer)
+            tried[str(graph.breadth)] = Measured(recall=found, **times)
+            if found >= recall:
+                if times["p50_ms"] < measured.p50_ms:
+                    kind, breadth = "hnsw", graph.breadth
+                break
+    return kind, IndexChoice(
+        kind=kind, breadth=breadth, items=len(vectors), size=vectors.shape[1], k=k, queries=len(queries),
+        recall_needed=recall, exact=measured, hnsw=tried, build_s=build_s,
+    )  # fmt: skip
+
+
+def build_index(kind: Kind, items: Int64, vectors: Float32, *, breadth: int = 200, seed: int = 1) -> VectorIndex:
+    """The chosen index over ``items`` int64[n] with ``vectors`` float32[n, d]."""
+    capacity = int(items.max(initial=0)) + 1
+    made: VectorIndex
+    if kind == "hnsw":
+        made = HnswIndex(vectors.shape[1], breadth=breadth or 200, seed=seed, capacity=capacity)
+    else:
+        made = ExactIndex(vectors.shape[1], capacity)
+    made.set(items, vectors)
+    return made
+
+
+def _lowest(
+    index: VectorIndex, queries: Float32, k: int, timer: Callable[[], float]
+) -> tuple[Float32, dict[str, float]]:
+    """The score that an answer of each query must reach to be among the best k."""
+    index.search(queries[0], k)  # compiled and warm
+    lowest, times = np.empty(len(queries), np.float32), []
+    for number, query in enumerate(queries):
+        began = timer()
+        ranked = index.search(query, k)
+        times.append(timer() - began)
+        lowest[number] = ranked.scores[-1]
+    return lowest, _percentiles(times)
+
+
+def _recall(
+    index: VectorIndex, queries: Float32, k: int, lowest: Float32, timer: Callable[[], float]
+) -> tuple[float, dict[str, float]]:
+    index.search(queries[0], k)
+    shares, times = [], []
+    for query, least in zip(queries, lowest, strict=True):
+        began = timer()
+        ranked = index.search(query, k)
+        times.append(timer() - began)
+        shares.append(float((ranked.scores >= least).sum()) / min(k, len(index)))
+    return float(np.mean(shares)), _percentiles(times)
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
+    p50, p95 = np.percentile(np.array(seconds) * 1e3, (50, 95))
+    return {"p50_ms": float(p50), "p95_ms": float(p95)}

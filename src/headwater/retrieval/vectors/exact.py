@@ -1,0 +1,201 @@
+"""Exact search: a scan over 8-bit codes with an error bound for each item, then float32 for what the bound lets through.
+
+Reading memory is what a scan costs, and codes are a quarter of the vectors. A vector ``v`` is kept as ``s·c + e`` with
+``c`` int8 and the length of ``e`` known; the query as ``t·r + f`` with ``r`` int16. The inner product then differs from
+``s·t·(c·r)`` by at most ``|q|·|e| + |f|·|s·c|`` (Cauchy and Schwarz), so an item whose upper bound lies below the
+``k``-th largest lower bound cannot be among the best ``k``: the answer is exact, whatever the vectors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater.jit import kernel
+from headwater.retrieval.index import NOTHING, Ranked
+from headwater.retrieval.vectors.index import Float32, Int64, UInt8, checked_query, checked_vectors
+
+Int8 = npt.NDArray[np.int8]
+Int16 = npt.NDArray[np.int16]
+Int32 = npt.NDArray[np.int32]
+
+BINS = 4_096  # of the histogram that finds the k-th lower bound
+ROUNDING = 1e-5  # relative to |q|·|v|: what float32 sums of up to a few thousand terms may lose
+_LEVELS = 127
+_NO_FILTER = np.zeros(0, np.uint8)
+
+
+@kernel
+def _scan(
+    codes: Int8, scale: Float32, slack: Float32, length: Float32, at: Int64, count: int, query: Int16, query_scale: float,
+    query_length: float, query_error: float, allowed: UInt8, filtered: bool, lower: Float32, upper: Float32,
+) -> int:  # fmt: skip
+    """Bounds of the inner products of all that is allowed; returns how many that is. Barred: both bounds are -inf."""
+    left = 0
+    for i in range(count):
+        if filtered and (at[i] >= len(allowed) or not allowed[at[i]]):
+            lower[i] = upper[i] = -np.inf
+            continue
+        total = np.int32(0)
+        for c in range(len(query)):
+            total += np.int32(codes[i, c]) * np.int32(query[c])
+        value = total * (scale[i] * query_scale)
+        error = query_length * slack[i] + query_error * length[i] + ROUNDING * query_length * length[i]
+        lower[i], upper[i] = np.float32(value - error), np.float32(value + error)
+        left += 1
+    return left
+
+
+@kernel
+def _let_through(lower: Float32, upper: Float32, count: int, k: int, bins: Int32, out: Int64) -> int:
+    """Positions that may be among the best ``k``: upper bound at or above a value that at least ``k`` lower bounds reach."""
+    low, high = np.inf, -np.inf
+    for i in range(count):
+        value = np.float64(lower[i])
+        if value > -np.inf:
+            low, high = min(low, value), max(high, value)
+    least = low
+    if high > low:
+        bins[:] = 0
+        width = (high - low) / BINS
+        per = 1.0 / width
+        for i in range(count):
+            if lower[i] > -np.inf:
+                bins[min(int((high - lower[i]) * per), BINS - 1)] += 1
+        reached = 0
+        for b in range(BINS):
+            reached += bins[b]
+            if reached >= k:
+                least = high - (b + 1.5) * width  # half a bin for what rounding may have put into the next one
+                break
+    found = 0
+    for i in range(count):
+        if upper[i] >= least and upper[i] > -np.inf:
+            out[found] = i
+            found += 1
+    return found
+
+
+@kernel
+def _inner_products(vectors: Float32, positions: Int64, query: Float32, out: Float32) -> None:
+    """In one order of summation for every vector, so that equal vectors have equal scores wherever they lie."""
+    for r in range(len(positions)):
+        total = 0.0
+        for c in range(len(query)):
+            total += np.float64(vectors[positions[r], c]) * np.float64(query[c])
+        out[r] = np.float32(total)
+
+
+class ExactIndex:
+    """All of the best ``k``, by scanning. Memory: 5 bytes a number and 32 an item."""
+
+    def __init__(self, size: int, capacity: int = 1_024) -> None:
+        self.size = size
+        self._count = 0
+        self._slot_of = np.full(capacity, -1, np.int64)
+        self._vectors, self._codes = np.zeros((0, size), np.float32), np.zeros((0, size), np.int8)
+        self._at: Int64 = np.zeros(0, np.int64)
+        self._scale, self._slack, self._length = np.zeros((3, 0), np.float32)
+        self._make_room(max(capacity, 1))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, item: int) -> bool:
+        return 0 < item < len(self._slot_of) and bool(self._slot_of[item] >= 0)
+
+    @property
+    def items(self) -> Int64:
+        """The items that are here, int64[n], in no order."""
+        return self._at[: self._count]
+
+    def set(self, items: Int64, vectors: Float32) -> None:
+        """See :meth:`VectorIndex.set`."""
+        vectors = checked_vectors(items, vectors, self.size)
+        if not len(items):
+            return
+        if int(items.max()) >= len(self._slot_of):
+            grown = np.full(max(int(items.max()) + 1, 2 * len(self._slot_of)), -1, np.int64)
+            grown[: len(self._slot_of)] = self._slot_of
+            self._slot_of = grown
+        new = items[self._slot_of[items] < 0]
+        if self._count + len(new) > len(self._at):
+            self._make_room(max(self._count + len(new), 2 * len(self._at)))
+        self._at[self._count : self._count + len(new)] = new
+        self._slot_of[new] = np.arange(self._count, self._count + len(new))
+        self._count += len(new)
+        slots = self._slot_of[items]
+        largest = np.abs(vectors).max(axis=1, initial=0.0)
+        scale = np.where(largest > 0.0, largest / _LEVELS, 1.0).astype(np.float32)
+        codes = np.rint(vectors / scale[:, None]).clip(-_LEVELS, _LEVELS).astype(np.int8)
+        error = vectors.astype(np.float64) - scale[:, None].astype(np.float64) * codes
+        self._vectors[slots], self._codes[slots], self._scale[slots] = vectors, codes, scale
+        # one step up each: bounds must not lie below what they bound
+        self._slack[slots] = np.nextafter(np.sqrt((error * error).sum(axis=1)).astype(np.float32), np.float32(np.inf))
+        length = np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1))
+        self._length[slots] = np.nextafter((length + self._slack[slots]).astype(np.float32), np.float32(np.inf))
+
+    def remove(self, items: Int64) -> None:
+        """See :meth:`VectorIndex.remove`."""
+        for item in items.tolist():
+            if item not in self:
+                continue
+            slot, last = int(self._slot_of[item]), self._count - 1
+            moved = int(self._at[last])
+            for part in (self._vectors, self._codes, self._scale, self._slack, self._length, self._at):
+                part[slot] = part[last]
+            self._slot_of[moved] = slot
+            self._slot_of[item] = -1
+            self._count = last
+
+    def search(self, query: Float32, k: int, allowed: UInt8 | None = None) -> Ranked:
+        """See :meth:`VectorIndex.search`."""
+        query = checked_query(query, self.size)
+        if k < 1 or not self._count:
+            return NOTHING
+        exact = query.astype(np.float64)
+        largest = float(np.abs(exact).max(initial=0.0))
+        # int16 codes of the query as fine as the sum of products stays within 32 bits
+        levels = min(32_767, (2**31 - 1) // (_LEVELS * self.size))
+        query_scale = largest / levels if largest > 0.0 else 1.0
+        codes = np.rint(exact / query_scale).astype(np.int16)
+        error = exact - query_scale * codes
+        left = _scan(
+            self._codes, self._scale, self._slack, self._length, self._at, self._count, codes, query_scale,
+            float(np.sqrt(exact @ exact)), float(np.sqrt(error @ error)), _NO_FILTER if allowed is None else allowed,
+            allowed is not None, self._lower, self._upper,
+        )  # fmt: skip
+        if not left:
+            return NOTHING
+        found = _let_through(self._lower, self._upper, self._count, min(k, left), self._bins, self._through)
+        return self._ranked(self._through[:found], query, k)
+
+    def among(self, items: Int64, query: Float32, k: int) -> Ranked:
+        """The best ``k`` of ``items`` int64[n], all of which are here."""
+        return self._ranked(self._slot_of[items], checked_query(query, self.size), k)
+
+    def scores_of(self, items: Int64, query: Float32) -> Float32:
+        """The inner products of ``items`` int64[n], all of which are here: float32[n], as :meth:`search` gives them."""
+        scores = np.empty(len(items), np.float32)
+        _inner_products(self._vectors, self._slot_of[items], checked_query(query, self.size), scores)
+        return scores
+
+    def _ranked(self, slots: Int64, query: Float32, k: int) -> Ranked:
+        scores = np.empty(len(slots), np.float32)
+        _inner_products(self._vectors, slots, query, scores)
+        items = self._at[slots]
+        order = np.lexsort((items, -scores))[:k]
+        return Ranked(items[order], scores[order])
+
+    def _make_room(self, capacity: int) -> None:
+        old = self._count
+        vectors, codes = np.zeros((capacity, self.size), np.float32), np.zeros((capacity, self.size), np.int8)
+        bounds, at = np.zeros((3, capacity), np.float32), np.zeros(capacity, np.int64)
+        if old:
+            vectors[:old], codes[:old], at[:old] = self._vectors[:old], self._codes[:old], self._at[:old]
+            for row, part in zip(bounds, (self._scale, self._slack, self._length), strict=True):
+                row[:old] = part[:old]
+        self._vectors, self._codes, self._at = vectors, codes, at
+        self._scale, self._slack, self._length = bounds
+        self._lower, self._upper = np.zeros(capacity, np.float32), np.zeros(capacity, np.float32)
+        self._through, self._bins = np.zeros(capacity, np.int64), np.zeros(BINS, np.int32)

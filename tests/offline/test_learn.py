@@ -1,0 +1,108 @@
+"""The loop of a learner: what fails is told and tried again, who comes second is turned away, who is stopped leaves nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from headwater.offline import learn as module
+from headwater.offline.learn import Round, learn, learners_lock
+from headwater.schema.config import Config, Ranker
+from headwater.schema.errors import ConfigurationError
+
+EVERY_S = 300.0
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[list[Any]]:
+    with capture_logs() as logs:
+        yield logs
+
+
+class Clock:
+    """Seconds that pass only while the learner waits, which it does here without waiting."""
+
+    def __init__(self) -> None:
+        self.seconds, self.waits = 0.0, list[float]()
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Stop(threading.Event):
+    """An event that does not make anybody wait; it is set in the wait number ``after``."""
+
+    def __init__(self, clock: Clock, after: int | None = None) -> None:
+        super().__init__()
+        self._clock, self._after = clock, after
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._clock.waits.append(timeout or 0.0)
+        self._clock.seconds += timeout or 0.0
+        if len(self._clock.waits) == self._after:
+            self.set()
+        return self.is_set()
+
+
+def run(
+    data: Path, clock: Clock, stop: threading.Event, rounds: int | None, config: Config | None = None
+) -> list[Round]:
+    told: list[Round] = []
+    failed = learn(
+        config or Config(), data, every_s=EVERY_S, rounds=rounds, threads=1, stop=stop, clock=lambda: 1, report=told.append,
+        timer=clock,
+    )  # fmt: skip
+    assert failed == sum(made.bundle is None for made in told)
+    return told
+
+
+def test_rounds_that_fail_are_told_and_tried_again(tmp_path: Path, quiet: list[Any]) -> None:
+    clock = Clock()
+    told = run(tmp_path, clock, Stop(clock), 3)
+    assert [made.number for made in told] == [1, 2, 3]
+    assert all(made.bundle is None and made.reason for made in told)
+    assert clock.waits == [EVERY_S, EVERY_S]  # none behind the last
+    assert [line["round"] for line in quiet if line["event"] == "round_failed"] == [1, 2, 3]
+
+
+def test_whatever_goes_wrong_in_a_round_ends_that_round_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Path) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(module, "open_log", broken)
+    clock = Clock()
+    assert [made.reason for made in run(tmp_path, clock, Stop(clock), 2)] == ["ZeroDivisionError: a bug"] * 2
+
+
+def test_a_round_that_takes_longer_is_followed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+
+    def slow(_: Path) -> None:
+        clock.seconds += 2.5 * EVERY_S
+        raise OSError("slow disk")
+
+    monkeypatch.setattr(module, "open_log", slow)
+    run(tmp_path, clock, Stop(clock), 3)
+    assert clock.waits == [0.0, 0.0]
+
+
+def test_it_ends_when_it_is_told(tmp_path: Path) -> None:
+    clock = Clock()
+    assert len(run(tmp_path, clock, Stop(clock, after=2), None)) == 2
+    stopped = Stop(clock)
+    stopped.set()
+    assert run(tmp_path, clock, stopped, None) == []
+
+
+def test_there_is_one_learner_at_a_time(tmp_path: Path) -> None:
+    clock = Clock()
+    with learners_lock(tmp_path), pytest.raises(ConfigurationError, match=r"Process \d+ learns from .* already"):
+        run(tmp_path, clock, Stop(clock), 1)
+    assert len(run(tmp_path, clock, Stop(clock), 1)) == 1
+    with pytest.raises(ConfigurationError, match="nothing to train"):
+        run(tmp_path, clock, Stop(clock), 1, Config(ranker=Ranker(kind="none")))
