@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.evaluation.exposures import auc, bins_of, ece, ece_of_perfect, judge_head, user_aucs
+from headwater.evaluation.exposures import auc, bins_of, ece, ece_debiased, ece_of_perfect, judge_head, user_aucs
 from headwater.evaluation.rates import STRENGTH, earlier, item_rates
 
 Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]
@@ -70,6 +70,9 @@ def test_even_perfect_probabilities_have_a_calibration_error() -> None:
     p = rng.beta(2.0, 3.0, 4_000)
     errors = [ece((rng.random(len(p)) < p).astype(np.int64), p) for _ in range(200)]
     assert ece_of_perfect(p) == pytest.approx(np.mean(errors), rel=0.05)
+    labels = (rng.random(len(p)) < p).astype(np.int64)
+    assert ece_debiased(labels, p) < 0.012
+    assert ece_debiased(labels, np.clip(p + 0.05, 0.0, 1.0)) == pytest.approx(0.05, abs=0.01)
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:

@@ -27,7 +27,7 @@ class HeadMetrics(Struct, frozen=True, kw_only=True):
 
     ``gauc`` is the mean of the AUC inside each user who has both classes, weighted by impressions (NaN: nobody has). ``ece`` is
     ``Σ n_b/n · |mean probability − mean label|`` over 15 bins of equal size; even a perfect model has about
-    ``ece_of_perfect`` on so many rows. Log loss and ``ece`` are those of the probabilities; ``logloss_frozen`` and
+    ``ece_of_perfect`` on so many rows, and ``ece_debiased`` is what is left without that. Log loss and ``ece`` are those of the probabilities; ``logloss_frozen`` and
     ``ece_frozen`` of the calibration as it was at the split.
     """
 
@@ -36,6 +36,7 @@ class HeadMetrics(Struct, frozen=True, kw_only=True):
     logloss: float
     ece: float
     ece_of_perfect: float
+    ece_debiased: float
     logloss_frozen: float
     ece_frozen: float
     ci95: dict[str, Interval]
@@ -128,6 +129,19 @@ def ece_of_perfect(probabilities: Float64, bins: int = BINS) -> float:
     return float(np.sqrt(2.0 / np.pi * spread).sum() / len(probabilities))
 
 
+def ece_debiased(labels: Labels, probabilities: Float64, bins: int = BINS) -> float:
+    """Root mean square gap of the bins without what chance alone adds: ``√max(0, Σ n_b/n · (gap² − y(1 − y)/(n_b − 1)))``, y the
+    mean label of the bin. (A. Kumar, P. Liang, T. Ma, "Verified uncertainty calibration", NeurIPS 2019.)
+    """
+    at = bins_of(probabilities, bins)
+    rows = np.bincount(at, minlength=bins).astype(np.float64)
+    some = rows > 1.0
+    size = rows[some]
+    gap = np.bincount(at, probabilities - labels, bins)[some] / size
+    mean = np.bincount(at, labels.astype(np.float64), bins)[some] / size
+    return float(np.sqrt(max(0.0, float((size * (gap**2 - mean * (1.0 - mean) / (size - 1.0))).sum()) / len(labels))))
+
+
 def judge_head(
     labels: Labels, scores: Float64, probabilities: Float64, users: Users, *, seed: int, frozen: Float64 | None = None,
     repeats: int = REPEATS,
@@ -176,6 +190,7 @@ def judge_head(
         logloss=float(losses.sum() / n),
         ece=ece(labels, probabilities),
         ece_of_perfect=ece_of_perfect(probabilities),
+        ece_debiased=ece_debiased(labels, probabilities),
         logloss_frozen=float(log_losses(labels, still).mean()),
         ece_frozen=ece(labels, still),
         ci95={name: _interval(values) for name, values in samples.items()},

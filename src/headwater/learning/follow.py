@@ -15,7 +15,7 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 HOUR_MS = 3_600_000
-WINDOW_MS = 24 * HOUR_MS
+WINDOW_MS = 12 * HOUR_MS
 PRIOR_ROWS = 200.0  # that say "no shift"
 _STEPS = 25
 

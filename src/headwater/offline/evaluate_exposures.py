@@ -113,9 +113,9 @@ def evaluate_exposures(
     models: dict[str, ExposureModel] = {}
     told = _told(all_, plan, config, log, heads, rows_of, seed=seed, threads=threads, progress=progress)
     trained: FitReport | None = None
-    for name, probabilities, train_s, report in told:
+    for name, scores, probabilities, train_s, report in told:
         trained = report or trained
-        of = {head: _judge(all_, probabilities[:, h], h, rows_of, seed) for h, head in enumerate(heads)}
+        of = {head: _judge(all_, scores[:, h], probabilities[:, h], h, rows_of, seed) for h, head in enumerate(heads)}
         models[name] = ExposureModel(heads=of, train_s=round(train_s, 2), peak_mb=_peak_mb())
     return ExposureReport(
         protocol=PROTOCOL,
@@ -143,20 +143,22 @@ class _Rows:
 def _told(
     all_: Impressions, plan: Plan, config: Config, log: EventLog, heads: tuple[str, ...], rows: _Rows, *, seed: int,
     threads: int, progress: Progress | None,
-) -> Iterator[tuple[str, Float64, float, FitReport | None]]:  # fmt: skip
-    """Name, probabilities ``float64[n, h]`` of all impressions, seconds of training and report of each model."""
+) -> Iterator[tuple[str, Float64, Float64, float, FitReport | None]]:  # fmt: skip
+    """Name, scores and probabilities ``float64[n, h]`` of all impressions, seconds of training and report of each model."""
     learnt = ~rows.judged
     cut = learnt & (np.cumsum(learnt) > int(learnt.sum() * (1.0 - HOLDOUT)))  # what baselines are calibrated on
     popular: list[Float64] = []
     rated: list[Float64] = []
+    rates: list[Float64] = []
     for h in range(len(heads)):
         prior = float(all_.labels[learnt, h].mean())
         rate, shown = item_rates(all_.item, all_.now_ms, all_.labels[:, h], all_.delay_ms[:, h], prior)
+        rates.append(rate)
         for found, logit in ((popular, np.log1p(shown)), (rated, np.log(rate / (1.0 - rate)))):
             calibration = fit_calibration(logit[cut], all_.labels[cut, h])
             found.append(calibration.apply(logit).astype(np.float64))
-    yield "popularity", np.stack(popular, 1), 0.0, None
-    yield "item_rate", np.stack(rated, 1), 0.0, None
+    yield "popularity", np.repeat(shown[:, None].astype(np.float64), len(heads), 1), np.stack(popular, 1), 0.0, None
+    yield "item_rate", np.stack(rates, 1), np.stack(rated, 1), 0.0, None
 
     began = time.perf_counter()
     ranker = config.ranker
@@ -164,7 +166,8 @@ def _told(
         all_.ranking().take(rows.before), trees=ranker.trees, leaves=ranker.leaves, learning_rate=ranker.learning_rate,
         seed=seed, threads=threads,
     )  # fmt: skip
-    yield "lightgbm", trees.probabilities(all_.features), time.perf_counter() - began, None
+    probabilities = trees.probabilities(all_.features)
+    yield "lightgbm", probabilities, probabilities, time.perf_counter() - began, None
 
     began = time.perf_counter()
     ranking = all_.ranking(_histories(log, plan, config, all_, seed))
@@ -175,7 +178,8 @@ def _told(
     )  # fmt: skip
     spent = time.perf_counter() - began
     served = DeepRanker(files[DEEP_FILE], files[DESCRIPTION_FILE], plan.columns)
-    yield "deep", _served(served, ranking, rows.judged | rows.recent), spent, report
+    probabilities = _served(served, ranking, rows.judged | rows.recent)
+    yield "deep", probabilities, probabilities, spent, report
 
 
 def _served(ranker: DeepRanker, rows: RankingRows, wanted: npt.NDArray[np.bool_]) -> Float64:
@@ -206,7 +210,7 @@ def _histories(log: EventLog, plan: Plan, config: Config, all_: Impressions, see
     return histories(all_, sequences, vectors, length=LENGTH)
 
 
-def _judge(all_: Impressions, probabilities: Float64, h: int, rows: _Rows, seed: int) -> HeadMetrics:
+def _judge(all_: Impressions, scores: Float64, probabilities: Float64, h: int, rows: _Rows, seed: int) -> HeadMetrics:
     p = np.clip(probabilities, 1e-7, 1.0 - 1e-7)
     labels = all_.labels[:, h].astype(np.float64)
     logits = np.log(p / (1.0 - p))
@@ -215,7 +219,7 @@ def _judge(all_: Impressions, probabilities: Float64, h: int, rows: _Rows, seed:
     shift[known] = follow(logits[known], labels[known], all_.now_ms[known], rows.closed_after_ms)
     of = rows.judged
     return judge_head(
-        labels[of].astype(np.int64), p[of], sigmoid(logits + shift)[of], all_.user[of], frozen=p[of], seed=seed
+        labels[of].astype(np.int64), scores[of], sigmoid(logits + shift)[of], all_.user[of], frozen=p[of], seed=seed
     )
 
 
