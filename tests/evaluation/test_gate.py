@@ -192,7 +192,8 @@ def test_both_are_asked_the_same_and_equals_differ_by_nothing(log: Written) -> N
     assert again.held_out.systems[CANDIDATE].metrics == found.held_out.systems[CANDIDATE].metrics
 
 
-def test_a_worse_one_is_seen_to_be_worse(log: Written) -> None:
+def test_a_worse_one_is_seen_to_be_worse(log: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headwater.evaluation.heldout.MIN_SEGMENT", 5)  # the log is small
     config = Config(gate=Gate(questions=100_000))
     good, bad = by_column(PLAN, "co_sum"), by_column(PLAN, "co_sum", ascending=True)
     found = tried(log, bad, good, config)

@@ -17,7 +17,6 @@ from headwater.cli.options import (
     print_json,
     settings,
 )
-from headwater.registry.card import IN_SERVICE
 
 if TYPE_CHECKING:
     from headwater.evaluation.gate import GateReport
@@ -97,6 +96,8 @@ def train(
 
 def print_verdict(report: GateReport) -> None:
     """What the gate says, on standard error."""
+    from headwater.registry.card import IN_SERVICE
+
     if not report.passed:
         what = "refuses this bundle; it was promoted all the same" if report.forced else "refuses this bundle"
         typer.secho(f"the gate {what}:", err=True, fg="red")
