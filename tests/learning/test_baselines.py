@@ -186,7 +186,7 @@ def test_what_cannot_be_trained_says_why() -> None:
     nothing = random_sequences(5).where(np.zeros(900, np.bool_))
     with pytest.raises(FitError, match="no event to learn from"):
         fit_source("ease", nothing, config, job)
-    with pytest.raises(FitError, match="there is: item_knn, ease, als"):
+    with pytest.raises(FitError, match="there is: sequence, item_knn, ease, als"):
         fit_source("crystal ball", random_sequences(5), config, job)
     huge = random_sequences(6, users=2)
     with pytest.raises(FitError, match=r"models\.ease\.l2"):
