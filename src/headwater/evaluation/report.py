@@ -121,7 +121,7 @@ def _is_table(value: Any) -> bool:
     )
 
 
-def _number(value: str | float) -> str:
+def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
