@@ -32,6 +32,7 @@ from headwater.offline.train import train
 from headwater.registry.registry import Registry
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
+from headwater.schema.models import Gate
 from headwater.schema.requests import Address
 from headwater.testing.events import START_MS, Step, Written
 from tests.evaluation.served import entry
@@ -208,7 +209,7 @@ def test_users_of_a_table_need_their_numbers(tmp_path: Path) -> None:
 def test_training_joins_what_was_loaded_later(tmp_path: Path) -> None:
     log = site(7, 260)
     tables_of(tmp_path, log)
-    config = settled(tmp_path)
+    config = msgspec.structs.replace(settled(tmp_path), gate=Gate(enabled=False))  # all of the log is trained on
     plan = compile_plan(config)
     rows = build_training_set(
         log.log, plan, config, until=log.log.last_offset, start_ms=0, groups=1_000, seed=config.ranker.seed
