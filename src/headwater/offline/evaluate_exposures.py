@@ -43,7 +43,6 @@ Progress = Callable[[str, int, int], None]
 PROTOCOL = "exposures"
 VECTOR_SIZE = 64
 LENGTH = 50  # recent events that are attended to
-PAIR_WEIGHT = 1.0
 _MIN_ROWS = 100
 
 
@@ -173,7 +172,7 @@ def _told(
     ranking = all_.ranking(_histories(log, plan, config, all_, seed))
     files, report = fit_deep(
         ranking.take(rows.before), config.models.deep, columns=plan.columns, heads=heads, objective="pointwise", seed=seed,
-        threads=threads, pair_weight=PAIR_WEIGHT,
+        threads=threads,
         progress=None if progress is None else lambda epoch, epochs, _: progress("deep", epoch, epochs),
     )  # fmt: skip
     spent = time.perf_counter() - began

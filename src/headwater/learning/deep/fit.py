@@ -18,7 +18,7 @@ from headwater.learning.deep.calibration import fit_calibration
 from headwater.learning.deep.distill import distill
 from headwater.learning.deep.export import export_deep, export_light
 from headwater.learning.deep.inputs import fit_inputs
-from headwater.learning.deep.losses import head_scale, listwise, pairwise, pointwise
+from headwater.learning.deep.losses import listwise, pairwise, pointwise
 from headwater.learning.deep.model import DeepNet, PositionTower, position_tower
 from headwater.learning.deep.rows import RankingRows
 from headwater.learning.gbdt import TrainingError
@@ -151,7 +151,6 @@ def _train(
         known = int(rows.starts[len(learnt)])
         position = torch.from_numpy(rows.position[:known].astype(np.int64))
         tower = position_tower(position, torch.from_numpy(rows.labels[:known]))
-    scale = head_scale(torch.from_numpy(rows.labels[: int(rows.starts[len(learnt)])]))
     learning = list(net.parameters())
     slots = [{"params": learning}]
     if tower is not None:
@@ -174,7 +173,7 @@ def _train(
             logits = _forward(net, batch)
             if tower is not None and batch.position is not None:
                 logits = logits + tower(batch.position)
-            loss = listwise(logits, batch) if objective == "listwise" else pointwise(logits, batch, scale)
+            loss = listwise(logits, batch) if objective == "listwise" else pointwise(logits, batch)
             if objective == "pointwise" and pair_weight:
                 loss = loss + pair_weight * pairwise(logits, batch)
             optimizer.zero_grad(set_to_none=True)
@@ -184,7 +183,7 @@ def _train(
             schedule.step()
             step += 1
             _average(averaged, net, min(_AVERAGED, step / (step + 10.0)))
-        loss_now = _judge(averaged, tower, rows, judging, objective, pair_weight, scale)
+        loss_now = _judge(averaged, tower, rows, judging, objective, pair_weight)
         losses.append(loss_now)
         if progress is not None:
             progress(epoch + 1, params.epochs, loss_now)
@@ -206,7 +205,7 @@ def _average(averaged: nn.Module, net: nn.Module, keep: float) -> None:
 
 def _judge(
     net: DeepNet, tower: PositionTower | None, rows: RankingRows, groups: npt.NDArray[np.int64], objective: Objective,
-    pair_weight: float, scale: torch.Tensor,
+    pair_weight: float,
 ) -> float:  # fmt: skip
     net.eval()
     total = count = 0.0
@@ -215,7 +214,7 @@ def _judge(
             logits = _forward(net, batch)
             if tower is not None and batch.position is not None:
                 logits = logits + tower(batch.position)
-            loss = listwise(logits, batch) if objective == "listwise" else pointwise(logits, batch, scale)
+            loss = listwise(logits, batch) if objective == "listwise" else pointwise(logits, batch)
             if objective == "pointwise" and pair_weight:
                 loss = loss + pair_weight * pairwise(logits, batch)
             total += float(loss) * len(batch.rows)

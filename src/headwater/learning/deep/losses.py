@@ -8,8 +8,6 @@ from torch.nn import functional
 
 from headwater.learning.deep.batches import Batch
 
-POWER = 0.5
-
 
 def listwise(logits: Tensor, batch: Batch) -> Tensor:
     """Softmax cross entropy inside each group, every positive by its weight against all rows of its group.
@@ -33,25 +31,13 @@ def log_sum(logits: Tensor, batch: Batch) -> Tensor:
     return torch.log(sums) + top
 
 
-def pointwise(logits: Tensor, batch: Batch, scale: Tensor) -> Tensor:
-    """Binary cross entropy of the rows whose label is known, by weight; a mean over heads, each times ``scale`` (heads,)."""
+def pointwise(logits: Tensor, batch: Batch) -> Tensor:
+    """Binary cross entropy of the rows whose label is known, by weight; a mean over heads."""
     known = ~torch.isnan(batch.labels)
     target = torch.nan_to_num(batch.labels)
     each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     weight = known * batch.weights.unsqueeze(1)
-    return (scale * (each * weight).sum(0) / weight.sum(0).clamp(min=1e-6)).mean()
-
-
-def head_scale(labels: Tensor) -> Tensor:
-    """How loud each head speaks in :func:`pointwise`: the root of its entropy over its entropy, 1 on average.
-
-    The loss of a label that one row in fifty has is a tenth of that of a frequent one, so a shared network would learn
-    next to nothing for it; made equally loud, its few positives would be learnt by heart.
-    """
-    known = (~torch.isnan(labels)).sum(0).clamp(min=1)
-    rate = (torch.nan_to_num(labels).sum(0) / known).clamp(1e-3, 1.0 - 1e-3)
-    entropy = -(rate * torch.log(rate) + (1.0 - rate) * torch.log1p(-rate))
-    return entropy.pow(-POWER) / entropy.pow(-POWER).mean()
+    return ((each * weight).sum(0) / weight.sum(0).clamp(min=1e-6)).mean()
 
 
 def pairwise(logits: Tensor, batch: Batch) -> Tensor:
