@@ -18,6 +18,7 @@ from headwater.log.record import RecordBlock
 from headwater.offline.fitted import FittedSources
 from headwater.offline.train import TrainReport, train
 from headwater.registry.bundle import Bundle
+from headwater.registry.card import read_card
 from headwater.registry.registry import Registry
 from headwater.retrieval.fitted import score_column
 from headwater.schema.config import FITTED_NAMES, load_config
@@ -82,6 +83,16 @@ def test_a_bundle_has_its_sources_and_serves(
     assert set(report.sources_s) == set(sources)
     bundle = bundle_of(site, report.bundle)
     assert bundle.manifest.sources == sources
+    searched = {"sequence", "als"} & set(sources)
+    assert {name for name, choice in report.indexes.items() if choice.kind == "exact"} == searched, (
+        "few items are scanned"
+    )
+    card = read_card(bundle)
+    assert card is not None
+    assert card.indexes == {name: str(choice) for name, choice in report.indexes.items()}
+    assert {name for name in bundle.files if name.endswith("_index.json")} == {
+        f"{name}_index.json" for name in searched
+    }
     assert bundle.manifest.columns == (*plan.columns, *map(score_column, sources))
     model = open_model(bundle, config, plan)
     assert model.ranker is not None

@@ -20,7 +20,7 @@ from headwater.learning.sequences import read_sequences
 from headwater.log.commands import PutItems
 from headwater.retrieval.fitted import SourceError, open_sources
 from headwater.retrieval.index import ItemIndex
-from headwater.retrieval.sequence import SequenceSource, nearest
+from headwater.retrieval.sequence import SequenceSource
 from headwater.retrieval.sequence_inputs import (
     ENCODER_FILE,
     FILES,
@@ -298,17 +298,6 @@ def test_a_closed_source_says_so() -> None:
     small.add(clicks(("me", "jazz 1"), at_ms=small.now_ms + 1_000))
     with pytest.raises(SourceError, match="closed"):
         source.fetch(small.asked("me"), small.view.index)
-
-
-def test_nearest_is_a_sorted_scan() -> None:
-    random = np.random.default_rng(1)
-    vectors = random.integers(-2, 3, (200, 4)).astype(np.float32)  # many ties
-    known, query = random.random(200) < 0.7, random.integers(-2, 3, 4).astype(np.float32)
-    for count in (0, 1, 7, 150, 500):
-        products = {k: float(vectors[k] @ query) for k in np.flatnonzero(known).tolist()}
-        wanted = sorted(products, key=lambda k: (-products[k], k))[:count]
-        assert nearest(vectors, known, query, count).items.tolist() == wanted
-    assert len(nearest(vectors, np.zeros(200, np.bool_), query, 5)) == 0
 
 
 def test_buckets_of_time_and_price() -> None:

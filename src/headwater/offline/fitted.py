@@ -9,19 +9,22 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from headwater.evaluation.scoring import Askable
 from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
 from headwater.features.replay import fold_to
 from headwater.learning.fitting import FitJob, enabled_sources, fit_source
 from headwater.learning.sequences import Sequences, read_sequences
 from headwater.log.protocol import EventLog
-from headwater.retrieval.fitted import VectorSource, open_sources, score_column
+from headwater.retrieval.fitted import SearchedSource, VectorSource, open_sources, score_column
+from headwater.retrieval.vectors.choice import IndexChoice, choose_index, write_choice
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.serving.model import Model
-from headwater.serving.view import FoldView
 
 Progress = Callable[[str, int, int], None]
+
+QUERIES = 300  # users whose vectors the indexes are measured with
 
 
 @dataclass(slots=True)
@@ -44,6 +47,9 @@ class FittedSources:
     progress: Progress | None = None
     files: dict[str, bytes] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    indexes: dict[str, IndexChoice] = field(default_factory=dict)
+    _state: Askable | None = None  # as of the end of what the sources were trained on last
+    _latest: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # users, by their last event
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,8 +81,32 @@ class FittedSources:
             self.warm = self.files
             self._fit(sequences, self.until)
 
+    def choose_indexes(self) -> None:
+        """Measure exact and HNSW search on the vectors of each searched source, for users of the log; ``files`` say which won."""
+        state = self._state
+        if state is None:
+            return
+        for source in open_sources(self.names, self.files, self.config, self.plan):
+            if isinstance(source, SearchedSource):
+                source.prepare(state.index)
+                vectors = source.vectors(state.index)
+                vectors = vectors[vectors.any(axis=1)]
+                asked = (state.asked(user, state.fold.received_ms) for user in self._latest.tolist())
+                queries = [query for each in asked if (query := source.query(each, state.index)) is not None]
+                if len(vectors) and queries:
+                    k = 2 * getattr(self.config.sources, source.name).width
+                    chosen = choose_index(vectors, np.stack(queries), k, seed=self.seed, threads=self.threads)[1]
+                    self.indexes[source.name] = chosen
+                    self.files |= write_choice(chosen, source.name)
+            source.close()
+        self._state = None
+
     def _fit(self, sequences: Sequences, until: int) -> None:
-        content, price = catalogue(self.log, self.plan, until, self.unseal)
+        fold = Fold(self.plan, unseal=self.unseal)
+        fold_to(self.log, fold, until)
+        state = self._state = Askable(self.plan, fold)
+        self._latest = latest_users(sequences, QUERIES)
+        content, price = state.index.content[: fold.items.count], state.index.price[: fold.items.count]
         made: dict[str, bytes] = {}
         for name in self.names:
             job = FitJob(
@@ -117,11 +147,7 @@ def received_ms(log: EventLog, offset: int) -> int:
     return int(block.records["received_ms"][0])
 
 
-def catalogue(
-    log: EventLog, plan: Plan, until: int, unseal: Unseal | None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Content vectors ``float32[items, c]`` and prices ``float32[items]`` as of the offset ``until``, by dense item."""
-    fold = Fold(plan, unseal=unseal)
-    fold_to(log, fold, until)
-    index = FoldView(plan, fold).index
-    return index.content[: fold.items.count], index.price[: fold.items.count]
+def latest_users(sequences: Sequences, count: int) -> npt.NDArray[np.int64]:
+    """The ``count`` users whose last events are the latest, int64[n]."""
+    last = sequences.offset[sequences.starts[1:] - 1]
+    return sequences.users[np.argsort(-last, kind="stable")[:count]]

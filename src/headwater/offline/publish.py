@@ -19,6 +19,7 @@ from headwater.log.protocol import EventLog
 from headwater.registry.bundle import Bundle, ManifestFields, unwritten
 from headwater.registry.card import HeldOut, ModelCard, encode_card
 from headwater.registry.registry import Registry
+from headwater.retrieval.vectors.choice import IndexChoice
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.serving.model import Model, open_model
@@ -40,8 +41,8 @@ class Publication(Struct, frozen=True, kw_only=True):
 
 def publish_and_promote(
     config: Config, plan: Plan, event_log: EventLog, registry: Registry, fields: ManifestFields, files: Mapping[str, bytes],
-    *, stretch: Stretch | None, promote: bool, force: bool = False, seed: int, unseal: Unseal | None = None,
-    progress: Progress | None = None,
+    *, stretch: Stretch | None, promote: bool, force: bool = False, seed: int, indexes: Mapping[str, IndexChoice] | None = None,
+    unseal: Unseal | None = None, progress: Progress | None = None,
 ) -> Publication:  # fmt: skip
     """Publish ``files`` as a bundle with its card; with a ``stretch`` that was held out, judge it there first.
 
@@ -58,7 +59,7 @@ def publish_and_promote(
             config, plan, event_log, registry, candidate, stretch, seed=seed, judged_ms=fields.created_ms, unseal=unseal,
             progress=progress,
         )  # fmt: skip
-    card = _card(config, fields, files, None if report is None else report.held_out)
+    card = _card(config, fields, files, indexes or {}, None if report is None else report.held_out)
     bundle = registry.publish(fields, {**files, **encode_card(card)})
     if report is not None:
         report = msgspec.structs.replace(report, version=bundle.version)
@@ -155,7 +156,10 @@ def _close(model: Model) -> None:
         source.close()
 
 
-def _card(config: Config, fields: ManifestFields, files: Mapping[str, bytes], held: HeldOut | None) -> ModelCard:
+def _card(
+    config: Config, fields: ManifestFields, files: Mapping[str, bytes], indexes: Mapping[str, IndexChoice],
+    held: HeldOut | None,
+) -> ModelCard:  # fmt: skip
     libraries = ("numpy", *_LIBRARIES.get(fields.ranker, ()), *(("onnxruntime",) if fields.sources else ()))
     scored = fields.training.get("history")
     return ModelCard(
@@ -166,6 +170,7 @@ def _card(config: Config, fields: ManifestFields, files: Mapping[str, bytes], he
         history=str(scored) if scored else (
             "rows are scored only by bundles trained earlier" if fields.sources else "no row holds the score of a model"
         ),
+        indexes={name: str(choice) for name, choice in indexes.items()},
         held_out=held,
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ from headwater.offline.rankers import fit_ranker
 from headwater.offline.tables.history import Lookup, TableOrigins, table_history
 from headwater.registry.bundle import ManifestFields
 from headwater.registry.registry import Registry
+from headwater.retrieval.vectors.choice import IndexChoice
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
 from headwater.schema.errors import ConfigurationError, HeadwaterError
@@ -36,7 +37,7 @@ MIN_GROUPS = 50
 class TrainReport(Struct, frozen=True, kw_only=True):
     """What a training run made. ``allowed_mismatch`` are features that its data has wrong, with permission; ``tables`` how
     many rows have the columns of a table from the log, and how many from its files; ``sources_s`` are seconds of training
-    each fitted source; ``gate`` is the verdict on the bundle (``None``: it was not asked for), ``gate_s`` what that took.
+    each fitted source, ``indexes`` how the vectors of each searched one are searched; ``gate`` is the verdict on the bundle (``None``: it was not asked for), ``gate_s`` what that took.
     """
 
     bundle: str
@@ -53,6 +54,7 @@ class TrainReport(Struct, frozen=True, kw_only=True):
     replay_s: float
     fit_s: float
     sources_s: dict[str, float]
+    indexes: dict[str, IndexChoice]
     gain: dict[str, float]
     gate: GateReport | None
     gate_s: float
@@ -117,6 +119,7 @@ def train(
     made = fit_ranker(config, fitted.columns, rows, warm=warm, seed=seed, threads=threads, progress=progress)
     ranked = time.perf_counter()
     fitted.again(attends=made.attends)
+    fitted.choose_indexes()
     refitted = time.perf_counter()
     allowed = mismatches(checks, plan.hash, plan.columns, allowed=allow_mismatch)  # a check may have ended meanwhile
     published = publish_and_promote(
@@ -140,14 +143,14 @@ def train(
             | ({"allow_mismatch": ", ".join(allowed)} if allowed else {}),
         ),
         {**made.files, **fitted.files, STATISTICS_FILE: _statistics(plan, rows)},
-        stretch=stretch, promote=promote, force=force, seed=seed, unseal=unseal,
+        stretch=stretch, promote=promote, force=force, seed=seed, indexes=fitted.indexes, unseal=unseal,
         progress=None if progress is None else lambda done, total: progress("gate", done, total),
     )  # fmt: skip
     return TrainReport(
         bundle=published.bundle, promoted=published.promoted, gate=published.gate, gate_s=time.perf_counter() - refitted,
         allowed_mismatch=allowed, rows=len(rows.features), groups=len(rows.groups), questions=rows.questions,
         missed=rows.missed, tables=history.origins, trees=made.trees, epochs=made.epochs, holdout_ndcg10=made.holdout_ndcg10,
-        replay_s=replayed - sourced, fit_s=ranked - replayed, sources_s=fitted.seconds, gain=made.gain,
+        replay_s=replayed - sourced, fit_s=ranked - replayed, sources_s=fitted.seconds, indexes=fitted.indexes, gain=made.gain,
     )  # fmt: skip
 
 

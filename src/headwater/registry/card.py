@@ -72,7 +72,8 @@ class HeldOut(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``card.json``. ``sizes`` are bytes by file, ``versions`` those of what took part in training.
 
-    ``history`` says which models scored the rows that the ranker was trained on. ``held_out`` is ``None`` for a bundle
+    ``history`` says which models scored the rows that the ranker was trained on, ``indexes`` by source how its vectors are
+    searched and what the choice was made by. ``held_out`` is ``None`` for a bundle
     that was published without the gate.
     """
 
@@ -89,6 +90,7 @@ class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     training_metrics: dict[str, float]
     sizes: dict[str, int]
     history: str
+    indexes: dict[str, str] = {}
     held_out: HeldOut | None
 
 
@@ -124,6 +126,7 @@ def render_card(card: ModelCard) -> str:
         ("data", f"offsets {data.first_offset:,} to {data.last_offset:,}, {_moment(data.first_ms)} to {_moment(data.last_ms)}"),
         ("licence of the data", card.licence or "not stated"),
         ("training history", card.history),
+        *((f"index of {name}", text) for name, text in card.indexes.items()),
         *((f"training: {name}", value) for name, value in card.training.items()),
         *((f"metric of the training: {name}", value) for name, value in card.training_metrics.items()),
         *((f"version of {name}", value) for name, value in card.versions.items()),

@@ -21,7 +21,7 @@ from headwater.retrieval.fitted import Files, FittedSource, SourceError
 from headwater.retrieval.index import NOTHING, ItemIndex, Ranked
 from headwater.retrieval.latest import Latest, Recency
 from headwater.retrieval.sources import Asked, Offer
-from headwater.retrieval.vectors.exact import ExactIndex
+from headwater.retrieval.vectors.choice import EXACT, empty_index, read_choice
 from headwater.schema.config import Config
 
 Float32 = npt.NDArray[np.float32]
@@ -69,7 +69,8 @@ class Als:
         self._known[0] = False
         exact = self._factors.astype(np.float64)
         self._system = exact.T @ exact + max(settings.l2, 1e-9) * np.eye(exact.shape[1])
-        self._index = ExactIndex(self._factors.shape[1], len(self._factors))
+        self.size = self._factors.shape[1]
+        self._index = empty_index(read_choice(files, self.name), self.size, len(self._factors))
         items = np.flatnonzero(self._known)
         self._index.set(items, self._factors[items])
         self._allowed = np.zeros(0, np.uint8)
@@ -105,11 +106,22 @@ class Als:
         if len(here) and self._user.any():
             out[here] = self._index.scores_of(items[here], self._user)
 
+    def vectors(self, index: ItemIndex) -> Float32:
+        """The factors of all items of ``index``; zeros for one that came after the training."""
+        made = np.zeros((index.table.count, self.size), np.float32)
+        here = min(len(made), len(self._factors))
+        made[:here] = self._factors[:here]
+        return made
+
+    def query(self, asked: Asked, index: ItemIndex) -> Float32 | None:  # noqa: ARG002
+        """The folded-in factors of the user."""
+        return self._user.copy() if self._fold_in(asked) and self._user.any() else None
+
     def close(self) -> None:
         """See :meth:`FittedSource.close`."""
         self._closed = True
         self._factors = np.zeros((1, 1), np.float32)
-        self._index = ExactIndex(1, 1)
+        self._index = empty_index(EXACT, 1, 1)
         self._known = np.zeros(0, np.bool_)
 
     def _fold_in(self, asked: Asked) -> int:

@@ -66,18 +66,28 @@ class FittedSource(Source, Protocol):
 
 
 @runtime_checkable
-class VectorSource(FittedSource, Protocol):
-    """A fitted source that has a vector for each item. It looks at up to ``length`` recent events."""
+class SearchedSource(FittedSource, Protocol):
+    """A fitted source that finds items by the inner product of a user's vector with theirs."""
 
     size: int
+
+    def vectors(self, index: ItemIndex) -> Float32:
+        """The vectors of all items of ``index``, ``float32[items, size]``; zeros for one that the model knows nothing of."""
+        ...
+
+    def query(self, asked: Asked, index: ItemIndex) -> Float32 | None:
+        """The vector of the user of ``asked``, ``float32[size]``; ``None``: the model knows nothing of the user."""
+        ...
+
+
+@runtime_checkable
+class VectorSource(SearchedSource, Protocol):
+    """A searched source that a ranker can attend to. It looks at up to ``length`` recent events."""
+
     length: int
 
     def recent(self, asked: Asked, index: ItemIndex) -> Recent:
         """The recent events of the user of ``asked`` that the model looks at."""
-        ...
-
-    def vectors(self, index: ItemIndex) -> Float32:
-        """The vectors of all items of ``index``, ``float32[items, size]``; zeros for one that the model knows nothing of."""
         ...
 
     def attend(self, asked: Asked, index: ItemIndex, items: Int64) -> Attended:

@@ -34,6 +34,7 @@ from headwater.retrieval.sequence_inputs import (
     read_meta,
 )
 from headwater.retrieval.sources import Asked, Offer
+from headwater.retrieval.vectors.choice import EXACT, empty_index, read_choice
 from headwater.schema.config import Config
 
 Int64 = npt.NDArray[np.int64]
@@ -78,6 +79,8 @@ class SequenceSource:
         self._encoder: onnxruntime.InferenceSession | None = _session(files, ENCODER_FILE)
         self._tower: onnxruntime.InferenceSession | None = _session(files, TOWER_FILE)
         self._anchor_type = next((slot for slot, kind in enumerate(config.events, 1) if kind.positive), 1)
+        self._choice = read_choice(files, self.name)
+        self._search = empty_index(self._choice, self.size, 1)
         self._index: ItemIndex | None = None
         self._count, self._version = 0, 0
         self._vectors, self._known = np.zeros((0, self.size), np.float32), np.zeros(0, np.bool_)
@@ -87,6 +90,7 @@ class SequenceSource:
     def prepare(self, index: ItemIndex) -> None:
         """Make the vectors of all items."""
         self._index, self._count, self._version = None, 0, 0
+        self._search = empty_index(self._choice, self.size, max(index.table.count, 1))
         self._follow(index)
 
     def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
@@ -96,7 +100,7 @@ class SequenceSource:
             return Offer(NOTHING, recent.why)
         # what the user met lately is often near, and seldom shown again
         count = 2 * self.width + len(recent.items)
-        ranked = nearest(self._vectors[: self._count], self._known[: self._count], recent.user, count)
+        ranked = self._search.search(recent.user, count)
         return Offer(Ranked(ranked.items, _positive(ranked.scores)), "" if len(ranked) else "no item has a vector")
 
     def score(self, asked: Asked, index: ItemIndex, items: Int64, out: Float32) -> None:
@@ -125,9 +129,14 @@ class SequenceSource:
         self._follow(index)
         return self._vectors[: self._count]
 
+    def query(self, asked: Asked, index: ItemIndex) -> Float32 | None:
+        """The user's vector, from the recent events."""
+        return self._of(asked, index).user
+
     def close(self) -> None:
         """Let go of the model and the vectors."""
         self._encoder = self._tower = self._index = self._asked = None
+        self._search = empty_index(EXACT, self.size, 1)
         self._vectors, self._known = np.zeros((0, self.size), np.float32), np.zeros(0, np.bool_)
         self._count = 0
 
@@ -162,6 +171,8 @@ class SequenceSource:
             None, {"ids": self._ids[rows], "content": index.content[items], "price": price_input(index.price[items])}
         )[0]  # the unknown item is the last of the ids, which is where -1 points
         self._vectors[items] = np.where(known[:, None], made, np.float32(0.0))
+        self._search.set(items[known], made[known])
+        self._search.remove(items[self._known[items] & ~known])
         self._known[items] = known
 
     def _has(self, items: Int64) -> Bool:
@@ -211,19 +222,6 @@ class SequenceSource:
             },
         )[0][0]
         return user
-
-
-def nearest(vectors: Float32, known: Bool, query: Float32, count: int) -> Ranked:
-    """The ``count`` known rows of ``vectors`` (n, d) with the largest product with ``query`` (d,), ties by the lower row."""
-    products = vectors @ query
-    products[~known] = -np.inf
-    count = min(count, int(known.sum()))
-    if count == 0:
-        return NOTHING
-    least = np.partition(products, len(products) - count)[len(products) - count]
-    cut = np.flatnonzero(products >= least)
-    chosen = cut[np.lexsort((cut, -products[cut]))[:count]]
-    return Ranked(chosen, products[chosen])
 
 
 def _positive(products: Float32) -> Float32:

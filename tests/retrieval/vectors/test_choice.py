@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from headwater.retrieval.vectors.choice import build_index, choose_index
+from headwater.retrieval.vectors.choice import choice_file, choose_index, empty_index, read_choice, write_choice
 from headwater.retrieval.vectors.exact import ExactIndex
 from headwater.retrieval.vectors.hnsw import HnswIndex
 from headwater.retrieval.vectors.index import VectorError
-from headwater.testing.vector_contract import clustered, numbers
+from headwater.testing.vector_contract import clustered
 
 VECTORS, QUERIES = clustered(3_000, 16, 1), clustered(30, 16, 2)
 
@@ -57,11 +57,17 @@ def test_few_items_are_scanned() -> None:
     assert 0.0 < report.exact.p50_ms <= report.exact.p95_ms
 
 
-def test_the_chosen_one_is_built() -> None:
-    assert isinstance(build_index("hnsw", numbers(20), VECTORS[:20]), HnswIndex)
-    built = build_index("exact", numbers(20), VECTORS[:20])
-    assert isinstance(built, ExactIndex)
-    assert len(built) == 20
+def test_the_chosen_one_is_made() -> None:
+    slow_scan = [1.0] * len(QUERIES) + [5.0] + [0.1]
+    chosen = choose_index(VECTORS, QUERIES, 10, 0.9, least_items=1_000, timer=ticking(slow_scan))[1]
+    assert str(chosen).startswith(f"hnsw at {chosen.breadth} (3,000 vectors of 16, best 10: exact: recall 1.0000")
+    files = write_choice(chosen, "sequence")
+    made = empty_index(read_choice(files, "sequence"), 16, 1)
+    assert isinstance(made, HnswIndex)
+    assert made.breadth == chosen.breadth
+    assert isinstance(empty_index(read_choice(files, "als"), 16, 1), ExactIndex)
+    with pytest.raises(VectorError, match="Publish the bundle again"):
+        read_choice({choice_file("als"): b"{}"}, "als")
 
 
 def test_without_vectors_there_is_nothing_to_choose() -> None:

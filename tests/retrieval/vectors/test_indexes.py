@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwater.retrieval.vectors.choice import build_index
 from headwater.retrieval.vectors.exact import ExactIndex
 from headwater.retrieval.vectors.hnsw import HnswIndex
 from headwater.retrieval.vectors.index import VectorIndex
@@ -54,7 +53,9 @@ def test_codes_never_cost_an_answer(seed: int, count: int, size: int, k: int, sc
 
 def test_one_seed_gives_one_graph() -> None:
     vectors, queries = clustered(4_000, 16, 1), clustered(20, 16, 2)
-    one, other = (build_index("hnsw", numbers(4_000), vectors, breadth=20) for _ in range(2))
+    one, other = HnswIndex(16, breadth=20), HnswIndex(16, breadth=20)
+    one.set(numbers(4_000), vectors)
+    other.set(numbers(4_000), vectors)
     for query in queries:
         first, second = one.search(query, 10), other.search(query, 10)
         assert first.items.tolist() == second.items.tolist()

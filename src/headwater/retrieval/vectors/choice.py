@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from headwater.retrieval.vectors.exact import ExactIndex
 from headwater.retrieval.vectors.hnsw import HnswIndex
-from headwater.retrieval.vectors.index import Float32, Int64, VectorError, VectorIndex
+from headwater.retrieval.vectors.index import Float32, VectorError, VectorIndex
 
 Kind = Literal["exact", "hnsw"]
 
@@ -40,6 +41,22 @@ class IndexChoice(Struct, frozen=True, kw_only=True):
     exact: Measured
     hnsw: dict[str, Measured]
     build_s: float
+
+    def __str__(self) -> str:
+        ways = {"exact": self.exact} | {f"hnsw at {breadth}": way for breadth, way in self.hnsw.items()}
+        shown = "; ".join(f"{name}: recall {way.recall:.4f}, p50 {way.p50_ms:.3f} ms" for name, way in ways.items())
+        chosen = f"{self.kind} at {self.breadth}" if self.breadth else self.kind
+        return f"{chosen} ({self.items:,} vectors of {self.size}, best {self.k}: {shown})"
+
+
+class ChosenIndex(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a bundle says of the vectors of a source: no measurements, so that one training gives one bundle."""
+
+    kind: Kind
+    breadth: Annotated[int, Meta(ge=0, le=100_000)]
+
+
+EXACT = ChosenIndex(kind="exact", breadth=0)
 
 
 def choose_index(
@@ -81,16 +98,36 @@ def choose_index(
     )  # fmt: skip
 
 
-def build_index(kind: Kind, items: Int64, vectors: Float32, *, breadth: int = 200, seed: int = 1) -> VectorIndex:
-    """The chosen index over ``items`` int64[n] with ``vectors`` float32[n, d]."""
-    capacity = int(items.max(initial=0)) + 1
-    made: VectorIndex
-    if kind == "hnsw":
-        made = HnswIndex(vectors.shape[1], breadth=breadth or 200, seed=seed, capacity=capacity)
-    else:
-        made = ExactIndex(vectors.shape[1], capacity)
-    made.set(items, vectors)
-    return made
+def choice_file(source: str) -> str:
+    """The file of a bundle that says how the vectors of ``source`` are searched."""
+    return f"{source}_index.json"
+
+
+def write_choice(choice: IndexChoice, source: str) -> dict[str, bytes]:
+    """The file for what was chosen."""
+    return {choice_file(source): msgspec.json.encode(ChosenIndex(kind=choice.kind, breadth=choice.breadth))}
+
+
+def read_choice(files: Mapping[str, bytes], source: str) -> ChosenIndex:
+    """What was chosen for ``source`` when the bundle was made; exact search where nothing was.
+
+    Raises:
+        VectorError: the file cannot be read.
+    """
+    name = choice_file(source)
+    if name not in files:
+        return EXACT
+    try:
+        return msgspec.json.decode(files[name], type=ChosenIndex)
+    except msgspec.MsgspecError as error:
+        raise VectorError(f"{name} cannot be read: {error}. Publish the bundle again.") from error
+
+
+def empty_index(chosen: ChosenIndex, size: int, capacity: int) -> VectorIndex:
+    """An index of the chosen kind without items, with room for ``capacity`` numbers."""
+    if chosen.kind == "hnsw":
+        return HnswIndex(size, breadth=chosen.breadth, capacity=capacity)
+    return ExactIndex(size, capacity)
 
 
 def _lowest(

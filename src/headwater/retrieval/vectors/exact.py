@@ -175,7 +175,7 @@ class ExactIndex:
         return self._ranked(self._slot_of[items], checked_query(query, self.size), k)
 
     def scores_of(self, items: Int64, query: Float32) -> Float32:
-        """The inner products of ``items`` int64[n], all of which are here: float32[n], as :meth:`search` gives them."""
+        """See :meth:`VectorIndex.scores_of`."""
         scores = np.empty(len(items), np.float32)
         _inner_products(self._vectors, self._slot_of[items], checked_query(query, self.size), scores)
         return scores

@@ -90,6 +90,10 @@ class HnswIndex:
             look *= WIDER
         return self._exact.search(query, k, allowed)
 
+    def scores_of(self, items: Int64, query: Float32) -> Float32:
+        """See :meth:`VectorIndex.scores_of`."""
+        return self._exact.scores_of(items, query)
+
     def _know(self, count: int) -> None:
         if count > len(self._known):
             grown = np.zeros(max(count, 2 * len(self._known)), np.bool_)

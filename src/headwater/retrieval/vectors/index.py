@@ -49,6 +49,10 @@ class VectorIndex(Protocol):
         """
         ...
 
+    def scores_of(self, items: Int64, query: Float32) -> Float32:
+        """The inner products of ``items`` int64[n], all of which are here: float32[n], as :meth:`search` gives them."""
+        ...
+
 
 def checked_vectors(items: Int64, vectors: Float32, size: int) -> Float32:
     """``vectors`` as contiguous float32[n, size].
