@@ -11,6 +11,7 @@ import typer
 
 from headwater.cli.options import ConfigOption, DataOption, JsonOption, Settings, parse_time, print_json, settings
 from headwater.cli.train import Bars
+from headwater.schema.durations import parse_duration
 from headwater.schema.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
     from headwater.log.protocol import EventLog
 
-Protocol = Literal["temporal", "loo", "cold-items", "cold-users", "exposures"]
+Protocol = Literal["temporal", "loo", "cold-items", "cold-users", "exposures", "freshness"]
 
 DAY_MS = 86_400_000
-SPLITTING = ("temporal", "cold-users", "exposures")
+SPLITTING = ("temporal", "cold-users", "exposures", "freshness")
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +38,8 @@ def evaluate(
         typer.Option(
             "--protocol",
             help="temporal: later events in order; loo: everyone's last event; cold-items: items without any event; "
-            "cold-users: first events of new users; exposures: what becomes of logged impressions",
+            "cold-users: first events of new users; exposures: what becomes of logged impressions; "
+            "freshness: temporal, with bundles that are renewed as time goes on",
         ),
     ] = "temporal",
     split: Annotated[
@@ -52,13 +54,16 @@ def evaluate(
         Literal["all", "session"],
         typer.Option(
             "--questions",
-            help="temporal: positive events of users with a history, or those with an earlier one in their session",
+            help="temporal and freshness: positive events of users with a history, or those with an earlier one in their session",
         ),
     ] = "all",
     part: Annotated[
         Literal["test", "validation"],
         typer.Option("--part", help="loo: the last events, or those before them, to choose settings by"),
     ] = "test",
+    every: Annotated[
+        str, typer.Option("--every", metavar="DURATION[,…]", help="freshness: how often bundles are renewed")
+    ] = "5h,1h",
     sample: Annotated[float, typer.Option("--sample", min=0.0, max=1.0, help="Share of the questions to ask")] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of training and sampling")] = 7,
     out: Annotated[
@@ -96,7 +101,7 @@ def evaluate(
     log = open_log(chosen.data)
     try:
         with Bars() as bars:
-            report = _run(chosen, log, protocol, split, until, window, questions, part, sample, seed, bars)
+            report = _run(chosen, log, protocol, split, until, window, questions, part, every, sample, seed, bars)
     finally:
         log.close()
     if out is not None:
@@ -110,7 +115,8 @@ def evaluate(
 
 def _run(
     chosen: Settings, log: EventLog, protocol: Protocol, split: str | None, until: str | None, window: str | None,
-    questions: Literal["all", "session"], part: Literal["test", "validation"], sample: float, seed: int, bars: Bars,
+    questions: Literal["all", "session"], part: Literal["test", "validation"], every: str,
+    sample: float, seed: int, bars: Bars,
 ) -> Struct:  # fmt: skip
     from headwater.evaluation.checks import checks_dir
     from headwater.features.profiles import Profiles
@@ -126,6 +132,12 @@ def _run(
     split_ms, until_ms = parse_time("--split", split), parse_time("--until", until)
     split_ms = log.last_received_ms - DAY_MS if split_ms is None else split_ms
     created_ms = int(time.time() * 1000)
+    if protocol == "freshness":
+        return jobs.freshness(
+            chosen.config, log, split_ms=split_ms, window=window or chosen.config.learn.window,
+            every=_durations(every), questions=questions, sample=sample, seed=seed, threads=threads, until_ms=until_ms,
+            unseal=unseal, progress=bars.update,
+        )  # fmt: skip
     if protocol == "cold-users":
         return jobs.cold_users(
             chosen.config, log, chosen.data / "models", split_ms=split_ms, window=window, sample=sample, seed=seed,
@@ -137,6 +149,16 @@ def _run(
         sample=sample, seed=seed, threads=threads, created_ms=created_ms, checks=checks_dir(chosen.data),
         until_ms=until_ms, unseal=unseal, progress=bars.update,
     )  # fmt: skip
+
+
+def _durations(every: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in every.split(",") if part.strip())
+    try:
+        for name in names:
+            parse_duration(name)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--every {every}: {error}") from error
+    return names
 
 
 def _print(report: Struct) -> None:
@@ -160,6 +182,11 @@ def _print(report: Struct) -> None:
             cells = [f"{found[m]:.4f} [{found['ci95'][m][0]:.4f}, {found['ci95'][m][1]:.4f}]" for m in metrics]
             table.add_row(model, *cells)
         console.print(table)
+    for name, cost in plain.get("costs", {}).items():
+        console.print(
+            f"renewed {name}: {cost['renewals']:,} times, {cost['seconds_each']:.1f} s each, {cost['seconds_an_hour']:.0f} s of "
+            "training an hour"
+        )
     for name, difference in plain.get("ranker_over", {}).items():
         if difference["relative"] is not None and difference["relative_ci95"] is not None:
             low, high = difference["relative_ci95"]

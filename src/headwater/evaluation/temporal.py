@@ -100,7 +100,7 @@ def evaluate_temporal(
     compared = pipelines(config, plan, StoredRegion(log.vocabulary()), Zones(log.vocabulary()), alone)
     answers = walk(
         log, plan, config, {name: System(pipeline, model if ranks else None) for name, (pipeline, ranks) in compared.items()},
-        split_offset=split_offset, pick=_picker(log, config, questions, sample, seed), until=until, unseal=unseal,
+        split_offset=split_offset, pick=picker(log, config, questions, sample, seed), until=until, unseal=unseal,
         progress=progress,
     )  # fmt: skip
     users, relevant = answers.users, answers.relevant
@@ -138,7 +138,7 @@ def evaluate_temporal(
     )
 
 
-def _picker(log: EventLog, config: Config, questions: Questions, sample: float, seed: int) -> Callable[[Fold], Pick]:
+def picker(log: EventLog, config: Config, questions: Questions, sample: float, seed: int) -> Callable[[Fold], Pick]:
     """Which positive events are asked about: a share of those that the protocol's ``questions`` name."""
 
     def from_split(fold: Fold) -> Pick:

@@ -30,9 +30,12 @@ LIST_LENGTH = 100  # MRR counts ranks up to here
 NO_DEADLINE_MS = 1e9
 
 
-@dataclass(frozen=True, slots=True)
+Before = Callable[[RecordBlock, int, FoldView], None]
+
+
+@dataclass(slots=True)
 class System:
-    """What is compared: a pipeline, and the model that it ranks with (None: it doesn't)."""
+    """What is compared: a pipeline, and the model that it ranks with (None: it doesn't); it may get another on the way."""
 
     pipeline: Pipeline
     model: Model | None
@@ -118,12 +121,14 @@ class _Heard:
 
 def walk(
     log: EventLog, plan: Plan, config: Config, systems: Mapping[str, System], *, split_offset: int,
-    pick: Callable[[Fold], Pick], until: int, unseal: Unseal | None = None, progress: Progress | None = None,
+    pick: Callable[[Fold], Pick], until: int, before: Before | None = None, unseal: Unseal | None = None,
+    progress: Progress | None = None,
 ) -> Answers:  # fmt: skip
     """Fold the log up to ``split_offset``, then ask every system at each positive event up to ``until`` that is picked.
 
     ``pick`` is given the fold at the split, and returns what chooses the events behind it. A pipeline belongs to one
-    system; systems take turns in who is asked first.
+    system; systems take turns in who is asked first. ``before`` is called at every positive event, before it is asked
+    about; it may give systems another model, prepared, and has to refresh the view if it looks at it.
     """
     fold = Fold(plan, unseal=unseal)
     view = FoldView(plan, fold)
@@ -145,6 +150,8 @@ def walk(
         record = block.records[i]
         user, item, now_ms = int(record["user"]), int(record["item"]), int(record["received_ms"])
         first_ms = first_ms or now_ms
+        if before is not None:
+            before(block, i, view)
         if not chosen(block, i, fold):
             continue
         view.refresh()

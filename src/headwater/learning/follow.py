@@ -1,4 +1,4 @@
-"""A calibration that follows the days: its shift is refitted every hour on what has become known since.
+"""A calibration that follows the days: its shift is refitted every quarter of an hour on what has become known since.
 
 The level of a probability drifts with weekdays and seasons while the order of items stays. A bundle that is trained again every few
 minutes follows by itself; an evaluation that trains once does not, so it can ask for this.
@@ -15,13 +15,14 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 HOUR_MS = 3_600_000
-WINDOW_MS = 12 * HOUR_MS
+EVERY_MS = HOUR_MS // 4
+WINDOW_MS = 6 * HOUR_MS
 PRIOR_ROWS = 200.0  # that say "no shift"
 _STEPS = 25
 
 
 def follow(
-    logits: Float64, labels: Float64, now_ms: Int64, closed_after_ms: int, *, every_ms: int = HOUR_MS,
+    logits: Float64, labels: Float64, now_ms: Int64, closed_after_ms: int, *, every_ms: int = EVERY_MS,
     window_ms: int = WINDOW_MS,
 ) -> Float64:  # fmt: skip
     """The shift of each row's logit, ``float64[n]``, from rows of the last ``window_ms`` whose labels were closed by then.

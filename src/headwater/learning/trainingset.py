@@ -84,7 +84,7 @@ def build_training_set(
     # two generators: who is asked must not depend on what was drawn for the questions before
     asking, drawing = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     positive = positive_types(log, config)
-    share = min(1.0, groups / max(_count_positives(log, positive, until, start_ms), 1))
+    share = min(1.0, groups / max(count_positives(log, positive, until, start_ms), 1))
 
     def wanted(block: RecordBlock) -> npt.NDArray[np.bool_]:
         records = block.records
@@ -95,69 +95,95 @@ def build_training_set(
     fold = Fold(plan, unseal=unseal)
     view = FoldView(plan, fold)
     pipeline = Pipeline(config, plan, stored_region=StoredRegion(log.vocabulary()), zones=Zones(log.vocabulary()))
-    width = config.ranker.negatives + 1
-    capacity = int(groups * 1.2) + 64
-    plain, fitted = len(plan.columns), 0 if model is None else len(model.sources)
-    rows = np.zeros((capacity * width, plain + fitted), np.float32)
-    assembled = np.zeros((width, plain), np.float32)
-    attended = None if model is None else model.attended
-    shape = (capacity, 0 if attended is None else attended.length)
-    latest = Recent(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.float32))
-    labels = np.zeros(len(rows), np.int32)
-    sizes: list[int] = []
-    used = asked = missed = 0
-    first_ms = last_ms = first_offset = 0
-    weight_of = np.ones(len(rows), np.float32)
-    address_of = np.zeros((4, len(rows)), np.int64)  # offset, user, item, moment
-    weights = _weights(log, config)
+    collector = Collector(log, plan, config, model, groups=int(groups * 1.2) + 64, drawing=drawing)
     for block, i in stops(log, fold, wanted, until=until):
-        record = block.records[i]
-        now_ms, item = int(record["received_ms"]), int(record["item"])
-        first_ms, first_offset = first_ms or now_ms, first_offset or int(record["offset"])
-        last_ms = now_ms
-        asked += 1
-        if progress is not None and asked % 200 == 0:
+        if progress is not None and collector.asked % 200 == 199:
             progress(fold.offset, until)
         view.refresh()
+        if not collector.add(pipeline, view, block.records[i], model):
+            break
+    return collector.take(view, until)
+
+
+class Collector:
+    """Training rows as they come, a group for each positive event: the event's item among what the pipeline would have offered.
+
+    Room is for ``groups``; a model has to have the fitted sources that ``model`` has. ``drawing`` chooses candidates.
+    """
+
+    def __init__(
+        self, log: EventLog, plan: Plan, config: Config, model: Model | None, *, groups: int, drawing: np.random.Generator
+    ) -> None:  # fmt: skip
+        self._groups, self._negatives, self._drawing = groups, config.ranker.negatives, drawing
+        self._weights = _weights(log, config)
+        self._plain, self._fitted = len(plan.columns), 0 if model is None else len(model.sources)
+        self._assembled = np.zeros((self._negatives + 1, self._plain), np.float32)
+        self._attended = None if model is None else model.attended
+        self._begin()
+
+    def _begin(self) -> None:
+        count = self._groups * (self._negatives + 1)
+        self._rows = np.zeros((count, self._plain + self._fitted), np.float32)
+        self._labels, self._weight_of = np.zeros(count, np.int32), np.ones(count, np.float32)
+        self._address_of = np.zeros((4, count), np.int64)  # offset, user, item, moment
+        shape = (self._groups, 0 if self._attended is None else self._attended.length)
+        self._latest = Recent(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.float32))
+        self._sizes: list[int] = []
+        self._used = self.asked = self._missed = 0
+        self._first_ms = self._last_ms = self._first_offset = 0
+
+    def add(self, pipeline: Pipeline, view: FoldView, record: npt.NDArray[np.void], model: Model | None) -> bool:
+        """Ask about one positive event, with ``view`` as of just before it; false when there is no room for another."""
+        now_ms, item = int(record["received_ms"]), int(record["item"])
+        self._first_ms = self._first_ms or now_ms
+        self._first_offset = self._first_offset or int(record["offset"])
+        self._last_ms = now_ms
+        self.asked += 1
         segments = record["segments"]
         query = Query("", user=int(record["user"]), segments=(int(segments[0]), int(segments[1])))
         candidates = pipeline.candidates(query, view, now_ms, model).items
         if item not in candidates:
-            missed += 1
-            continue
-        if used + width > len(rows):
-            break
+            self._missed += 1
+            return True
+        if self._used + self._negatives + 1 > len(self._rows):
+            return False
         negatives = candidates[candidates != item]
-        if len(negatives) > config.ranker.negatives:
-            negatives = drawing.choice(negatives, config.ranker.negatives, replace=False)
+        if len(negatives) > self._negatives:
+            negatives = self._drawing.choice(negatives, self._negatives, replace=False)
         chosen = np.append(negatives, item)
-        drawing.shuffle(chosen)
-        here = slice(used, used + len(chosen))
-        rows[here, :plain] = pipeline.features(query, view, chosen, now_ms, assembled)
+        self._drawing.shuffle(chosen)
+        here = slice(self._used, self._used + len(chosen))
+        self._rows[here, : self._plain] = pipeline.features(query, view, chosen, now_ms, self._assembled)
         if model is not None:
-            pipeline.modelled(model, view, chosen, rows[here, plain:])
-        if attended is not None:
-            recent = attended.recent(pipeline.asked, view.index)
-            known = slice(attended.length - len(recent.items), attended.length)
-            latest.items[len(sizes), known], latest.types[len(sizes), known] = recent.items, recent.types
-            latest.age_s[len(sizes), known] = recent.age_s
-        labels[used : used + len(chosen)] = chosen == item
-        weight_of[used : used + len(chosen)] = weights[int(record["type"])]
-        address_of[0, here], address_of[1, here] = int(record["offset"]) - 1, query.user
-        address_of[2, here], address_of[3, here] = chosen, now_ms
-        used += len(chosen)
-        sizes.append(len(chosen))
-    return TrainingSet(
-        rows[:used], labels[:used], weight_of[:used], np.array(sizes, np.int32), asked, missed,
-        DataRange(first_offset=first_offset, last_offset=until, first_ms=first_ms, last_ms=last_ms),
-        Questions(
-            offset=address_of[0, :used], user=address_of[1, :used], item=address_of[2, :used],
-            now_ms=address_of[3, :used], segments=np.zeros((used, 2), np.uint16),
-        ),
-        None if attended is None else Attending(
-            attended.vectors(view.index), latest.items[: len(sizes)], latest.types[: len(sizes)], latest.age_s[: len(sizes)]
-        ),
-    )  # fmt: skip
+            pipeline.modelled(model, view, chosen, self._rows[here, self._plain :])
+        if self._attended is not None:
+            recent, row = self._attended.recent(pipeline.asked, view.index), len(self._sizes)
+            known = slice(self._attended.length - len(recent.items), self._attended.length)
+            self._latest.items[row, known], self._latest.types[row, known] = recent.items, recent.types
+            self._latest.age_s[row, known] = recent.age_s
+        self._labels[here] = chosen == item
+        self._weight_of[here] = self._weights[int(record["type"])]
+        self._address_of[0, here], self._address_of[1, here] = int(record["offset"]) - 1, query.user
+        self._address_of[2, here], self._address_of[3, here] = chosen, now_ms
+        self._used += len(chosen)
+        self._sizes.append(len(chosen))
+        return True
+
+    def take(self, view: FoldView, until: int) -> TrainingSet:
+        """What was collected since the last time, up to the offset ``until``."""
+        used, groups, latest = self._used, len(self._sizes), self._latest
+        offset, user, item, now_ms = self._address_of[:, :used]
+        taken = TrainingSet(
+            self._rows[:used], self._labels[:used], self._weight_of[:used], np.array(self._sizes, np.int32), self.asked,
+            self._missed,
+            DataRange(first_offset=self._first_offset, last_offset=until, first_ms=self._first_ms, last_ms=self._last_ms),
+            Questions(offset=offset, user=user, item=item, now_ms=now_ms, segments=np.zeros((used, 2), np.uint16)),
+            None if self._attended is None else Attending(
+                self._attended.vectors(view.index), latest.items[:groups], latest.types[:groups], latest.age_s[:groups]
+            ),
+        )  # fmt: skip
+        self._begin()
+        return taken
 
 
 def _weights(log: EventLog, config: Config) -> dict[int, float]:
@@ -173,7 +199,8 @@ def positives(block: RecordBlock, positive: npt.NDArray[np.int64]) -> npt.NDArra
     return hit
 
 
-def _count_positives(log: EventLog, positive: npt.NDArray[np.int64], until: int, start_ms: int) -> int:
+def count_positives(log: EventLog, positive: npt.NDArray[np.int64], until: int, start_ms: int) -> int:
+    """How many positive events were received from ``start_ms`` on, up to the offset ``until``."""
     after, count = 0, 0
     while after < until and (block := log.read(after)) is not None:
         records = block.records

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from headwater.evaluation.cold_items import ColdItemsReport, evaluate_cold_items
 from headwater.evaluation.cold_users import ColdUsersReport, evaluate_cold_users
+from headwater.evaluation.freshness import FreshnessReport, evaluate_freshness
 from headwater.evaluation.loo import LooReport, Part, evaluate_loo
 from headwater.evaluation.meter import Meter
 from headwater.evaluation.scoring import Training
@@ -15,14 +17,21 @@ from headwater.evaluation.temporal import RANKER, Questions, TemporalReport, eva
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan, compile_plan
 from headwater.learning.fitting import enabled_sources
+from headwater.learning.trainingset import count_positives, positive_types
 from headwater.log.protocol import EventLog
+from headwater.offline.fit import fit
+from headwater.offline.renewal import Renewal
 from headwater.offline.train import last_offset_before, train
 from headwater.registry.registry import Registry
 from headwater.retrieval.fitted import FittedSource, open_sources
 from headwater.schema.config import Config
+from headwater.schema.durations import parse_duration
+from headwater.schema.errors import ConfigurationError
 from headwater.serving.model import Model, open_model
 
 Progress = Callable[[str, int, int], None]
+
+ONCE = "never"  # the system whose bundle is not renewed
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,45 @@ def cold_users(
         )  # fmt: skip
     finally:
         _close(split)
+
+
+def freshness(
+    config: Config, log: EventLog, *, split_ms: int, window: str, every: tuple[str, ...], questions: Questions, sample: float,
+    seed: int, threads: int, until_ms: int | None = None, unseal: Unseal | None = None, progress: Progress | None = None,
+) -> FreshnessReport:  # fmt: skip
+    """Train on the ``window`` before ``split_ms``, then renew the bundle ``every`` so often ("never": not at all) beside each other.
+
+    Nothing is published. The ranker of a renewed bundle learns from the same share of the events as the first one did.
+
+    Raises:
+        ConfigurationError: no ranker is configured, or one that cannot be renewed.
+    """
+    if config.ranker.kind == "none":
+        raise ConfigurationError('ranker.kind: "none" leaves nothing to renew; set it to "lightgbm"')
+    plan = compile_plan(config)
+    offset, last_ms = last_offset_before(log, split_ms)
+    until = log.last_offset if until_ms is None else last_offset_before(log, until_ms)[0]
+    window_ms = parse_duration(window)
+    began = time.perf_counter()
+    first = fit(
+        config, plan, log, until=offset, start_ms=last_ms - window_ms, seed=seed, threads=threads, unseal=unseal, warm={},
+        progress=progress,
+    )  # fmt: skip
+    train_s = time.perf_counter() - began
+    wanted = max(config.ranker.max_rows // (config.ranker.negatives + 1), 1)
+    positive = count_positives(log, positive_types(log, config), offset, last_ms - window_ms)
+    renewing = {
+        name: Renewal(
+            config, plan, log, first, every_ms=None if name == ONCE else parse_duration(name), window_ms=window_ms,
+            split_ms=split_ms, share=min(1.0, wanted / max(positive, 1)), seed=seed, threads=threads,
+        )
+        for name in dict.fromkeys((ONCE, *every))
+    }  # fmt: skip
+    return evaluate_freshness(
+        log, plan, config, renewing, once=ONCE, split_offset=offset, until=until, questions=questions, sample=sample,
+        seed=seed, train_s=train_s, unseal=unseal,
+        progress=None if progress is None else lambda done, total: progress("questions", done, total),
+    )  # fmt: skip
 
 
 def leave_one_out(

@@ -17,6 +17,7 @@ from headwater.learning.fitting import FitJob, enabled_sources, fit_source
 from headwater.learning.sequences import Sequences, read_sequences
 from headwater.log.protocol import EventLog
 from headwater.retrieval.fitted import SearchedSource, VectorSource, open_sources, score_column
+from headwater.retrieval.index import ItemIndex
 from headwater.retrieval.vectors.choice import IndexChoice, choose_index, write_choice
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
@@ -106,21 +107,34 @@ class FittedSources:
         fold_to(self.log, fold, until)
         state = self._state = Askable(self.plan, fold)
         self._latest = latest_users(sequences, QUERIES)
-        content, price = state.index.content[: fold.items.count], state.index.price[: fold.items.count]
-        made: dict[str, bytes] = {}
-        for name in self.names:
-            job = FitJob(
-                now_ms=int(sequences.time_ms.max(initial=0)), event_types=self.plan.event_types, content=content, price=price,
-                seed=self.seed, threads=self.threads, warm=self.warm, progress=self._told(name),
-            )  # fmt: skip
-            began = time.perf_counter()
-            made |= fit_source(name, sequences, self.config, job)
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
-        self.files = made
+        self.files, seconds = fit_sources(
+            self.names, sequences, self.config, self.plan, state.index, fold.items.count, seed=self.seed, threads=self.threads,
+            warm=self.warm, told=self._told,
+        )  # fmt: skip
+        for name, spent in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
     def _told(self, name: str) -> Callable[[int, int], None] | None:
         tell = self.progress
         return None if tell is None else lambda done, total: tell(name, done, total)
+
+
+def fit_sources(
+    names: tuple[str, ...], sequences: Sequences, config: Config, plan: Plan, index: ItemIndex, items: int, *, seed: int,
+    threads: int, warm: Mapping[str, bytes], told: Callable[[str], Callable[[int, int], None] | None] = lambda _: None,
+) -> tuple[dict[str, bytes], dict[str, float]]:  # fmt: skip
+    """The files of the sources ``names``, and the seconds that each took; ``index`` tells what the first ``items`` items are."""
+    made: dict[str, bytes] = {}
+    seconds: dict[str, float] = {}
+    for name in names:
+        job = FitJob(
+            now_ms=int(sequences.time_ms.max(initial=0)), event_types=plan.event_types, content=index.content[:items],
+            price=index.price[:items], seed=seed, threads=threads, warm=warm, progress=told(name),
+        )  # fmt: skip
+        began = time.perf_counter()
+        made |= fit_source(name, sequences, config, job)
+        seconds[name] = time.perf_counter() - began
+    return made, seconds
 
 
 def ranker_begins(sequences: Sequences, share: float) -> int:

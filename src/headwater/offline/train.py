@@ -15,13 +15,12 @@ from headwater.evaluation.heldout import held_out_stretch
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.statistics import STATISTICS_FILE, Statistics
-from headwater.learning.trainingset import TrainingSet, build_training_set
+from headwater.learning.trainingset import TrainingSet
 from headwater.log.protocol import EventLog
 from headwater.log.seek import last_before
-from headwater.offline.fitted import FittedSources
+from headwater.offline.fit import fit
 from headwater.offline.publish import publish_and_promote
-from headwater.offline.rankers import fit_ranker
-from headwater.offline.tables.history import Lookup, TableOrigins, table_history
+from headwater.offline.tables.history import Lookup, TableOrigins
 from headwater.registry.bundle import ManifestFields
 from headwater.registry.registry import Registry
 from headwater.retrieval.vectors.choice import IndexChoice
@@ -30,8 +29,6 @@ from headwater.schema.durations import parse_duration
 from headwater.schema.errors import ConfigurationError, HeadwaterError
 
 Progress = Callable[[str, int, int], None]
-
-MIN_GROUPS = 50
 
 
 class TrainReport(Struct, frozen=True, kw_only=True):
@@ -95,32 +92,11 @@ def train(
     if promote and config.gate.enabled:
         stretch = held_out_stretch(log, config, until=until, until_ms=last_ms, start_ms=start_ms)
         until = stretch.split
-    fitted = FittedSources(
-        log, plan, config, until, start_ms, seed, threads, unseal, {} if warm is None else warm, progress
-    )
-    model = None
-    if fitted.names:
-        model, start_ms = fitted.before_the_ranker()
-    sourced = time.perf_counter()
-    rows = build_training_set(
-        log, plan, config, until=until, start_ms=start_ms, groups=max(ranker.max_rows // (ranker.negatives + 1), 1),
-        seed=seed, unseal=unseal, model=model,
-        progress=None if progress is None else lambda done, total: progress("replay", done, total),
+    done = fit(
+        config, plan, log, until=until, start_ms=start_ms, seed=seed, threads=threads, unseal=unseal,
+        warm={} if warm is None else warm, lookup=lookup, progress=progress,
     )  # fmt: skip
-    history = table_history(config, plan, log, rows.addresses, lookup)
-    for _ in history.over([(0, len(rows.features), rows.features[:, : len(plan.columns)])]):  # in place
-        pass
-    replayed = time.perf_counter()
-    if len(rows.groups) < MIN_GROUPS:
-        raise HeadwaterError(
-            f"only {len(rows.groups)} of {rows.questions} positive events can train a ranker (at least {MIN_GROUPS} "
-            "are needed): import more events, or check that [[events]] marks the positive ones"
-        )
-    made = fit_ranker(config, fitted.columns, rows, warm=warm, seed=seed, threads=threads, progress=progress)
-    ranked = time.perf_counter()
-    fitted.again(attends=made.attends)
-    fitted.choose_indexes()
-    refitted = time.perf_counter()
+    rows, made, fitted, ended = done.rows, done.ranker, done.sources, time.perf_counter()
     allowed = mismatches(checks, plan.hash, plan.columns, allowed=allow_mismatch)  # a check may have ended meanwhile
     published = publish_and_promote(
         config, plan, log, Registry(models),
@@ -142,15 +118,15 @@ def train(
             }
             | ({"allow_mismatch": ", ".join(allowed)} if allowed else {}),
         ),
-        {**made.files, **fitted.files, STATISTICS_FILE: _statistics(plan, rows)},
+        {**done.files, STATISTICS_FILE: _statistics(plan, rows)},
         stretch=stretch, promote=promote, force=force, seed=seed, indexes=fitted.indexes, unseal=unseal,
         progress=None if progress is None else lambda done, total: progress("gate", done, total),
     )  # fmt: skip
     return TrainReport(
-        bundle=published.bundle, promoted=published.promoted, gate=published.gate, gate_s=time.perf_counter() - refitted,
+        bundle=published.bundle, promoted=published.promoted, gate=published.gate, gate_s=time.perf_counter() - ended,
         allowed_mismatch=allowed, rows=len(rows.features), groups=len(rows.groups), questions=rows.questions,
-        missed=rows.missed, tables=history.origins, trees=made.trees, epochs=made.epochs, holdout_ndcg10=made.holdout_ndcg10,
-        replay_s=replayed - sourced, fit_s=ranked - replayed, sources_s=fitted.seconds, indexes=fitted.indexes, gain=made.gain,
+        missed=rows.missed, tables=done.tables, trees=made.trees, epochs=made.epochs, holdout_ndcg10=made.holdout_ndcg10,
+        replay_s=done.replay_s, fit_s=done.fit_s, sources_s=fitted.seconds, indexes=fitted.indexes, gain=made.gain,
     )  # fmt: skip
 
 

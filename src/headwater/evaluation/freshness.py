@@ -1,0 +1,137 @@
+"""The freshness protocol: one training, then the same questions to systems that renew their bundle more or less often.
+
+Everybody starts from the bundle that was trained before the split and answers the questions of the temporal protocol;
+features are as fresh as ever for all of them. What differs is how old the bundle may become (as in table 2 of Monolith,
+Z. Liu et al., ORSUM 2022), and what that costs.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy.typing as npt
+from msgspec import Struct
+
+from headwater.evaluation.metrics import Difference, ModelMetrics, compare, judge, ranks_in
+from headwater.evaluation.temporal import RECENT_POPULARITY, Questions, picker
+from headwater.evaluation.walk import Progress, System, walk
+from headwater.features.fold import Unseal
+from headwater.features.plan import Plan
+from headwater.features.zones import Zones
+from headwater.log.protocol import EventLog
+from headwater.log.record import RecordBlock
+from headwater.retrieval.sources import Trending, configured_sources
+from headwater.schema.config import Config
+from headwater.schema.errors import HeadwaterError
+from headwater.serving.model import Model
+from headwater.serving.pipeline import Pipeline
+from headwater.serving.region import StoredRegion
+from headwater.serving.view import FoldView
+
+HOUR_MS = 3_600_000
+
+
+class Renewing(Protocol):
+    """A bundle that is made again on the way. ``model`` is the one in service."""
+
+    model: Model
+    renewals: int
+    seconds: float  # that all renewals took, the rows that were assembled for them included
+
+    def before(self, record: npt.NDArray, view: FoldView) -> None:  # type: ignore[type-arg]
+        """See a positive event of the log, with ``view`` as of just before it; may change ``model``."""
+        ...
+
+
+class Cost(Struct, frozen=True, kw_only=True):
+    """What keeping a bundle fresh took: ``renewals``, and seconds of training a renewal and an hour of the log."""
+
+    renewals: int
+    seconds_each: float
+    seconds_an_hour: float
+
+
+class FreshnessReport(Struct, frozen=True, kw_only=True):
+    """What ``headwater evaluate --protocol freshness --json`` prints. ``models`` and ``costs`` by how often a bundle is renewed."""
+
+    protocol: str
+    data: dict[str, int | str]
+    n: int
+    questions: Questions
+    sample: float
+    seed: int
+    models: dict[str, ModelMetrics]
+    over_once: dict[str, Difference]
+    costs: dict[str, Cost]
+    train_s: float
+    seconds: float
+
+
+def evaluate_freshness(
+    log: EventLog, plan: Plan, config: Config, renewing: Mapping[str, Renewing], *, once: str, split_offset: int,
+    until: int, questions: Questions, sample: float, seed: int, train_s: float, unseal: Unseal | None = None,
+    progress: Progress | None = None,
+) -> FreshnessReport:  # fmt: skip
+    """Ask all of ``renewing``, and recent popularity, about a share ``sample`` of the events behind ``split_offset``.
+
+    ``once`` names the system that the others are compared with.
+
+    Raises:
+        HeadwaterError: there is no question to ask.
+    """
+    began = time.perf_counter()
+    region, zones = StoredRegion(log.vocabulary()), Zones(log.vocabulary())
+    systems = {RECENT_POPULARITY: System(_through(config, plan, region, zones, alone=True), None)}
+    for name, each in renewing.items():
+        systems[name] = System(_through(config, plan, region, zones), each.model)
+
+    def before(block: RecordBlock, i: int, view: FoldView) -> None:
+        for name, each in renewing.items():
+            each.before(block.records[i], view)
+            systems[name].model = each.model
+
+    answers = walk(
+        log, plan, config, systems, split_offset=split_offset, pick=picker(log, config, questions, sample, seed),
+        until=until, before=before, unseal=unseal, progress=progress,
+    )  # fmt: skip
+    if not len(answers.users):
+        raise HeadwaterError(
+            f"no question to ask behind offset {split_offset}: choose an earlier split or more of them"
+        )
+    ranks = {name: ranks_in(said.lists, answers.relevant) for name, said in answers.replies.items()}
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    hours = max((answers.last_ms - answers.first_ms) / HOUR_MS, 1e-9)
+    return FreshnessReport(
+        protocol="freshness",
+        data={
+            "log": log.log_id, "split_offset": split_offset, "last_offset": until, "first_ms": answers.first_ms,
+            "last_ms": answers.last_ms,
+        },
+        n=len(answers.users), questions=questions, sample=sample, seed=seed,
+        models={
+            name: judge(
+                ranks[name], answers.users, answers.replies[name].lists, eligible=answers.items - 1,
+                train_s=renewing[name].seconds if name in renewing else 0.0, peak_mb=peak_mb,
+            )
+            for name in ranks
+        },
+        over_once={
+            name: compare("ndcg@10", ranks[name], ranks[once], answers.users) for name in ranks if name != once
+        },
+        costs={
+            name: Cost(
+                renewals=each.renewals, seconds_each=each.seconds / max(each.renewals, 1),
+                seconds_an_hour=each.seconds / hours,
+            )
+            for name, each in renewing.items()
+        },
+        train_s=train_s, seconds=time.perf_counter() - began,
+    )  # fmt: skip
+
+
+def _through(config: Config, plan: Plan, region: StoredRegion, zones: Zones, *, alone: bool = False) -> Pipeline:
+    sources = (Trending(config),) if alone else configured_sources(config, plan)
+    return Pipeline(config, plan, sources=sources, stored_region=region, zones=zones)

@@ -1,0 +1,74 @@
+"""Fitting everything that a bundle holds, from one stretch of the log: sources, training rows, ranker, sources again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from headwater.features.fold import Unseal
+from headwater.features.plan import Plan
+from headwater.learning.trainingset import TrainingSet, build_training_set
+from headwater.log.protocol import EventLog
+from headwater.offline.fitted import FittedSources
+from headwater.offline.rankers import FittedRanker, fit_ranker
+from headwater.offline.tables.history import Lookup, TableOrigins, table_history
+from headwater.schema.config import Config
+from headwater.schema.errors import HeadwaterError
+
+Progress = Callable[[str, int, int], None]
+
+MIN_GROUPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What was fitted, and on what. ``replay_s`` are the seconds that the rows took, ``fit_s`` those of the ranker."""
+
+    rows: TrainingSet
+    tables: dict[str, TableOrigins]
+    ranker: FittedRanker
+    sources: FittedSources
+    replay_s: float
+    fit_s: float
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The files of the ranker and of the sources."""
+        return {**self.ranker.files, **self.sources.files}
+
+
+def fit(
+    config: Config, plan: Plan, log: EventLog, *, until: int, start_ms: int, seed: int, threads: int,
+    unseal: Unseal | None = None, warm: Mapping[str, bytes], lookup: Lookup | None = None, progress: Progress | None = None,
+) -> Fitted:  # fmt: skip
+    """Fit on events received from ``start_ms`` on, up to the offset ``until``; state is folded from the start either way.
+
+    Raises:
+        HeadwaterError: too few positive events that the sources could have found.
+    """
+    ranker = config.ranker
+    sources = FittedSources(log, plan, config, until, start_ms, seed, threads, unseal, warm, progress)
+    model = None
+    if sources.names:
+        model, start_ms = sources.before_the_ranker()
+    began = time.perf_counter()
+    rows = build_training_set(
+        log, plan, config, until=until, start_ms=start_ms, groups=max(ranker.max_rows // (ranker.negatives + 1), 1),
+        seed=seed, unseal=unseal, model=model,
+        progress=None if progress is None else lambda done, total: progress("replay", done, total),
+    )  # fmt: skip
+    history = table_history(config, plan, log, rows.addresses, lookup)
+    for _ in history.over([(0, len(rows.features), rows.features[:, : len(plan.columns)])]):  # in place
+        pass
+    replayed = time.perf_counter()
+    if len(rows.groups) < MIN_GROUPS:
+        raise HeadwaterError(
+            f"only {len(rows.groups)} of {rows.questions} positive events can train a ranker (at least {MIN_GROUPS} "
+            "are needed): import more events, or check that [[events]] marks the positive ones"
+        )
+    made = fit_ranker(config, sources.columns, rows, warm=warm, seed=seed, threads=threads, progress=progress)
+    ranked = time.perf_counter()
+    sources.again(attends=made.attends)
+    sources.choose_indexes()
+    return Fitted(rows, history.origins, made, sources, replayed - began, ranked - replayed)
