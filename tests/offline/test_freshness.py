@@ -1,0 +1,136 @@
+"""Bundles that are renewed as the log goes on: what they learn from, when, and what is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from headwater.cli.local import make_site, write_world
+from headwater.evaluation.freshness import FreshnessReport
+from headwater.features.fold import Fold
+from headwater.features.plan import compile_plan
+from headwater.features.replay import fold_to, stops
+from headwater.learning.trainingset import positive_types, positives
+from headwater.log.lmdb import LmdbLog
+from headwater.offline.evaluate import freshness
+from headwater.offline.fit import Fitted, fit
+from headwater.offline.renewal import Renewal, joined
+from headwater.offline.train import last_offset_before
+from headwater.schema.config import Config, load_config
+from headwater.schema.errors import ConfigurationError
+from headwater.serving.view import FoldView
+from headwater.simulator import World
+
+START_MS = 1_760_313_600_000
+HOUR_MS = 3_600_000
+SPLIT_MS = START_MS + 18 * HOUR_MS
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    with capture_logs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
+    made = make_site(
+        tmp_path_factory.mktemp("renewed"),
+        {
+            "ranker": {"trees": 5, "leaves": 4, "negatives": 5, "max_rows": 2_000},
+            "sources.item_knn": {"enabled": True},
+        },
+    )
+    write_world(made, World(3, start_ms=START_MS, users=600, items=80, hours=24, visits_per_day=4.0), lambda _: None)
+    return load_config(made.config), made.data
+
+
+def measured(site: tuple[Config, Path], every: tuple[str, ...]) -> FreshnessReport:
+    config, data = site
+    with closing(LmdbLog(data / "log", readonly=True)) as log:
+        return freshness(
+            config, log, split_ms=SPLIT_MS, window="12h", every=every, questions="all", sample=0.3, seed=5, threads=1
+        )
+
+
+def test_all_answer_the_same_questions_and_say_what_it_cost(site: tuple[Config, Path]) -> None:
+    report = measured(site, ("2h", "30m"))
+    assert set(report.models) == {"recent_popularity", "never", "2h", "30m"}
+    assert {found.questions for found in report.models.values()} == {report.n}
+    assert set(report.over_once) == {"recent_popularity", "2h", "30m"}
+    assert {name: cost.renewals for name, cost in report.costs.items()} == {"never": 0, "2h": 2, "30m": 11}
+    assert report.costs["never"].seconds_an_hour == 0.0
+    assert 0.0 < report.costs["2h"].seconds_each < report.costs["2h"].seconds_an_hour * 6
+    again = measured(site, ("2h",))
+    assert again.models["2h"].ci95 == report.models["2h"].ci95, "the seed says it all, whoever else takes part"
+
+
+def first_of(site: tuple[Config, Path], log: LmdbLog) -> Fitted:
+    config, _ = site
+    offset, last_ms = last_offset_before(log, SPLIT_MS)
+    return fit(
+        config, compile_plan(config), log, until=offset, start_ms=last_ms - 12 * HOUR_MS, seed=5, threads=1, warm={}
+    )
+
+
+def test_a_renewal_learns_from_rows_of_its_window(site: tuple[Config, Path]) -> None:
+    config, data = site
+    plan = compile_plan(config)
+    with closing(LmdbLog(data / "log", readonly=True)) as log:
+        first = first_of(site, log)
+        renewal = Renewal(
+            config, plan, log, first, every_ms=2 * HOUR_MS, window_ms=3 * HOUR_MS, split_ms=SPLIT_MS, share=1.0, seed=5, threads=1
+        )  # fmt: skip
+        fold = Fold(plan)
+        view = FoldView(plan, fold)
+        fold_to(log, fold, first.rows.data.last_offset)
+        for source in renewal.model.sources:
+            source.prepare(view.index)
+        positive, versions = positive_types(log, config), [renewal.model]
+        last_ms = 0
+        for block, i in stops(log, fold, lambda block: positives(block, positive)):
+            renewal.before(block.records[i], view)
+            last_ms = int(block.records["received_ms"][i])
+            if renewal.model is not versions[-1]:
+                versions.append(renewal.model)
+        assert len(versions) - 1 == renewal.renewals == 2
+        assert last_ms > SPLIT_MS + 4 * HOUR_MS
+        kept = renewal._rows[-1]
+        renewed_ms = SPLIT_MS + 4 * HOUR_MS
+        assert (kept.addresses.now_ms >= renewed_ms - 3 * HOUR_MS).all()
+        assert kept.addresses.now_ms.max() < renewed_ms + HOUR_MS
+        assert (np.diff(kept.addresses.offset) >= 0).all(), "in order of time, none twice"
+        assert int(kept.groups.sum()) == len(kept.features) == len(kept.labels) == len(kept.addresses.item)
+        assert kept.labels.sum() == len(kept.groups)
+        assert kept.features.shape[1] == len(first.sources.columns)
+
+
+def test_sets_are_joined_group_by_group(site: tuple[Config, Path]) -> None:
+    with closing(LmdbLog(site[1] / "log", readonly=True)) as log:
+        rows = first_of(site, log).rows
+    starts = np.cumsum(rows.groups) - rows.groups
+    cut = int(rows.addresses.now_ms[starts[10]])
+    old = int((rows.addresses.now_ms[starts] < cut).sum())
+    later = replace(rows, addresses=rows.addresses._replace(now_ms=rows.addresses.now_ms + 86_400_000))
+    both = joined([rows, later], cut)
+    assert len(both.groups) == 2 * len(rows.groups) - old
+    assert (both.features[-len(rows.features) :] == rows.features).all()
+    assert (both.features[: -len(rows.features)] == rows.features[int(rows.groups[:old].sum()) :]).all()
+    assert len(joined([rows, later], int(later.addresses.now_ms.max()) + 1).groups) == 0
+
+
+def test_a_ranker_that_attends_is_not_renewed(site: tuple[Config, Path]) -> None:
+    config, data = site
+    with closing(LmdbLog(data / "log", readonly=True)) as log:
+        first = first_of(site, log)
+        attending = replace(first, ranker=replace(first.ranker, attends=True))
+        with pytest.raises(ConfigurationError, match="attends to the recent sequence"):
+            Renewal(
+                config, compile_plan(config), log, attending, every_ms=None, window_ms=1, split_ms=0, share=1.0, seed=1, threads=1
+            )  # fmt: skip
