@@ -55,5 +55,9 @@ def allocating_kernel(function: _F) -> _F:
 
 
 def inline(function: _F) -> _F:
-    """Compile a small helper that kernels call; LLVM inlines it always: a plan's arrays are too many to hand over."""
-    return cast(_F, numba.njit(**_OPTIONS, forceinline=True)(function))
+    """Compile a small helper that kernels call; LLVM inlines it always: a plan's arrays are too many to hand over.
+
+    Without reference counts by its own word, not by that of the kernel that happens to be compiled first: the cache would keep
+    what an :func:`allocating_kernel` made of it, and others would count.
+    """
+    return cast(_F, numba.njit(**_OPTIONS, **_NO_REFERENCE_COUNTS, forceinline=True)(function))
