@@ -101,7 +101,7 @@ def test_a_renewal_learns_from_rows_of_its_window(site: tuple[Config, Path]) -> 
                 versions.append(renewal.model)
         assert len(versions) - 1 == renewal.renewals == 2
         assert last_ms > SPLIT_MS + 4 * HOUR_MS
-        kept = renewal._rows[-1]
+        kept = renewal._rows
         renewed_ms = SPLIT_MS + 4 * HOUR_MS
         assert (kept.addresses.now_ms >= renewed_ms - 3 * HOUR_MS).all()
         assert kept.addresses.now_ms.max() < renewed_ms + HOUR_MS

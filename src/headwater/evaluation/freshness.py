@@ -7,23 +7,23 @@ Z. Liu et al., ORSUM 2022), and what that costs.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from headwater.evaluation.metrics import Difference, ModelMetrics, compare, judge, ranks_in
-from headwater.evaluation.temporal import RECENT_POPULARITY, Questions, picker
+from headwater.evaluation.metrics import Difference, ModelMetrics, compare
+from headwater.evaluation.temporal import RECENT_POPULARITY, Questions, judged, picker
 from headwater.evaluation.walk import Progress, System, walk
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
 from headwater.features.zones import Zones
 from headwater.log.protocol import EventLog
 from headwater.log.record import RecordBlock
-from headwater.retrieval.sources import Trending, configured_sources
+from headwater.retrieval.sources import Trending
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.serving.model import Model
@@ -41,7 +41,7 @@ class Renewing(Protocol):
     renewals: int
     seconds: float  # that all renewals took, the rows that were assembled for them included
 
-    def before(self, record: npt.NDArray, view: FoldView) -> None:  # type: ignore[type-arg]
+    def before(self, record: npt.NDArray[np.void], view: FoldView) -> None:
         """See a positive event of the log, with ``view`` as of just before it; may change ``model``."""
         ...
 
@@ -84,9 +84,10 @@ def evaluate_freshness(
     """
     began = time.perf_counter()
     region, zones = StoredRegion(log.vocabulary()), Zones(log.vocabulary())
-    systems = {RECENT_POPULARITY: System(_through(config, plan, region, zones, alone=True), None)}
+    popular = Pipeline(config, plan, sources=(Trending(config),), stored_region=region, zones=zones)
+    systems = {RECENT_POPULARITY: System(popular, None)}
     for name, each in renewing.items():
-        systems[name] = System(_through(config, plan, region, zones), each.model)
+        systems[name] = System(Pipeline(config, plan, stored_region=region, zones=zones), each.model)
 
     def before(block: RecordBlock, i: int, view: FoldView) -> None:
         for name, each in renewing.items():
@@ -101,8 +102,7 @@ def evaluate_freshness(
         raise HeadwaterError(
             f"no question to ask behind offset {split_offset}: choose an earlier split or more of them"
         )
-    ranks = {name: ranks_in(said.lists, answers.relevant) for name, said in answers.replies.items()}
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    ranks, models = judged(answers, {name: each.seconds for name, each in renewing.items()})
     hours = max((answers.last_ms - answers.first_ms) / HOUR_MS, 1e-9)
     return FreshnessReport(
         protocol="freshness",
@@ -111,13 +111,7 @@ def evaluate_freshness(
             "last_ms": answers.last_ms,
         },
         n=len(answers.users), questions=questions, sample=sample, seed=seed,
-        models={
-            name: judge(
-                ranks[name], answers.users, answers.replies[name].lists, eligible=answers.items - 1,
-                train_s=renewing[name].seconds if name in renewing else 0.0, peak_mb=peak_mb,
-            )
-            for name in ranks
-        },
+        models=models,
         over_once={
             name: compare("ndcg@10", ranks[name], ranks[once], answers.users) for name in ranks if name != once
         },
@@ -130,8 +124,3 @@ def evaluate_freshness(
         },
         train_s=train_s, seconds=time.perf_counter() - began,
     )  # fmt: skip
-
-
-def _through(config: Config, plan: Plan, region: StoredRegion, zones: Zones, *, alone: bool = False) -> Pipeline:
-    sources = (Trending(config),) if alone else configured_sources(config, plan)
-    return Pipeline(config, plan, sources=sources, stored_region=region, zones=zones)

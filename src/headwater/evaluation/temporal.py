@@ -19,7 +19,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headwater.evaluation.metrics import Difference, ModelMetrics, compare, judge, ranks_in
-from headwater.evaluation.walk import Pick, Progress, System, walk
+from headwater.evaluation.walk import Answers, Pick, Progress, System, walk
 from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
 from headwater.features.zones import Zones
@@ -103,22 +103,14 @@ def evaluate_temporal(
         split_offset=split_offset, pick=picker(log, config, questions, sample, seed), until=until, unseal=unseal,
         progress=progress,
     )  # fmt: skip
-    users, relevant = answers.users, answers.relevant
+    users = answers.users
     if not len(users):
         raise HeadwaterError(
             f"no question to ask: no positive event behind offset {split_offset} "
             + ("has an earlier one in its session" if questions == "session" else "is of a user with a history")
             + "; choose an earlier split or other questions"
         )
-    ranks = {name: ranks_in(replies.lists, relevant) for name, replies in answers.replies.items()}
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
-    models = {
-        name: judge(
-            ranks[name], users, answers.replies[name].lists, eligible=answers.items - 1,
-            train_s=train_s.get(name, 0.0), peak_mb=peak_mb,
-        )
-        for name in ranks
-    }  # fmt: skip
+    ranks, models = judged(answers, train_s)
     return TemporalReport(
         protocol="temporal",
         data={
@@ -127,7 +119,7 @@ def evaluate_temporal(
             "first_ms": answers.first_ms,
             "last_ms": answers.last_ms,
         },
-        n=len(relevant),
+        n=len(users),
         questions=questions,
         sample=sample,
         seed=seed,
@@ -136,6 +128,22 @@ def evaluate_temporal(
         seen_targets=answers.seen,
         replay_s=time.perf_counter() - began,
     )
+
+
+def judged(
+    answers: Answers, train_s: Mapping[str, float]
+) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, ModelMetrics]]:
+    """The ranks that each system gave to what was relevant, and its metrics; ``train_s`` is 0 where it names none."""
+    ranks = {name: ranks_in(replies.lists, answers.relevant) for name, replies in answers.replies.items()}
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    models = {
+        name: judge(
+            ranks[name], answers.users, answers.replies[name].lists, eligible=answers.items - 1,
+            train_s=train_s.get(name, 0.0), peak_mb=peak_mb,
+        )
+        for name in ranks
+    }  # fmt: skip
+    return ranks, models
 
 
 def picker(log: EventLog, config: Config, questions: Questions, sample: float, seed: int) -> Callable[[Fold], Pick]:

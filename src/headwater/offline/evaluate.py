@@ -95,7 +95,8 @@ def freshness(
 ) -> FreshnessReport:  # fmt: skip
     """Train on the ``window`` before ``split_ms``, then renew the bundle ``every`` so often ("never": not at all) beside each other.
 
-    Nothing is published. The ranker of a renewed bundle learns from the same share of the events as the first one did.
+    Nothing is published. The ranker of a renewed bundle learns from the share of the events that would have filled
+    ``ranker.max_rows`` in the ``window`` before the split.
 
     Raises:
         ConfigurationError: no ranker is configured, or one that cannot be renewed.
@@ -112,20 +113,23 @@ def freshness(
         progress=progress,
     )  # fmt: skip
     train_s = time.perf_counter() - began
-    wanted = max(config.ranker.max_rows // (config.ranker.negatives + 1), 1)
     positive = count_positives(log, positive_types(log, config), offset, last_ms - window_ms)
     renewing = {
         name: Renewal(
             config, plan, log, first, every_ms=None if name == ONCE else parse_duration(name), window_ms=window_ms,
-            split_ms=split_ms, share=min(1.0, wanted / max(positive, 1)), seed=seed, threads=threads,
+            split_ms=split_ms, share=min(1.0, config.ranker.max_groups / max(positive, 1)), seed=seed, threads=threads,
         )
         for name in dict.fromkeys((ONCE, *every))
     }  # fmt: skip
-    return evaluate_freshness(
-        log, plan, config, renewing, once=ONCE, split_offset=offset, until=until, questions=questions, sample=sample,
-        seed=seed, train_s=train_s, unseal=unseal,
-        progress=None if progress is None else lambda done, total: progress("questions", done, total),
-    )  # fmt: skip
+    try:
+        return evaluate_freshness(
+            log, plan, config, renewing, once=ONCE, split_offset=offset, until=until, questions=questions, sample=sample,
+            seed=seed, train_s=train_s, unseal=unseal,
+            progress=None if progress is None else lambda done, total: progress("questions", done, total),
+        )  # fmt: skip
+    finally:
+        for each in renewing.values():
+            each.model.close()
 
 
 def leave_one_out(
@@ -167,5 +171,6 @@ def _train_before(
 
 
 def _close(split: _Split) -> None:
-    for source in (*split.alone, *split.model.sources):
+    split.model.close()
+    for source in split.alone:
         source.close()

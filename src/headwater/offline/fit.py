@@ -47,15 +47,14 @@ def fit(
     Raises:
         HeadwaterError: too few positive events that the sources could have found.
     """
-    ranker = config.ranker
     sources = FittedSources(log, plan, config, until, start_ms, seed, threads, unseal, warm, progress)
     model = None
     if sources.names:
         model, start_ms = sources.before_the_ranker()
     began = time.perf_counter()
     rows = build_training_set(
-        log, plan, config, until=until, start_ms=start_ms, groups=max(ranker.max_rows // (ranker.negatives + 1), 1),
-        seed=seed, unseal=unseal, model=model,
+        log, plan, config, until=until, start_ms=start_ms, groups=config.ranker.max_groups, seed=seed, unseal=unseal,
+        model=model,
         progress=None if progress is None else lambda done, total: progress("replay", done, total),
     )  # fmt: skip
     history = table_history(config, plan, log, rows.addresses, lookup)

@@ -125,9 +125,9 @@ def _judge(
                 event_log, plan, config, model, in_service, stretch, seed=seed, unseal=unseal, progress=progress
             )
         finally:
-            _close(model)
+            model.close()
     if in_service is not None:
-        _close(in_service)
+        in_service.close()
     return verdict(
         config.gate, trial, version=candidate.version, against=against, judged_ms=judged_ms, problems=tuple(found),
         notes=tuple(notes),
@@ -147,13 +147,6 @@ def _in_service(
     except HeadwaterError as error:
         notes.append(f"the bundle in service cannot be opened ({error}): the candidate was compared with none")
         return None, None, 0
-
-
-def _close(model: Model) -> None:
-    if model.ranker is not None:
-        model.ranker.close()
-    for source in model.sources:
-        source.close()
 
 
 def _card(

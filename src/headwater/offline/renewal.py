@@ -7,8 +7,9 @@ score that a ranker learns from ever knew the answer, and no events have to be s
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,8 @@ from headwater.serving.model import Model
 from headwater.serving.pipeline import Pipeline
 from headwater.serving.region import StoredRegion
 from headwater.serving.view import FoldView
+
+_T = TypeVar("_T", bound=np.generic)
 
 
 class Renewal:
@@ -53,22 +56,22 @@ class Renewal:
             )
         self._config, self._plan, self._log = config, plan, log
         self._every_ms, self._window_ms, self._share = every_ms, window_ms, share
-        self._next_ms = None if every_ms is None else split_ms + every_ms
+        self._next_ms = split_ms + (every_ms or 0)
         self._seed, self._threads = seed, threads
         self._columns, self._names = first.sources.columns, first.sources.names
-        self._rows, self._files = [first.rows], dict(first.files)
+        self._rows, self._files = first.rows, dict(first.files)
         self._random = np.random.default_rng(seed)
         self.model = self._opened()
         self._pipeline = Pipeline(
             config, plan, stored_region=StoredRegion(log.vocabulary()), zones=Zones(log.vocabulary())
         )
-        groups = max(config.ranker.max_rows // (config.ranker.negatives + 1), MIN_GROUPS)
+        groups = max(config.ranker.max_groups, MIN_GROUPS)
         self._collector = Collector(log, plan, config, self.model, groups=2 * groups, drawing=self._random)
         self.renewals, self.seconds = 0, 0.0
 
     def before(self, record: npt.NDArray[np.void], view: FoldView) -> None:
         """Renew when it is time to, and perhaps learn from the event to come."""
-        if self._next_ms is None or self._every_ms is None:
+        if self._every_ms is None:
             return
         began = time.perf_counter()
         now_ms = int(record["received_ms"])
@@ -84,8 +87,7 @@ class Renewal:
 
     def _renew(self, view: FoldView, now_ms: int) -> None:
         start_ms, until = now_ms - self._window_ms, view.fold.offset
-        rows = joined([*self._rows, self._collector.take(view, until)], start_ms)
-        self._rows = [rows]
+        self._rows = rows = joined([self._rows, self._collector.take(view, until)], start_ms)
         if self._names:
             sequences = read_sequences(self._log, self._plan, self._config, until=until, start_ms=start_ms)
             self._files |= fit_sources(
@@ -100,10 +102,7 @@ class Renewal:
         before, self.model = self.model, self._opened()
         for source in self.model.sources:
             source.prepare(view.index)
-        for source in before.sources:
-            source.close()
-        if before.ranker is not None:
-            before.ranker.close()
+        before.close()
 
     def _opened(self) -> Model:
         ranker = open_ranker(self._config.ranker.kind, self._files, self._columns)
@@ -118,19 +117,14 @@ def joined(sets: list[TrainingSet], start_ms: int) -> TrainingSet:
     old = int(np.searchsorted(now_ms[first_rows], start_ms)) if len(groups) else 0
     cut = int(groups[:old].sum())
 
-    def column(name: str) -> npt.NDArray[Any]:
-        made: npt.NDArray[Any] = np.concatenate([getattr(each, name) for each in sets])[cut:]
-        return made
-
-    def address(name: str) -> npt.NDArray[Any]:
-        made: npt.NDArray[Any] = np.concatenate([getattr(each.addresses, name) for each in sets])[cut:]
-        return made
+    def kept(of: Callable[[TrainingSet], npt.NDArray[_T]]) -> npt.NDArray[_T]:
+        return np.concatenate([of(each) for each in sets])[cut:]
 
     return replace(
-        sets[-1], features=column("features"), labels=column("labels"), weights=column("weights"),
+        sets[-1], features=kept(lambda s: s.features), labels=kept(lambda s: s.labels), weights=kept(lambda s: s.weights),
         groups=groups[old:], questions=sum(each.questions for each in sets), missed=sum(each.missed for each in sets),
         addresses=Questions(
-            offset=address("offset"), user=address("user"), item=address("item"), now_ms=address("now_ms"),
-            segments=address("segments"),
+            offset=kept(lambda s: s.addresses.offset), user=kept(lambda s: s.addresses.user),
+            item=kept(lambda s: s.addresses.item), now_ms=now_ms[cut:], segments=kept(lambda s: s.addresses.segments),
         ),
     )  # fmt: skip

@@ -34,7 +34,8 @@ Progress = Callable[[str, int, int], None]
 class TrainReport(Struct, frozen=True, kw_only=True):
     """What a training run made. ``allowed_mismatch`` are features that its data has wrong, with permission; ``tables`` how
     many rows have the columns of a table from the log, and how many from its files; ``sources_s`` are seconds of training
-    each fitted source, ``indexes`` how the vectors of each searched one are searched; ``gate`` is the verdict on the bundle (``None``: it was not asked for), ``gate_s`` what that took.
+    each fitted source, ``indexes`` how the vectors of each searched one are searched; ``gate`` is the verdict on the bundle
+    (``None``: it was not asked for), ``gate_s`` what that took.
     """
 
     bundle: str

@@ -90,7 +90,6 @@ class SequenceSource:
     def prepare(self, index: ItemIndex) -> None:
         """Make the vectors of all items."""
         self._index, self._count, self._version = None, 0, 0
-        self._search = empty_index(self._choice, self.size, max(index.table.count, 1))
         self._follow(index)
 
     def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
@@ -147,7 +146,10 @@ class SequenceSource:
         version, count = index.version, index.table.count
         if index is self._index and version == self._version and count == self._count:
             return
-        since, before = (self._version, self._count) if index is self._index else (0, 0)
+        since, before = self._version, self._count
+        if index is not self._index:
+            since = before = 0
+            self._search = empty_index(self._choice, self.size, max(count, 1))
         if len(self._known) < count:
             room = max(count, 2 * len(self._known))
             vectors, known = np.zeros((room, self.size), np.float32), np.zeros(room, np.bool_)

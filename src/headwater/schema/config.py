@@ -142,6 +142,11 @@ class Ranker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     negatives: Annotated[int, Meta(ge=1, le=1_000)] = 40
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 7
 
+    @property
+    def max_groups(self) -> int:
+        """How many questions, each with its negatives, ``max_rows`` has room for."""
+        return max(self.max_rows // (self.negatives + 1), 1)
+
 
 class Ladder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When serving steps down: the deadline of a request, and how long it may wait for its own token."""

@@ -22,6 +22,13 @@ class Model:
     sources: tuple[FittedSource, ...] = ()
     attended: VectorSource | None = None
 
+    def close(self) -> None:
+        """Let go of the ranker and the sources; calling it again changes nothing."""
+        if self.ranker is not None:
+            self.ranker.close()
+        for source in self.sources:
+            source.close()
+
 
 def open_model(bundle: Bundle, config: Config, plan: Plan) -> Model:
     """Open the ranker and the sources of a loaded bundle."""

@@ -141,6 +141,19 @@ def _forward(net: nn.Module, batch: Batch) -> torch.Tensor:
     return net(*given)  # type: ignore[no-any-return]
 
 
+def _loss(
+    net: DeepNet, tower: PositionTower | None, batch: Batch, objective: Objective, pair_weight: float
+) -> torch.Tensor:
+    """What training lowers, with the part that the position explains."""
+    logits = _forward(net, batch)
+    if tower is not None and batch.position is not None:
+        logits = logits + tower(batch.position)
+    if objective == "listwise":
+        return listwise(logits, batch)
+    loss = pointwise(logits, batch)
+    return loss + pair_weight * pairwise(logits, batch) if pair_weight else loss
+
+
 def _train(
     net: DeepNet, rows: RankingRows, learnt: npt.NDArray[np.int64], judging: npt.NDArray[np.int64], params: DeepModel,
     objective: Objective, pair_weight: float, seed: int, progress: Progress | None,
@@ -170,12 +183,7 @@ def _train(
     for epoch in range(params.epochs):
         net.train()
         for batch in batches(rows, shuffling.permutation(learnt), params.batch):
-            logits = _forward(net, batch)
-            if tower is not None and batch.position is not None:
-                logits = logits + tower(batch.position)
-            loss = listwise(logits, batch) if objective == "listwise" else pointwise(logits, batch)
-            if objective == "pointwise" and pair_weight:
-                loss = loss + pair_weight * pairwise(logits, batch)
+            loss = _loss(net, tower, batch, objective, pair_weight)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(learning, _LARGEST_GRADIENT)
@@ -211,13 +219,7 @@ def _judge(
     total = count = 0.0
     with torch.no_grad():
         for batch in batches(rows, groups, _JUDGED_ROWS):
-            logits = _forward(net, batch)
-            if tower is not None and batch.position is not None:
-                logits = logits + tower(batch.position)
-            loss = listwise(logits, batch) if objective == "listwise" else pointwise(logits, batch)
-            if objective == "pointwise" and pair_weight:
-                loss = loss + pair_weight * pairwise(logits, batch)
-            total += float(loss) * len(batch.rows)
+            total += float(_loss(net, tower, batch, objective, pair_weight)) * len(batch.rows)
             count += len(batch.rows)
     return total / count
 

@@ -21,11 +21,8 @@ MIN_ROWS = 20  # a value that fewer rows have gets no channel
 NEVER = 1e30  # a value that no column reaches
 
 _SAMPLE = 200_000
-_QUANTILES = (
-    0.02,
-    0.7,
-    0.995,
-)  # the bent channel sees the middle best; who is far out at the top tells most of rare labels
+# The bent channel sees the middle best; who is far out at the top tells most of rare labels.
+_QUANTILES = (0.02, 0.7, 0.995)
 
 
 @dataclass(frozen=True, slots=True)
