@@ -16,6 +16,7 @@ from headwater.cli import (
     archive,
     backup,
     bench,
+    capacity,
     demo,
     doctor,
     erase,
@@ -34,7 +35,8 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, recommend, features, archive, backup, erase, bench, demo, doctor,
+    init, importing, train, evaluate, models, learn, serve, recommend, features, archive, backup, erase, bench, capacity, demo,
+    doctor,
 )  # fmt: skip
 
 
