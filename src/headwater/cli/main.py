@@ -25,6 +25,7 @@ from headwater.cli import (
     init,
     learn,
     models,
+    pipeline,
     recommend,
     serve,
     train,
@@ -34,7 +35,7 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, recommend, features, archive, backup, erase, bench, demo, doctor,
+    init, importing, train, evaluate, models, learn, serve, recommend, pipeline, features, archive, backup, erase, bench, demo, doctor,
 )  # fmt: skip
 
 
