@@ -20,7 +20,7 @@ from headwater.ranking.ranker import Attention, Features, Interruptible, Ranker,
 log = structlog.get_logger()
 
 FIRST_PAUSE_S = 1.0  # how long a ranker that stalled is left alone
-LONGEST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 4.0
 MOST_STUCK = 4  # threads that may hang in one ranker before it is not even tried
 
 _LONGEST_WAIT_S = 3600.0  # of a request without a deadline; a lock takes no more than some days
