@@ -23,6 +23,7 @@ from headwater.cli import (
     features,
     importing,
     init,
+    ladder,
     learn,
     models,
     pipeline,
@@ -35,7 +36,7 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, recommend, pipeline, features, archive, backup, erase, bench, demo, doctor,
+    init, importing, train, evaluate, models, learn, serve, recommend, pipeline, ladder, features, archive, backup, erase, bench, demo, doctor,
 )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ class LastList(NamedTuple):
 
 
 class LastLists:
-    """The last good list of each user, and of strangers in each segment, by surface and anchor; the longest unused goes.
+    """The last good list of each user, and of strangers in each segment, by surface and anchor; the oldest go.
 
     A segment's list is one that was made for a stranger there: nobody gets what was chosen for somebody else.
     """
@@ -67,7 +67,7 @@ class LastLists:
         origin = OWN_LIST if query.user else SEGMENT_LIST
         self._lists[key] = LastList(items[:MAX_LENGTH].copy(), now_ms, region, origin)
         self._lists.move_to_end(key)
-        if len(self._lists) > self._most:
+        while len(self._lists) > self._most or now_ms - next(iter(self._lists.values())).at_ms >= KEEP_MS:
             self._lists.popitem(last=False)
 
     def find(self, query: Query, segments: tuple[int, int], now_ms: int) -> LastList | None:
@@ -77,11 +77,6 @@ class LastLists:
             if found is not None and 0 <= now_ms - found.at_ms < KEEP_MS:
                 return found
         return None
-
-    def forget(self, user: int) -> None:
-        """Drop the lists of ``user``, who was erased."""
-        for key in [key for key in self._lists if key[0] == user]:
-            del self._lists[key]
 
 
 def _user_key(query: Query) -> _Key:
