@@ -24,8 +24,10 @@ from headwater.cli import (
     features,
     importing,
     init,
+    ladder,
     learn,
     models,
+    pipeline,
     recommend,
     serve,
     train,
@@ -35,8 +37,8 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, recommend, features, archive, backup, erase, bench, capacity, demo,
-    doctor,
+    init, importing, train, evaluate, models, learn, serve, recommend, pipeline, ladder, features, archive, backup, erase, bench,
+    capacity, demo, doctor,
 )  # fmt: skip
 
 
