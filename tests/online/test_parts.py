@@ -43,7 +43,8 @@ def test_every_example_is_what_it_says_it_is() -> None:
             kind = list[operation.takes] if isinstance(example, list) else operation.takes  # type: ignore[name-defined]
             msgspec.json.decode(msgspec.json.encode(example), type=kind)
         if operation.gives is not None:
-            msgspec.convert(msgspec.to_builtins(operation.answer), operation.gives)
+            answer = list[operation.gives] if operation.most else operation.gives  # type: ignore[name-defined]
+            msgspec.convert(msgspec.to_builtins(operation.answer), answer)
 
 
 def test_the_document_is_complete() -> None:

@@ -281,3 +281,57 @@ def test_an_address_that_others_can_reach_is_refused(tmp_path: Any) -> None:
         running.start()
     assert running.process.wait(10) == EXIT_INPUT
     running.stop()
+
+
+# -- surfaces ----------------------------------------------------------------------------------------------
+
+
+def test_pages_go_on_without_repeats(server: Site) -> None:
+    first = server.recommend(user="reader", k=10)
+    second = server.recommend(user="reader", k=10, cursor=first["next"])
+    third = server.recommend(user="reader", k=10, cursor=second["next"])
+    assert len({*ids(first), *ids(second), *ids(third)}) == 30
+    refused = server.http.post("/v1/recommend", json={"cursor": "made-up"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["field"] == "cursor"
+
+
+def test_a_cursor_that_names_items_nobody_has_makes_no_room_for_them(server: Site) -> None:
+    highest = "____AA"  # item 2**24 - 1
+    before = server.recommend(user="reader", k=5)
+    answer = server.recommend(user="reader", k=5, cursor=highest)
+    assert ids(answer) == ids(before)
+
+
+def test_candidates_of_the_caller_are_ranked(server: Site) -> None:
+    answer = server.recommend(user="ann", k=5, candidates=["item-4", "nobody-knows-this", "item-2", "item-3"])
+    assert set(ids(answer)) == {"item-2", "item-3", "item-4"}
+    assert "candidates: 1 of 4 items are not in the catalogue" in answer["reasons"]
+    assert answer["tier"] == 0
+    assert "next" not in answer
+
+
+def test_because_and_cart_say_what_they_are_about(server: Site) -> None:
+    token = server.ingest("/v1/events", click("turner", "item-5"))
+    because = server.recommend(user="turner", surface="because", k=5, token=token)
+    assert because["about"] == ["item-5"]
+    cart = server.recommend(surface="cart", k=5, about=["item-6", "item-7"])
+    assert cart["about"] == ["item-6", "item-7"]
+    assert not {"item-6", "item-7"} & set(ids(cart))
+    assert "about" not in server.recommend(user="turner", k=5)
+
+
+def test_a_batch_answers_each_request_as_if_alone(server: Site) -> None:
+    requests = [{"user": "ann", "k": 3}, {"surface": "trending", "k": 4}]
+    answers = server.http.post("/v1/recommend/batch", json=requests).json()
+    assert [len(answer["items"]) for answer in answers] == [3, 4]
+    for wrong, field in (
+        ([{"k": 3}, {"k": 0}], "[1].k"),
+        ([], "$"),
+        ({"k": 3}, "$"),
+        ([{"k": 1}] * 101, "$"),
+        ([{"surface": "x"}], "[0].surface"),
+    ):
+        refused = server.http.post("/v1/recommend/batch", json=wrong)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["field"] == field

@@ -80,6 +80,10 @@ class Client:
         """What should this person see now?"""
         return self._run(exchange.recommend(request))
 
+    def recommend_many(self, requests: Sequence[RecommendRequest]) -> list[RecommendResponse]:
+        """Answers to 1 to 100 requests, in their order."""
+        return self._run(exchange.recommend_many(requests))
+
     def similar(self, item_id: str, k: int | None = None, user: str | None = None) -> RecommendResponse:
         """Items like this one; what ``user`` has seen stays out."""
         return self._run(exchange.similar(item_id, k, user))
@@ -171,6 +175,10 @@ class AsyncClient:
     async def recommend(self, request: RecommendRequest) -> RecommendResponse:
         """See :meth:`Client.recommend`."""
         return await self._run(exchange.recommend(request))
+
+    async def recommend_many(self, requests: Sequence[RecommendRequest]) -> list[RecommendResponse]:
+        """Answers to 1 to 100 requests, in their order."""
+        return await self._run(exchange.recommend_many(requests))
 
     async def similar(self, item_id: str, k: int | None = None, user: str | None = None) -> RecommendResponse:
         """See :meth:`Client.similar`."""

@@ -179,6 +179,11 @@ def recommend(request: RecommendRequest) -> Call[RecommendResponse]:
     return Call("POST", "/v1/recommend", _reader(RecommendResponse), msgspec.json.encode(request))
 
 
+def recommend_many(requests: Sequence[RecommendRequest]) -> Call[list[RecommendResponse]]:
+    """``POST /v1/recommend/batch``."""
+    return Call("POST", "/v1/recommend/batch", _reader(list[RecommendResponse]), msgspec.json.encode(list(requests)))
+
+
 def similar(item_id: str, k: int | None, user: str | None) -> Call[RecommendResponse]:
     """``GET /v1/similar/{item_id}``."""
     given = {name: value for name, value in (("k", k), ("user", user)) if value is not None}

@@ -246,17 +246,18 @@ class _Comparison:
         row, plan, address = self._row, self._plan, served.address
         unpack_user(packed, row, plan.layout)
         forget_idle(row, address.now_ms, plan)
-        first, second, anchor, offset_ms = (*served.context, 0, 0)[:4]  # lists of older releases say less
+        context = [*served.context, 0, 0]  # lists of older releases say less
+        first, second, anchor, offset_ms = context[:4]
         if anchor:
-            anchor_user(row, anchor, plan.layout)
+            anchor_user(row, anchor, plan.layout, served.context[4:])
         table = self._items.fold.items
         table.reserve(_highest(row, items, plan) + 1)
         if len(self._scratch.where) < len(table.dirty) or len(self._out) < len(items):
             longest = max(len(items), len(self._out))
             self._scratch = new_scratch(len(table.dirty), longest, plan)
             self._out = np.zeros((longest, len(plan.columns)), np.float32)
-        context = Context((first, second), offset_ms, surface_code(served.surface))
-        return assemble(plan, row, table.rows, items, context, address.now_ms, self._scratch, self._out)
+        asked = Context((first, second), offset_ms, surface_code(served.surface))
+        return assemble(plan, row, table.rows, items, asked, address.now_ms, self._scratch, self._out)
 
 
 def _highest(row: User, items: Int64, plan: Plan) -> int:

@@ -8,6 +8,7 @@ the other candidates.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -358,11 +359,15 @@ def _assemble(
                  affinities, reads, scratch, out)  # fmt: skip
 
 
-def anchor_user(user: User, item: int, layout: Layout) -> None:
-    """Make the row about one item: it becomes the whole recent sequence; all else, the seen ring too, stays."""
+def anchor_user(user: User, item: int, layout: Layout, before: Sequence[int] = ()) -> None:
+    """Make the row about ``item``, and the items ``before`` it (oldest first, at most ``recent_size`` - 1).
+
+    They become the whole recent sequence; all else, the seen ring too, stays.
+    """
     user.u4[layout.recent_keys : layout.seen] = 0
-    user.u4[U_RECENT_LENGTH] = 1
-    user.u4[layout.recent_keys] = item
+    user.u4[U_RECENT_LENGTH] = 1 + len(before)
+    for k, each in enumerate((*before, item)):
+        user.u4[layout.recent_keys + k] = each
 
 
 def forget_idle(user: User, now_ms: int, plan: Plan) -> None:

@@ -19,13 +19,17 @@ def answer_routes(service: Service) -> list[HTTPRouteHandler]:
     async def recommend(request: Call) -> Response[bytes]:
         return Response(await service.recommend(await body_of(request)), media_type=JSON)
 
+    @post("/v1/recommend/batch", status_code=200)
+    async def recommend_many(request: Call) -> Response[bytes]:
+        return Response(await service.recommend_many(await body_of(request)), media_type=JSON)
+
     @get(_SIMILAR + "{item_id:path}")
     async def similar(request: Call) -> Response[bytes]:
         asked = _parameters(request)
         k = _whole_number(asked["k"], "k") if "k" in asked else None
         return Response(service.similar(id_of(request, _SIMILAR), k, asked.get("user")), media_type=JSON)
 
-    return [recommend, similar]
+    return [recommend, recommend_many, similar]
 
 
 def _parameters(request: Call) -> dict[str, str]:

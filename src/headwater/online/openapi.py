@@ -14,7 +14,7 @@ from headwater.online.errors import ErrorDetail, ErrorReply
 from headwater.schema.config import Config
 from headwater.schema.events import MAX_BATCH, Event, IngestReply, Rejection
 from headwater.schema.items import Item
-from headwater.schema.requests import MAX_K, Address, RecommendedItem, RecommendRequest, RecommendResponse
+from headwater.schema.requests import MAX_K, MAX_REQUESTS, Address, RecommendedItem, RecommendRequest, RecommendResponse
 from headwater.schema.users import UserProfile
 
 _REF = "#/components/schemas/{name}"
@@ -36,7 +36,9 @@ _ERRORS = {
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One route: ``takes`` is its body (``batch``: one or an array), ``gives`` the body of a 200."""
+    """One route: ``takes`` is its body (``batch``: one or an array; ``most``: an array of at most so many, and so is the
+    answer), ``gives`` the body of a 200.
+    """
 
     method: str
     path: str
@@ -48,6 +50,7 @@ class Operation:
     parameters: tuple[dict[str, Any], ...] = ()
     examples: dict[str, Any] = field(default_factory=dict)
     answer: Any = None
+    most: int = 0
 
 
 def document(config: Config) -> dict[str, Any]:
@@ -120,6 +123,11 @@ def operations(config: Config) -> list[Operation]:
             answer=answer,
         ),
         Operation(
+            "post", "/v1/recommend/batch", "Many requests at once; each is answered as if it had come alone", RecommendRequest,
+            most=MAX_REQUESTS, gives=RecommendResponse, errors=(400, 413, 415),
+            examples={"two surfaces": [request, RecommendRequest(user="ada", surface=surface, k=5)]}, answer=[answer],
+        ),
+        Operation(
             "get", "/v1/similar/{item_id}", "Items like this one", gives=RecommendResponse, errors=(400, 404),
             parameters=(
                 _ITEM_ID,
@@ -150,12 +158,12 @@ def _described(operation: Operation) -> dict[str, Any]:
         described["parameters"] = list(operation.parameters)
     if operation.takes is not None:
         one = {"$ref": _REF.format(name=operation.takes.__name__)}
-        many = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_BATCH}
+        many = {"type": "array", "items": one, "minItems": 1, "maxItems": operation.most or MAX_BATCH}
         described["requestBody"] = {
             "required": True,
             "content": {
                 "application/json": {
-                    "schema": {"oneOf": [one, many]} if operation.batch else one,
+                    "schema": {"oneOf": [one, many]} if operation.batch else many if operation.most else one,
                     "examples": {name: {"value": _plain(value)} for name, value in operation.examples.items()},
                 }
             },
@@ -168,7 +176,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
         return {"200": {"description": "Figures", "content": {"text/plain": {"schema": _TEXT}}}}
     content: dict[str, Any] = {"schema": {"type": "object"}}
     if operation.gives is not None:
-        content = {"schema": {"$ref": _REF.format(name=operation.gives.__name__)}}
+        given: dict[str, Any] = {"$ref": _REF.format(name=operation.gives.__name__)}
+        content = {"schema": {"type": "array", "items": given} if operation.most else given}
     if operation.answer is not None:
         content["example"] = _plain(operation.answer)
     found: dict[str, Any] = {"200": {"description": "Done", "content": {"application/json": content}}}

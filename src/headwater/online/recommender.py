@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import structlog
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from headwater.features.plan import Plan
 from headwater.features.zones import Zones
@@ -16,14 +18,22 @@ from headwater.log.identity import IdentityStore, UserKey
 from headwater.log.protocol import Vocabulary
 from headwater.log.record import Namespace
 from headwater.online.bodies import decode_one
+from headwater.online.cursor import next_cursor, shown_before
 from headwater.online.errors import RefusalError
 from headwater.schema.config import Config
 from headwater.schema.events import Attributes
-from headwater.schema.requests import MAX_K, RecommendedItem, RecommendRequest, RecommendResponse, StageTrace
+from headwater.schema.requests import (
+    MAX_K,
+    MAX_REQUESTS,
+    RecommendedItem,
+    RecommendRequest,
+    RecommendResponse,
+    StageTrace,
+)
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Conditions, Pipeline
 from headwater.serving.region import REGION_KEY, StoredRegion
-from headwater.serving.request import NO_MODEL, Answer, Query
+from headwater.serving.request import NO_ITEMS, NO_MODEL, Answer, Query
 from headwater.serving.view import View
 
 log = structlog.get_logger()
@@ -39,6 +49,7 @@ class _Stated(Struct, frozen=True):
 
 
 _decode_request = msgspec.json.Decoder(RecommendRequest)
+_decode_parts = msgspec.json.Decoder(Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_REQUESTS)])
 _decode_stated = msgspec.json.Decoder(_Stated)
 
 
@@ -49,6 +60,8 @@ class Asked:
     query: Query
     user: UserKey
     trace: bool = False
+    before: npt.NDArray[np.int64] = field(default_factory=lambda: NO_ITEMS)  # what earlier pages showed
+    notes: tuple[str, ...] = ()
 
 
 class Recommender:
@@ -71,7 +84,21 @@ class Recommender:
 
     def decode(self, body: bytes) -> RecommendRequest:
         """The request in a JSON body. Raises :class:`RefusalError` 400 that names the field."""
-        request = decode_one(_decode_request, body)
+        return self._checked(decode_one(_decode_request, body), body)
+
+    def decode_many(self, body: bytes) -> list[RecommendRequest]:
+        """The requests in a JSON array. Raises :class:`RefusalError` 400 that names index and field."""
+        parts = decode_one(_decode_parts, body)
+        requests = []
+        for index, part in enumerate(parts):
+            try:
+                requests.append(self.decode(bytes(part)))
+            except RefusalError as error:
+                field = error.field.removeprefix("$").removeprefix(".")
+                raise RefusalError(error.status, str(error), f"[{index}].{field}" if field else f"[{index}]") from error
+        return requests
+
+    def _checked(self, request: RecommendRequest, body: bytes) -> RecommendRequest:
         surface = self._surfaces.get(request.surface)
         if surface is None:
             names = list(self._surfaces)
@@ -83,10 +110,19 @@ class Recommender:
         return request
 
     def asked(self, request: RecommendRequest, request_id: str, deadline_ms: float) -> Asked:
-        """``request`` in dense numbers; what nobody has heard of is 0 or left out."""
-        known = self._vocabulary
-        exclude = [known.index(Namespace.ITEM, item) for item in request.exclude]
-        user = self._user(request.user)
+        """``request`` in dense numbers; what nobody has heard of is 0 or left out, and said where it matters.
+
+        Raises :class:`RefusalError` 400 for a cursor that no answer gave.
+        """
+        user, notes = self._user(request.user), []
+        about, candidates = self._known(request.about), self._known(request.candidates)
+        for name, given, found in (("about", request.about, about), ("candidates", request.candidates, candidates)):
+            if len(found) < len(given):
+                notes.append(f"{name}: {len(given) - len(found)} of {len(given)} items are not in the catalogue")
+        before = shown_before(request.cursor)
+        # what this worker has no row of it cannot show: no room is made for numbers that somebody made up
+        paged = before[before < self.view.table.count]
+        about = about[-(self._plan.layout.recent_size) :]
         query = Query(
             request_id=request_id,
             user=user.user,
@@ -95,10 +131,14 @@ class Recommender:
             segments=self._segments(request.context),
             region=self._region(request.context),
             zone=self._zone(request.context),
-            exclude=np.array([item for item in exclude if item], np.int64),
+            exclude=np.concatenate([self._known(request.exclude), paged]),
+            anchor=int(about[-1]) if len(about) else 0,
+            before=tuple(about[:-1].tolist()),
+            candidates=candidates if request.candidates else None,
+            paged=request.cursor is not None,
             deadline_ms=deadline_ms,
         )
-        return Asked(query, user, request.trace)
+        return Asked(query, user, request.trace, before, tuple(notes))
 
     def similar(self, item: str, k: int | None, user: str | None, request_id: str) -> Asked:
         """The query for items like ``item``. Raises :class:`RefusalError`: 404 for an unknown item, 400 for a wrong k."""
@@ -142,19 +182,28 @@ class Recommender:
             if "{item}" in reason:
                 reason = reason.replace("{item}", text(Namespace.ITEM, cause) or "what you looked at")
             items.append(RecommendedItem(text(Namespace.ITEM, dense) or "", score, source, reason))
+        about = [item for item in (*answer.context[4:], answer.context[2]) if item]
+        cursor = next_cursor(asked.before, answer.items) if len(answer.items) == asked.query.k else None
         return RecommendResponse(
             request_id=asked.query.request_id,
             items=items,
             tier=answer.tier,
-            reasons=[*notes, *answer.degraded],
+            reasons=[*notes, *asked.notes, *answer.degraded],
             model=self.model.version if self.model is not None else NO_MODEL,
             address=answer.address,
+            about=[text(Namespace.ITEM, item) or "" for item in about] if about else UNSET,
+            next=UNSET if cursor is None else cursor,
             trace=[StageTrace(name, *lap) for name, lap in answer.trace.items()] if asked.trace else UNSET,
         )
 
     def warm_up(self, now_ms: int) -> None:
         """Run the pipeline once for a stranger, so that no request waits for a kernel."""
         self.answer(Asked(Query(request_id="warm-up", k=1, deadline_ms=60_000.0), STRANGER), now_ms)
+
+    def _known(self, items: list[str]) -> npt.NDArray[np.int64]:
+        """The dense numbers of those that the catalogue knows, int64[n]."""
+        found = [self._vocabulary.index(Namespace.ITEM, item) for item in items]
+        return np.array([item for item in found if item], np.int64)
 
     def _user(self, external: str | None) -> UserKey:
         if external is None:

@@ -27,7 +27,7 @@ from headwater.online.stores import Stores
 from headwater.online.warm import warm_up
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError, UnavailableError
-from headwater.schema.requests import RecommendResponse
+from headwater.schema.requests import RecommendRequest, RecommendResponse
 from headwater.serving.lists import LastLists
 from headwater.serving.pace import MeasuredPace
 from headwater.serving.pipeline import Conditions
@@ -116,7 +116,20 @@ class Service:
     async def recommend(self, body: bytes) -> bytes:
         """``POST /v1/recommend``. Raises :class:`RefusalError` 400."""
         began = time.perf_counter()
-        request = self.recommender.decode(body)
+        return await self._recommend(self.recommender.decode(body), began)
+
+    async def recommend_many(self, body: bytes) -> bytes:
+        """``POST /v1/recommend/batch``: one answer for each request, in their order; each has its own deadline.
+
+        Raises :class:`RefusalError` 400: one request is wrong, then none is answered.
+        """
+        answers = []
+        for request in self.recommender.decode_many(body):
+            answers.append(await self._recommend(request, time.perf_counter()))
+            await asyncio.sleep(0)  # others have their turn
+        return b"[" + b",".join(answers) + b"]"
+
+    async def _recommend(self, request: RecommendRequest, began: float) -> bytes:
         notes: list[str] = []
         if request.token is not None:
             await self._await_token(int(request.token), request.deadline_ms, notes)

@@ -57,9 +57,14 @@ class Segments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Surface(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A place that shows a list. ``sources`` absent: all that are enabled."""
+    """A place that shows a list. ``sources`` absent: all that are enabled.
+
+    ``about = "latest"``: the list is about the item that the user turned to last ("because you…"), unless the request
+    names items.
+    """
 
     name: Name
+    about: Literal["nothing", "latest"] = "nothing"
     k: Annotated[int, Meta(ge=1, le=200)] = 20
     sources: tuple[str, ...] | None = None
 
@@ -242,7 +247,14 @@ DEFAULT_EVENTS = (
     EventType(name="hide", weight=-1.0, seen=True),
 )
 
-DEFAULT_SURFACES = (Surface(name="home"), Surface(name="similar", sources=("covisit", "content", "popular")))
+_LIKE = ("covisit", "content", "popular")
+DEFAULT_SURFACES = (
+    Surface(name="home"),
+    Surface(name="similar", sources=_LIKE),
+    Surface(name="because", sources=_LIKE, about="latest"),
+    Surface(name="cart", sources=_LIKE),
+    Surface(name="trending", sources=("trending", "popular")),
+)
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -88,7 +88,7 @@ def field_of(error: msgspec.ValidationError) -> tuple[str, str]:
         reason, _, path = text.rpartition(" - at `")
         return path.rstrip("`").removeprefix("$").removeprefix(".") or "$", reason
     # "Object missing required field `user`", "Object contains unknown field `usr`", "Expected `expires` at or after…";
-    # in "Expected `object`, got `array`" what stands in backquotes is no field
-    if "`" in text and ", got `" not in text:
+    # in "Expected `object`, got `array`" and "Expected `array` of length <= 100" what stands in backquotes is no field
+    if "`" in text and ", got `" not in text and "` of length " not in text:
         return text.split("`")[1], text
     return "$", text

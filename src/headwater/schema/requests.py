@@ -9,14 +9,20 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from headwater.schema.events import Attributes, Id, Name, check_attributes
 
 MAX_K = 200
+MAX_ABOUT = 20
+MAX_CANDIDATES = 1_000
+MAX_PAGED = 1_000  # items of earlier pages that a cursor remembers
+MAX_REQUESTS = 100
 
 
 class RecommendRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Ask for ``k`` items for ``user`` (absent: a stranger).
 
     ``token`` is what an ingest call returned: the answer then reflects that event. ``context`` holds
-    attributes of the moment (country, device, timezone, ...), ``exclude`` items that must not come back. ``trace`` asks what
-    each stage did.
+    attributes of the moment (country, device, timezone, ...), ``exclude`` items that must not come back. ``about`` makes the
+    list about these items, the last one above all (a cart, the article that is open); ``candidates`` are ranked and nothing
+    else is. ``cursor`` is the ``next`` of an answer: what the pages before showed does not come back. ``trace`` asks what each
+    stage did.
     """
 
     user: Id | None = None
@@ -24,6 +30,9 @@ class RecommendRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     k: Annotated[int, Meta(ge=1, le=MAX_K)] = 20
     context: Attributes | None = None
     exclude: Annotated[list[Id], Meta(max_length=1000)] = []
+    about: Annotated[list[Id], Meta(max_length=MAX_ABOUT)] = []
+    candidates: Annotated[list[Id], Meta(max_length=MAX_CANDIDATES)] = []
+    cursor: Annotated[str, Meta(min_length=1, max_length=6 * MAX_PAGED, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
     token: Annotated[str, Meta(max_length=64, pattern=r"^[0-9]+$")] | None = None
     deadline_ms: Annotated[float, Meta(ge=1, le=10_000)] | None = None
     trace: bool = False
@@ -63,8 +72,8 @@ class StageTrace(Struct, frozen=True):
 
 
 class RecommendResponse(Struct, frozen=True):
-    """The answer. ``tier`` 0 is the full path; ``reasons`` say why it is not, and what was skipped. ``trace`` is there when
-    it was asked for.
+    """The answer. ``tier`` 0 is the full path; ``reasons`` say why it is not, and what was skipped. ``about`` are the items
+    that the list is about, ``next`` the ``cursor`` of the next page, if there may be one. ``trace`` is there when it was asked for.
     """
 
     request_id: str
@@ -73,6 +82,8 @@ class RecommendResponse(Struct, frozen=True):
     reasons: list[str]
     model: str
     address: Address
+    about: list[str] | UnsetType = UNSET
+    next: str | UnsetType = UNSET
     trace: list[StageTrace] | UnsetType = UNSET
 
 
@@ -81,7 +92,8 @@ class ServedList(Struct, frozen=True, array_like=True):
 
     ``items`` are dense item indexes in the order shown, ``features`` the assembled rows of these items
     (``float32``, shape ``(len(items), columns)``, C order; empty when not sampled), ``context`` is
-    ``[segment 0, segment 1, anchor item]`` as dense numbers (0: none), then local time less UTC in ms. ``modelled`` are the scores
+    ``[segment 0, segment 1, anchor item]`` as dense numbers (0: none), then local time less UTC in ms, then further items
+    that the list is about. ``modelled`` are the scores
     that the fitted sources of the bundle gave (``float32``, shape ``(len(items), sources)``): logged as served, not replayed.
     ``walked`` is the tier that the request was sent down to on purpose, by lot (0: none): the lists of one such tier are a
     random sample, whatever tier they came out of in the end.

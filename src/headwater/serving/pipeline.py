@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,10 +36,11 @@ from headwater.schema.errors import HeadwaterError
 from headwater.schema.items import MAX_REGIONS
 from headwater.schema.requests import Address
 from headwater.serving.assembly import Assembly, modelled
+from headwater.serving.given import GIVEN, given_candidates
 from headwater.serving.lists import OWN_LIST, SNAPSHOT, LastLists, Origin, PopularSnapshot, by_popularity
 from headwater.serving.model import Model
 from headwater.serving.pace import Pace
-from headwater.serving.rank import Moment, Order, RankStage
+from headwater.serving.rank import NO_ROWS, Moment, Order, RankStage
 from headwater.serving.region import nowhere
 from headwater.serving.request import NO_MODEL, Answer, Query
 from headwater.serving.run import Deadline, Run
@@ -79,6 +80,7 @@ class Pipeline:
         self.zones = zones
         self.sources = configured_sources(config, plan) if sources is None else sources
         self.by_surface = {s.name: s.sources for s in config.surfaces}
+        self._about_latest = frozenset(s.name for s in config.surfaces if s.about == "latest")
         self.user: User = stranger(plan)
         self.limit = config.ranker.candidates
         self.asked = Asked(self.user, (0, 0), 0)
@@ -97,7 +99,7 @@ class Pipeline:
             quality=pace.quality,
             drawn=drawn_tier(query.request_id, self.conditions.walk),
         )
-        user_offset = self._hydrate(query, view, now_ms, run)
+        user_offset, query = self._hydrate(query, view, now_ms, run)
         segments = self._segments(query)
         context = Context(segments, self._offset_ms(query, now_ms), surface_code(query.surface))
         if run.tier < TIER_LAST and run.deadline.left_for_ms("fetch") <= 0.0:
@@ -113,12 +115,12 @@ class Pipeline:
         address = Address(
             user_offset, view.item_offset, now_ms, self.plan.hash, model.version if model is not None else NO_MODEL
         )
-        logged = [*segments, query.anchor, context.offset_ms]
+        logged = [*segments, query.anchor, context.offset_ms, *query.before]
         answer = self._respond(view, candidates, used, chosen, order, logged, address, run)
         run.lap("respond")
         pace.took(run.deadline.spent_ms(), query.deadline_ms)
         lists = self.conditions.lists
-        if lists is not None and run.tier <= TIER_RETRIEVAL and not run.drawn and len(answer.items):
+        if lists is not None and run.tier <= TIER_RETRIEVAL and not run.drawn and query.again and len(answer.items):
             lists.keep(query, segments, answer.items, self._region, now_ms)
         return answer
 
@@ -141,7 +143,7 @@ class Pipeline:
     def candidates(self, query: Query, view: View, now_ms: int, model: Model | None = None) -> Candidates:
         """What the sources offer for ``query``: the first half of :meth:`recommend`, for training."""
         run = Run(Deadline(self.timer, float("inf")))
-        self._hydrate(query, view, now_ms, run)
+        _, query = self._hydrate(query, view, now_ms, run)
         return self._fetch(query, view, model, self._segments(query), now_ms, run)[0]
 
     def features(
@@ -157,8 +159,11 @@ class Pipeline:
 
     # -- stages ----------------------------------------------------------------------------------------
 
-    def _hydrate(self, query: Query, view: View, now_ms: int, run: Run) -> int:
-        """The user row (zeros for a stranger), where the user is, and what must not be shown to them."""
+    def _hydrate(self, query: Query, view: View, now_ms: int, run: Run) -> tuple[int, Query]:
+        """The user row (zeros for a stranger), where the user is, and what must not be shown to them.
+
+        Returns the offset of the row, and the query with what its surface is about.
+        """
         try:
             offset = view.read_user(query.user, self.user)
         except HeadwaterError as error:
@@ -169,19 +174,25 @@ class Pipeline:
             offset = 0
         forget_idle(self.user, now_ms, self.plan)
         self._region = self.stored_region(self.user) if query.region is None else query.region
+        if not query.anchor and query.surface in self._about_latest:
+            query = replace(query, anchor=self._latest())
+            if not query.anchor:
+                run.notes.append("about nothing: this user has turned to no item yet")
         self._make_room(query, view)
         if query.anchor:
-            anchor_user(self.user, query.anchor, self.plan.layout)
+            anchor_user(self.user, query.anchor, self.plan.layout, query.before)
         run.lap("hydrate")
-        return offset
+        return offset, query
 
     def _fetch(
         self, query: Query, view: View, model: Model | None, segments: tuple[int, int], now_ms: int, run: Run
-    ) -> tuple[Candidates, list[Source | Origin]]:
+    ) -> tuple[Candidates, Sequence[Source | Origin]]:
         """Offers of all sources of the surface, merged; ineligible items are dropped before widths count.
 
         Returns the candidates and the sources that their positions refer to.
         """
+        if query.candidates is not None:
+            return self._given(query, query.candidates, view, segments, now_ms, run)
         barred = self._bar(query)
         try:
             wanted = self.by_surface.get(query.surface)
@@ -211,6 +222,22 @@ class Pipeline:
         run.lap("eligibility", len(candidates))
         return candidates, [*used, Catalogue()]
 
+    def _given(
+        self, query: Query, items: npt.NDArray[np.int64], view: View, segments: tuple[int, int], now_ms: int, run: Run
+    ) -> tuple[Candidates, Sequence[Source | Origin]]:
+        """The caller's own candidates. Seen items may be among them: who names an item wants to know its place."""
+        self.asked = Asked(self.user, segments, now_ms)
+        barred = np.concatenate([query.exclude, [query.anchor, *query.before]])
+        self._barred[barred] = 1
+        try:
+            candidates = given_candidates(items, lambda ids: self._may_show(ids, view, now_ms))
+        finally:
+            self._barred[barred] = 0
+        run.widths[GIVEN.name] = len(items)
+        run.skip("fetch")
+        run.lap("eligibility", len(candidates))
+        return candidates, [GIVEN]
+
     def _offer(self, source: Source, asked: Asked, view: View, run: Run) -> Ranked:
         try:
             offer = source.fetch(asked, view.index)
@@ -223,8 +250,16 @@ class Pipeline:
 
     def _stored(
         self, query: Query, view: View, segments: tuple[int, int], now_ms: int, run: Run
-    ) -> tuple[Candidates, list[Source | Origin], Order]:
-        """Tiers 3 and 4: the last good list, what is popular; what may be shown of them, filled up to ``k`` items."""
+    ) -> tuple[Candidates, Sequence[Source | Origin], Order]:
+        """Tiers 3 and 4: the last good list, what is popular; what may be shown of them, filled up to ``k`` items.
+
+        Of the caller's own candidates: these, in the caller's order.
+        """
+        if query.candidates is not None:
+            candidates, used = self._given(query, query.candidates, view, segments, now_ms, run)
+            for stage in ("assemble", "deep_rank"):
+                run.skip(stage)
+            return candidates, used, Order(np.arange(len(candidates)), candidates.scores, NO_ROWS, NO_ROWS)
         lists = self.conditions.lists
         kept = lists.find(query, segments, now_ms) if lists is not None and run.tier == TIER_LAST else None
         if kept is not None and kept.origin is OWN_LIST and query.region is None and self._region == 0:
@@ -252,18 +287,17 @@ class Pipeline:
         return Candidates(items, scores, source), [kept.origin if kept is not None else SNAPSHOT, SNAPSHOT], order
 
     def _respond(
-        self, view: View, candidates: Candidates, used: list[Source | Origin], chosen: npt.NDArray[np.int64],
+        self, view: View, candidates: Candidates, used: Sequence[Source | Origin], chosen: npt.NDArray[np.int64],
         order: Order, context: list[int], address: Address, run: Run,
     ) -> Answer:  # fmt: skip
         items = candidates.items[chosen]
         names = [used[s] for s in candidates.source[chosen].tolist()]
         causes = np.zeros(len(items), np.int64)
         co_visit_cause(self.user, view.table.rows, self.plan.layout, items, causes)
-        if self.user.u4[U_RECENT_LENGTH] > 0:
-            latest = int(self.user.u4[self.plan.layout.recent_keys + int(self.user.u4[U_RECENT_LENGTH]) - 1])
+        if latest := self._latest():
             for i, source in enumerate(names):
                 if source.name == "content" or (source.name == "covisit" and causes[i] == 0):
-                    causes[i] = latest & MAX_ITEMS
+                    causes[i] = latest
         if not len(items):
             why = "the catalogue is empty" if view.table.count <= 1 else "nothing that may be shown is left"
             run.notes.append(why)
@@ -294,6 +328,11 @@ class Pipeline:
             query.segments[1] or int(own[U_SEGMENT + 1]),
         )
 
+    def _latest(self) -> int:
+        """The item that the user turned to last, 0: none."""
+        length = int(self.user.u4[U_RECENT_LENGTH])
+        return int(self.user.u4[self.plan.layout.recent_keys + length - 1]) & MAX_ITEMS if length else 0
+
     def _offset_ms(self, query: Query, now_ms: int) -> int:
         """Local time less UTC: of the zone that the request names, else of the user's own."""
         if query.zone is not None:
@@ -308,7 +347,9 @@ class Pipeline:
             int((u4[layout.recent_keys : layout.recent_keys + recent] & np.uint32(MAX_ITEMS)).max(initial=0)),
             int(u4[layout.seen : layout.seen + seen].max(initial=0)),
             int(query.exclude.max(initial=0)),
+            0 if query.candidates is None else int(query.candidates.max(initial=0)),
             query.anchor,
+            *query.before,
         )
         view.table.reserve(highest + 1)
         capacity = len(view.table.dirty)
@@ -322,7 +363,7 @@ class Pipeline:
         """Mark what this user must not get; the caller clears the returned items."""
         layout, u4 = self.plan.layout, self.user.u4
         seen = u4[layout.seen : layout.seen + min(int(u4[U_SEEN_LENGTH]), layout.seen_size)].astype(np.int64)
-        barred = np.concatenate([seen, query.exclude, [query.anchor]])
+        barred = np.concatenate([seen, query.exclude, [query.anchor, *query.before]])
         self._barred[barred] = 1
         return barred
 

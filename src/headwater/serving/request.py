@@ -21,7 +21,8 @@ class Query:
 
     ``region`` None is a request that says nothing of it: the user's last known country counts instead.
     ``zone`` is the name of a time zone; None: that of the user's profile. ``anchor`` makes the list about that item
-    ("similar to"); ``deadline_ms`` counts from the call.
+    ("similar to") and about those ``before`` it (a cart). ``candidates`` int64[n]: rank these, in place of what the sources find.
+    ``paged``: earlier pages are excluded. ``deadline_ms`` counts from the call.
     """
 
     request_id: str
@@ -33,7 +34,15 @@ class Query:
     zone: str | None = None
     exclude: npt.NDArray[np.int64] = field(default_factory=lambda: NO_ITEMS)
     anchor: int = 0
+    before: tuple[int, ...] = ()
+    candidates: npt.NDArray[np.int64] | None = None
+    paged: bool = False
     deadline_ms: float = 50.0
+
+    @property
+    def again(self) -> bool:
+        """Whether who asks like this later may get the same list: a first page of what the sources find."""
+        return self.candidates is None and not self.paged and not self.before
 
 
 @dataclass(frozen=True, slots=True)
