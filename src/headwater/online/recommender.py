@@ -23,6 +23,7 @@ from headwater.serving.model import Model
 from headwater.serving.pipeline import Pipeline
 from headwater.serving.region import REGION_KEY, StoredRegion
 from headwater.serving.request import NO_MODEL, Answer, Query
+from headwater.serving.rules import open_rules
 from headwater.serving.view import View
 
 SIMILAR = "similar"
@@ -53,7 +54,9 @@ class Recommender:
     def __init__(self, config: Config, plan: Plan, vocabulary: Vocabulary, identity: IdentityStore, view: View) -> None:
         self.model: Model | None = None
         self.view = view
-        self.pipeline = Pipeline(config, plan, stored_region=StoredRegion(vocabulary), zones=Zones(vocabulary))
+        self.pipeline = Pipeline(
+            config, plan, stored_region=StoredRegion(vocabulary), zones=Zones(vocabulary), rules=open_rules(config, plan, vocabulary),
+        )  # fmt: skip
         self._config = config
         self._plan = plan
         self._vocabulary = vocabulary

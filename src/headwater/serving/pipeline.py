@@ -40,6 +40,7 @@ from headwater.schema.requests import Address
 from headwater.serving.model import Model
 from headwater.serving.region import nowhere
 from headwater.serving.request import NO_MODEL, Answer, Query
+from headwater.serving.rules import Rules
 from headwater.serving.view import View
 
 log = structlog.get_logger()
@@ -52,16 +53,18 @@ class Pipeline:
     """Turns a query into an answer. Holds the reused memory of one worker, so it is not thread-safe.
 
     ``stored_region`` gives the region of a user row, for queries that name none; ``zones`` the time zones that rows
-    name (None: local time is UTC).
+    name (None: local time is UTC). ``rules`` are those of the configuration; training and evaluation go without.
     """
 
     def __init__(
         self, config: Config, plan: Plan, *, sources: tuple[Source, ...] | None = None,
         stored_region: Callable[[User], int] = nowhere, zones: Zones | None = None, timer: Callable[[], float] = time.perf_counter,
+        rules: Rules | None = None,
     ) -> None:  # fmt: skip
         self.config, self.plan, self.timer = config, plan, timer
         self.stored_region = stored_region
         self.zones = zones
+        self.rules = rules
         self.sources = configured_sources(config, plan) if sources is None else sources
         self.by_surface = {s.name: s.sources for s in config.surfaces}
         self.user: User = stranger(plan)
@@ -82,6 +85,8 @@ class Pipeline:
         segments = self._segments(query)
         candidates, used = self._fetch(query, view, model, segments, now_ms, run)
         chosen, scores, features, modelled = self._rank(query, view, model, candidates, now_ms, run)
+        if self.rules is not None:
+            run.notes += self.rules.close(len(chosen), query.k)
         address = Address(
             user_offset, view.item_offset, now_ms, self.plan.hash, model.version if model is not None else NO_MODEL
         )
@@ -148,6 +153,8 @@ class Pipeline:
         """
         barred = self._bar(query)
         try:
+            if self.rules is not None:
+                self.rules.begin(query, self.user, view, segments, self._offset_ms(query, now_ms), now_ms)
             wanted = self.by_surface.get(query.surface)
             fitted = model.sources if model is not None else ()
             offering = (*self.sources, *(s for s in fitted if getattr(self.config.sources, s.name).enabled))
@@ -170,6 +177,10 @@ class Pipeline:
             candidates = merge(offers, limit, lambda ids: self._may_show(ids, view, now_ms))
             if len(candidates) < query.k:
                 candidates = self._fill(candidates, used, query, view, now_ms)
+            if self.rules is not None:
+                candidates = self.rules.with_pinned(
+                    candidates, len(used), lambda ids: self._may_show(ids, view, now_ms), view.table.count
+                )
         finally:
             self._barred[barred] = 0
         run.lap("merge")
@@ -197,13 +208,13 @@ class Pipeline:
                 scores = ranker.score(rows, self._attention(model, view, candidates.items) if ranker.attends else None)
                 if not np.isfinite(scores).all():
                     raise RankerError(f"version {model.version if model else NO_MODEL} gave a score that is not finite")
-                order = np.lexsort((candidates.items, -scores))[: query.k]
+                order = self._ordered(candidates, scores, candidates.items, query.k)
                 run.lap("rank")
                 return order, scores[order], features[order], modelled[order]
             except (RankerError, SourceError) as error:
                 log.error("ranker_failed", error=str(error))
                 run.degrade(TIER_RETRIEVAL, f"ranker failed: {error}")
-        order = np.arange(min(query.k, len(candidates)))
+        order = self._ordered(candidates, candidates.scores, np.arange(len(candidates)), query.k)
         run.lap("rank")
         return order, candidates.scores[order], features[order[: len(features)]], modelled[order[: len(modelled)]]
 
@@ -238,6 +249,7 @@ class Pipeline:
             context=context,
             trace=run.laps,
             widths=run.widths,
+            rules={} if self.rules is None else self.rules.counts,
         )
 
     def _widened(
@@ -315,7 +327,16 @@ class Pipeline:
             ids, rows.u4[:, I_FLAGS], FLAG_HIDDEN, rows.i8[:, I_PUBLISHED], rows.i8[:, I_EXPIRES],
             rows.u4[:, I_REGIONS : I_REGIONS + MAX_REGIONS], self._region, now_ms, self._barred, self._eligible,
         )  # fmt: skip
-        return self._eligible[: len(ids)].astype(np.bool_)
+        shown = self._eligible[: len(ids)].astype(np.bool_)
+        return shown if self.rules is None else self.rules.filter(ids, shown)
+
+    def _ordered(
+        self, candidates: Candidates, scores: npt.NDArray[np.float32], ties: npt.NDArray[np.int64], k: int
+    ) -> npt.NDArray[np.int64]:
+        """Positions of the ``k`` best by score, then by the lower of ``ties``; where there are rules, as they want it."""
+        if self.rules is not None:
+            return self.rules.order(candidates.items, scores, ties, k)
+        return np.lexsort((ties, -scores))[:k]
 
     def _fill(self, candidates: Candidates, used: list[Source], query: Query, view: View, now_ms: int) -> Candidates:
         """Too few: go through the whole catalogue, most popular first, then by number, so that no user starves."""

@@ -42,7 +42,7 @@ class Answer:
     A reason may hold ``{item}``, which stands for the item ``causes[i]``. ``features`` are the assembled
     rows of the items, ``float32[k, d]`` (empty when nothing was assembled), ``modelled`` what the fitted sources of the
     bundle think of them, ``float32[k, sources]``. ``trace`` is ms by stage;
-    ``widths`` candidates by source.
+    ``widths`` candidates by source; ``rules`` what each rule of the configuration that acted did (``serving.rules``).
     """
 
     items: npt.NDArray[np.int64]
@@ -58,6 +58,7 @@ class Answer:
     context: list[int]
     trace: dict[str, float]
     widths: dict[str, int]
+    rules: dict[str, int] = field(default_factory=dict)
 
 
 def served_list(query: Query, answer: Answer, *, sampled: bool) -> ServedList:
