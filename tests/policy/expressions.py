@@ -25,7 +25,8 @@ SURFACE = Field("context.surface", Kind.TEXT, False, optional=False, choices=("h
 BUDGET = Field("user.budget", Kind.NUMBER, False)
 COUNTRY = Field("context.country", Kind.TEXT, False)
 ALL = (CATEGORY, BRAND, PRICE, SCORE, AGE, SURFACE, BUDGET, COUNTRY)
-FIELDS = Fields(ALL, {"tags": "the state keeps none", "user.": 'declare "{name}"'})
+ID = Field("id", Kind.TEXT, True, optional=False, space="id")
+FIELDS = Fields((ID, *ALL), {"tags": "the state keeps none", "user.": 'declare "{name}"'})
 
 POSSIBLE: dict[str, tuple[Value | tuple[str, ...] | None, ...]] = {
     "category": (None, ("a",), ("b",), ("a", "b"), ("c",), ("z",), ("a", "b", "c")),

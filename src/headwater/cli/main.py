@@ -26,6 +26,7 @@ from headwater.cli import (
     learn,
     models,
     recommend,
+    rules,
     serve,
     train,
 )
@@ -34,7 +35,7 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, recommend, features, archive, backup, erase, bench, demo, doctor,
+    init, importing, train, evaluate, models, learn, serve, recommend, rules, features, archive, backup, erase, bench, demo, doctor,
 )  # fmt: skip
 
 

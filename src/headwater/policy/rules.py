@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headwater.policy.expression import Among, Node
+from headwater.policy.contradiction import never_holds
+from headwater.policy.expression import Among, Node, Not
 from headwater.policy.fields import Field, Fields, Kind, UnknownFieldError
 from headwater.policy.syntax import parse
 from headwater.schema.errors import ConfigurationError
@@ -39,13 +40,33 @@ class CompiledRule:
         return self.minutes is None or in_hours(self.minutes, local_ms)
 
     def meets(self, other: CompiledRule) -> bool:
-        """Whether both may act on one request, as far as surfaces and dates say."""
+        """Whether both may act on one request, as far as surfaces and times say."""
         mine, theirs = self.rule.surfaces, other.rule.surfaces
         if mine is not None and theirs is not None and not set(mine) & set(theirs):
             return False
+        if self.minutes is not None and other.minutes is not None:
+            # of two parts of the day that meet, one holds the first minute of the other
+            begins = (60_000 * self.minutes[0], 60_000 * other.minutes[0])
+            if not (in_hours(self.minutes, begins[1]) or in_hours(other.minutes, begins[0])):
+                return False
         return (self.until_ms is None or other.from_ms < self.until_ms) and (
             other.until_ms is None or self.from_ms < other.until_ms
         )
+
+    def covers(self, other: CompiledRule) -> bool:
+        """Whether it is certain that it acts wherever ``other`` does."""
+        mine, theirs = self.rule.surfaces, other.rule.surfaces
+        if mine is not None and (theirs is None or not set(theirs) <= set(mine)):
+            return False
+        if self.minutes is not None and self.minutes != other.minutes:
+            return False
+        if self.from_ms > other.from_ms:
+            return False
+        if self.until_ms is not None and (other.until_ms is None or other.until_ms > self.until_ms):
+            return False
+        if self.when is None:
+            return True
+        return never_holds(Not(self.when), *(() if other.when is None else (other.when,)))
 
 
 def compile_rule(rule: Rule, fields: Fields) -> CompiledRule:
