@@ -83,6 +83,18 @@ def test_filter_boost_pin_and_cap_act(shop: Running) -> None:
     assert '0 of 3 items: rule "empty" removed 45 candidates' in bare["reasons"]
 
 
+def test_what_rules_did_is_counted(shop: Running) -> None:
+    shop.recommend(k=3, surface="bare")
+    lines = shop.http.get("/metrics").text.splitlines()
+    counted = {
+        line.partition("{")[2].partition("}")[0]: float(line.split()[-1])
+        for line in lines
+        if line.startswith("headwater_rule_items_total{")
+    }
+    assert counted['rule="empty"'] >= 45
+    assert {'rule="keep"', 'rule="lift"', 'rule="variety"'} <= set(counted)
+
+
 def test_the_linter_asks_what_was_served(shop: Running, tmp_path: Path) -> None:
     for _ in range(3):
         shop.recommend(k=4, surface="cart")

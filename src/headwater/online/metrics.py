@@ -53,6 +53,9 @@ class Metrics:
             buckets=_STAGE_S,
             registry=registry,
         )
+        self.rules = Counter(
+            "headwater_rule_items", "Items that a rule removed, moved, placed or kept out", ("rule",), registry=registry
+        )
         self.candidates = Counter(
             "headwater_source_candidates", "Candidates that a source offered", ("source",), registry=registry
         )

@@ -141,6 +141,8 @@ class Recommender:
 
     def warm_up(self, now_ms: int) -> None:
         """Run the pipeline once for a stranger, so that no request waits for a kernel."""
+        if self.pipeline.rules is not None:
+            self.pipeline.rules.warm_up()
         self.answer(Asked(Query(request_id="warm-up", k=1, deadline_ms=60_000.0), STRANGER), now_ms)
 
     def _user(self, external: str | None) -> UserKey:

@@ -65,6 +65,7 @@ class Service:
         )
         self._stage_of = Labelled(metrics.stages.labels)
         self._source_of = Labelled(metrics.candidates.labels)
+        self._rule_of = Labelled(metrics.rules.labels)
         self.writer = WriterClient(
             data / "run" / "writer.sock", ack_timeout_s=ACK_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S
         )
@@ -149,6 +150,8 @@ class Service:
             self._stage_of[stage].observe(ms / 1e3)
         for source, width in answer.widths.items():
             self._source_of[source].inc(width)
+        for rule, count in answer.rules.items():
+            self._rule_of[rule].inc(count)
 
     # -- state -----------------------------------------------------------------------------------------
 

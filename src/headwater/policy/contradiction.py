@@ -63,12 +63,11 @@ def values_implied(node: Node, field: Field) -> set[Value] | None:
         return None
     implied: set[Value] = set()
     for literals in found:
-        said: list[tuple[Value, ...]] = [
-            atom.values for atom, sign in literals if sign and isinstance(atom, Among) and atom.field == field
-        ]
+        said = [atom.values for atom, sign in literals if sign and isinstance(atom, Among) and atom.field == field]
         if not said:
             return None
-        implied.update(min(said, key=lambda values: len(values)))
+        fewest: tuple[Value, ...] = min(said, key=len)
+        implied.update(fewest)
     return implied
 
 

@@ -55,6 +55,15 @@ class Rules:
         self._removed: dict[str, list[Int64]] = {}
         self._scope: _Scope | None = None
 
+    @staticmethod
+    def warm_up() -> None:
+        """Order one candidate under one rule of each kind, so that no request waits for the kernel."""
+        one = np.ones(1, np.bool_)
+        policy = Policy(
+            [Weighed(one, 2.0)], [Pinned(one, 1)], [Capped(np.ones((1, 1), np.uint32), 1)], [Required(one, 1, 1)]
+        )
+        apply_policy(np.zeros(1, np.float32), np.zeros(1, np.int64), 1, policy)
+
     def begin(
         self, query: Query, user: User, view: View, segments: tuple[int, int], offset_ms: int, now_ms: int
     ) -> None:  # fmt: skip
