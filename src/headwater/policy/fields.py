@@ -39,6 +39,7 @@ class Field:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    moves: bool = False  # it changes as time goes by
 
 
 class UnknownFieldError(ConfigurationError):

@@ -149,14 +149,15 @@ def _groups(n: int, capped: Sequence[Capped]) -> tuple[Int32, Int64, Int64]:
     limits, rule_of = [np.zeros(1, np.int64)], []
     first = 1
     for rule, cap in enumerate(capped):
-        values, inverse = np.unique(cap.codes, return_inverse=True)
-        numbers = (inverse.reshape(cap.codes.shape) + first).astype(np.int32)
-        numbers[cap.codes == 0] = 0
+        codes = cap.codes[:, cap.codes.any(axis=0)]  # most items fill few of their places
+        values, inverse = np.unique(codes, return_inverse=True)
+        numbers = (inverse.reshape(codes.shape) + first).astype(np.int32)
+        numbers[codes == 0] = 0
         numbers.sort(axis=1)
         numbers[:, 1:][numbers[:, 1:] == numbers[:, :-1]] = 0
         columns.append(numbers)
         limits.append(np.full(len(values), cap.at_most, np.int64))
-        rule_of += [rule] * cap.codes.shape[1]
+        rule_of += [rule] * codes.shape[1]
         first += len(values)
     groups = np.concatenate(columns, axis=1) if columns else np.zeros((n, 0), np.int32)
     return np.ascontiguousarray(groups), np.concatenate(limits), np.array(rule_of, np.int64)

@@ -70,7 +70,7 @@ def rule_fields(config: Config, plan: Plan) -> Fields:
         Field("price", Kind.NUMBER, True, "the state keeps 0 for an item without a price", optional=False, low=0.0),
         Field("published", Kind.TIME, True, "from when on it is shown"),
         Field("expires", Kind.TIME, True, "until when it is shown"),
-        Field("age", Kind.DURATION, True, "since it was published, or else first seen", low=0.0),
+        Field("age", Kind.DURATION, True, "since it was published, or else first seen", low=0.0, moves=True),
     ]
     for attribute, _ in plan.item_attributes:
         known.append(_attribute(f"attributes.{attribute.name}", attribute.kind, per_item=True))
@@ -164,11 +164,13 @@ class Codes:
         self._unknown: set[tuple[str, str]] = set()
         self._item_offset = -1
 
-    def moved_to(self, item_offset: int) -> None:
-        """Item columns stand at ``item_offset`` now: a text that was unknown may have come with them."""
-        if item_offset != self._item_offset:
-            self._item_offset = item_offset
-            self._unknown.clear()
+    def moved_to(self, item_offset: int) -> bool:
+        """Item columns stand at ``item_offset`` now: a text that was unknown may have come with them. Whether they moved."""
+        if item_offset == self._item_offset:
+            return False
+        self._item_offset = item_offset
+        self._unknown.clear()
+        return True
 
     def code(self, field: Field, text: str) -> int | str:
         """What a column of ``field`` holds for ``text``; 0 when no item can have it."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from headwater.features.plan import Plan
 from headwater.features.rows import User
 from headwater.log.protocol import Vocabulary
-from headwater.policy.expression import Among, Node, holds, holds_for_request
+from headwater.policy.expression import Among, Node, fields_of, holds, holds_for_request
 from headwater.policy.fields import Field
 from headwater.policy.order import Capped, Pinned, Policy, Required, Weighed, apply_policy
 from headwater.policy.rules import CompiledRule, compile_rules
@@ -51,6 +51,11 @@ class Rules:
         self._columns = ItemColumns(plan)
         self._values = RequestValues(plan, vocabulary)
         self._codes = Codes(vocabulary)
+        self._kept = {
+            rule.name: _Kept(rule.where)
+            for rule in compiled
+            if rule.where is not None and all(field.per_item and not field.moves for field in fields_of(rule.where))
+        }
         self._acting: list[CompiledRule] = []
         self._removed: dict[str, list[Int64]] = {}
         self._scope: _Scope | None = None
@@ -68,7 +73,9 @@ class Rules:
         self, query: Query, user: User, view: View, segments: tuple[int, int], offset_ms: int, now_ms: int
     ) -> None:  # fmt: skip
         """Another request: which rules act on it. ``offset_ms`` is local time less UTC."""
-        self._codes.moved_to(view.item_offset)
+        if self._codes.moved_to(view.item_offset):
+            for kept in self._kept.values():
+                kept.forget(view.table.count)
         self._scope = _Scope(self, view, user, query.surface, segments, now_ms, now_ms + offset_ms)
         self._acting = [
             rule for rule in self.compiled
@@ -82,7 +89,7 @@ class Rules:
         """``shown`` (``bool[n]``: may be shown otherwise) less what filters remove; the first that does not hold counts it."""
         for rule in self._acting:
             if rule.rule.filter is not None and rule.where is not None:
-                kept = self._holds(rule.where, items)
+                kept = self._holds(rule, items)
                 removed = items[shown & ~kept]
                 if len(removed):
                     self._removed[rule.name].append(removed)
@@ -125,13 +132,13 @@ class Rules:
             elif rule.where is None or said.filter is not None:
                 continue
             elif (weight := said.boost or said.bury) is not None:
-                weighed.append(Weighed(self._holds(rule.where, items), weight.factor))
+                weighed.append(Weighed(self._holds(rule, items), weight.factor))
                 names[0].append(rule.name)
             elif said.pin is not None:
-                pinned.append(Pinned(self._holds(rule.where, items), said.pin.position))
+                pinned.append(Pinned(self._holds(rule, items), said.pin.position))
                 names[1].append(rule.name)
             elif said.quota is not None:
-                required.append(Required(self._holds(rule.where, items), said.quota.at_least, said.quota.within))
+                required.append(Required(self._holds(rule, items), said.quota.at_least, said.quota.within))
                 names[3].append(rule.name)
         done = apply_policy(scores, ties, k, Policy(weighed, pinned, capped, required))
         for group, counted in zip(names, (done.weighed, done.pinned, done.capped, done.required), strict=True):
@@ -152,9 +159,13 @@ class Rules:
                 notes.append(f'{shown} of {k} items: rule "{rule.name}" {did} {count} candidates')
         return notes
 
-    def _holds(self, node: Node, items: Int64) -> Bools:
-        assert self._scope is not None, "begin comes first"  # noqa: S101  (a mistake of the caller, not of data)
-        return holds(node, self._scope.of(items), len(items))
+    def _holds(self, rule: CompiledRule, items: Int64) -> Bools:
+        assert self._scope is not None  # noqa: S101  (begin comes first: a mistake of the caller, not of data)
+        assert rule.where is not None  # noqa: S101
+        kept = self._kept.get(rule.name)
+        if kept is not None:
+            return kept.holds(items, self._scope)
+        return holds(rule.where, self._scope.of(items), len(items))
 
     def _read(self, field: Field, items: Int64) -> Columns:
         assert self._scope is not None, "begin comes first"  # noqa: S101
@@ -173,6 +184,32 @@ class Rules:
     def code(self, field: Field, text: str) -> int | str:
         """What columns of ``field`` hold for ``text``."""
         return self._codes.code(field, text)
+
+
+class _Kept:
+    """For which items an expression over items alone holds: asked once for each until item columns move on."""
+
+    _UNKNOWN = 2
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._known = np.zeros(0, np.uint8)
+
+    def forget(self, count: int) -> None:
+        """Item columns have moved on, and there are ``count`` items."""
+        if len(self._known) < count:
+            self._known = np.empty(2 * count, np.uint8)
+        self._known[:] = self._UNKNOWN
+
+    def holds(self, items: Int64, scope: _Scope) -> Bools:
+        if len(items) and items.max() >= len(self._known):  # a user row may know items newer than the columns
+            return holds(self._node, scope.of(items), len(items))
+        found = self._known[items]
+        unknown = found == self._UNKNOWN
+        if unknown.any():
+            new = items[unknown]
+            found[unknown] = self._known[new] = holds(self._node, scope.of(new), len(new))
+        return found.astype(np.bool_)
 
 
 class _Scope:
