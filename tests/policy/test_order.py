@@ -9,8 +9,9 @@ import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.policy.order import Capped, Ordered, Pinned, Policy, Required, Weighed, apply_policy
-from headwater.testing.policy_oracle import SlowPolicy, order_slowly
+from headwater.policy.diversity import LEAST_WINDOW, diversified, window
+from headwater.policy.order import Capped, Diverse, Ordered, Pinned, Policy, Required, Weighed, apply_policy
+from headwater.testing.policy_oracle import SlowPolicy, diversify_slowly, order_slowly
 from tests.features.states import STABLE
 
 NOBODY = 0
@@ -122,3 +123,38 @@ def test_a_quota_brings_in_what_it_needs_and_no_more() -> None:
     found = ordered(SCORES, 4, SlowPolicy(required=[({4, 5}, 1, 3)]))
     assert (found.positions.tolist(), found.required) == ([0, 1, 4, 2], [1])
     assert ordered(SCORES, 4, SlowPolicy(required=[({0}, 1, 3)])).required == [0]
+
+
+@STABLE
+@given(st.integers(0, 14), st.integers(1, 10), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(0, 1_000))
+def test_diversity_is_marginal_relevance_one_by_one(n: int, k: int, weight: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = random.choice([-1.0, 0.0, 0.5, 2.0], n)
+    vectors = random.normal(size=(n, 3)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[random.random(n) < 0.2] = 0.0
+    order = np.lexsort((np.arange(n), -scores))
+    found = diversified(order, scores, vectors[order], k, weight)
+    similarity = vectors[order] @ vectors[order].T
+    assert found.tolist() == diversify_slowly(order.tolist(), scores[order].tolist(), similarity.tolist(), k, weight)
+    if weight == 0.0:
+        assert found.tolist() == order.tolist()
+
+
+def test_diversity_takes_what_differs_and_pins_come_behind_it() -> None:
+    vectors = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], np.float32)
+    scores, ties = np.array([4.0, 3.0, 2.0, 1.0], np.float32), np.arange(4)
+    pin = Pinned(mask({3}, 4), 1)
+    different = Policy(diverse=lambda order: Diverse(vectors[order], 0.5))
+    assert apply_policy(scores, ties, 3, different).positions.tolist() == [0, 2, 1]
+    pinned = Policy(pinned=[pin], diverse=lambda order: Diverse(vectors[order], 0.5))
+    assert apply_policy(scores, ties, 3, pinned).positions.tolist() == [3, 0, 2]
+
+
+def test_what_ranks_far_below_is_not_looked_at() -> None:
+    n = LEAST_WINDOW + 20
+    assert window(n, 5) == LEAST_WINDOW
+    assert window(n, 30) == n
+    vectors = np.zeros((LEAST_WINDOW, 2), np.float32)
+    found = diversified(np.arange(n), -np.arange(n, dtype=np.float64), vectors, 5, 0.9)
+    assert found.tolist() == list(range(n))

@@ -31,7 +31,7 @@ from headwater.serving.view import FoldView
 from headwater.testing.events import START_MS, Step, TableRow, Written
 from headwater.testing.policy_oracle import Facts, holds_slowly
 from tests.retrieval.worlds import World, clicks
-from tests.serving.rankers import by_column
+from tests.serving.rankers import by_column, giving
 
 DAY_MS = 86_400_000
 NOW_MS = moment_ms("2026-03-04T20:30:00Z")  # a Wednesday
@@ -353,3 +353,20 @@ def test_effects_on_served_lists(case: Case) -> None:
     assert (effect.acts, effect.touched, effect.shortened, effect.emptied) == (
         case.acts, case.touched, case.shortened, case.emptied,
     )  # fmt: skip
+
+
+def test_a_surface_with_diversity_mixes_what_is_alike() -> None:
+    items = [Item(id=f"{kind}{n}", categories=[kind]) for kind in ("a", "b", "c") for n in range(5)]
+    small = World(log := Written(made()), plan := compile_plan(made()), fold := Fold(plan), FoldView(plan, fold))
+    small.add(Step(START_MS, PutItems(items)), clicks(*[(f"u{n}", "a0") for n in range(9)]))
+
+    def kinds(diversity: float, surface: str = "home") -> list[str]:
+        config = parse_config(f'[[surfaces]]\nname = "home"\ndiversity = {diversity}\n[[surfaces]]\nname = "cart"\n')
+        pipeline = Pipeline(config, plan, rules=open_rules(config, plan, log.log.vocabulary()))
+        answer = pipeline.recommend(
+            Query("r", k=6, surface=surface, deadline_ms=1e9), small.view, giving(plan, 1.0), START_MS + 10
+        )
+        return [name[0] for name in log.names(answer.items.tolist())]
+
+    assert kinds(0.0) == ["a"] * 5 + ["b"] == kinds(0.9, "cart")
+    assert sorted(kinds(0.9)[:3]) == ["a", "b", "c"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from headwater.jit import kernel
+from headwater.policy.diversity import diversified
 
 Bools = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
@@ -52,6 +53,14 @@ class Required:
 
 
 @dataclass(frozen=True, slots=True)
+class Diverse:
+    """Difference counts with ``weight`` beside rank; ``vectors`` of candidates (see ``policy.diversity``)."""
+
+    vectors: Float32
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What acts on one list. Where rules of one kind disagree, the earlier one goes first."""
 
@@ -59,6 +68,7 @@ class Policy:
     pinned: Sequence[Pinned] = ()
     capped: Sequence[Capped] = ()
     required: Sequence[Required] = ()
+    diverse: Callable[[Int64], Diverse] | None = None  # from the order of the candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,7 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
 
     ``scores`` is ``float32[n]``, ``ties`` (``int64[n]``) decides between equal ones, lower first. Then:
 
-    1. Boosts and buries change what scores count; that is the order from here on.
+    1. Boosts and buries change what scores count; diversity chooses the first ``k`` anew. That is the order from here on.
     2. Each pin, in turn, takes its best ranked candidate to its position, or to the first free one behind it. Pins count in caps,
        and are not stopped by them.
     3. The free positions are filled from the first one on. A candidate is out once one of its values is as often in the
@@ -100,6 +110,9 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
     n = len(scores)
     counted = weigh(scores, policy.weighed)
     order = np.lexsort((ties, -counted))
+    if policy.diverse is not None:
+        diverse = policy.diverse(order)
+        order = diversified(order, counted, diverse.vectors, k, diverse.weight)
     if not (policy.pinned or policy.capped or policy.required):
         shown = order[:k]
         held = [int(each.holds[shown].sum()) for each in policy.weighed]

@@ -59,11 +59,12 @@ class Segments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Surface(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A place that shows a list. ``sources`` absent: all that are enabled."""
+    """A place that shows a list. ``sources`` absent: all that are enabled. ``diversity``: what difference counts beside rank."""
 
     name: Name
     k: Annotated[int, Meta(ge=1, le=200)] = 20
     sources: tuple[str, ...] | None = None
+    diversity: _Share = 0.0
 
 
 class CoVisits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

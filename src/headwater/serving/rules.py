@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import numpy.typing as npt
 from headwater.features.plan import Plan
 from headwater.features.rows import User
 from headwater.log.protocol import Vocabulary
+from headwater.policy.diversity import window
 from headwater.policy.expression import Among, Node, fields_of, holds, holds_for_request
 from headwater.policy.fields import Field
-from headwater.policy.order import Capped, Pinned, Policy, Required, Weighed, apply_policy
+from headwater.policy.order import Capped, Diverse, Pinned, Policy, Required, Weighed, apply_policy
 from headwater.policy.rules import CompiledRule, compile_rules
 from headwater.retrieval.merge import Candidates
 from headwater.schema.config import Config
@@ -25,16 +27,19 @@ Int64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 
+NONE: Mapping[str, float] = MappingProxyType({})
+
 
 def open_rules(config: Config, plan: Plan, vocabulary: Vocabulary) -> Rules | None:
-    """The rules of ``config``, None when it has none.
+    """The rules of ``config`` and the diversity of its surfaces, None when it has neither.
 
     Raises:
         ConfigurationError: some rules do not compile; the message names each.
     """
-    if not config.rules:
+    diversity = {surface.name: surface.diversity for surface in config.surfaces if surface.diversity}
+    if not config.rules and not diversity:
         return None
-    return Rules(compile_rules(config.rules, rule_fields(config, plan)), plan, vocabulary)
+    return Rules(compile_rules(config.rules, rule_fields(config, plan)), plan, vocabulary, diversity)
 
 
 class Rules:
@@ -45,7 +50,9 @@ class Rules:
     better ranked candidates it kept out, of a quota how many it brought in.
     """
 
-    def __init__(self, compiled: tuple[CompiledRule, ...], plan: Plan, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, compiled: tuple[CompiledRule, ...], plan: Plan, vocabulary: Vocabulary, diversity: Mapping[str, float] = NONE
+    ) -> None:  # fmt: skip
         self.compiled = compiled
         self.counts: dict[str, int] = {}
         self._columns = ItemColumns(plan)
@@ -56,16 +63,23 @@ class Rules:
             for rule in compiled
             if rule.where is not None and all(field.per_item and not field.moves for field in fields_of(rule.where))
         }
+        self._diversity = diversity
+        self._weight = 0.0
         self._acting: list[CompiledRule] = []
         self._removed: dict[str, list[Int64]] = {}
         self._scope: _Scope | None = None
+        self._view: View | None = None
 
     @staticmethod
     def warm_up() -> None:
         """Order one candidate under one rule of each kind, so that no request waits for the kernel."""
         one = np.ones(1, np.bool_)
         policy = Policy(
-            [Weighed(one, 2.0)], [Pinned(one, 1)], [Capped(np.ones((1, 1), np.uint32), 1)], [Required(one, 1, 1)]
+            [Weighed(one, 2.0)],
+            [Pinned(one, 1)],
+            [Capped(np.ones((1, 1), np.uint32), 1)],
+            [Required(one, 1, 1)],
+            lambda _: Diverse(np.ones((1, 1), np.float32), 0.5),
         )
         apply_policy(np.zeros(1, np.float32), np.zeros(1, np.int64), 1, policy)
 
@@ -77,6 +91,7 @@ class Rules:
             for kept in self._kept.values():
                 kept.forget(view.table.count)
         self._scope = _Scope(self, view, user, query.surface, segments, now_ms, now_ms + offset_ms)
+        self._view, self._weight = view, self._diversity.get(query.surface, 0.0)
         self._acting = [
             rule for rule in self.compiled
             if rule.acts_at(query.surface, now_ms, now_ms + offset_ms)
@@ -140,10 +155,15 @@ class Rules:
             elif said.quota is not None:
                 required.append(Required(self._holds(rule, items), said.quota.at_least, said.quota.within))
                 names[3].append(rule.name)
-        done = apply_policy(scores, ties, k, Policy(weighed, pinned, capped, required))
+        diverse = (lambda order: self._diverse(items, order, k)) if self._weight else None
+        done = apply_policy(scores, ties, k, Policy(weighed, pinned, capped, required, diverse))
         for group, counted in zip(names, (done.weighed, done.pinned, done.capped, done.required), strict=True):
             self.counts.update(zip(group, counted, strict=True))
         return done.positions
+
+    def _diverse(self, items: Int64, order: Int64, k: int) -> Diverse:
+        assert self._view is not None  # noqa: S101  (begin comes first: a mistake of the caller, not of data)
+        return Diverse(self._view.index.content[items[order[: window(len(order), k)]]], self._weight)
 
     def close(self, shown: int, k: int) -> list[str]:
         """Count what filters removed; a note for each rule that is a reason why ``shown`` of ``k`` items came together."""

@@ -104,3 +104,21 @@ def order_slowly(scores: Sequence[float], ties: Sequence[int], k: int, policy: S
         most = max(sum(c in chosen for chosen in pressing) for c in left)
         places[place] = next(c for c in left if sum(c in chosen for chosen in pressing) == most)
     return [c for c in places if c is not None]
+
+
+def diversify_slowly(
+    order: list[int], scores: list[float], similarity: list[list[float]], k: int, weight: float
+) -> list[int]:  # fmt: skip
+    """The order that ``policy.diversity.diversified`` describes; scores and similarities stand in ``order``, all are looked at."""
+    best, last = (scores[0], scores[-1]) if scores else (0.0, 0.0)
+    left, chosen = list(range(len(order))), list[int]()
+
+    def worth(place: int) -> float:
+        relevance = (scores[place] - last) / (best - last) if best > last else 0.0
+        return (1.0 - weight) * relevance - weight * max([0.0, *(similarity[other][place] for other in chosen)])
+
+    while left and len(chosen) < k:
+        taken = max(left, key=lambda place: (worth(place), -place))
+        chosen.append(taken)
+        left.remove(taken)
+    return [order[place] for place in [*chosen, *left]]
