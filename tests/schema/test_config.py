@@ -19,6 +19,7 @@ from headwater.schema.config import (
     resolve_data_dir,
 )
 from headwater.schema.errors import ConfigurationError
+from headwater.schema.rules import ACTIONS
 from headwater.schema.template import config_template
 
 
@@ -41,9 +42,12 @@ def test_the_template_loads_to_the_defaults() -> None:
 
 def test_the_template_holds_every_key() -> None:
     lines = config_template().splitlines()
-    tables = "\n".join(line.removeprefix("# ") for line in lines[lines.index("# [[tables]]") :])
+    rules_at, tables_at = lines.index("# [[rules]]"), lines.index("# [[tables]]")
+    rules = "\n".join(line.removeprefix("# ") for line in lines[rules_at : lines.index("", rules_at)])
+    tables = "\n".join(line.removeprefix("# ") for line in lines[tables_at:])
+    assert [rule.action for rule in parse_config(rules).rules] == [*ACTIONS[:4], "pin", *ACTIONS[4:]]
     assert parse_config(tables).tables[0].name == "quality"
-    assert keys_of(tomllib.loads(config_template() + tables)) == set(known_keys())
+    assert keys_of(tomllib.loads(config_template() + rules + "\n" + tables)) == set(known_keys())
 
 
 def test_no_file_means_the_defaults() -> None:
@@ -99,6 +103,47 @@ def test_seen_and_sequence_follow_positive() -> None:
         ("[segments]\nkeys = ['a', 'b', 'c']", "my.toml: segments.keys: Expected at most 2 keys, got 3"),
         ("[segments]\nkeys = ['a', 'a']", 'my.toml: segments.keys[1]: "a" stands there twice'),
         ("x = [", "my.toml: Not valid TOML"),
+        (
+            "[[rules]]\nname='a'",
+            'my.toml: rules: rule "a": Expected exactly one action of filter, boost, bury, pin, cap, quota, got none',
+        ),
+        (
+            "[[rules]]\nname='a'\nfilter='true'\ncap={by='category', at_most=1}",
+            'my.toml: rules: rule "a": Expected exactly one action of filter, boost, bury, pin, cap, quota, got filter and cap',
+        ),
+        (
+            "[[rules]]\nname='a'\nfilter='true'\n[[rules]]\nname='a'\nfilter='true'",
+            'my.toml: rules[1]: "a" stands there twice',
+        ),
+        (
+            "[[rules]]\nname='a'\nfilter='true'\nsurfaces=['hom']",
+            'my.toml: rules[0].surfaces: There is no surface "hom", did you mean "home"?',
+        ),
+        (
+            "[[rules]]\nname='a'\nboost={where='true', facter=2.0}",
+            "my.toml: Unknown key `rules[0].boost.facter`; did you mean `rules[0].boost.factor`?",
+        ),
+        (
+            "[[rules]]\nname='a'\nboost={where='true', factor=0.5}",
+            "my.toml: rules[0].boost.factor: Expected `float` > 1.0",
+        ),
+        (
+            "[[rules]]\nname='a'\npin={position=1}",
+            'my.toml: rules: rule "a": Expected a pin with either `item` or `where`',
+        ),
+        ("[[rules]]\nname='a'\nfilter='true'\nfrom='soon'", 'my.toml: rules: rule "a": Expected a time such as'),
+        (
+            "[[rules]]\nname='a'\nfilter='true'\nfrom='2026-01-02'\nuntil='2026-01-02'",
+            'my.toml: rules: rule "a": Expected `until` after `from`',
+        ),
+        (
+            "[[rules]]\nname='a'\nfilter='true'\nhours='9-5'",
+            'my.toml: rules: rule "a": Expected `hours` such as "18:00-23:30"',
+        ),
+        (
+            "[[rules]]\nname='a'\nquota={where='true', at_least=3, within=2}",
+            'my.toml: rules: rule "a": A quota of 3 items does not fit into the first 2; raise `within`',
+        ),
     ],
 )
 def test_a_mistake_is_named_with_file_and_key(text: str, message: str) -> None:

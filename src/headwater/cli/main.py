@@ -29,6 +29,7 @@ from headwater.cli import (
     models,
     pipeline,
     recommend,
+    rules,
     serve,
     train,
 )
@@ -37,8 +38,8 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, recommend, pipeline, ladder, features, archive, backup, erase, bench,
-    capacity, demo, doctor,
+    init, importing, train, evaluate, models, learn, serve, recommend, pipeline, ladder, rules, features, archive, backup, erase,
+    bench, capacity, demo, doctor,
 )  # fmt: skip
 
 

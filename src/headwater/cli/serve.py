@@ -93,6 +93,7 @@ def serve(
     if role in (Role.ALL, Role.API):
         _check_loopback(host)
     if role is Role.ALL:
+        _check_rules(chosen)
         _supervise(chosen, host, port, serving.workers if workers is None else workers, shift_ms)
         return
     from headwater.online.supervisor import die_with_supervisor
@@ -139,6 +140,20 @@ def _check_loopback(host: str) -> None:
         f'serving.host: "{host}" can be reached from elsewhere and there are no API keys yet. '
         "Listen on 127.0.0.1 and put a proxy that checks callers in front"
     )
+
+
+def _check_rules(chosen: Settings) -> None:
+    """Rules that do not compile are found before anything starts.
+
+    Raises:
+        ConfigurationError: the message names each.
+    """
+    if chosen.config.rules:
+        from headwater.features.plan import compile_plan
+        from headwater.policy.rules import compile_rules
+        from headwater.serving.rule_fields import rule_fields
+
+        compile_rules(chosen.config.rules, rule_fields(chosen.config, compile_plan(chosen.config)))
 
 
 def _clock_shift_ms(chosen: Settings) -> int:

@@ -70,6 +70,9 @@ class Metrics:
         self.walked = Counter(
             "headwater_walked", "Answers that walked a lower tier on purpose", ("tier",), registry=registry
         )
+        self.rules = Counter(
+            "headwater_rule_items", "Items that a rule removed, moved, placed or kept out", ("rule",), registry=registry
+        )
         self.candidates = Counter(
             "headwater_source_candidates", "Candidates that a source offered", ("source",), registry=registry
         )

@@ -34,6 +34,7 @@ from headwater.serving.model import Model
 from headwater.serving.pipeline import Conditions, Pipeline
 from headwater.serving.region import REGION_KEY, StoredRegion
 from headwater.serving.request import NO_ITEMS, NO_MODEL, Answer, Query
+from headwater.serving.rules import open_rules
 from headwater.serving.view import View
 
 log = structlog.get_logger()
@@ -74,8 +75,9 @@ class Recommender:
         self.model: Model | None = None
         self.view = view
         self.pipeline = Pipeline(
-            config, plan, stored_region=StoredRegion(vocabulary), zones=Zones(vocabulary), conditions=conditions
-        )
+            config, plan, stored_region=StoredRegion(vocabulary), zones=Zones(vocabulary), conditions=conditions,
+            rules=open_rules(config, plan, vocabulary),
+        )  # fmt: skip
         self._config = config
         self._plan = plan
         self._vocabulary = vocabulary
@@ -198,6 +200,8 @@ class Recommender:
 
     def warm_up(self, now_ms: int) -> None:
         """Run the pipeline once for a stranger, so that no request waits for a kernel."""
+        if self.pipeline.rules is not None:
+            self.pipeline.rules.warm_up()
         self.answer(Asked(Query(request_id="warm-up", k=1, deadline_ms=60_000.0), STRANGER), now_ms)
 
     def _known(self, items: list[str]) -> npt.NDArray[np.int64]:

@@ -72,6 +72,7 @@ class Service:
         self._outcome_of: Labelled[tuple[str, str], Counter] = Labelled(lambda key: metrics.stage_outcomes.labels(*key))
         self._width_of = Labelled(metrics.stage_items.labels)
         self._scorer, self._pace, self._stalls = ThreadScorer(), MeasuredPace(), 0
+        self._rule_of = Labelled(metrics.rules.labels)
         self.writer = WriterClient(
             data / "run" / "writer.sock", ack_timeout_s=ACK_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S
         )
@@ -183,6 +184,8 @@ class Service:
             self._stalls = stalls
         for source, width in answer.widths.items():
             self._source_of[source].inc(width)
+        for rule, count in answer.rules.items():
+            self._rule_of[rule].inc(count)
 
     # -- state -----------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,6 +21,7 @@ from headwater.schema.durations import PATTERN, Delay, Duration, parse_delay, pa
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Name
 from headwater.schema.models import Gate, Learn, Limit, Models
+from headwater.schema.rules import Rule
 from headwater.schema.tables import TableSource
 
 MAX_EVENT_TYPES = 15
@@ -57,7 +59,7 @@ class Segments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Surface(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A place that shows a list. ``sources`` absent: all that are enabled.
+    """A place that shows a list. ``sources`` absent: all that are enabled. ``diversity``: what difference counts beside rank.
 
     ``about = "latest"``: the list is about the item that the user turned to last ("because you…"), unless the request
     names items.
@@ -67,6 +69,7 @@ class Surface(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     about: Literal["nothing", "latest"] = "nothing"
     k: Annotated[int, Meta(ge=1, le=200)] = 20
     sources: tuple[str, ...] | None = None
+    diversity: _Share = 0.0
 
 
 class CoVisits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -282,6 +285,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retention: Retention = Retention()
     state: State = State()
     tables: tuple[TableSource, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
         _check_events(self.events)
@@ -301,6 +305,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _check_names("tables", [table.name for table in self.tables])
         for index, table in enumerate(self.tables):
             _check_durations(table, f"tables[{index}].")
+        _check_names("rules", [rule.name for rule in self.rules])
+        surfaces = [surface.name for surface in self.surfaces]
+        for index, rule in enumerate(self.rules):
+            for name in rule.surfaces or ():
+                if name not in surfaces:
+                    raise ConfigurationError(
+                        f'rules[{index}].surfaces: There is no surface "{name}"{_nearest(name, surfaces)}'
+                    )
         if not self.training.labels:
             labels = tuple(Label(name=t.name) for t in self.events if t.positive)
             msgspec.structs.force_setattr(self, "training", msgspec.structs.replace(self.training, labels=labels))
@@ -373,7 +385,10 @@ def _walk(kind: type, prefix: str) -> Iterator[tuple[str, type]]:
 
 
 def _struct_in(annotation: Any) -> tuple[type | None, bool]:
-    """The struct that a field holds, and whether it holds a tuple of them."""
+    """The struct that a field holds (or may hold), and whether it holds a tuple of them."""
+    if get_origin(annotation) in (Union, UnionType):
+        inside = [_struct_in(part) for part in get_args(annotation)]
+        return next((found for found in inside if found[0] is not None), (None, False))
     if isinstance(annotation, type) and issubclass(annotation, Struct):
         return annotation, False
     if get_origin(annotation) is tuple:

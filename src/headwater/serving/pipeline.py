@@ -43,6 +43,7 @@ from headwater.serving.pace import Pace
 from headwater.serving.rank import NO_ROWS, Moment, Order, RankStage
 from headwater.serving.region import nowhere
 from headwater.serving.request import NO_MODEL, Answer, Query
+from headwater.serving.rules import Rules
 from headwater.serving.run import Deadline, Run
 from headwater.serving.scorer import DirectScorer, Scorer
 from headwater.serving.stages import TIER_LAST, TIER_POPULAR, TIER_RETRIEVAL
@@ -66,18 +67,19 @@ class Pipeline:
     """Turns a query into an answer. Holds the reused memory of one worker, so it is not thread-safe.
 
     ``stored_region`` gives the region of a user row, for queries that name none; ``zones`` the time zones that rows
-    name (None: local time is UTC).
+    name (None: local time is UTC). ``rules`` are those of the configuration; training and evaluation go without.
     """
 
     def __init__(
         self, config: Config, plan: Plan, *, sources: tuple[Source, ...] | None = None,
         stored_region: Callable[[User], int] = nowhere, zones: Zones | None = None, timer: Callable[[], float] = time.perf_counter,
-        conditions: Conditions | None = None,
+        conditions: Conditions | None = None, rules: Rules | None = None,
     ) -> None:  # fmt: skip
         self.config, self.plan, self.timer = config, plan, timer
         self.conditions = conditions if conditions is not None else Conditions()
         self.stored_region = stored_region
         self.zones = zones
+        self.rules = rules
         self.sources = configured_sources(config, plan) if sources is None else sources
         self.by_surface = {s.name: s.sources for s in config.surfaces}
         self._about_latest = frozenset(s.name for s in config.surfaces if s.about == "latest")
@@ -110,13 +112,12 @@ class Pipeline:
             order = self._ranking.rank(moment, candidates, run)
         else:
             candidates, used, order = self._stored(query, view, segments, now_ms, run)
-        chosen = order.positions[: query.k]
-        run.lap("policy", len(chosen))
+        order = self._policy(candidates, order, query.k, run)
         address = Address(
             user_offset, view.item_offset, now_ms, self.plan.hash, model.version if model is not None else NO_MODEL
         )
         logged = [*segments, query.anchor, context.offset_ms, *query.before]
-        answer = self._respond(view, candidates, used, chosen, order, logged, address, run)
+        answer = self._respond(view, candidates, used, order, logged, address, run)
         run.lap("respond")
         pace.took(run.deadline.spent_ms(), query.deadline_ms)
         lists = self.conditions.lists
@@ -135,10 +136,8 @@ class Pipeline:
         candidates, used, order = self._stored(query, view, query.segments, now_ms, run)
         version = model.version if model is not None else NO_MODEL
         address = Address(0, view.item_offset, now_ms, self.plan.hash, version)
-        chosen = order.positions[: query.k]
-        return self._respond(
-            view, candidates, used, chosen, order, [*query.segments, query.anchor, 0], address, run
-        )  # fmt: skip
+        order = self._policy(candidates, order, query.k, run)
+        return self._respond(view, candidates, used, order, [*query.segments, query.anchor, 0], address, run)
 
     def candidates(self, query: Query, view: View, now_ms: int, model: Model | None = None) -> Candidates:
         """What the sources offer for ``query``: the first half of :meth:`recommend`, for training."""
@@ -191,6 +190,7 @@ class Pipeline:
 
         Returns the candidates and the sources that their positions refer to.
         """
+        self._begin_rules(query, view, segments, now_ms)
         if query.candidates is not None:
             return self._given(query, query.candidates, view, segments, now_ms, run)
         barred = self._bar(query)
@@ -217,6 +217,7 @@ class Pipeline:
             candidates = merge(offers, limit, lambda ids: self._may_show(ids, view, now_ms))
             if len(candidates) < query.k:
                 candidates = self._fill(candidates, used, query, view, now_ms)
+            candidates = self._with_pinned(candidates, len(used), view, now_ms)
         finally:
             self._barred[barred] = 0
         run.lap("eligibility", len(candidates))
@@ -255,6 +256,7 @@ class Pipeline:
 
         Of the caller's own candidates: these, in the caller's order.
         """
+        self._begin_rules(query, view, segments, now_ms)
         if query.candidates is not None:
             candidates, used = self._given(query, query.candidates, view, segments, now_ms, run)
             for stage in ("assemble", "deep_rank"):
@@ -275,21 +277,34 @@ class Pipeline:
                     rest = more(view, now_ms)
                     rest = rest[self._may_show(rest, view, now_ms)]
                     items = np.concatenate([items, rest[~np.isin(rest, items)][: query.k - len(items)]])
+            source = np.ones(len(items), np.int64)
+            source[: len(own)] = 0
+            candidates = self._with_pinned(Candidates(items, np.zeros(len(items), np.float32), source), 2, view, now_ms)
         finally:
             self._barred[barred] = 0
         for stage in ("fetch", "assemble", "deep_rank"):
             run.skip(stage)
-        run.lap("eligibility", len(items))
-        source = np.ones(len(items), np.int64)
-        source[: len(own)] = 0
-        scores = np.zeros(len(items), np.float32)
-        order = Order(np.arange(len(items)), scores, scores[:, None][:0], scores[:, None][:0])
-        return Candidates(items, scores, source), [kept.origin if kept is not None else SNAPSHOT, SNAPSHOT], order
+        run.lap("eligibility", len(candidates))
+        order = Order(np.arange(len(candidates)), candidates.scores, NO_ROWS, NO_ROWS)
+        return candidates, [kept.origin if kept is not None else SNAPSHOT, SNAPSHOT, Catalogue()], order
+
+    def _policy(self, candidates: Candidates, order: Order, k: int, run: Run) -> Order:
+        """The ``k`` best; where there are rules, as they want it."""
+        rules = self.rules
+        if rules is None:
+            order = order.first(np.arange(min(k, len(order.positions))))
+        else:
+            ties = np.arange(len(order.positions))  # equal scores stay in the order that they have
+            order = order.first(rules.order(candidates.items[order.positions], order.scores, ties, k))
+            run.notes += rules.close(len(order.positions), k)
+        run.lap("policy", len(order.positions))
+        return order
 
     def _respond(
-        self, view: View, candidates: Candidates, used: Sequence[Source | Origin], chosen: npt.NDArray[np.int64],
-        order: Order, context: list[int], address: Address, run: Run,
+        self, view: View, candidates: Candidates, used: Sequence[Source | Origin], order: Order, context: list[int],
+        address: Address, run: Run,
     ) -> Answer:  # fmt: skip
+        chosen = order.positions
         items = candidates.items[chosen]
         names = [used[s] for s in candidates.source[chosen].tolist()]
         causes = np.zeros(len(items), np.int64)
@@ -303,7 +318,7 @@ class Pipeline:
             run.notes.append(why)
         return Answer(
             items=items,
-            scores=order.scores[: len(items)],
+            scores=order.scores,
             sources=[s.name for s in names],
             reasons=[s.reason for s in names],
             causes=causes,
@@ -315,6 +330,7 @@ class Pipeline:
             context=context,
             trace=run.trace,
             widths=run.widths,
+            rules={} if self.rules is None else self.rules.counts,
             walked=run.drawn,
         )
 
@@ -375,7 +391,19 @@ class Pipeline:
             ids, rows.u4[:, I_FLAGS], FLAG_HIDDEN, rows.i8[:, I_PUBLISHED], rows.i8[:, I_EXPIRES],
             rows.u4[:, I_REGIONS : I_REGIONS + MAX_REGIONS], self._region, now_ms, self._barred, self._eligible,
         )  # fmt: skip
-        return self._eligible[: len(ids)].astype(np.bool_)
+        shown = self._eligible[: len(ids)].astype(np.bool_)
+        return shown if self.rules is None else self.rules.filter(ids, shown)
+
+    def _begin_rules(self, query: Query, view: View, segments: tuple[int, int], now_ms: int) -> None:
+        if self.rules is not None:
+            self.rules.begin(query, self.user, view, segments, self._offset_ms(query, now_ms), now_ms)
+
+    def _with_pinned(self, candidates: Candidates, source: int, view: View, now_ms: int) -> Candidates:
+        if self.rules is None:
+            return candidates
+        return self.rules.with_pinned(
+            candidates, source, lambda ids: self._may_show(ids, view, now_ms), view.table.count
+        )
 
     def _everything(self, view: View, now_ms: int) -> npt.NDArray[np.int64]:
         return by_popularity(self.plan, view, now_ms)

@@ -51,6 +51,10 @@ class Order(NamedTuple):
     features: Float32
     modelled: Float32
 
+    def first(self, which: Int64) -> Order:
+        """These of the positions, in this order."""
+        return Order(self.positions[which], self.scores[which], self.features, self.modelled)
+
 
 class _Rows(NamedTuple):
     features: Features

@@ -52,7 +52,8 @@ class Answer:
     A reason may hold ``{item}``, which stands for the item ``causes[i]``. ``features`` are the assembled
     rows of the items, ``float32[k, d]`` (empty when nothing was assembled), ``modelled`` what the fitted sources of the
     bundle think of them, ``float32[k, sources]``. ``trace`` is what each stage did, in order;
-    ``widths`` candidates by source. ``walked`` is the tier that the request walked on purpose, 0: none.
+    ``widths`` candidates by source; ``rules`` what each rule of the configuration that acted did (``serving.rules``).
+    ``walked`` is the tier that the request walked on purpose, 0: none.
     """
 
     items: npt.NDArray[np.int64]
@@ -68,6 +69,7 @@ class Answer:
     context: list[int]
     trace: dict[str, Lap]
     widths: dict[str, int]
+    rules: dict[str, int] = field(default_factory=dict)
     walked: int = 0
 
     @property

@@ -1,0 +1,268 @@
+"""The rules of the configuration at work on one request: filters before ranking, everything else behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater.features.plan import Plan
+from headwater.features.rows import User
+from headwater.log.protocol import Vocabulary
+from headwater.policy.diversity import window
+from headwater.policy.expression import Among, Node, fields_of, holds, holds_for_request
+from headwater.policy.fields import Field
+from headwater.policy.order import Capped, Diverse, Pinned, Policy, Required, Weighed, apply_policy
+from headwater.policy.rules import CompiledRule, compile_rules
+from headwater.retrieval.merge import Candidates
+from headwater.schema.config import Config
+from headwater.serving.request import Query
+from headwater.serving.rule_fields import Codes, Columns, ItemColumns, RequestValues, rule_fields
+from headwater.serving.view import View
+
+Int64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+
+NONE: Mapping[str, float] = MappingProxyType({})
+
+
+def open_rules(config: Config, plan: Plan, vocabulary: Vocabulary) -> Rules | None:
+    """The rules of ``config`` and the diversity of its surfaces, None when it has neither.
+
+    Raises:
+        ConfigurationError: some rules do not compile; the message names each.
+    """
+    diversity = {surface.name: surface.diversity for surface in config.surfaces if surface.diversity}
+    if not config.rules and not diversity:
+        return None
+    return Rules(compile_rules(config.rules, rule_fields(config, plan)), plan, vocabulary, diversity)
+
+
+class Rules:
+    """Compiled rules and what they did to the request at hand: :meth:`begin` it, then the stages in their order.
+
+    Belongs to one pipeline. ``counts`` says of each rule that acted on the request what it did: of a filter how many
+    candidates it removed, of a boost or a bury how many shown items it holds for, of a pin whether it was placed, of a cap how many
+    better ranked candidates it kept out, of a quota how many it brought in.
+    """
+
+    def __init__(
+        self, compiled: tuple[CompiledRule, ...], plan: Plan, vocabulary: Vocabulary, diversity: Mapping[str, float] = NONE
+    ) -> None:  # fmt: skip
+        self.compiled = compiled
+        self.counts: dict[str, int] = {}
+        self._columns = ItemColumns(plan)
+        self._values = RequestValues(plan, vocabulary)
+        self._codes = Codes(vocabulary)
+        self._kept = {
+            rule.name: _Kept(rule.where)
+            for rule in compiled
+            if rule.where is not None and all(field.per_item and not field.moves for field in fields_of(rule.where))
+        }
+        self._diversity = diversity
+        self._weight = 0.0
+        self._acting: list[CompiledRule] = []
+        self._removed: dict[str, list[Int64]] = {}
+        self._scope: _Scope | None = None
+        self._view: View | None = None
+
+    @staticmethod
+    def warm_up() -> None:
+        """Order one candidate under one rule of each kind, so that no request waits for the kernel."""
+        one = np.ones(1, np.bool_)
+        policy = Policy(
+            [Weighed(one, 2.0)],
+            [Pinned(one, 1)],
+            [Capped(np.ones((1, 1), np.uint32), 1)],
+            [Required(one, 1, 1)],
+            lambda _: Diverse(np.ones((1, 1), np.float32), 0.5),
+        )
+        apply_policy(np.zeros(1, np.float32), np.zeros(1, np.int64), 1, policy)
+
+    def begin(
+        self, query: Query, user: User, view: View, segments: tuple[int, int], offset_ms: int, now_ms: int
+    ) -> None:  # fmt: skip
+        """Another request: which rules act on it. ``offset_ms`` is local time less UTC."""
+        if self._codes.moved_to(view.item_offset):
+            for kept in self._kept.values():
+                kept.forget(view.table.count)
+        self._scope = _Scope(self, view, user, query.surface, segments, now_ms, now_ms + offset_ms)
+        self._view, self._weight = view, self._diversity.get(query.surface, 0.0)
+        self._acting = [
+            rule for rule in self.compiled
+            if rule.acts_at(query.surface, now_ms, now_ms + offset_ms)
+            and (rule.when is None or holds_for_request(rule.when, self._scope))
+        ]  # fmt: skip
+        self.counts = {rule.name: 0 for rule in self._acting}
+        self._removed = {rule.name: [] for rule in self._acting if rule.rule.filter is not None}
+
+    def filter(self, items: Int64, shown: Bools) -> Bools:
+        """``shown`` (``bool[n]``: may be shown otherwise) less what filters remove; the first that does not hold counts it."""
+        for rule in self._acting:
+            if rule.rule.filter is not None and rule.where is not None:
+                kept = self._holds(rule, items)
+                removed = items[shown & ~kept]
+                if len(removed):
+                    self._removed[rule.name].append(removed)
+                shown = shown & kept
+        return shown
+
+    def with_pinned(
+        self, candidates: Candidates, source: int, may_show: Callable[[Int64], Bools], count: int
+    ) -> Candidates:  # fmt: skip
+        """``candidates`` and behind them the pinned items that no source offered; ``source`` is their position in it.
+
+        ``count``: so many items there are; a pin of an item that the columns do not hold yet waits.
+        """
+        wanted = [
+            self._codes.code(rule.where.field, rule.rule.pin.item)
+            for rule in self._acting
+            if rule.rule.pin is not None and rule.rule.pin.item is not None and isinstance(rule.where, Among)
+        ]
+        numbers = np.array([int(number) for number in wanted if 0 < int(number) < count], np.int64)
+        missing = np.unique(numbers[~np.isin(numbers, candidates.items)])
+        missing = missing[may_show(missing)]
+        if not len(missing):
+            return candidates
+        return Candidates(
+            np.concatenate([candidates.items, missing]),
+            np.concatenate([candidates.scores, np.zeros(len(missing), np.float32)]),
+            np.concatenate([candidates.source, np.full(len(missing), source, np.int64)]),
+        )
+
+    def order(self, items: Int64, scores: Float32, ties: Int64, k: int) -> Int64:
+        """Positions of the at most ``k`` candidates to show, in their order (see :func:`apply_policy`)."""
+        weighed, pinned, capped, required = [], [], [], []
+        names: tuple[list[str], ...] = ([], [], [], [])
+        for rule in self._acting:
+            said = rule.rule
+            if rule.by is not None and said.cap is not None:
+                codes = self._read(rule.by, items)[0]
+                capped.append(Capped(codes.reshape(len(items), -1), said.cap.at_most))
+                names[2].append(rule.name)
+            elif rule.where is None or said.filter is not None:
+                continue
+            elif (weight := said.boost or said.bury) is not None:
+                weighed.append(Weighed(self._holds(rule, items), weight.factor))
+                names[0].append(rule.name)
+            elif said.pin is not None:
+                pinned.append(Pinned(self._holds(rule, items), said.pin.position))
+                names[1].append(rule.name)
+            elif said.quota is not None:
+                required.append(Required(self._holds(rule, items), said.quota.at_least, said.quota.within))
+                names[3].append(rule.name)
+        diverse = (lambda order: self._diverse(items, order, k)) if self._weight else None
+        done = apply_policy(scores, ties, k, Policy(weighed, pinned, capped, required, diverse))
+        for group, counted in zip(names, (done.weighed, done.pinned, done.capped, done.required), strict=True):
+            self.counts.update(zip(group, counted, strict=True))
+        return done.positions
+
+    def _diverse(self, items: Int64, order: Int64, k: int) -> Diverse:
+        assert self._view is not None  # noqa: S101  (begin comes first: a mistake of the caller, not of data)
+        return Diverse(self._view.index.content[items[order[: window(len(order), k)]]], self._weight)
+
+    def close(self, shown: int, k: int) -> list[str]:
+        """Count what filters removed; a note for each rule that is a reason why ``shown`` of ``k`` items came together."""
+        for name, removed in self._removed.items():
+            self.counts[name] = len(np.unique(np.concatenate(removed))) if removed else 0
+        if shown >= k:
+            return []
+        notes = []
+        for rule in self._acting:
+            count = self.counts[rule.name]
+            if count and rule.rule.action in ("filter", "cap"):
+                did = "removed" if rule.rule.filter is not None else "kept out"
+                notes.append(f'{shown} of {k} items: rule "{rule.name}" {did} {count} candidates')
+        return notes
+
+    def _holds(self, rule: CompiledRule, items: Int64) -> Bools:
+        assert self._scope is not None  # noqa: S101  (begin comes first: a mistake of the caller, not of data)
+        assert rule.where is not None  # noqa: S101
+        kept = self._kept.get(rule.name)
+        if kept is not None:
+            return kept.holds(items, self._scope)
+        return holds(rule.where, self._scope.of(items), len(items))
+
+    def _read(self, field: Field, items: Int64) -> Columns:
+        assert self._scope is not None, "begin comes first"  # noqa: S101
+        return self._scope.of(items).values(field)
+
+    def read_items(self, field: Field, view: View, items: Int64, now_ms: int) -> Columns:
+        """A field of ``items``."""
+        return self._columns.read(field, view.table.rows, items, now_ms)
+
+    def read_request(
+        self, field: Field, user: User, surface: str, segments: tuple[int, int], local_ms: int
+    ) -> Columns:  # fmt: skip
+        """A fact of the request."""
+        return self._values.read(field, user, surface, segments, local_ms)
+
+    def code(self, field: Field, text: str) -> int | str:
+        """What columns of ``field`` hold for ``text``."""
+        return self._codes.code(field, text)
+
+
+class _Kept:
+    """For which items an expression over items alone holds: asked once for each until item columns move on."""
+
+    _UNKNOWN = 2
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._known = np.zeros(0, np.uint8)
+
+    def forget(self, count: int) -> None:
+        """Item columns have moved on, and there are ``count`` items."""
+        if len(self._known) < count:
+            self._known = np.empty(2 * count, np.uint8)
+        self._known[:] = self._UNKNOWN
+
+    def holds(self, items: Int64, scope: _Scope) -> Bools:
+        if len(items) and items.max() >= len(self._known):  # a user row may know items newer than the columns
+            return holds(self._node, scope.of(items), len(items))
+        found = self._known[items]
+        unknown = found == self._UNKNOWN
+        if unknown.any():
+            new = items[unknown]
+            found[unknown] = self._known[new] = holds(self._node, scope.of(new), len(new))
+        return found.astype(np.bool_)
+
+
+class _Scope:
+    """One request, and the list of items that is being asked about; what was read of them is kept until the next list."""
+
+    def __init__(
+        self, rules: Rules, view: View, user: User, surface: str, segments: tuple[int, int], now_ms: int, local_ms: int
+    ) -> None:  # fmt: skip
+        self._rules, self._view, self._user = rules, view, user
+        self._surface, self._segments, self._now_ms, self._local_ms = surface, segments, now_ms, local_ms
+        self._items: Int64 = np.zeros(0, np.int64)
+        self._read: dict[str, Columns] = {}
+        self._facts: dict[str, Columns] = {}
+
+    def of(self, items: Int64) -> _Scope:
+        """The same request, asked about ``items``."""
+        if items is not self._items:
+            self._items = items
+            self._read = {}
+        return self
+
+    def values(self, field: Field) -> Columns:
+        kept = self._read if field.per_item else self._facts
+        found = kept.get(field.name)
+        if found is None:
+            if field.per_item:
+                found = self._rules.read_items(field, self._view, self._items, self._now_ms)
+            else:
+                found = self._rules.read_request(
+                    field, self._user, self._surface, self._segments, self._local_ms
+                )  # fmt: skip
+            kept[field.name] = found
+        return found
+
+    def code(self, field: Field, text: str) -> Any:
+        return self._rules.code(field, text)

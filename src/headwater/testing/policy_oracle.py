@@ -1,0 +1,124 @@
+"""Rules, slowly: an expression asked about one item at a time, and a list filled place by place out of plain lists."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headwater.policy.expression import Against, Among, Both, Compare, Either, Has, Node, Not, Truth, Value
+from headwater.policy.fields import Field
+
+Facts = Mapping[str, Value | tuple[str, ...] | None]
+
+
+def holds_slowly(node: Node, facts: Facts) -> bool:
+    """Whether ``node`` holds where fields are ``facts`` by name: a value, several texts, or None for missing."""
+    match node:
+        case Truth(value):
+            return value
+        case Both(parts):
+            return all(holds_slowly(part, facts) for part in parts)
+        case Either(parts):
+            return any(holds_slowly(part, facts) for part in parts)
+        case Not(part):
+            return not holds_slowly(part, facts)
+        case Has(field):
+            return bool(_all(field, facts))
+        case Among(field, values):
+            return any(value in values for value in _all(field, facts))
+        case Compare(field, order, limit):
+            return any(_ordered(value, order, limit) for value in _all(field, facts))
+        case Against(left, order, right):
+            return any(_ordered(a, order, b) for a in _all(left, facts) for b in _all(right, facts))
+
+
+def _all(field: Field, facts: Facts) -> tuple[Value, ...]:
+    said = facts.get(field.name)
+    if said is None:
+        return ()
+    return said if isinstance(said, tuple) else (said,)
+
+
+def _ordered(a: Value, order: str, b: Value) -> bool:
+    if order == "==":
+        return a == b
+    if isinstance(a, str) or isinstance(b, str):
+        raise TypeError("texts have no order")
+    return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[order]
+
+
+@dataclass(frozen=True)
+class SlowPolicy:
+    """Rules over candidates 0 … n - 1: sets of candidates, and the values of each candidate under each cap."""
+
+    weighed: Sequence[tuple[set[int], float]] = ()
+    pinned: Sequence[tuple[set[int], int]] = ()
+    capped: Sequence[tuple[Sequence[set[int]], int]] = ()
+    required: Sequence[tuple[set[int], int, int]] = ()
+
+
+def order_slowly(scores: Sequence[float], ties: Sequence[int], k: int, policy: SlowPolicy) -> list[int]:
+    """The list that ``policy.order.apply_policy`` describes."""
+
+    def counted(candidate: int) -> float:
+        score = float(np.float32(scores[candidate]))
+        value = score
+        for chosen, factor in policy.weighed:
+            if candidate in chosen:
+                value = value * factor if score >= 0.0 else value / factor
+        return value
+
+    ranked = sorted(range(len(scores)), key=lambda c: (-counted(c), ties[c]))
+    k = min(k, len(ranked))
+    places: list[int | None] = [None] * k
+    for chosen, position in policy.pinned:
+        best = next((c for c in ranked if c in chosen and c not in places), None)
+        free = next((place for place in range(position - 1, k) if places[place] is None), None)
+        if best is not None and free is not None:
+            places[free] = best
+
+    def is_full(candidate: int) -> bool:
+        for values_of, at_most in policy.capped:
+            shown = Counter(value for c in places if c is not None for value in values_of[c])
+            if any(shown[value] >= at_most for value in values_of[candidate]):
+                return True
+        return False
+
+    def is_pressing(chosen: set[int], at_least: int, within: int, place: int) -> bool:
+        reach = places[:within]
+        lacks = at_least - sum(c in chosen for c in reach if c is not None)
+        return place < within and lacks > 0 and lacks >= reach.count(None)
+
+    for place in range(k):
+        if places[place] is not None:
+            continue
+        left = [c for c in ranked if c not in places and not is_full(c)]
+        if not left:
+            break
+        pressing = [
+            chosen for chosen, at_least, within in policy.required if is_pressing(chosen, at_least, within, place)
+        ]
+        most = max(sum(c in chosen for chosen in pressing) for c in left)
+        places[place] = next(c for c in left if sum(c in chosen for chosen in pressing) == most)
+    return [c for c in places if c is not None]
+
+
+def diversify_slowly(
+    order: list[int], scores: list[float], similarity: list[list[float]], k: int, weight: float
+) -> list[int]:  # fmt: skip
+    """The order that ``policy.diversity.diversified`` describes; scores and similarities stand in ``order``, all are looked at."""
+    best, last = (scores[0], scores[-1]) if scores else (0.0, 0.0)
+    left, chosen = list(range(len(order))), list[int]()
+
+    def worth(place: int) -> float:
+        relevance = (scores[place] - last) / (best - last) if best > last else 0.0
+        return (1.0 - weight) * relevance - weight * max([0.0, *(similarity[other][place] for other in chosen)])
+
+    while left and len(chosen) < k:
+        taken = max(left, key=lambda place: (worth(place), -place))
+        chosen.append(taken)
+        left.remove(taken)
+    return [order[place] for place in [*chosen, *left]]
