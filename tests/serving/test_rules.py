@@ -22,11 +22,12 @@ from headwater.schema.items import Item
 from headwater.schema.rules import moment_ms
 from headwater.schema.users import UserProfile
 from headwater.serving.model import Model
-from headwater.serving.pipeline import TIER_RETRIEVAL, Pipeline
+from headwater.serving.pipeline import Pipeline
 from headwater.serving.request import Answer, Query, served_list
 from headwater.serving.rule_effects import Served, effects
 from headwater.serving.rule_fields import rule_fields
 from headwater.serving.rules import open_rules
+from headwater.serving.stages import TIER_RETRIEVAL
 from headwater.serving.view import FoldView
 from headwater.testing.events import START_MS, Step, TableRow, Written
 from headwater.testing.policy_oracle import Facts, holds_slowly

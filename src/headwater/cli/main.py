@@ -16,6 +16,7 @@ from headwater.cli import (
     archive,
     backup,
     bench,
+    capacity,
     demo,
     doctor,
     erase,
@@ -23,8 +24,10 @@ from headwater.cli import (
     features,
     importing,
     init,
+    ladder,
     learn,
     models,
+    pipeline,
     recommend,
     rules,
     serve,
@@ -35,7 +38,8 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, recommend, rules, features, archive, backup, erase, bench, demo, doctor,
+    init, importing, train, evaluate, models, learn, serve, recommend, rules, pipeline, ladder, features, archive, backup, erase, bench,
+    capacity, demo, doctor,
 )  # fmt: skip
 
 
