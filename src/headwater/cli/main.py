@@ -23,6 +23,7 @@ from headwater.cli import (
     features,
     importing,
     init,
+    keys,
     learn,
     models,
     recommend,
@@ -34,7 +35,7 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, recommend, features, archive, backup, erase, bench, demo, doctor,
+    init, importing, train, evaluate, models, learn, serve, keys, recommend, features, archive, backup, erase, bench, demo, doctor,
 )  # fmt: skip
 
 

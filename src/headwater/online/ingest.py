@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable
 from typing import TypeVar
 from urllib.parse import unquote
@@ -18,6 +19,7 @@ from headwater.log.protocol import RefusedError
 from headwater.log.record import Namespace
 from headwater.online.bodies import BatchDecoder, Entries, event_check
 from headwater.online.errors import RefusalError
+from headwater.online.limits import EventCaps, capped
 from headwater.online.service import Service
 from headwater.schema.errors import UnavailableError
 from headwater.schema.events import Event, IngestReply, Rejection
@@ -50,7 +52,9 @@ def id_of(request: Call, prefix: str) -> str:
 
 def ingest_routes(service: Service) -> list[HTTPRouteHandler]:
     """Routes of ``service`` that write."""
-    events = BatchDecoder(Event, event_check([kind.name for kind in service.config.events]))
+    caps = EventCaps(service.config.limits.user_events_per_hour, timer=time.monotonic)
+    known = event_check([kind.name for kind in service.config.events])
+    events = BatchDecoder(Event, capped(known, caps, lambda kind: service.metrics.events_capped.labels(kind).inc()))
     items = BatchDecoder(Item)
     users = BatchDecoder(UserProfile)
     segment_keys = service.config.segments.keys
