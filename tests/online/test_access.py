@@ -21,13 +21,13 @@ from headwater.cli.main import build_app
 from headwater.client import Client, UnauthorizedError
 from headwater.online.access import SCOPES, Access
 from headwater.online.app import create_app
-from headwater.online.keys import add_key, revoke_key
+from headwater.online.keys import add_key, revoke_key, wall_ms
 from headwater.online.metrics import Metrics
 from headwater.online.openapi import document, operations
 from headwater.online.service import Service
 from headwater.schema.config import Config
 from headwater.schema.events import Event
-from headwater.schema.keys import KEYS_FILE, ApiKey, Scope
+from headwater.schema.keys import KEYS_FILE, Scope
 from headwater.schema.limits import Limits
 from headwater.schema.requests import RecommendRequest
 from tests.online.running import CONFIG, Running, catalogue
@@ -74,7 +74,7 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """A server with a key for every set of scopes in every state."""
     folder = tmp_path_factory.mktemp("closed")
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     config = CONFIG + "\n[limits]\nuser_events_per_hour = { purchase = 3 }\n"
     with Running(folder, config) as site:
         site.reflected(site.ingest("/v1/items", catalogue(10)))  # without keys all is open
@@ -148,11 +148,18 @@ def test_another_spelling_of_a_path_opens_nothing(made: Made, path: str) -> None
     assert made.send("GET", "/v1/../metrics", None).status_code in (401, 404)
 
 
+def test_options_tell_methods_and_nothing_else(made: Made) -> None:
+    for _, path, _, _ in ROUTES:
+        response = made.send("OPTIONS", path, None)
+        assert (response.status_code, response.content) == (204, b"")
+        assert "OPTIONS" in response.headers["allow"]
+
+
 def test_keys_are_taken_up_and_dropped_while_it_runs(made: Made) -> None:
-    text, _ = add_key(made.site.data, "passing", [Scope.READ], now_ms=time.time_ns() // 1_000_000)
+    text, _ = add_key(made.site.data, "passing", [Scope.READ], now_ms=wall_ms())
     answer = lambda: made.send("GET", "/metrics", None, f"Bearer {text}").status_code  # noqa: E731
     made.until(lambda: answer() == 200, "the new key is not known")
-    revoke_key(made.site.data, "passing", now_ms=time.time_ns() // 1_000_000)
+    revoke_key(made.site.data, "passing", now_ms=wall_ms())
     made.until(lambda: answer() == 401, "the revoked key still opens")
 
 
@@ -214,7 +221,7 @@ def test_with_every_key_revoked_the_server_stays_closed(made: Made) -> None:
     content, good = path.read_bytes(), f"Bearer {made.texts[SETS[-1], 'good']}"
     try:
         for number in range(len(SETS)):
-            revoke_key(made.site.data, f"good-{number}", now_ms=time.time_ns() // 1_000_000)
+            revoke_key(made.site.data, f"good-{number}", now_ms=wall_ms())
         made.until(lambda: made.send("GET", "/metrics", None, good).status_code == 401, "a revoked key still opens")
         made.site.wait_replaced("api", made.site.kill("api"))  # a new process is as closed as the old one
         made.site.wait_ready()
@@ -359,6 +366,5 @@ def test_a_caller_never_sees_hashes(tmp_path: Path) -> None:
     text, key = add_key(tmp_path, "all", list(Scope), now_ms=0)
     metrics = Metrics()
     access = Access(tmp_path, Limits(), metrics, clock=lambda: 0, timer=lambda: 0.0)
-    assert isinstance(key, ApiKey)
     for answer in calls(app_of(access, metrics), ("GET", "/schema", text), ("GET", "/schema", text[:-1])):
         assert key.sha256 not in answer.text

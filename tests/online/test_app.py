@@ -15,8 +15,9 @@ import structlog
 from headwater.log.batch import EventBatch
 from headwater.log.commands import Appended
 from headwater.log.protocol import RefusedError
-from headwater.online.access import Access, wall_ms
+from headwater.online.access import Access
 from headwater.online.app import create_app
+from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
 from headwater.online.service import Service
 from headwater.schema.config import Config

@@ -233,3 +233,20 @@ def test_what_is_wrong_anyway_is_not_counted() -> None:
 def test_caps_name_configured_types() -> None:
     with pytest.raises(ConfigurationError, match=r'limits.user_events_per_hour.*did you mean "click"'):
         parse_config("[limits]\nuser_events_per_hour = { clik = 3 }")
+
+
+def test_the_doctor_looks_at_the_keys(tmp_path: Path) -> None:
+    def seen() -> tuple[str, str]:
+        result = CliRunner().invoke(build_app(), ["doctor", "--json", "--data", str(tmp_path)])
+        (check,) = [check for check in json.loads(result.stdout.splitlines()[-1])["checks"] if check["name"] == "keys"]
+        return check["level"], check["detail"]
+
+    assert seen() == ("ok", "no API keys: served on loopback only")
+    add_key(tmp_path, "one", [Scope.READ], now_ms=1)
+    assert seen() == ("ok", "1 of 1 API keys are good")
+    (tmp_path / KEYS_FILE).chmod(0o640)
+    assert seen()[0] == "warn"
+    revoke_key(tmp_path, "one", now_ms=2)  # what is written anew is for its owner alone again
+    assert seen() == ("warn", "no API key is good: nobody is let in")
+    (tmp_path / KEYS_FILE).write_text("{")
+    assert seen()[0] == "fail"

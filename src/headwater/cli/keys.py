@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -48,14 +47,14 @@ def add(
 
     Example: headwater keys add shop --scope ingest --scope recommend --expires 90d
     """
-    from headwater.online.keys import add_key
+    from headwater.online.keys import add_key, wall_ms
     from headwater.schema.durations import parse_duration
 
-    now_ms = _now_ms()
-    expires_ms = None if expires is None else now_ms + parse_duration(expires)
-    text, key = add_key(settings(config, data).data, name, scope, now_ms=now_ms, expires_ms=expires_ms)
+    at_ms = wall_ms()
+    expires_ms = None if expires is None else at_ms + parse_duration(expires)
+    text, key = add_key(settings(config, data).data, name, scope, now_ms=at_ms, expires_ms=expires_ms)
     if as_json:
-        print_json(_line(key, now_ms, text))
+        print_json(_line(key, at_ms, text))
         return
     until = f"good until {_time(expires_ms)}" if expires_ms is not None else "good until it is revoked"
     typer.echo(f"Key {key.id} of {name} ({', '.join(key.scopes)}), {until}. It is shown this once:", err=True)
@@ -67,11 +66,11 @@ def list_(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpt
 
     Example: headwater keys list
     """
-    from headwater.online.keys import read_keys
+    from headwater.online.keys import read_keys, wall_ms
 
     chosen = settings(config, data)
-    now_ms = _now_ms()
-    lines = [_line(key, now_ms) for key in read_keys(chosen.data) or ()]
+    at_ms = wall_ms()
+    lines = [_line(key, at_ms) for key in read_keys(chosen.data) or ()]
     if as_json:
         print_json({"keys": lines})
         return
@@ -101,24 +100,24 @@ def revoke(
 
     With no good key left a server refuses everything but /healthz and /readyz: it does not become open.
     """
-    from headwater.online.keys import read_keys, revoke_key
+    from headwater.online.keys import read_keys, revoke_key, wall_ms
 
     chosen = settings(config, data)
-    now_ms = _now_ms()
-    key = revoke_key(chosen.data, name, now_ms=now_ms)
+    at_ms = wall_ms()
+    key = revoke_key(chosen.data, name, now_ms=at_ms)
     if as_json:
-        print_json(_line(key, now_ms))
+        print_json(_line(key, at_ms))
         return
-    left = sum(not other.why_invalid(now_ms) for other in read_keys(chosen.data) or ())
+    left = sum(not other.why_invalid(at_ms) for other in read_keys(chosen.data) or ())
     typer.echo(f"Key {key.id} of {key.name} is revoked; {left} left")
 
 
-def _line(key: ApiKey, now_ms: int, text: str | None = None) -> Line:
+def _line(key: ApiKey, at_ms: int, text: str | None = None) -> Line:
     return Line(
         id=key.id,
         name=key.name,
         scopes=key.scopes,
-        state={"": "good", "was revoked": "revoked", "has expired": "expired"}[key.why_invalid(now_ms)],
+        state={"": "good", "was revoked": "revoked", "has expired": "expired"}[key.why_invalid(at_ms)],
         created=_time(key.created_ms),
         expires=None if key.expires_ms is None else _time(key.expires_ms),
         revoked=None if key.revoked_ms is None else _time(key.revoked_ms),
@@ -128,7 +127,3 @@ def _line(key: ApiKey, now_ms: int, text: str | None = None) -> Line:
 
 def _time(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1_000, UTC).isoformat(timespec="seconds")
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -156,6 +156,7 @@ def backup(
         shutil.copyfile(data / ERASURES_FILE, partial / ERASURES_FILE)
     if (data / KEYS_FILE).exists():  # without it what is restored would be open to everybody
         shutil.copyfile(data / KEYS_FILE, partial / KEYS_FILE)
+        (partial / KEYS_FILE).chmod(0o600)
     with contextlib.closing(LmdbLog(partial / "log", readonly=True)) as copied:
         entry = LogEntry(copied.log_id, copied.first_offset, copied.last_offset, copied.last_received_ms)
         if lake is not None:

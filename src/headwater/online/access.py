@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import math
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -163,8 +162,3 @@ class Access:
     def _stranger(self, reason: str, challenge: str) -> RefusalError:
         self._refused("key").inc()
         return RefusalError(401, reason, "authorization", headers={"www-authenticate": challenge})
-
-
-def wall_ms() -> int:
-    """The wall's time in Unix ms."""
-    return time.time_ns() // 1_000_000

@@ -18,8 +18,9 @@ from headwater.features.plan import Plan
 from headwater.features.store import StateReplacedError
 from headwater.log.client import WriterClient
 from headwater.log.commands import ServedEntry
-from headwater.online.access import Access, wall_ms
+from headwater.online.access import Access
 from headwater.online.feed import FoldFeed
+from headwater.online.keys import wall_ms
 from headwater.online.metrics import Labelled, Metrics
 from headwater.online.models import ModelWatch
 from headwater.online.recommender import Asked, Recommender
