@@ -136,8 +136,8 @@ def test_what_is_no_key_opens_nothing(made: Made, method: str, path: str, body: 
             assert response.status_code == 200
         else:
             assert ("error=" in challenge(response)) == bool(authorization)
-    for authorization in (f"Bearer {good}", f"bearer  {good}"):
-        assert made.send(method, path, body, authorization).status_code in (200, 404)
+    for right in (f"Bearer {good}", f"bearer  {good}"):
+        assert made.send(method, path, body, right).status_code in (200, 404)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,10 @@ def test_options_tell_methods_and_nothing_else(made: Made) -> None:
 
 def test_keys_are_taken_up_and_dropped_while_it_runs(made: Made) -> None:
     text, _ = add_key(made.site.data, "passing", [Scope.READ], now_ms=wall_ms())
-    answer = lambda: made.send("GET", "/metrics", None, f"Bearer {text}").status_code  # noqa: E731
+
+    def answer() -> int:
+        return made.send("GET", "/metrics", None, f"Bearer {text}").status_code
+
     made.until(lambda: answer() == 200, "the new key is not known")
     revoke_key(made.site.data, "passing", now_ms=wall_ms())
     made.until(lambda: answer() == 401, "the revoked key still opens")
@@ -184,9 +187,12 @@ def test_above_the_cap_of_a_user_events_are_refused_by_index(made: Made) -> None
     key = f"Bearer {made.texts[frozenset([Scope.INGEST]), 'good']}"
     read = f"Bearer {made.texts[frozenset([Scope.READ]), 'good']}"
     buys = [
-        {"user": user, "item": "item-1", "type": "purchase"} for user in ("eager", "eager", "calm", "eager", "eager")
+        {"user": user, "item": "item-1", "type": "purchase"}
+        for user in ("secret-eager", "secret-eager", "calm", "secret-eager", "secret-eager")
     ]
-    reply = made.send("POST", "/v1/events", [*buys, {"user": "eager", "item": "item-1", "type": "view"}], key).json()
+    reply = made.send(
+        "POST", "/v1/events", [*buys, {"user": "secret-eager", "item": "item-1", "type": "view"}], key
+    ).json()
     assert reply["accepted"] == 5
     (refused,) = reply["rejected"]
     assert (refused["index"], refused["field"]) == (4, "user")
@@ -200,8 +206,8 @@ def test_above_the_cap_of_a_user_events_are_refused_by_index(made: Made) -> None
 def test_the_client_and_the_commands_send_the_key(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     text = made.texts[frozenset([Scope.INGEST, Scope.RECOMMEND]), "good"]
     with Client(made.site.url, text) as client:
-        token = client.send_events([Event(user="caller", item="item-3", type="click")]).token
-        assert client.recommend(RecommendRequest(user="caller", k=2, token=token)).items
+        token = client.send_events([Event(user="secret-caller", item="item-3", type="click")]).token
+        assert client.recommend(RecommendRequest(user="secret-caller", k=2, token=token)).items
         with pytest.raises(UnauthorizedError, match="read"):
             client.get_item("item-1")
     with Client(made.site.url) as client, pytest.raises(UnauthorizedError, match="Send an API key"):
@@ -245,10 +251,18 @@ def test_no_key_and_no_user_is_in_the_log(made: Made) -> None:
         assert isinstance(msgspec.json.decode(line), dict)
     for (_, state), key in made.texts.items():
         assert key.split("_", 2)[2] not in text, state
-    for name in ("secret-user", "eager", "caller"):
+    for name in ("secret-user", "secret-eager", "secret-caller"):
         assert name not in text
     stored = (made.site.data / KEYS_FILE).read_text()
     assert not any(key.split("_", 2)[2] in stored for key in made.texts.values())
+
+
+def test_with_a_key_a_server_may_be_reached_from_elsewhere(tmp_path: Path) -> None:
+    text, _ = add_key(tmp_path / "data", "ops", [Scope.READ], now_ms=wall_ms())
+    with Running(tmp_path, arguments=["--host", "0.0.0.0"]) as site:  # noqa: S104
+        assert site.http.get("/metrics").status_code == 401
+        assert site.http.get("/metrics", headers={"authorization": f"Bearer {text}"}).status_code == 200
+        assert site.http.get("/readyz").status_code == 200
 
 
 # -- without a server --------------------------------------------------------------------------------------
