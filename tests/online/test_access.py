@@ -26,6 +26,7 @@ from headwater.online.metrics import Metrics
 from headwater.online.openapi import document, operations
 from headwater.online.service import Service
 from headwater.schema.config import Config
+from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Event
 from headwater.schema.keys import KEYS_FILE, Scope
 from headwater.schema.limits import Limits
@@ -365,6 +366,22 @@ def test_a_key_expires_by_the_wall_and_is_limited_by_its_own_rate(tmp_path: Path
     assert calls(app, ask[0])[0].status_code == 401
     for reason, count in (("rate", 3.0), ("key", 1.0)):
         assert metrics.registry.get_sample_value("headwater_access_refused_total", {"reason": reason}) == count
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_read_later(tmp_path: Path) -> None:
+    text, _ = add_key(tmp_path, "one", [Scope.READ], now_ms=0)
+    metrics = Metrics()
+    access = Access(tmp_path, Limits(), metrics, clock=lambda: 0, timer=lambda: 0.0)
+    revoke_key(tmp_path, "one", now_ms=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headwater.online.keys.MAX_FILE", 1)
+        for _ in range(2):
+            with pytest.raises(ConfigurationError):
+                access.refresh()
+    app = app_of(access, metrics)
+    assert calls(app, ("GET", "/schema", text))[0].status_code == 200
+    access.refresh()
+    assert calls(app, ("GET", "/schema", text))[0].status_code == 401
 
 
 def test_without_keys_all_callers_share_one_rate() -> None:

@@ -124,8 +124,8 @@ class Access:
         mark = stamp(self._data / KEYS_FILE)  # taken before reading: a change in between is seen by the next call
         if mark == self._seen:
             return
-        self._seen = mark
         keys = read_keys(self._data)
+        self._seen = mark  # only now: a file that could not be read for want of a descriptor may hold a revocation
         before = self._callers or {}
         if keys is None and self._callers is not None:
             log.error("keys_gone", hint="nobody is let in until there is a key file again")
@@ -137,12 +137,15 @@ class Access:
 
     async def run(self) -> None:
         """Follow the key file until cancelled."""
+        said = ""
         while True:
             await asyncio.sleep(POLL_S)
             try:
                 self.refresh()
+                said = ""
             except ConfigurationError as error:
-                log.error("keys_refused", reason=str(error), hint="the keys from before stay in force")
+                if said != (said := str(error)):
+                    log.error("keys_refused", reason=said, hint="the keys from before stay in force")
 
     def _caller(self, headers: Iterable[tuple[bytes, bytes]], callers: dict[str, Caller]) -> Caller:
         given = [value for name, value in headers if name == b"authorization"]
