@@ -20,7 +20,7 @@ from headwater.learning.trainingset import positive_types, positives
 from headwater.log.lmdb import LmdbLog
 from headwater.offline.evaluate import freshness
 from headwater.offline.fit import Fitted, fit
-from headwater.offline.renewal import Renewal, joined
+from headwater.offline.renewal import Renewal, newest
 from headwater.offline.train import last_offset_before
 from headwater.schema.config import Config, load_config
 from headwater.schema.errors import ConfigurationError
@@ -43,7 +43,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
     made = make_site(
         tmp_path_factory.mktemp("renewed"),
         {
-            "ranker": {"trees": 5, "leaves": 4, "negatives": 5, "max_rows": 2_000},
+            "ranker": {"trees": 5, "leaves": 4, "negatives": 5, "max_rows": 1_000},
             "sources.item_knn": {"enabled": True},
         },
     )
@@ -79,7 +79,7 @@ def first_of(site: tuple[Config, Path], log: LmdbLog) -> Fitted:
     )
 
 
-def test_a_renewal_learns_from_rows_of_its_window(site: tuple[Config, Path]) -> None:
+def test_a_renewal_learns_from_the_newest_rows(site: tuple[Config, Path]) -> None:
     config, data = site
     plan = compile_plan(config)
     with closing(LmdbLog(data / "log", readonly=True)) as log:
@@ -102,27 +102,27 @@ def test_a_renewal_learns_from_rows_of_its_window(site: tuple[Config, Path]) -> 
         assert len(versions) - 1 == renewal.renewals == 2
         assert last_ms > SPLIT_MS + 4 * HOUR_MS
         kept = renewal._rows
-        renewed_ms = SPLIT_MS + 4 * HOUR_MS
-        assert (kept.addresses.now_ms >= renewed_ms - 3 * HOUR_MS).all()
-        assert kept.addresses.now_ms.max() < renewed_ms + HOUR_MS
+        assert len(kept.groups) == config.ranker.max_groups
+        assert kept.addresses.now_ms.min() > first.rows.addresses.now_ms.min(), "the oldest made room"
+        assert SPLIT_MS < kept.addresses.now_ms.max() < SPLIT_MS + 5 * HOUR_MS
         assert (np.diff(kept.addresses.offset) >= 0).all(), "in order of time, none twice"
         assert int(kept.groups.sum()) == len(kept.features) == len(kept.labels) == len(kept.addresses.item)
         assert kept.labels.sum() == len(kept.groups)
         assert kept.features.shape[1] == len(first.sources.columns)
 
 
-def test_sets_are_joined_group_by_group(site: tuple[Config, Path]) -> None:
+@pytest.mark.parametrize("more", [0, 7])
+def test_the_newest_groups_stay_whole(site: tuple[Config, Path], more: int) -> None:
     with closing(LmdbLog(site[1] / "log", readonly=True)) as log:
         rows = first_of(site, log).rows
-    starts = np.cumsum(rows.groups) - rows.groups
-    cut = int(rows.addresses.now_ms[starts[10]])
-    old = int((rows.addresses.now_ms[starts] < cut).sum())
-    later = replace(rows, addresses=rows.addresses._replace(now_ms=rows.addresses.now_ms + 86_400_000))
-    both = joined([rows, later], cut)
-    assert len(both.groups) == 2 * len(rows.groups) - old
-    assert (both.features[-len(rows.features) :] == rows.features).all()
-    assert (both.features[: -len(rows.features)] == rows.features[int(rows.groups[:old].sum()) :]).all()
-    assert len(joined([rows, later], int(later.addresses.now_ms.max()) + 1).groups) == 0
+    count = len(rows.groups) + more
+    both = newest([rows, replace(rows, features=rows.features + 1.0)], count)
+    assert len(both.groups) == count
+    assert (both.features[-len(rows.features) :] == rows.features + 1.0).all()
+    old = int(rows.groups[len(rows.groups) - more :].sum())
+    assert (both.features[:old] == rows.features[len(rows.features) - old :]).all()
+    assert len(both.features) == len(rows.features) + old == len(both.labels) == len(both.addresses.item)
+    assert len(newest([rows], count).groups) == len(rows.groups), "fewer than asked for: all of them"
 
 
 def test_a_ranker_that_attends_is_not_renewed(site: tuple[Config, Path]) -> None:

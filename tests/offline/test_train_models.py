@@ -24,8 +24,9 @@ from headwater.retrieval.fitted import score_column
 from headwater.schema.config import FITTED_NAMES, load_config
 from headwater.schema.errors import HeadwaterError
 from headwater.serving.model import open_model
-from headwater.serving.pipeline import TIER_FULL, Pipeline
+from headwater.serving.pipeline import Pipeline
 from headwater.serving.request import Query
+from headwater.serving.stages import TIER_FULL
 from headwater.serving.view import FoldView
 from headwater.simulator import World
 

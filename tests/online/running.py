@@ -30,6 +30,7 @@ feature_sample = 1.0
 
 [ladder]
 deadline_ms = 2000.0  # the machine that runs tests is busy with other things
+walk = 0.0
 
 [log]
 dedup_window = 1000000

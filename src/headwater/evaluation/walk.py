@@ -94,8 +94,8 @@ class _Heard:
         row = np.zeros(LIST_LENGTH, np.int64)
         row[: len(answer.items)] = answer.items
         self.lists.append(row)
-        self.fetch_ms.append(answer.trace.get("fetch", 0.0))
-        self.list_ms.append(sum(answer.trace.values()))
+        self.fetch_ms.append(answer.trace["fetch"].ms)
+        self.list_ms.append(answer.took_ms)
         trained = () if model is None else model.sources
         failures = [note for note in answer.degraded if any(note.startswith(f"{s.name} failed") for s in trained)]
         if model is not None and answer.tier:

@@ -36,10 +36,11 @@ _T = TypeVar("_T", bound=np.generic)
 
 
 class Renewal:
-    """One bundle, renewed every ``every_ms`` (``None``: never) from the last ``window_ms`` of the log.
+    """One bundle, renewed every ``every_ms`` (``None``: never): sources from the last ``window_ms`` of the log, the ranker from
+    the newest ``ranker.max_rows`` rows.
 
     ``share`` is the share of the positive events that train the ranker. ``first`` is what was trained before; its rows are
-    used as long as they lie in the window.
+    used until newer ones have taken their places, so a quiet night does not leave the ranker with few.
 
     Raises:
         ConfigurationError: a ranker that attends to vectors: those of its rows would be of many trainings.
@@ -65,7 +66,7 @@ class Renewal:
         self._pipeline = Pipeline(
             config, plan, stored_region=StoredRegion(log.vocabulary()), zones=Zones(log.vocabulary())
         )
-        groups = max(config.ranker.max_groups, MIN_GROUPS)
+        self._groups = groups = max(config.ranker.max_groups, MIN_GROUPS)
         self._collector = Collector(log, plan, config, self.model, groups=2 * groups, drawing=self._random)
         self.renewals, self.seconds = 0, 0.0
 
@@ -87,7 +88,7 @@ class Renewal:
 
     def _renew(self, view: FoldView, now_ms: int) -> None:
         start_ms, until = now_ms - self._window_ms, view.fold.offset
-        self._rows = rows = joined([self._rows, self._collector.take(view, until)], start_ms)
+        self._rows = rows = newest([self._rows, self._collector.take(view, until)], self._groups)
         if self._names:
             sequences = read_sequences(self._log, self._plan, self._config, until=until, start_ms=start_ms)
             self._files |= fit_sources(
@@ -109,12 +110,10 @@ class Renewal:
         return Model("renewed", ranker, open_sources(self._names, self._files, self._config, self._plan))
 
 
-def joined(sets: list[TrainingSet], start_ms: int) -> TrainingSet:
-    """The groups of ``sets`` (in order of time) whose events were received from ``start_ms`` on, as one set."""
+def newest(sets: list[TrainingSet], count: int) -> TrainingSet:
+    """The last ``count`` groups of ``sets`` (in order of time), as one set."""
     groups = np.concatenate([each.groups for each in sets])
-    now_ms = np.concatenate([each.addresses.now_ms for each in sets])
-    first_rows = np.cumsum(groups) - groups
-    old = int(np.searchsorted(now_ms[first_rows], start_ms)) if len(groups) else 0
+    old = max(len(groups) - count, 0)
     cut = int(groups[:old].sum())
 
     def kept(of: Callable[[TrainingSet], npt.NDArray[_T]]) -> npt.NDArray[_T]:
@@ -125,6 +124,7 @@ def joined(sets: list[TrainingSet], start_ms: int) -> TrainingSet:
         groups=groups[old:], questions=sum(each.questions for each in sets), missed=sum(each.missed for each in sets),
         addresses=Questions(
             offset=kept(lambda s: s.addresses.offset), user=kept(lambda s: s.addresses.user),
-            item=kept(lambda s: s.addresses.item), now_ms=now_ms[cut:], segments=kept(lambda s: s.addresses.segments),
+            item=kept(lambda s: s.addresses.item), now_ms=kept(lambda s: s.addresses.now_ms),
+            segments=kept(lambda s: s.addresses.segments),
         ),
     )  # fmt: skip

@@ -53,6 +53,23 @@ class Metrics:
             buckets=_STAGE_S,
             registry=registry,
         )
+        self.stage_outcomes = Counter(
+            "headwater_stage_outcomes",
+            "Stages that were not ok: shortened, skipped, failed",
+            ("stage", "outcome"),
+            registry=registry,
+        )
+        self.stage_items = Counter("headwater_stage_items", "Items that a stage left", ("stage",), registry=registry)
+        self.quality = Gauge(
+            "headwater_quality", "Share of the full widths, the lowest of the workers", registry=registry,
+            multiprocess_mode="livemin",
+        )  # fmt: skip
+        self.stalls = Counter(
+            "headwater_ranker_stalls", "Calls of a ranker that did not end in time", registry=registry
+        )
+        self.walked = Counter(
+            "headwater_walked", "Answers that walked a lower tier on purpose", ("tier",), registry=registry
+        )
         self.candidates = Counter(
             "headwater_source_candidates", "Candidates that a source offered", ("source",), registry=registry
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+import structlog
 from msgspec import UNSET, Struct, UnsetType
 
 from headwater.features.plan import Plan
@@ -18,12 +19,14 @@ from headwater.online.bodies import decode_one
 from headwater.online.errors import RefusalError
 from headwater.schema.config import Config
 from headwater.schema.events import Attributes
-from headwater.schema.requests import MAX_K, RecommendedItem, RecommendRequest, RecommendResponse
+from headwater.schema.requests import MAX_K, RecommendedItem, RecommendRequest, RecommendResponse, StageTrace
 from headwater.serving.model import Model
-from headwater.serving.pipeline import Pipeline
+from headwater.serving.pipeline import Conditions, Pipeline
 from headwater.serving.region import REGION_KEY, StoredRegion
 from headwater.serving.request import NO_MODEL, Answer, Query
 from headwater.serving.view import View
+
+log = structlog.get_logger()
 
 SIMILAR = "similar"
 STRANGER = UserKey(0, 0)
@@ -45,15 +48,21 @@ class Asked:
 
     query: Query
     user: UserKey
+    trace: bool = False
 
 
 class Recommender:
     """Answers requests from one view of state. ``model`` may be replaced between two requests."""
 
-    def __init__(self, config: Config, plan: Plan, vocabulary: Vocabulary, identity: IdentityStore, view: View) -> None:
+    def __init__(
+        self, config: Config, plan: Plan, vocabulary: Vocabulary, identity: IdentityStore, view: View,
+        conditions: Conditions | None = None,
+    ) -> None:  # fmt: skip
         self.model: Model | None = None
         self.view = view
-        self.pipeline = Pipeline(config, plan, stored_region=StoredRegion(vocabulary), zones=Zones(vocabulary))
+        self.pipeline = Pipeline(
+            config, plan, stored_region=StoredRegion(vocabulary), zones=Zones(vocabulary), conditions=conditions
+        )
         self._config = config
         self._plan = plan
         self._vocabulary = vocabulary
@@ -89,7 +98,7 @@ class Recommender:
             exclude=np.array([item for item in exclude if item], np.int64),
             deadline_ms=deadline_ms,
         )
-        return Asked(query, user)
+        return Asked(query, user, request.trace)
 
     def similar(self, item: str, k: int | None, user: str | None, request_id: str) -> Asked:
         """The query for items like ``item``. Raises :class:`RefusalError`: 404 for an unknown item, 400 for a wrong k."""
@@ -114,7 +123,13 @@ class Recommender:
 
     def answer(self, asked: Asked, now_ms: int) -> Answer:
         """Run the pipeline. It always answers; what went wrong is in the answer."""
-        return self.pipeline.recommend(asked.query, self.view, self.model, now_ms)
+        try:
+            return self.pipeline.recommend(asked.query, self.view, self.model, now_ms)
+        except Exception as error:
+            # a defect, of ours or of a plug-in; the visitor gets what needs no model and no store
+            log.exception("pipeline_failed", surface=asked.query.surface)
+            why = f"internal error, it is in the log: {type(error).__name__}"
+            return self.pipeline.fallback(asked.query, self.view, self.model, now_ms, why)
 
     def response(self, asked: Asked, answer: Answer, notes: list[str]) -> RecommendResponse:
         """The answer in the API's words; ``notes`` are reasons from before the pipeline."""
@@ -134,6 +149,7 @@ class Recommender:
             reasons=[*notes, *answer.degraded],
             model=self.model.version if self.model is not None else NO_MODEL,
             address=answer.address,
+            trace=[StageTrace(name, *lap) for name, lap in answer.trace.items()] if asked.trace else UNSET,
         )
 
     def warm_up(self, now_ms: int) -> None:

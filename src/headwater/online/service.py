@@ -30,7 +30,11 @@ from headwater.online.warm import warm_up
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError, UnavailableError
 from headwater.schema.requests import RecommendResponse
+from headwater.serving.lists import LastLists
+from headwater.serving.pace import MeasuredPace
+from headwater.serving.pipeline import Conditions
 from headwater.serving.request import Answer, served_list
+from headwater.serving.scorer import ThreadScorer
 
 log = structlog.get_logger()
 
@@ -68,10 +72,14 @@ class Service:
         )
         self._stage_of = Labelled(metrics.stages.labels)
         self._source_of = Labelled(metrics.candidates.labels)
+        self._outcome_of: Labelled[tuple[str, str], Counter] = Labelled(lambda key: metrics.stage_outcomes.labels(*key))
+        self._width_of = Labelled(metrics.stage_items.labels)
+        self._scorer, self._pace, self._stalls = ThreadScorer(), MeasuredPace(), 0
         self.writer = WriterClient(
             data / "run" / "writer.sock", ack_timeout_s=ACK_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S
         )
-        self.recommender = Recommender(config, plan, stores.log.vocabulary(), stores.identity, stores.view)
+        conditions = Conditions(self._scorer, self._pace, LastLists(), config.ladder.walk)
+        self.recommender = Recommender(config, plan, stores.log.vocabulary(), stores.identity, stores.view, conditions)
         self.feed = FoldFeed(feed_socket(data, plan.hash), on_epoch=self._refresh, on_connect=self._check_state)
         self.served = ServedLog(self.writer, self.metrics)
         self.models = ModelWatch(data / "models", config, plan, self.recommender, self.metrics)
@@ -102,6 +110,7 @@ class Service:
         await self.served.flush(FLUSH_S)
         await self.writer.close()
         self.stores.close()
+        self._scorer.close()
         if not self.failed.done():
             self.failed.cancel()
 
@@ -142,14 +151,26 @@ class Service:
         self._count(asked, answer, response)
         if self.config.serving.log_served:
             sampled = self._sample.random() < self.config.serving.feature_sample
+            began = time.perf_counter()
             payload = _encode_served(served_list(asked.query, answer, sampled=sampled))
             self.served.add(ServedEntry(asked.user.user, asked.user.surrogate, payload))
+            self._stage_of["log"].observe(time.perf_counter() - began)
         return _encode_json(response)
 
     def _count(self, asked: Asked, answer: Answer, response: RecommendResponse) -> None:
         self._tier_of[response.tier, asked.query.surface].inc()
-        for stage, ms in answer.trace.items():
-            self._stage_of[stage].observe(ms / 1e3)
+        for stage, lap in answer.trace.items():
+            if lap.outcome != "skipped":
+                self._stage_of[stage].observe(lap.ms / 1e3)
+            if lap.outcome != "ok":
+                self._outcome_of[stage, lap.outcome].inc()
+            if lap.width:
+                self._width_of[stage].inc(lap.width)
+        if answer.walked:
+            self.metrics.walked.labels(str(answer.walked)).inc()
+        if (stalls := self._scorer.stalls) > self._stalls:
+            self.metrics.stalls.inc(stalls - self._stalls)
+            self._stalls = stalls
         for source, width in answer.widths.items():
             self._source_of[source].inc(width)
 
@@ -181,6 +202,7 @@ class Service:
     def expose_metrics(self) -> bytes:
         """The text for Prometheus."""
         self.metrics.fold_lag.set(self.fold_lag())
+        self.metrics.quality.set(self._pace.quality)
         self.metrics.epoch_age.set(time.monotonic() - self._epoch_at)
         return self.metrics.expose()
 

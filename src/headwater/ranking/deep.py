@@ -60,9 +60,18 @@ def session(model: bytes, what: str) -> onnxruntime.InferenceSession:
         raise RankerError(f"ONNX Runtime cannot open {what}: {error}. Publish the bundle again.") from error
 
 
-def run_session(opened: onnxruntime.InferenceSession, given: Given) -> Heads:
-    """Logits ``float32[n, h]``."""
-    return np.asarray(opened.run(["logits"], dict(given))[0], np.float32)
+def run_session(
+    opened: onnxruntime.InferenceSession, given: Given, options: onnxruntime.RunOptions | None = None
+) -> Heads:  # fmt: skip
+    """Logits ``float32[n, h]``.
+
+    Raises:
+        RankerError: ONNX Runtime failed, or ``options.terminate`` was set.
+    """
+    try:
+        return np.asarray(opened.run(["logits"], dict(given), options)[0], np.float32)
+    except Exception as error:
+        raise RankerError(f"ONNX Runtime gave no scores: {error}") from error
 
 
 class _OnnxRanker:
@@ -78,6 +87,7 @@ class _OnnxRanker:
                 "another order). Train and publish it again."
             )
         self._session: onnxruntime.InferenceSession | None = session(model, name)
+        self._run_options = onnxruntime.RunOptions()
         wanted = {node.name for node in self._session.get_inputs()}
         if wanted != self._inputs(description):
             raise RankerError(f"{name} takes {', '.join(sorted(wanted))}; it does not belong to {DESCRIPTION_FILE}.")
@@ -135,10 +145,15 @@ class _OnnxRanker:
         if not n:
             return np.zeros((0, len(self._value)), np.float32)
         given = {"features": _filled(features), **self._attended(n, attention)}
-        return run_session(opened, given)[:n]
+        return run_session(opened, given, self._run_options)[:n]
 
     def _attended(self, n: int, attention: Attention | None) -> dict[str, npt.NDArray[np.generic]]:  # noqa: ARG002
         return {}
+
+    def interrupt(self) -> None:
+        """End the calls that are under way, between two operators. See :class:`Interruptible`."""
+        under_way, self._run_options = self._run_options, onnxruntime.RunOptions()
+        under_way.terminate = True
 
     def close(self) -> None:
         self._session = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ class Ranker(Protocol):
 
     Implementations are deterministic (a row's score depends on that row alone, never on its
     neighbours in the call), may be called from several threads at once, and release the GIL while
-    they compute.
+    they compute. They never write into what they are given.
     """
 
     @property
@@ -62,6 +62,15 @@ class Ranker(Protocol):
 
     def close(self) -> None:
         """Let go of the model; calling it again changes nothing."""
+        ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A ranker whose calls can be ended from another thread."""
+
+    def interrupt(self) -> None:
+        """End the calls that are under way: they raise :class:`RankerError`. Later calls are not touched."""
         ...
 
 

@@ -132,10 +132,14 @@ class Sources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Ranker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How candidates are ordered and how the ranker is trained. ``none``: the merged order of the sources."""
+    """How candidates are ordered and how the ranker is trained. ``none``: the merged order of the sources.
+
+    ``light_keep``: how many candidates the light ranker of a deep bundle lets through to the deep one; 0: all, unasked.
+    """
 
     kind: Literal["lightgbm", "deep", "none"] = "lightgbm"
     candidates: Annotated[int, Meta(ge=1, le=2_000)] = 200
+    light_keep: Annotated[int, Meta(ge=0, le=2_000)] = 0
     trees: Annotated[int, Meta(ge=1, le=5_000)] = 200
     leaves: Annotated[int, Meta(ge=2, le=64)] = 31
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.08
@@ -150,10 +154,13 @@ class Ranker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Ladder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When serving steps down: the deadline of a request, and how long it may wait for its own token."""
+    """When serving steps down: the deadline of a request, and how long it may wait for its own token. ``walk``: the share of
+    requests that walk each lower tier on purpose.
+    """
 
     deadline_ms: Annotated[float, Meta(ge=1.0, le=10_000.0)] = 50.0
     token_wait_ms: Annotated[float, Meta(ge=0.0, le=60_000.0)] = 1_000.0
+    walk: Annotated[float, Meta(ge=0.0, le=0.1)] = 0.001
 
 
 class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

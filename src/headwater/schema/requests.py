@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from headwater.schema.events import Attributes, Id, Name, check_attributes
 
@@ -15,7 +15,8 @@ class RecommendRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Ask for ``k`` items for ``user`` (absent: a stranger).
 
     ``token`` is what an ingest call returned: the answer then reflects that event. ``context`` holds
-    attributes of the moment (country, device, timezone, ...), ``exclude`` items that must not come back.
+    attributes of the moment (country, device, timezone, ...), ``exclude`` items that must not come back. ``trace`` asks what
+    each stage did.
     """
 
     user: Id | None = None
@@ -25,6 +26,7 @@ class RecommendRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     exclude: Annotated[list[Id], Meta(max_length=1000)] = []
     token: Annotated[str, Meta(max_length=64, pattern=r"^[0-9]+$")] | None = None
     deadline_ms: Annotated[float, Meta(ge=1, le=10_000)] | None = None
+    trace: bool = False
 
     def __post_init__(self) -> None:
         check_attributes(self.context)
@@ -49,8 +51,21 @@ class Address(Struct, frozen=True):
     bundle: str
 
 
+class StageTrace(Struct, frozen=True):
+    """What a stage did: its time, how many items it left (0: it is not about items), and whether it was "ok", "shortened"
+    (fewer than without the deadline or the load), "skipped" or "failed".
+    """
+
+    stage: str
+    ms: float
+    width: int
+    outcome: str
+
+
 class RecommendResponse(Struct, frozen=True):
-    """The answer. ``tier`` 0 is the full path; ``reasons`` say why it is not, and what was skipped."""
+    """The answer. ``tier`` 0 is the full path; ``reasons`` say why it is not, and what was skipped. ``trace`` is there when
+    it was asked for.
+    """
 
     request_id: str
     items: list[RecommendedItem]
@@ -58,6 +73,7 @@ class RecommendResponse(Struct, frozen=True):
     reasons: list[str]
     model: str
     address: Address
+    trace: list[StageTrace] | UnsetType = UNSET
 
 
 class ServedList(Struct, frozen=True, array_like=True):
@@ -67,6 +83,8 @@ class ServedList(Struct, frozen=True, array_like=True):
     (``float32``, shape ``(len(items), columns)``, C order; empty when not sampled), ``context`` is
     ``[segment 0, segment 1, anchor item]`` as dense numbers (0: none), then local time less UTC in ms. ``modelled`` are the scores
     that the fitted sources of the bundle gave (``float32``, shape ``(len(items), sources)``): logged as served, not replayed.
+    ``walked`` is the tier that the request was sent down to on purpose, by lot (0: none): the lists of one such tier are a
+    random sample, whatever tier they came out of in the end.
     """
 
     request_id: str
@@ -80,3 +98,4 @@ class ServedList(Struct, frozen=True, array_like=True):
     context: list[int]
     features: bytes
     modelled: bytes = b""
+    walked: int = 0

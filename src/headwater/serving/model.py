@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headwater.features.plan import Plan
-from headwater.ranking.ranker import Ranker, open_ranker
+from headwater.ranking.ranker import Ranker, open_light, open_ranker
 from headwater.registry.bundle import Bundle
 from headwater.retrieval.fitted import FittedSource, VectorSource, open_sources
 from headwater.schema.config import Config
@@ -14,18 +14,20 @@ from headwater.schema.config import Config
 @dataclass(frozen=True, slots=True)
 class Model:
     """What the pipeline ranks with; swapped whole, between two requests. ``attended``: the source whose vectors an attending
-    ranker gets.
+    ranker gets. ``light``: the small ranker that was taught by the deep one.
     """
 
     version: str
     ranker: Ranker | None
     sources: tuple[FittedSource, ...] = ()
     attended: VectorSource | None = None
+    light: Ranker | None = None
 
     def close(self) -> None:
         """Let go of the ranker and the sources; calling it again changes nothing."""
-        if self.ranker is not None:
-            self.ranker.close()
+        for ranker in (self.ranker, self.light):
+            if ranker is not None:
+                ranker.close()
         for source in self.sources:
             source.close()
 
@@ -39,4 +41,5 @@ def open_model(bundle: Bundle, config: Config, plan: Plan) -> Model:
         open_ranker(manifest.ranker, bundle.files, manifest.columns),
         sources,
         next((source for source in sources if isinstance(source, VectorSource)), None),
+        open_light(bundle.files, manifest.columns),
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import structlog
 
-from headwater.features.assemble import Context, Scratch, anchor_user, assemble, forget_idle, new_scratch, stranger
+from headwater.features.assemble import Context, anchor_user, forget_idle, stranger
 from headwater.features.attributes import surface_code
 from headwater.features.layout import (
     FLAG_HIDDEN,
@@ -27,9 +27,7 @@ from headwater.features.plan import Plan
 from headwater.features.rows import User
 from headwater.features.zones import Zones, zone_offset_of
 from headwater.policy.eligibility import eligible
-from headwater.ranking.ranker import Ranker, RankerError
 from headwater.retrieval.cause import co_visit_cause
-from headwater.retrieval.fitted import Attended, SourceError
 from headwater.retrieval.index import NOTHING, Ranked
 from headwater.retrieval.merge import Candidates, merge
 from headwater.retrieval.sources import Asked, Catalogue, Source, configured_sources
@@ -37,15 +35,30 @@ from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.items import MAX_REGIONS
 from headwater.schema.requests import Address
+from headwater.serving.assembly import Assembly, modelled
+from headwater.serving.lists import OWN_LIST, SNAPSHOT, LastLists, Origin, PopularSnapshot, by_popularity
 from headwater.serving.model import Model
+from headwater.serving.pace import Pace
+from headwater.serving.rank import Moment, Order, RankStage
 from headwater.serving.region import nowhere
 from headwater.serving.request import NO_MODEL, Answer, Query
+from headwater.serving.run import Deadline, Run
+from headwater.serving.scorer import DirectScorer, Scorer
+from headwater.serving.stages import TIER_LAST, TIER_POPULAR, TIER_RETRIEVAL
 from headwater.serving.view import View
+from headwater.serving.walk import drawn_tier
 
-log = structlog.get_logger()
 
-TIER_FULL, TIER_RETRIEVAL, TIER_POPULAR = 0, 2, 4
-RANK_RESERVE_MS = 3.0  # what assembling, ranking and answering still take once the candidates are there
+@dataclass(slots=True)
+class Conditions:
+    """What a pipeline runs under. The defaults are those of evaluation and training: the ranker is called directly, widths
+    are full, nothing is remembered, and no request walks a lower tier. ``walk``: the share of requests that walk each.
+    """
+
+    scorer: Scorer = field(default_factory=DirectScorer)
+    pace: Pace = field(default_factory=Pace)
+    lists: LastLists | None = None
+    walk: float = 0.0
 
 
 class Pipeline:
@@ -58,51 +71,76 @@ class Pipeline:
     def __init__(
         self, config: Config, plan: Plan, *, sources: tuple[Source, ...] | None = None,
         stored_region: Callable[[User], int] = nowhere, zones: Zones | None = None, timer: Callable[[], float] = time.perf_counter,
+        conditions: Conditions | None = None,
     ) -> None:  # fmt: skip
         self.config, self.plan, self.timer = config, plan, timer
+        self.conditions = conditions if conditions is not None else Conditions()
         self.stored_region = stored_region
         self.zones = zones
         self.sources = configured_sources(config, plan) if sources is None else sources
         self.by_surface = {s.name: s.sources for s in config.surfaces}
         self.user: User = stranger(plan)
         self.limit = config.ranker.candidates
-        self.ranks = config.ranker.kind != "none"
-        self._region = 0
-        self._scratch: Scratch = new_scratch(1024, max(self.limit, 256), plan)
-        self._rows = np.zeros((max(self.limit, 256), len(plan.columns)), np.float32)
-        self._wide = np.zeros((0, 0), np.float32)
         self.asked = Asked(self.user, (0, 0), 0)
+        self._region = 0
+        self._assembly = Assembly(plan, max(self.limit, 256))
+        self._ranking = RankStage(config, self._assembly, self.conditions.scorer, self.conditions.pace)
+        self._popular = PopularSnapshot(plan)
         self._barred = np.zeros(1024, np.uint8)
         self._eligible = np.zeros(8192, np.uint8)
 
     def recommend(self, query: Query, view: View, model: Model | None, now_ms: int) -> Answer:
         """Answer ``query`` at ``now_ms``. Always answers: what fails lowers the tier and is named."""
-        run = _Run(self.timer, query.deadline_ms)
+        pace = self.conditions.pace
+        run = Run(
+            Deadline(self.timer, query.deadline_ms),
+            quality=pace.quality,
+            drawn=drawn_tier(query.request_id, self.conditions.walk),
+        )
         user_offset = self._hydrate(query, view, now_ms, run)
         segments = self._segments(query)
-        candidates, used = self._fetch(query, view, model, segments, now_ms, run)
-        chosen, scores, features, modelled = self._rank(query, view, model, candidates, now_ms, run)
+        context = Context(segments, self._offset_ms(query, now_ms), surface_code(query.surface))
+        if run.tier < TIER_LAST and run.deadline.left_for_ms("fetch") <= 0.0:
+            run.degrade(TIER_LAST, "deadline: no time to fetch candidates")
+        if run.tier < TIER_LAST:
+            candidates, used = self._fetch(query, view, model, segments, now_ms, run)
+            moment = Moment(self.asked, view, model, context, now_ms, query.k)
+            order = self._ranking.rank(moment, candidates, run)
+        else:
+            candidates, used, order = self._stored(query, view, segments, now_ms, run)
+        chosen = order.positions[: query.k]
+        run.lap("policy", len(chosen))
         address = Address(
             user_offset, view.item_offset, now_ms, self.plan.hash, model.version if model is not None else NO_MODEL
         )
-        answer = self._respond(
-            view,
-            candidates,
-            used,
-            chosen,
-            scores,
-            features,
-            modelled,
-            [*segments, query.anchor, self._offset_ms(query, now_ms)],
-            address,
-            run,
-        )
+        logged = [*segments, query.anchor, context.offset_ms]
+        answer = self._respond(view, candidates, used, chosen, order, logged, address, run)
         run.lap("respond")
+        pace.took(run.deadline.spent_ms(), query.deadline_ms)
+        lists = self.conditions.lists
+        if lists is not None and run.tier <= TIER_RETRIEVAL and not run.drawn and len(answer.items):
+            lists.keep(query, segments, answer.items, self._region, now_ms)
         return answer
+
+    def fallback(self, query: Query, view: View, model: Model | None, now_ms: int, why: str) -> Answer:
+        """An answer of tier 3 or 4, when :meth:`recommend` could not give one: it reads no state and asks no model."""
+        run = Run(Deadline(self.timer, query.deadline_ms))
+        run.degrade(TIER_LAST, why)
+        for part in self.user:
+            part[:] = 0
+        self._region = query.region or 0
+        self._make_room(query, view)
+        candidates, used, order = self._stored(query, view, query.segments, now_ms, run)
+        version = model.version if model is not None else NO_MODEL
+        address = Address(0, view.item_offset, now_ms, self.plan.hash, version)
+        chosen = order.positions[: query.k]
+        return self._respond(
+            view, candidates, used, chosen, order, [*query.segments, query.anchor, 0], address, run
+        )  # fmt: skip
 
     def candidates(self, query: Query, view: View, now_ms: int, model: Model | None = None) -> Candidates:
         """What the sources offer for ``query``: the first half of :meth:`recommend`, for training."""
-        run = _Run(self.timer, float("inf"))
+        run = Run(Deadline(self.timer, float("inf")))
         self._hydrate(query, view, now_ms, run)
         return self._fetch(query, view, model, self._segments(query), now_ms, run)[0]
 
@@ -111,25 +149,23 @@ class Pipeline:
     ) -> npt.NDArray[np.float32]:
         """Assembled rows of ``items`` for the user row at hand: that of the last :meth:`candidates` or of this request."""
         context = Context(self._segments(query), self._offset_ms(query, now_ms), surface_code(query.surface))
-        return assemble(self.plan, self.user, view.table.rows, items, context, now_ms, self._scratch, out)
+        return self._assembly.features(self.user, view, items, context, now_ms, out)
 
     def modelled(self, model: Model, view: View, items: npt.NDArray[np.int64], out: npt.NDArray[np.float32]) -> None:
         """What each fitted source of ``model`` thinks of ``items``, for the request at hand, into ``out`` float32[n, sources]."""
-        scores = np.empty(len(items), np.float32)
-        for column, source in enumerate(model.sources):
-            source.score(self.asked, view.index, items, scores)
-            out[: len(items), column] = scores
+        modelled(self.asked, model, view, items, out)
 
     # -- stages ----------------------------------------------------------------------------------------
 
-    def _hydrate(self, query: Query, view: View, now_ms: int, run: _Run) -> int:
+    def _hydrate(self, query: Query, view: View, now_ms: int, run: Run) -> int:
         """The user row (zeros for a stranger), where the user is, and what must not be shown to them."""
         try:
             offset = view.read_user(query.user, self.user)
         except HeadwaterError as error:
             for part in self.user:
                 part[:] = 0
-            run.degrade(TIER_POPULAR, f"state unavailable: {error}")
+            run.mark("failed")
+            run.degrade(TIER_LAST, f"state unavailable: {error}")
             offset = 0
         forget_idle(self.user, now_ms, self.plan)
         self._region = self.stored_region(self.user) if query.region is None else query.region
@@ -140,8 +176,8 @@ class Pipeline:
         return offset
 
     def _fetch(
-        self, query: Query, view: View, model: Model | None, segments: tuple[int, int], now_ms: int, run: _Run
-    ) -> tuple[Candidates, list[Source]]:
+        self, query: Query, view: View, model: Model | None, segments: tuple[int, int], now_ms: int, run: Run
+    ) -> tuple[Candidates, list[Source | Origin]]:
         """Offers of all sources of the surface, merged; ineligible items are dropped before widths count.
 
         Returns the candidates and the sources that their positions refer to.
@@ -154,63 +190,70 @@ class Pipeline:
             used: list[Source] = [s for s in offering if wanted is None or s.name in wanted]
             asked = self.asked = Asked(self.user, segments, now_ms)
             offers: list[tuple[float, int, Ranked]] = []
+            run.mark("shortened" if run.quality < 1.0 else "ok")
             for source in used:
                 ranked = NOTHING
-                try:
-                    offer = source.fetch(asked, view.index)
-                    ranked = offer.ranked
-                    if offer.why_empty:
-                        run.notes.append(f"{source.name}: {offer.why_empty}")
-                except HeadwaterError as error:
-                    run.notes.append(f"{source.name} failed: {error}")
+                if offers and run.deadline.left_for_ms("fetch") <= 0.0:
+                    run.notes.append(f"{source.name} skipped: deadline")
+                    run.mark("shortened")
+                else:
+                    ranked = self._offer(source, asked, view, run)
                 run.widths[source.name] = len(ranked)
-                offers.append((source.weight, getattr(self.config.sources, source.name).width, ranked))
-            run.lap("fetch")
-            limit = max(self.limit, query.k)
+                width = run.width(getattr(self.config.sources, source.name).width, query.k)
+                offers.append((source.weight, width, ranked))
+            run.lap("fetch", sum(run.widths.values()))
+            limit = max(run.width(self.limit, query.k), query.k)
             candidates = merge(offers, limit, lambda ids: self._may_show(ids, view, now_ms))
             if len(candidates) < query.k:
                 candidates = self._fill(candidates, used, query, view, now_ms)
         finally:
             self._barred[barred] = 0
-        run.lap("merge")
+        run.lap("eligibility", len(candidates))
         return candidates, [*used, Catalogue()]
 
-    def _rank(
-        self, query: Query, view: View, model: Model | None, candidates: Candidates, now_ms: int, run: _Run
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:  # fmt: skip
-        """Positions of the best candidates, their scores, feature rows and what the fitted sources think of them;
-        retrieval order when ranking can't.
-        """
-        features = self._rows[:0]
-        modelled = features[:, :0]
-        ranker: Ranker | None = model.ranker if model is not None and self.ranks else None
-        if ranker is None and self.ranks:  # else the merged order is what was asked for: nothing is missing
-            run.degrade(TIER_RETRIEVAL, "no ranker in service")
-        elif ranker is not None and run.left_ms() < RANK_RESERVE_MS:
-            run.degrade(TIER_RETRIEVAL, "deadline: ranking skipped")
-        if ranker is not None and run.tier == TIER_FULL and len(candidates):
-            self._reserve_candidates(len(candidates))
-            features = self.features(query, view, candidates.items, now_ms, self._rows)
-            run.lap("assemble")
-            try:
-                rows, modelled = self._widened(model, view, candidates.items, features)
-                scores = ranker.score(rows, self._attention(model, view, candidates.items) if ranker.attends else None)
-                if not np.isfinite(scores).all():
-                    raise RankerError(f"version {model.version if model else NO_MODEL} gave a score that is not finite")
-                order = np.lexsort((candidates.items, -scores))[: query.k]
-                run.lap("rank")
-                return order, scores[order], features[order], modelled[order]
-            except (RankerError, SourceError) as error:
-                log.error("ranker_failed", error=str(error))
-                run.degrade(TIER_RETRIEVAL, f"ranker failed: {error}")
-        order = np.arange(min(query.k, len(candidates)))
-        run.lap("rank")
-        return order, candidates.scores[order], features[order[: len(features)]], modelled[order[: len(modelled)]]
+    def _offer(self, source: Source, asked: Asked, view: View, run: Run) -> Ranked:
+        try:
+            offer = source.fetch(asked, view.index)
+        except HeadwaterError as error:
+            run.notes.append(f"{source.name} failed: {error}")
+            return NOTHING
+        if offer.why_empty:
+            run.notes.append(f"{source.name}: {offer.why_empty}")
+        return offer.ranked
+
+    def _stored(
+        self, query: Query, view: View, segments: tuple[int, int], now_ms: int, run: Run
+    ) -> tuple[Candidates, list[Source | Origin], Order]:
+        """Tiers 3 and 4: the last good list, what is popular; what may be shown of them, filled up to ``k`` items."""
+        lists = self.conditions.lists
+        kept = lists.find(query, segments, now_ms) if lists is not None and run.tier == TIER_LAST else None
+        if kept is not None and kept.origin is OWN_LIST and query.region is None and self._region == 0:
+            self._region = kept.region  # where this user was when their row could be read
+        barred = self._bar(query)
+        try:
+            own = kept.items[self._may_show(kept.items, view, now_ms)] if kept is not None else np.zeros(0, np.int64)
+            if not len(own) and run.tier == TIER_LAST:
+                run.degrade(TIER_POPULAR, "no last good list that may be shown")
+            items = own[: query.k]
+            for more in (self._popular.items, self._everything):
+                if len(items) < query.k:
+                    rest = more(view, now_ms)
+                    rest = rest[self._may_show(rest, view, now_ms)]
+                    items = np.concatenate([items, rest[~np.isin(rest, items)][: query.k - len(items)]])
+        finally:
+            self._barred[barred] = 0
+        for stage in ("fetch", "assemble", "deep_rank"):
+            run.skip(stage)
+        run.lap("eligibility", len(items))
+        source = np.ones(len(items), np.int64)
+        source[: len(own)] = 0
+        scores = np.zeros(len(items), np.float32)
+        order = Order(np.arange(len(items)), scores, scores[:, None][:0], scores[:, None][:0])
+        return Candidates(items, scores, source), [kept.origin if kept is not None else SNAPSHOT, SNAPSHOT], order
 
     def _respond(
-        self, view: View, candidates: Candidates, used: list[Source],
-        chosen: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], features: npt.NDArray[np.float32],
-        modelled: npt.NDArray[np.float32], context: list[int], address: Address, run: _Run,
+        self, view: View, candidates: Candidates, used: list[Source | Origin], chosen: npt.NDArray[np.int64],
+        order: Order, context: list[int], address: Address, run: Run,
     ) -> Answer:  # fmt: skip
         items = candidates.items[chosen]
         names = [used[s] for s in candidates.source[chosen].tolist()]
@@ -226,39 +269,20 @@ class Pipeline:
             run.notes.append(why)
         return Answer(
             items=items,
-            scores=scores,
+            scores=order.scores[: len(items)],
             sources=[s.name for s in names],
             reasons=[s.reason for s in names],
             causes=causes,
             tier=run.tier,
             degraded=run.notes,
             address=address,
-            features=features,
-            modelled=modelled,
+            features=order.features[chosen if len(order.features) else []],
+            modelled=order.modelled[chosen if len(order.modelled) else []],
             context=context,
-            trace=run.laps,
+            trace=run.trace,
             widths=run.widths,
+            walked=run.drawn,
         )
-
-    def _widened(
-        self, model: Model | None, view: View, items: npt.NDArray[np.int64], features: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """The rows that the ranker gets (plan columns, then a score of each fitted source), and these scores alone."""
-        if model is None or not model.sources:
-            return features, features[:, :0]
-        plain, wide = features.shape[1], features.shape[1] + len(model.sources)
-        if len(self._wide) < len(items) or self._wide.shape[1] != wide:
-            self._wide = np.zeros((len(self._rows), wide), np.float32)
-        rows = self._wide[: len(items)]
-        rows[:, :plain] = features
-        self.modelled(model, view, items, rows[:, plain:])
-        return rows, rows[:, plain:]
-
-    def _attention(self, model: Model | None, view: View, items: npt.NDArray[np.int64]) -> Attended:
-        source = None if model is None else model.attended
-        if source is None:
-            raise RankerError("the ranker attends to the recent sequence, its bundle has no source with vectors")
-        return source.attend(self.asked, view.index, items)
 
     # -- parts of stages -------------------------------------------------------------------------------
 
@@ -292,12 +316,7 @@ class Pipeline:
             view.index.update(np.zeros(0, np.int64))
         if len(self._barred) < capacity:
             self._barred = np.zeros(capacity, np.uint8)
-            self._scratch = new_scratch(capacity, len(self._rows), self.plan)
-
-    def _reserve_candidates(self, count: int) -> None:
-        if count > len(self._rows):
-            self._rows = np.zeros((2 * count, len(self.plan.columns)), np.float32)
-            self._scratch = new_scratch(len(self._barred), len(self._rows), self.plan)
+            self._assembly.make_room(capacity)
 
     def _bar(self, query: Query) -> npt.NDArray[np.int64]:
         """Mark what this user must not get; the caller clears the returned items."""
@@ -317,14 +336,13 @@ class Pipeline:
         )  # fmt: skip
         return self._eligible[: len(ids)].astype(np.bool_)
 
+    def _everything(self, view: View, now_ms: int) -> npt.NDArray[np.int64]:
+        return by_popularity(self.plan, view, now_ms)
+
     def _fill(self, candidates: Candidates, used: list[Source], query: Query, view: View, now_ms: int) -> Candidates:
         """Too few: go through the whole catalogue, most popular first, then by number, so that no user starves."""
-        everything = np.arange(1, view.table.count, dtype=np.int64)
-        cell = self.plan.popular_cells[-1]
-        weight = view.index.weights(cell, self.plan.popular_lives[-1], now_ms)
-        liked = view.table.rows.f4[: view.table.count, cell] > 0.0
-        known = everything[(view.table.rows.u4[1 : view.table.count, I_FLAGS] != 0) | liked[1:]]
-        order = known[np.argsort(-weight[known], kind="stable")]
+        liked = view.table.rows.f4[: view.table.count, self.plan.popular_cells[-1]] > 0.0
+        order = self._everything(view, now_ms)
         order = order[self._may_show(order, view, now_ms)]
         missing = order[~np.isin(order, candidates.items)][: query.k - len(candidates)]
         names = [s.name for s in used]
@@ -335,27 +353,3 @@ class Pipeline:
             np.concatenate([candidates.scores, np.zeros(len(missing), np.float32)]),
             np.concatenate([candidates.source, source.astype(np.int64)]),
         )
-
-
-class _Run:
-    """Clock, tier and notes of one request."""
-
-    def __init__(self, timer: Callable[[], float], deadline_ms: float) -> None:
-        self._timer, self._start = timer, timer()
-        self._last, self._deadline_ms = self._start, deadline_ms
-        self.tier = TIER_FULL
-        self.notes: list[str] = []
-        self.laps: dict[str, float] = {}
-        self.widths: dict[str, int] = {}
-
-    def lap(self, stage: str) -> None:
-        now = self._timer()
-        self.laps[stage] = 1e3 * (now - self._last)
-        self._last = now
-
-    def left_ms(self) -> float:
-        return self._deadline_ms - 1e3 * (self._timer() - self._start)
-
-    def degrade(self, tier: int, why: str) -> None:
-        self.tier = max(self.tier, tier)
-        self.notes.append(why)

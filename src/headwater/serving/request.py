@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.schema.requests import Address, ServedList
+from headwater.serving.run import Lap
 
 NO_MODEL = "none"
 
@@ -41,8 +42,8 @@ class Answer:
 
     A reason may hold ``{item}``, which stands for the item ``causes[i]``. ``features`` are the assembled
     rows of the items, ``float32[k, d]`` (empty when nothing was assembled), ``modelled`` what the fitted sources of the
-    bundle think of them, ``float32[k, sources]``. ``trace`` is ms by stage;
-    ``widths`` candidates by source.
+    bundle think of them, ``float32[k, sources]``. ``trace`` is what each stage did, in order;
+    ``widths`` candidates by source. ``walked`` is the tier that the request walked on purpose, 0: none.
     """
 
     items: npt.NDArray[np.int64]
@@ -56,8 +57,14 @@ class Answer:
     features: npt.NDArray[np.float32]
     modelled: npt.NDArray[np.float32]
     context: list[int]
-    trace: dict[str, float]
+    trace: dict[str, Lap]
     widths: dict[str, int]
+    walked: int = 0
+
+    @property
+    def took_ms(self) -> float:
+        """All stages together."""
+        return sum(lap.ms for lap in self.trace.values())
 
 
 def served_list(query: Query, answer: Answer, *, sampled: bool) -> ServedList:
@@ -74,4 +81,5 @@ def served_list(query: Query, answer: Answer, *, sampled: bool) -> ServedList:
         context=answer.context,
         features=answer.features.tobytes() if sampled else b"",
         modelled=answer.modelled.tobytes() if sampled else b"",
+        walked=answer.walked,
     )

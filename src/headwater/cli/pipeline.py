@@ -1,0 +1,50 @@
+"""``headwater pipeline``: the request path and its ladder, as data."""
+
+from __future__ import annotations
+
+import typer
+
+from headwater.cli.options import ConfigOption, JsonOption, print_json, settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``pipeline``."""
+    group = typer.Typer(no_args_is_help=True, help="The request path: its stages, and the tiers that it steps down.")
+    group.command("show")(show)
+    app.add_typer(group, name="pipeline")
+
+
+def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """The stages of a request in order: what each needs, by when it must be over, and what a list is without it.
+
+    Example: headwater pipeline show
+    """
+    from headwater.serving.stages import STAGES, TIERS
+
+    ladder = settings(config, None).config.ladder
+    if as_json:
+        print_json(
+            {
+                "deadline_ms": ladder.deadline_ms,
+                "walk": ladder.walk,
+                "stages": [
+                    {**stage._asdict(), "until_ms": round(stage.until * ladder.deadline_ms, 3)} for stage in STAGES
+                ],
+                "tiers": [tier._asdict() for tier in TIERS],
+            }
+        )
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    stages = Table("stage", "does", "needs", "over by", "without it", box=None, pad_edge=False)
+    for stage in STAGES:
+        until = f"{stage.until * ladder.deadline_ms:g} ms" if stage.name != "log" else "after the answer"
+        stages.add_row(stage.name, stage.does, ", ".join(stage.needs) or "–", until, stage.skipped)
+    console.print(stages)
+    tiers = Table("tier", "name", "serves", box=None, pad_edge=False)
+    for tier in TIERS:
+        tiers.add_row(str(tier.number), tier.name, tier.serves)
+    console.print()
+    console.print(tiers)

@@ -1,0 +1,120 @@
+"""What is served when nothing better can be: lists that were good before, and what is popular; both held in memory.
+
+Whoever serves from here filters again: what was hidden since cannot come back.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater.features.layout import I_FLAGS
+from headwater.features.plan import Plan
+from headwater.serving.request import Query
+from headwater.serving.view import View
+
+Int64 = npt.NDArray[np.int64]
+
+MAX_LISTS = 4_096
+MAX_LENGTH = 200  # items of a list that are kept
+KEEP_MS = 3_600_000  # how long a list is good enough to be shown again
+SNAPSHOT_LENGTH = 2_000
+SNAPSHOT_MS = 10_000  # how old the snapshot of what is popular gets
+
+
+class Origin(NamedTuple):
+    """What an item of such a list says about where it comes from."""
+
+    name: str
+    reason: str
+
+
+OWN_LIST = Origin("last", "from the last list for you")
+SEGMENT_LIST = Origin("last", "from the last list for new visitors like you")
+SNAPSHOT = Origin("popular", "popular now")
+
+_Key = tuple[int, str, int, tuple[int, int]]
+
+
+class LastList(NamedTuple):
+    """A list as it was ranked: items best first, when, and the region of whom it was made for."""
+
+    items: Int64
+    at_ms: int
+    region: int
+    origin: Origin
+
+
+class LastLists:
+    """The last good list of each user, and of strangers in each segment, by surface and anchor; the oldest go.
+
+    A segment's list is one that was made for a stranger there: nobody gets what was chosen for somebody else.
+    """
+
+    def __init__(self, most: int = MAX_LISTS) -> None:
+        self._most = most
+        self._lists: OrderedDict[_Key, LastList] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._lists)
+
+    def keep(self, query: Query, segments: tuple[int, int], items: Int64, region: int, now_ms: int) -> None:
+        """Remember ``items`` (best first, copied) as the last good list for whoever asks like ``query``."""
+        key = _user_key(query) if query.user else _segment_key(query, segments)
+        origin = OWN_LIST if query.user else SEGMENT_LIST
+        self._lists[key] = LastList(items[:MAX_LENGTH].copy(), now_ms, region, origin)
+        self._lists.move_to_end(key)
+        while len(self._lists) > self._most or now_ms - next(iter(self._lists.values())).at_ms >= KEEP_MS:
+            self._lists.popitem(last=False)
+
+    def find(self, query: Query, segments: tuple[int, int], now_ms: int) -> LastList | None:
+        """The user's own list, else that of strangers in their segments, else of strangers anywhere; none older than an hour."""
+        for key in (_user_key(query), _segment_key(query, segments), _segment_key(query, (0, 0))):
+            found = self._lists.get(key)
+            if found is not None and 0 <= now_ms - found.at_ms < KEEP_MS:
+                return found
+        return None
+
+
+def _user_key(query: Query) -> _Key:
+    return query.user, query.surface, query.anchor, (0, 0)
+
+
+def _segment_key(query: Query, segments: tuple[int, int]) -> _Key:
+    return 0, query.surface, query.anchor, segments
+
+
+class PopularSnapshot:
+    """The most popular items, most popular first, then the rest of the catalogue by number.
+
+    It is taken from the item columns that a worker holds, so it needs no store; whoever asks finds one that is at most
+    ten seconds old.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._at_ms, self._count = -1, 0
+        self._items = np.zeros(0, np.int64)
+
+    def items(self, view: View, now_ms: int) -> Int64:
+        """``int64[n]``, up to 2,000 items. Not filtered."""
+        count = view.table.count
+        # the first items must not wait for it to age
+        if self._at_ms < 0 or not 0 <= now_ms - self._at_ms < SNAPSHOT_MS or self._count < min(count, SNAPSHOT_LENGTH):
+            self._items = by_popularity(self._plan, view, now_ms)[:SNAPSHOT_LENGTH].copy()
+            self._at_ms, self._count = now_ms, count
+        return self._items
+
+
+def by_popularity(plan: Plan, view: View, now_ms: int) -> Int64:
+    """Every item that is known or was liked, most popular first, then by number."""
+    count, cell = view.table.count, plan.popular_cells[-1]
+    everything = np.arange(1, count, dtype=np.int64)
+    weight = view.index.weights(cell, plan.popular_lives[-1], now_ms)
+    liked = view.table.rows.f4[:count, cell] > 0.0
+    known = everything[(view.table.rows.u4[1:count, I_FLAGS] != 0) | liked[1:]]
+    order: Int64 = known[np.argsort(-weight[known], kind="stable")]
+    return order
