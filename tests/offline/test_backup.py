@@ -23,8 +23,10 @@ from headwater.log.record import Kind, Namespace
 from headwater.log.socket import SyncWriterClient
 from headwater.offline.archive import Archiver
 from headwater.offline.backup import MANIFEST, BackupError, backup, read_manifest, restore, verify_backup
+from headwater.online.keys import add_key, read_keys
 from headwater.schema.events import Event
 from headwater.schema.items import Item
+from headwater.schema.keys import KEYS_FILE, Scope
 from tests.offline.sites import CONFIG, MAP, Clock, fill, folded, records_of, user, writer_of
 
 WRITER = Path(__file__).parent.parent / "log" / "writer_process.py"
@@ -109,6 +111,7 @@ def test_a_backup_under_load_restores_to_the_same_state(tmp_path: Path) -> None:
 
 
 def test_everything_comes_back_and_the_log_goes_on(data: Path, tmp_path: Path) -> None:
+    add_key(data, "shop", [Scope.READ], now_ms=1)
     made = backup(data, tmp_path / "b", created_ms=17)
     assert made.left_out == ["notes.txt"]
     report = restore(tmp_path / "b", tmp_path / "there" / "data", map_size=MAP)
@@ -121,6 +124,8 @@ def test_everything_comes_back_and_the_log_goes_on(data: Path, tmp_path: Path) -
         assert one.vocabulary().texts(namespace) == other.vocabulary().texts(namespace)
     assert one.imported("file-1", "m") == other.imported("file-1", "m")
     assert records_of(LakeLog(lake_dir(data))) == records_of(LakeLog(lake_dir(restored)))
+    assert read_keys(restored) == read_keys(data) is not None
+    assert (restored / KEYS_FILE).stat().st_mode & 0o777 == 0o600
     assert (restored / "models" / "bundles" / "v1" / "model.txt").read_text() == "a model"
     assert not (restored / "models" / "bundles" / ".incoming-1").exists()
     one.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -13,11 +15,14 @@ import structlog
 from headwater.log.batch import EventBatch
 from headwater.log.commands import Appended
 from headwater.log.protocol import RefusedError
+from headwater.online.access import Access
 from headwater.online.app import create_app
+from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
 from headwater.online.service import Service
 from headwater.schema.config import Config
 from headwater.schema.errors import UnavailableError
+from headwater.schema.limits import Limits
 
 EVENT = {"user": "very-secret", "item": "i", "type": "click"}
 
@@ -36,7 +41,8 @@ class FailingWriter:
 def post(error: Exception) -> tuple[httpx.Response, Metrics]:
     """The answer to one good event when the writer fails with ``error``."""
     metrics = Metrics()
-    stub = SimpleNamespace(config=Config(), metrics=metrics, writer=FailingWriter(error), retiring=False)
+    access = Access(Path("no-such-folder"), Limits(), metrics, clock=wall_ms, timer=time.monotonic)
+    stub = SimpleNamespace(config=Config(), metrics=metrics, writer=FailingWriter(error), retiring=False, access=access)
 
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(cast(Service, stub)), raise_app_exceptions=False)  # type: ignore[arg-type]

@@ -82,6 +82,7 @@ def _checks(config: Path | None, data: Path | None) -> Iterator[Check]:
     source = str(chosen.config_path) if chosen.config_path is not None else "no file, the defaults"
     yield Check("configuration", "ok", source)
     yield from _disk(chosen.data)
+    yield _keys(chosen)
     yield _writer(chosen)
     yield _log(chosen)
     yield _state(chosen)
@@ -207,6 +208,27 @@ def _log(chosen: Settings) -> Check:
     except HeadwaterError as error:
         return Check("log", "fail", str(error), "Restore the data directory from a backup")
     return Check("log", "ok", f"readable, {last:,} records", figures={"offset": last})
+
+
+def _keys(chosen: Settings) -> Check:
+    """Whether callers need API keys, and whether the file of their hashes is for its owner alone."""
+    from headwater.online.keys import read_keys, wall_ms
+    from headwater.schema.keys import KEYS_FILE
+
+    try:
+        keys = read_keys(chosen.data)
+    except HeadwaterError as error:
+        return Check("keys", "fail", str(error), "Nobody is let in until it can be read")
+    if keys is None:
+        return Check("keys", "ok", "no API keys: served on loopback only")
+    path, good = chosen.data / KEYS_FILE, sum(not key.why_invalid(wall_ms()) for key in keys)
+    figures = {"good": float(good), "keys": float(len(keys))}
+    if path.stat().st_mode & 0o077:
+        return Check("keys", "warn", f"others of this machine may open {path}", f"chmod 600 {path}", figures)
+    if not good:
+        advice = "headwater keys add NAME --scope ..."
+        return Check("keys", "warn", "no API key is good: nobody is let in", advice, figures)
+    return Check("keys", "ok", f"{good} of {len(keys)} API keys are good", figures=figures)
 
 
 def _state(chosen: Settings) -> Check:

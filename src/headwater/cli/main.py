@@ -24,6 +24,7 @@ from headwater.cli import (
     features,
     importing,
     init,
+    keys,
     ladder,
     learn,
     models,
@@ -38,8 +39,8 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, recommend, pipeline, ladder, rules, features, archive, backup, erase,
-    bench, capacity, demo, doctor,
+    init, importing, train, evaluate, models, learn, serve, keys, recommend, pipeline, ladder, rules, features, archive, backup,
+    erase, bench, capacity, demo, doctor,
 )  # fmt: skip
 
 

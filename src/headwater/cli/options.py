@@ -30,6 +30,13 @@ DataOption = Annotated[
         "--data", metavar="DIR", envvar="HEADWATER_DATA", help="Data directory [default: data_dir of the configuration]"
     ),
 ]
+ApiKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key", metavar="KEY", envvar="HEADWATER_API_KEY",
+        help="Key for the server; better in the environment, for others of this machine can read arguments.",
+    ),
+]  # fmt: skip
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")]
 
 

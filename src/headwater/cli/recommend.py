@@ -8,6 +8,7 @@ import typer
 
 from headwater.cli.options import (
     EXIT_CHECK_FAILED,
+    ApiKeyOption,
     ConfigOption,
     DataOption,
     JsonOption,
@@ -35,6 +36,7 @@ def recommend(
     url: Annotated[
         str | None, typer.Option(help="Ask this server [default: the one that serves the data directory].")
     ] = None,
+    api_key: ApiKeyOption = None,
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -50,7 +52,9 @@ def recommend(
 
     chosen = settings(config, data)
     request = RecommendRequest(user=user, k=k, surface=surface, context=_attributes(context or []) or None)
-    response = _ask(url, request) if url else _ask_running(chosen, request) or _in_process(chosen, request)
+    response = (
+        _ask(url, api_key, request) if url else _ask_running(chosen, api_key, request) or _in_process(chosen, request)
+    )
     if as_json:
         print_json(response)
     else:
@@ -69,14 +73,14 @@ def _attributes(pairs: list[str]) -> dict[str, str | int | float | bool]:
     return found
 
 
-def _ask(url: str, request: RecommendRequest) -> RecommendResponse:
+def _ask(url: str, api_key: str | None, request: RecommendRequest) -> RecommendResponse:
     from headwater.client import Client
 
-    with Client(url) as client:
+    with Client(url, api_key) as client:
         return client.recommend(request)
 
 
-def _ask_running(chosen: Settings, request: RecommendRequest) -> RecommendResponse | None:
+def _ask_running(chosen: Settings, api_key: str | None, request: RecommendRequest) -> RecommendResponse | None:
     """The answer of the server that serves the data directory; None when there is none."""
     from headwater.cli.serve import running_address
     from headwater.client import Client
@@ -84,7 +88,7 @@ def _ask_running(chosen: Settings, request: RecommendRequest) -> RecommendRespon
     url = running_address(chosen.data)
     if url is None:
         return None
-    with Client(url) as client:
+    with Client(url, api_key) as client:
         return client.recommend(request) if client.healthy() else None
 
 

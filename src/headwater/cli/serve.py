@@ -91,7 +91,7 @@ def serve(
     port = serving.port if port is None else port
     shift_ms = _clock_shift_ms(chosen) if clock_shift_ms is None else clock_shift_ms
     if role in (Role.ALL, Role.API):
-        _check_loopback(host)
+        _check_reach(host, chosen.data)
     if role is Role.ALL:
         _check_rules(chosen)
         _supervise(chosen, host, port, serving.workers if workers is None else workers, shift_ms)
@@ -124,12 +124,16 @@ def _pinned(path: Path, data: Path | None) -> Settings:
     return Settings(load_pinned(path), None, data)
 
 
-def _check_loopback(host: str) -> None:
-    """There are no API keys yet, so nobody but this machine may ask.
+def _check_reach(host: str, data: Path) -> None:
+    """Without API keys nobody but this machine may ask.
 
     Raises:
-        ConfigurationError: ``host`` is an address that others can reach.
+        ConfigurationError: ``host`` is an address that others can reach, and there are no keys or they cannot be read.
     """
+    from headwater.online.keys import read_keys
+
+    if read_keys(data) is not None:
+        return
     try:
         if ipaddress.ip_address(host).is_loopback:
             return
@@ -137,8 +141,8 @@ def _check_loopback(host: str) -> None:
         if host == "localhost":
             return
     raise ConfigurationError(
-        f'serving.host: "{host}" can be reached from elsewhere and there are no API keys yet. '
-        "Listen on 127.0.0.1 and put a proxy that checks callers in front"
+        f'serving.host: "{host}" can be reached from elsewhere and there are no API keys. '
+        "Make one with `headwater keys add NAME --scope ...`, or listen on 127.0.0.1"
     )
 
 

@@ -36,13 +36,14 @@ from headwater.offline.states import state_offset
 from headwater.registry.files import sync_directory, write_synced, writers_lock
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
+from headwater.schema.keys import KEYS_FILE
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 INCOMPLETE = ".incomplete"
 
 _CHUNK = 4 * 1024 * 1024
-_KNOWN = {"log", "identity", "lake", "models", "state", ERASURES_FILE}  # what a backup takes
+_KNOWN = {"log", "identity", "lake", "models", "state", ERASURES_FILE, KEYS_FILE}  # what a backup takes
 _LIVE = {"run", "writer.lock", "metrics", "rejects"}  # what belongs to the processes or can be had again
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -153,6 +154,9 @@ def backup(
     _copy_models(data, partial)
     if (data / ERASURES_FILE).exists():
         shutil.copyfile(data / ERASURES_FILE, partial / ERASURES_FILE)
+    if (data / KEYS_FILE).exists():  # without it what is restored would be open to everybody
+        shutil.copyfile(data / KEYS_FILE, partial / KEYS_FILE)
+        (partial / KEYS_FILE).chmod(0o600)
     with contextlib.closing(LmdbLog(partial / "log", readonly=True)) as copied:
         entry = LogEntry(copied.log_id, copied.first_offset, copied.last_offset, copied.last_received_ms)
         if lake is not None:

@@ -31,6 +31,7 @@ def create_app(service: Service) -> ASGIApp:
     """The ASGI application that serves ``service``."""
     app = Litestar(
         route_handlers=[*ingest_routes(service), *answer_routes(service), *health_routes(service)],
+        before_request=service.access.check,
         exception_handlers={RefusalError: _refuse, HTTPException: _refuse_http, Exception: _fail},
         request_max_body_size=MAX_BODY,
         openapi_config=None,  # the document at /schema comes from the same msgspec types that check the bodies
@@ -73,7 +74,9 @@ def _measured(app: ASGIApp, service: Service) -> ASGIApp:
 
 
 def _refuse(_: Request[Any, Any, Any], refusal: RefusalError) -> Response[bytes]:
-    headers = {"retry-after": str(refusal.retry_after_s)} if refusal.retry_after_s else {}
+    headers = dict(refusal.headers)
+    if refusal.retry_after_s:
+        headers["retry-after"] = str(refusal.retry_after_s)
     return Response(refusal.body(), status_code=refusal.status, headers=headers, media_type=JSON)
 
 

@@ -33,12 +33,14 @@ class RefusalError(Exception):
         *,
         rejected: list[Rejection] | None = None,
         retry_after_s: int = 0,
+        headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(reason)
         self.status = status
         self.field = field
         self.rejected = rejected or []
         self.retry_after_s = retry_after_s
+        self.headers = headers or {}
 
     def body(self) -> bytes:
         """The JSON body."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable
 from typing import TypeVar
 from urllib.parse import unquote
@@ -16,8 +17,10 @@ from headwater.log.batch import events_to_batch
 from headwater.log.commands import Appended
 from headwater.log.protocol import RefusedError
 from headwater.log.record import Namespace
-from headwater.online.bodies import BatchDecoder, Entries, event_check
+from headwater.online.bodies import MAX_BODY, BatchDecoder, Entries, event_check
+from headwater.online.body_size import check_size
 from headwater.online.errors import RefusalError
+from headwater.online.limits import EventCaps, capped
 from headwater.online.service import Service
 from headwater.schema.errors import UnavailableError
 from headwater.schema.events import Event, IngestReply, Rejection
@@ -35,10 +38,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def body_of(request: Call) -> bytes:
-    """The body as sent. Raises :class:`RefusalError` 415 for a compressed one."""
+    """The body as sent. Raises :class:`RefusalError` 415 for a compressed one, 413 for one that holds too much."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise RefusalError(415, "Send the body uncompressed", "content-encoding")
-    return await request.body()
+    body = await request.body()
+    check_size(body)
+    return body
 
 
 def id_of(request: Call, prefix: str) -> str:
@@ -50,7 +55,10 @@ def id_of(request: Call, prefix: str) -> str:
 
 def ingest_routes(service: Service) -> list[HTTPRouteHandler]:
     """Routes of ``service`` that write."""
-    events = BatchDecoder(Event, event_check([kind.name for kind in service.config.events]))
+    check_size(b" " * MAX_BODY)  # compiles the kernel or loads it: no request is to wait for that
+    caps = EventCaps(service.config.limits.user_events_per_hour, timer=time.monotonic)
+    known = event_check([kind.name for kind in service.config.events])
+    events = BatchDecoder(Event, capped(known, caps, lambda kind: service.metrics.events_capped.labels(kind).inc()))
     items = BatchDecoder(Item)
     users = BatchDecoder(UserProfile)
     segment_keys = service.config.segments.keys

@@ -83,6 +83,12 @@ class Metrics:
             ("kind", "outcome"),
             registry=registry,
         )
+        self.events_capped = Counter(
+            "headwater_events_capped", "Events refused above the cap of a user", ("type",), registry=registry
+        )
+        self.refused = Counter(
+            "headwater_access_refused", "Requests refused: key, scope, rate", ("reason",), registry=registry
+        )
         self.writer_away = Counter("headwater_writer_unavailable", "Ingest calls answered with 503", registry=registry)
         self.token_wait = Histogram(
             "headwater_token_wait_seconds", "Wait until a token was reflected", buckets=_WAIT_S, registry=registry

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from headwater import __version__
+from headwater.online.access import SCOPES
 from headwater.online.bodies import MAX_BODY
 from headwater.online.errors import ErrorDetail, ErrorReply
 from headwater.schema.config import Config
@@ -22,6 +23,7 @@ _KINDS: tuple[type[Struct], ...] = (
     Event, Item, UserProfile, RecommendRequest, RecommendResponse, IngestReply, ErrorReply,
 )  # fmt: skip
 
+_KEY = "apiKey"
 _TEXT = {"type": "string"}
 _ITEM_ID = {"name": "item_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "article-17"}
 _USER_ID = {"name": "user_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "ada"}
@@ -29,7 +31,10 @@ _ERRORS = {
     400: "Bad input; names field and reason",
     404: "There is no item of that id",
     413: f"More than {MAX_BODY} bytes or {MAX_BATCH} entries",
+    401: "No API key, or one that is not good",
+    403: "The key lacks the scope",
     415: "A compressed body",
+    429: "More requests than the key may send; try again after `Retry-After` seconds",
     503: "The writer is away; nothing was acknowledged, try again after `Retry-After` seconds",
 }
 
@@ -68,7 +73,17 @@ def document(config: Config) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                _KEY: {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A key from `headwater keys add`. Operations name the scope that it must have. "
+                    "A server without keys answers everybody on its own machine.",
+                }
+            },
+        },
     }
 
 
@@ -153,7 +168,12 @@ def operations(config: Config) -> list[Operation]:
 
 
 def _described(operation: Operation) -> dict[str, Any]:
-    described: dict[str, Any] = {"summary": operation.summary, "responses": _responses(operation)}
+    scope = SCOPES[operation.method.upper(), operation.path]
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "security": [] if scope is None else [{_KEY: [scope.value]}],
+        "responses": _responses(operation),
+    }
     if operation.parameters:
         described["parameters"] = list(operation.parameters)
     if operation.takes is not None:
@@ -173,7 +193,8 @@ def _described(operation: Operation) -> dict[str, Any]:
 
 def _responses(operation: Operation) -> dict[str, Any]:
     if operation.path == "/metrics":
-        return {"200": {"description": "Figures", "content": {"text/plain": {"schema": _TEXT}}}}
+        figures = {"description": "Figures", "content": {"text/plain": {"schema": _TEXT}}}
+        return {"200": figures} | _refusals(operation)
     content: dict[str, Any] = {"schema": {"type": "object"}}
     if operation.gives is not None:
         given: dict[str, Any] = {"$ref": _REF.format(name=operation.gives.__name__)}
@@ -183,8 +204,14 @@ def _responses(operation: Operation) -> dict[str, Any]:
     found: dict[str, Any] = {"200": {"description": "Done", "content": {"application/json": content}}}
     if operation.path == "/readyz":
         found["503"] = {"description": "Not ready", "content": {"application/json": {"schema": {"type": "object"}}}}
+    return found | _refusals(operation)
+
+
+def _refusals(operation: Operation) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     refused = {"application/json": {"schema": {"$ref": _REF.format(name=ErrorReply.__name__)}}}
-    for status in operation.errors:
+    closed = (401, 403, 429) if SCOPES[operation.method.upper(), operation.path] is not None else ()
+    for status in sorted({*operation.errors, *closed}):
         content = dict(refused["application/json"])
         if status == 400:
             content["example"] = _plain(ErrorReply(ErrorDetail("Expected `int` <= 200", "k")))

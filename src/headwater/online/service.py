@@ -18,7 +18,9 @@ from headwater.features.plan import Plan
 from headwater.features.store import StateReplacedError
 from headwater.log.client import WriterClient
 from headwater.log.commands import ServedEntry
+from headwater.online.access import Access
 from headwater.online.feed import FoldFeed
+from headwater.online.keys import wall_ms
 from headwater.online.metrics import Labelled, Metrics
 from headwater.online.models import ModelWatch
 from headwater.online.recommender import Asked, Recommender
@@ -64,6 +66,7 @@ class Service:
         self.retiring = False  # another plan is in service: the connections that are left end with their next answer
         self._data = data
         self.metrics = metrics = Metrics()
+        self.access = Access(data, config.limits, metrics, clock=wall_ms, timer=time.monotonic)
         self._tier_of: Labelled[tuple[int, str], Counter] = Labelled(
             lambda key: metrics.tiers.labels(str(key[0]), key[1])
         )
@@ -92,7 +95,7 @@ class Service:
         self.models.swap(self.models.load())
         warm_up(self.config, self.plan)
         self.recommender.warm_up(self.clock())
-        self._tasks = [asyncio.create_task(part.run()) for part in (self.served, self.models)]
+        self._tasks = [asyncio.create_task(part.run()) for part in (self.served, self.models, self.access)]
         self._tasks.append(asyncio.create_task(self.feed.follow()))
         for task in self._tasks:
             task.add_done_callback(self._ended)

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Create ``path`` (which must not exist) with ``data``, on disk when this returns."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
@@ -28,7 +28,7 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Swap the contents of ``path`` in one step; callers hold the writers' lock.
 
     The new file's modification time is always later than the old one's, also within one tick of the
@@ -36,7 +36,7 @@ def replace_file(path: Path, data: bytes) -> None:
     """
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)  # what a killed writer left
-    write_synced(fresh, data)
+    write_synced(fresh, data, mode=mode)
     if path.exists():
         made, before = fresh.stat(), path.stat().st_mtime_ns
         if made.st_mtime_ns <= before:

@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 from headwater.schema.durations import PATTERN, Delay, Duration, parse_delay, parse_duration
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Name
+from headwater.schema.limits import Limits
 from headwater.schema.models import Gate, Learn, Limit, Models
 from headwater.schema.rules import Rule
 from headwater.schema.tables import TableSource
@@ -281,6 +282,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     training: Training = Training()
     ladder: Ladder = Ladder()
     serving: Serving = Serving()
+    limits: Limits = Limits()
     log: Log = Log()
     retention: Retention = Retention()
     state: State = State()
@@ -316,7 +318,13 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if not self.training.labels:
             labels = tuple(Label(name=t.name) for t in self.events if t.positive)
             msgspec.structs.force_setattr(self, "training", msgspec.structs.replace(self.training, labels=labels))
-        _check_labels(self.training.labels, [t.name for t in self.events])
+        names = [t.name for t in self.events]
+        _check_labels(self.training.labels, names)
+        for name in self.limits.user_events_per_hour:
+            if name not in names:
+                raise ConfigurationError(
+                    f'limits.user_events_per_hour: There is no event type "{name}"{_nearest(name, names)}'
+                )
 
 
 def load_config(path: Path | None) -> Config:

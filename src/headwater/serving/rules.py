@@ -114,7 +114,8 @@ class Rules:
     def with_pinned(
         self, candidates: Candidates, source: int, may_show: Callable[[Int64], Bools], count: int
     ) -> Candidates:  # fmt: skip
-        """``candidates`` and behind them the pinned items that no source offered; ``source`` is their position in it.
+        """``candidates`` and, in front, where no narrower width cuts them off, the pinned items that no source offered; their score is
+        0, ``source`` their position among the sources.
 
         ``count``: so many items there are; a pin of an item that the columns do not hold yet waits.
         """
@@ -129,9 +130,9 @@ class Rules:
         if not len(missing):
             return candidates
         return Candidates(
-            np.concatenate([candidates.items, missing]),
-            np.concatenate([candidates.scores, np.zeros(len(missing), np.float32)]),
-            np.concatenate([candidates.source, np.full(len(missing), source, np.int64)]),
+            np.concatenate([missing, candidates.items]),
+            np.concatenate([np.zeros(len(missing), np.float32), candidates.scores]),
+            np.concatenate([np.full(len(missing), source, np.int64), candidates.source]),
         )
 
     def order(self, items: Int64, scores: Float32, ties: Int64, k: int) -> Int64:

@@ -1,0 +1,168 @@
+"""Who may do what: the table of routes and scopes, and the check before every request.
+
+Without a key file everybody may do everything, and ``headwater serve`` listens on loopback only. With one, a request
+needs a key with the scope of its route, and the server stays closed whatever becomes of the keys or of the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import structlog
+from litestar import Request
+
+from headwater.online.errors import RefusalError
+from headwater.online.keys import digest_of, id_of_key, read_keys
+from headwater.online.limits import Bucket, Rate
+from headwater.online.metrics import Metrics
+from headwater.registry.files import Stamp, stamp
+from headwater.schema.errors import ConfigurationError
+from headwater.schema.keys import KEYS_FILE, ApiKey, Scope
+from headwater.schema.limits import Limits
+
+log = structlog.get_logger()
+
+POLL_S = 0.5
+REALM = 'Bearer realm="headwater"'
+
+# Every route and the scope that it takes; None: open to everybody. What is not here is refused.
+SCOPES: dict[tuple[str, str], Scope | None] = {
+    ("POST", "/v1/events"): Scope.INGEST,
+    ("POST", "/v1/items"): Scope.INGEST,
+    ("DELETE", "/v1/items/{item_id}"): Scope.INGEST,
+    ("GET", "/v1/items/{item_id}"): Scope.READ,
+    ("POST", "/v1/users"): Scope.INGEST,
+    ("DELETE", "/v1/users/{user_id}"): Scope.ADMIN,
+    ("POST", "/v1/recommend"): Scope.RECOMMEND,
+    ("POST", "/v1/recommend/batch"): Scope.RECOMMEND,
+    ("GET", "/v1/similar/{item_id}"): Scope.RECOMMEND,
+    ("GET", "/healthz"): None,
+    ("GET", "/readyz"): None,
+    ("GET", "/metrics"): Scope.READ,
+    ("GET", "/schema"): Scope.READ,
+    ("GET", "/schema/openapi.json"): Scope.READ,
+}
+
+
+class Caller:
+    """A key as a request meets it: its hash, its scopes, and how much of its rate is left."""
+
+    __slots__ = ("bucket", "digest", "key", "scopes")
+
+    def __init__(self, key: ApiKey, bucket: Bucket) -> None:
+        self.key = key
+        self.digest = bytes.fromhex(key.sha256)
+        self.scopes = frozenset(key.scopes)
+        self.bucket = bucket
+
+
+class Access:
+    """Follows the key file of ``data`` and lets requests pass or refuses them.
+
+    ``clock`` is the wall's time in Unix ms, by which keys expire (not that of the log, which may stand in the past);
+    ``timer`` gives seconds, for rates.
+
+    Raises:
+        ConfigurationError: there is a key file and it cannot be read.
+    """
+
+    def __init__(
+        self, data: Path, limits: Limits, metrics: Metrics, *, clock: Callable[[], int], timer: Callable[[], float]
+    ) -> None:
+        self._data = data
+        self._clock, self._timer = clock, timer
+        self._rate = Rate(limits.requests_per_s, limits.burst) if limits.requests_per_s else None
+        self._refused = metrics.refused.labels
+        self._everybody = Bucket()  # without keys all callers are one
+        self._callers: dict[str, Caller] | None = None  # None: there are no keys
+        self._seen: Stamp | None = None
+        self.refresh()
+
+    async def check(self, request: Request[Any, Any, Any]) -> None:
+        """Called before a request reaches its route, and before its body is read.
+
+        Raises:
+            RefusalError: 401 without a good key, 403 with one that lacks the scope, 429 above the rate.
+        """
+        scope = request.scope
+        method, path = scope["method"], scope["path_template"]
+        if method == "OPTIONS":  # the framework's own answer: which methods a path knows
+            return
+        if (method, path) not in SCOPES:
+            log.error("route_without_scope", method=method, route=path)
+            raise RefusalError(403, f"{method} {path} has no entry in the table of scopes, so nobody may use it")
+        if (needed := SCOPES[method, path]) is None:
+            return
+        bucket = self._everybody
+        if self._callers is not None:
+            caller = self._caller(scope["headers"], self._callers)
+            bucket = caller.bucket
+            if needed not in caller.scopes:
+                self._refused("scope").inc()
+                raise RefusalError(
+                    403,
+                    f'This key lacks the scope "{needed}"; it has {", ".join(sorted(caller.scopes))}',
+                    "authorization",
+                    headers={"www-authenticate": f'{REALM}, error="insufficient_scope", scope="{needed}"'},
+                )
+        if self._rate is not None and (wait_s := self._rate.take(bucket, self._timer())):
+            self._refused("rate").inc()
+            raise RefusalError(
+                429, "More requests than this key may send (limits.requests_per_s)", retry_after_s=math.ceil(wait_s)
+            )
+
+    def refresh(self) -> None:
+        """Take up the key file if it changed since the last call (else this costs one ``stat``).
+
+        Raises:
+            ConfigurationError: it cannot be read; the keys stay as they were.
+        """
+        mark = stamp(self._data / KEYS_FILE)  # taken before reading: a change in between is seen by the next call
+        if mark == self._seen:
+            return
+        keys = read_keys(self._data)
+        self._seen = mark  # only now: a file that could not be read for want of a descriptor may hold a revocation
+        before = self._callers or {}
+        if keys is None and self._callers is not None:
+            log.error("keys_gone", hint="nobody is let in until there is a key file again")
+        if keys is not None or self._callers is not None:
+            self._callers = {
+                key.id: Caller(key, before[key.id].bucket if key.id in before else Bucket()) for key in keys or ()
+            }
+            log.info("keys_in_force", keys=sum(not key.why_invalid(self._clock()) for key in keys or ()))
+
+    async def run(self) -> None:
+        """Follow the key file until cancelled."""
+        said = ""
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                self.refresh()
+                said = ""
+            except ConfigurationError as error:
+                if said != (said := str(error)):
+                    log.error("keys_refused", reason=said, hint="the keys from before stay in force")
+
+    def _caller(self, headers: Iterable[tuple[bytes, bytes]], callers: dict[str, Caller]) -> Caller:
+        given = [value for name, value in headers if name == b"authorization"]
+        if not given:
+            raise self._stranger('Send an API key: "Authorization: Bearer hw_..."', REALM)
+        scheme, _, text = given[0].partition(b" ")
+        text = text.strip()
+        caller = callers.get(id_of_key(text)) if len(given) == 1 and scheme.lower() == b"bearer" else None
+        invalid = f'{REALM}, error="invalid_token"'
+        # the time that a wrong id saves tells nothing: ids are no secret. The hashes are compared in constant time
+        if caller is None or not hmac.compare_digest(digest_of(text), caller.digest):
+            raise self._stranger("There is no such API key", invalid)
+        if why := caller.key.why_invalid(self._clock()):
+            raise self._stranger(f"This API key {why}", invalid)
+        return caller
+
+    def _stranger(self, reason: str, challenge: str) -> RefusalError:
+        self._refused("key").inc()
+        return RefusalError(401, reason, "authorization", headers={"www-authenticate": challenge})
