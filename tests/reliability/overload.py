@@ -3,8 +3,8 @@
 ``python -m tests.reliability.overload --keep FOLDER`` finds the capacity C (the highest Poisson rate with P95 below 100 ms and
 99.9% success), sends 2, 5 and 10 times as much, floods the server with 12 times C of low priority, goes back to 0.8 C, and holds
 1,000 connections that send a byte a second. It prints one JSON object; exit code 1 when a target was missed. Half of C comes
-from the open loop of ``headwater bench``, by all kinds of users; the rest from Debian's ``hey``. The machine has to have cores
-for both: figures of a server that shares its core say more about the other work.
+from the open loop of ``headwater bench``, by all kinds of users; the rest from ``flood.mjs`` (needs Node). The machine has to have cores
+for all of them: figures of a server that shares its core say more about the other work.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ import numpy as np
 from msgspec import Struct
 
 from headwater.cli.bench.measure import lag_p99_ms, send
-from headwater.cli.bench.schedule import Arrival, Outcome, Plan
+from headwater.cli.bench.schedule import Arrival, Outcome, Plan, http_request
 from headwater.cli.bench.serve import P95_LIMIT_MS, capacity_of
 from headwater.cli.bench.workload import Requests, Size, prepared
 from headwater.cli.local import Server
 from headwater.cli.options import configure_logging
-from tests.reliability.hey import Flood, Sent
+from tests.reliability.flood import Flood, FloodPlan, Sent
 from tests.reliability.slow import Slow, hold
 
-FLOOD_CONNECTIONS = 400
 OK, SHED = 200, 503
 
 
@@ -116,11 +115,18 @@ class Bench:
     """Load on one server: ``arrivals`` makes requests of users at given times."""
 
     def __init__(
-        self, url: str, arrivals: Callable[[float, float], list[Arrival]], *, hey: str, folder: Path, step_s: float
+        self,
+        url: str,
+        arrivals: Callable[[float, float], list[Arrival]],
+        *,
+        node: str,
+        folder: Path,
+        step_s: float,
+        seed: int,
     ) -> None:
-        self.url, self.step_s = url, step_s
+        self.url, self.step_s, self._seed = url, step_s, seed
         self._address = httpx.URL(url)
-        self._arrivals, self._hey, self._folder = arrivals, hey, folder
+        self._arrivals, self._node, self._folder = arrivals, node, folder
 
     def users(self, per_s: float, seconds: float) -> list[Outcome]:
         """The open loop: Poisson arrivals of all kinds of users."""
@@ -128,12 +134,15 @@ class Bench:
         assert port is not None
         return send(Plan(host, port, self._arrivals(per_s, seconds), connections=512))
 
-    def both(self, users_per_s: float, flood_per_s: float, headers: tuple[str, ...] = ()) -> Level:
+    def both(self, users_per_s: float, flood_per_s: float, priority: str = "normal") -> Level:
         """Users and a flood at the same time."""
-        flood = Flood(
-            self._hey, f"{self.url}/v1/recommend", b'{"user": "flood"}', per_s=flood_per_s, duration_s=self.step_s,
-            connections=FLOOD_CONNECTIONS, folder=self._folder, headers=headers,
+        request = http_request("POST", "/v1/recommend", b'{"user": "flood"}')
+        request = request.replace(b"\r\n", b"\r\nx-priority: " + priority.encode() + b"\r\n", 1)
+        plan = FloodPlan(
+            host=self._address.host, port=self._address.port or 80, request=request.decode(), per_s=flood_per_s,
+            duration_s=self.step_s, seed=self._seed,
         )  # fmt: skip
+        flood = Flood(self._node, plan, self._folder)
         flood.start()
         users = self.users(users_per_s, self.step_s)
         return level_of(self.step_s, users, flood.answers(), lag_p99_ms(users))
@@ -168,7 +177,7 @@ def run(bench: Bench, *, first: float, seed: int, slow_connections: int) -> Repo
     levels = {f"{times}x": bench.both(0.5 * capacity, (times - 0.5) * capacity) for times in (2, 5, 10)}
     after = bench.users(0.8 * capacity, max(bench.step_s, 12.0))
     recovered = recovery_s(after, normal.accepted_p95_ms or P95_LIMIT_MS)
-    flood = bench.both(0.5 * capacity, 12 * capacity, headers=("x-priority: low",))
+    flood = bench.both(0.5 * capacity, 12 * capacity, priority="low")
     slow, others = bench.slow(0.5 * capacity, slow_connections)
     return Report(seed, capacity, levels, flood, recovered, slow, others)
 
@@ -184,11 +193,11 @@ def main() -> int:
     parser.add_argument("--first", type=float, default=100.0, help="requests/s to begin the search for C with")
     parser.add_argument("--step", type=float, default=15.0, help="seconds of each load")
     parser.add_argument("--slow", type=int, default=1_000, help="slow connections")
-    parser.add_argument("--hey", default=shutil.which("hey"), help="path of the program (apt install hey)")
+    parser.add_argument("--node", default=shutil.which("node"), help="path of Node, which sends the flood")
     parser.add_argument("--seed", type=int, default=7)
     given = parser.parse_args()
-    if given.hey is None:
-        parser.error("there is no `hey` in PATH; install it (apt install hey) or name it with --hey")
+    if given.node is None:
+        parser.error("there is no `node` in PATH; install it or name it with --node")
     size = Size(seed=given.seed, users=given.users, items=given.items, events=given.events)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -200,7 +209,7 @@ def main() -> int:
         def arrivals(per_s: float, seconds: float) -> list[Arrival]:
             return requests.recommend(requests.times(per_s, 0.0, seconds))
 
-        bench = Bench(server.url, arrivals, hey=given.hey, folder=Path(folder), step_s=given.step)
+        bench = Bench(server.url, arrivals, node=given.node, folder=Path(folder), step_s=given.step, seed=given.seed)
         report = run(bench, first=given.first, seed=given.seed, slow_connections=given.slow)
     missed = report.missed()
     print(msgspec.json.encode(msgspec.to_builtins(report) | {"missed": missed}).decode())  # noqa: T201
