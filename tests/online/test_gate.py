@@ -82,6 +82,18 @@ def test_whoever_waited_too_long_is_told_so() -> None:
     assert gate.waiting == 0
 
 
+def test_whoever_waits_alone_goes_however_late() -> None:
+    clock = Clock()
+    gate, told = gate_of(clock), list[bool]()
+    assert gate.goes_at_once()
+    waiter = gate.wait(Priority.LOW, told.append)
+    clock.now += 10 * TARGET_S  # the process did not get a core
+    gate.expire(waiter)
+    assert told == []
+    assert gate.turn()
+    assert told == [True]
+
+
 def test_a_long_stall_does_not_keep_the_gate_shut() -> None:
     clock = Clock()
     gate = gate_of(clock)

@@ -112,8 +112,9 @@ class Gate:
         return self._turn_taken
 
     def expire(self, waiter: Waiter) -> None:
-        """The time of ``waiter`` is over; nothing happens when it was let in before."""
-        if not waiter.answered:
+        """The time of ``waiter`` is over; nothing happens when it was let in before, or is the only one and comes next."""
+        alone = self.waiting == 1 and self.running < self.limit  # the process was held up, not the queue long
+        if not waiter.answered and not alone:
             waiter.answer(go=False)
             for queue in self._queues:
                 while queue and queue[0].answered:
@@ -141,7 +142,7 @@ class Gate:
                 waiter = queue.popleft()
                 if waiter.answered:
                     continue
-                if waiter.until <= now:
+                if waiter.until <= now and self.waiting:  # somebody fresher can go instead
                     waiter.answer(go=False)
                     continue
                 self._measure(now)
