@@ -11,6 +11,7 @@ from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from headwater.online.admission import Admission
 from headwater.online.answers import answer_routes
 from headwater.online.bodies import MAX_BODY
 from headwater.online.errors import RefusalError
@@ -37,7 +38,7 @@ def create_app(service: Service) -> ASGIApp:
         openapi_config=None,  # the document at /schema comes from the same msgspec types that check the bodies
         logging_config=None,
     )
-    return _measured(app, service)
+    return _measured(Admission(app, service.config, service.metrics), service)
 
 
 def route_of(path: str) -> str:

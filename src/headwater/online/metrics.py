@@ -94,6 +94,22 @@ class Metrics:
             "headwater_token_wait_seconds", "Wait until a token was reflected", buckets=_WAIT_S, registry=registry
         )
         self.token_missed = Counter("headwater_token_missed", "Tokens not reached in time", registry=registry)
+        self.shed = Counter(
+            "headwater_shed", "Requests turned away with 503 by load", ("priority", "reason"), registry=registry
+        )
+        self.admission_wait = Histogram(
+            "headwater_admission_wait_seconds",
+            "Wait of queued requests for their turn",
+            buckets=_WAIT_S,
+            registry=registry,
+        )
+        self.concurrency_limit = Gauge(
+            "headwater_concurrency_limit",
+            "Recommendations that may be at work at the same time",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.slow_bodies = Counter("headwater_slow_bodies", "Bodies that came too slowly (408)", registry=registry)
         self.fold_lag = Gauge(
             "headwater_fold_lag_records",
             "Records the log is ahead of state",

@@ -27,15 +27,20 @@ _KEY = "apiKey"
 _TEXT = {"type": "string"}
 _ITEM_ID = {"name": "item_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "article-17"}
 _USER_ID = {"name": "user_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "ada"}
+_PRIORITY = {
+    "name": "x-priority", "in": "header", "schema": {"enum": ["high", "normal", "low"], "default": "normal"},
+    "description": "Under load, who is answered first; `low` is turned away first", "example": "normal",
+}  # fmt: skip
 _ERRORS = {
     400: "Bad input; names field and reason",
     404: "There is no item of that id",
+    408: "The body came too slowly; the connection is closed",
     413: f"More than {MAX_BODY} bytes or {MAX_BATCH} entries",
     401: "No API key, or one that is not good",
     403: "The key lacks the scope",
     415: "A compressed body",
     429: "More requests than the key may send; try again after `Retry-After` seconds",
-    503: "The writer is away; nothing was acknowledged, try again after `Retry-After` seconds",
+    503: "Too many requests to answer in time, or the writer is away: nothing was done, try again after `Retry-After` seconds",
 }
 
 
@@ -105,7 +110,7 @@ def operations(config: Config) -> list[Operation]:
         model="20260302T101500000Z-1a2b3c4d5e6f",
         address=Address(42, 40, 1_772_413_200_000, "5f6e7d8c9b0a1f2e", "20260302T101500000Z-1a2b3c4d5e6f"),
     )
-    writes = (400, 413, 415, 503)
+    writes = (400, 408, 413, 415, 503)
     return [
         Operation(
             "post", "/v1/events", "Record what people did; durable once answered", Event, True, IngestReply, writes,
@@ -134,18 +139,18 @@ def operations(config: Config) -> list[Operation]:
         ),
         Operation(
             "post", "/v1/recommend", "What should this person see now?", RecommendRequest, False, RecommendResponse,
-            (400, 413, 415), examples={"after an event": request, "stranger": RecommendRequest(surface=surface, k=10)},
+            (400, 408, 413, 415, 503), parameters=(_PRIORITY,), examples={"after an event": request, "stranger": RecommendRequest(surface=surface, k=10)},
             answer=answer,
         ),
         Operation(
             "post", "/v1/recommend/batch", "Many requests at once; each is answered as if it had come alone", RecommendRequest,
-            most=MAX_REQUESTS, gives=RecommendResponse, errors=(400, 413, 415),
+            most=MAX_REQUESTS, gives=RecommendResponse, errors=(400, 408, 413, 415, 503), parameters=(_PRIORITY,),
             examples={"two surfaces": [request, RecommendRequest(user="ada", surface=surface, k=5)]}, answer=[answer],
         ),
         Operation(
-            "get", "/v1/similar/{item_id}", "Items like this one", gives=RecommendResponse, errors=(400, 404),
+            "get", "/v1/similar/{item_id}", "Items like this one", gives=RecommendResponse, errors=(400, 404, 503),
             parameters=(
-                _ITEM_ID,
+                _ITEM_ID, _PRIORITY,
                 {"name": "k", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": MAX_K}, "example": 5},
                 {
                     "name": "user", "in": "query", "schema": {**_TEXT, "minLength": 1, "maxLength": 128},

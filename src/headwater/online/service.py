@@ -19,6 +19,7 @@ from headwater.features.store import StateReplacedError
 from headwater.log.client import WriterClient
 from headwater.log.commands import ServedEntry
 from headwater.online.access import Access
+from headwater.online.admission import place_given_up
 from headwater.online.feed import FoldFeed
 from headwater.online.keys import wall_ms
 from headwater.online.metrics import Labelled, Metrics
@@ -152,7 +153,8 @@ class Service:
         if deadline_ms is not None:
             limit_ms = min(limit_ms, deadline_ms)
         began = time.perf_counter()
-        reached = await self.feed.reached(offset, limit_ms / 1e3)
+        with place_given_up():
+            reached = await self.feed.reached(offset, limit_ms / 1e3)
         self.metrics.token_wait.observe(time.perf_counter() - began)
         if not reached:
             self.metrics.token_missed.inc()

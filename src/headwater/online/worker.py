@@ -11,6 +11,7 @@ import asyncio
 import gc
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import structlog
 from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.server.embed import Server
 from litestar.types import ASGIApp
 
@@ -27,10 +29,16 @@ from headwater.online.app import create_app
 from headwater.online.service import Service
 from headwater.online.stores import wait_for_stores
 from headwater.schema.config import Config
+from headwater.schema.durations import parse_duration
 
 log = structlog.get_logger()
 
 BACKLOG = 1024
+MAX_CONNECTIONS = 16_384
+"""Open at the same time; who comes later waits in the backlog. Idle and slow ones count, so it is far above what is at work."""
+SWITCH_INTERVAL_S = 0.0005
+"""How long the server's thread, which reads requests, waits for the interpreter while the loop computes; Python's
+default of 5 ms would be paid for each request."""
 LINGER_S = 2.0  # a retired worker answers on the connections it has for so long, so that their next request ends them
 HOLD_POLL_S = 0.02
 
@@ -42,13 +50,15 @@ class EmbeddedServer(Server):
     and is not turned away. (Granian's own process manager would bind anew.)
     """
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, header_timeout_ms: int) -> None:
         super().__init__(
             app,
             interface=Interfaces.ASGINL,
             http=HTTPModes.http1,
             websockets=False,
             backlog=BACKLOG,
+            backpressure=MAX_CONNECTIONS,
+            http1_settings=HTTP1Settings(header_read_timeout=header_timeout_ms),
             log_enabled=False,
         )
         self._listener = listener
@@ -118,7 +128,9 @@ async def run_worker(
     service = Service(config, plan, data, stores, clock=clock, seed=config.ranker.seed + worker)
     try:
         service.start()
-        server = EmbeddedServer(create_app(service), listener)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        header_timeout_ms = parse_duration(config.overload.header_timeout)
+        server = EmbeddedServer(create_app(service), listener, header_timeout_ms)
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
         model = service.recommender.model
