@@ -11,7 +11,8 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from headwater.online.admission import Admission, place_given_up
 from headwater.online.metrics import Metrics
-from headwater.schema.config import Config, Overload
+from headwater.schema.config import Config
+from headwater.schema.limits import Overload
 
 Headers = list[tuple[bytes, bytes]]
 

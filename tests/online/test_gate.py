@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headwater.online.gate import FIRST_GUESS_S, Gate, Priority
-from headwater.schema.config import Overload
+from headwater.schema.limits import Overload
 
 TARGET_S = 0.05
 

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
 
-from headwater.schema.config import Overload
+from headwater.schema.limits import Overload
 
 FIRST_GUESS_S = 0.002  # until something was measured
 _SMOOTHING = 0.1  # weight of the newest of the times between two releases
