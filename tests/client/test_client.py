@@ -149,6 +149,16 @@ def test_calls_and_their_answers(run: Runner) -> None:
 
 
 @both
+def test_a_login_and_many_requests_at_once(run: Runner) -> None:
+    script = Script(ok(INGESTED), ok([RECOMMENDED, RECOMMENDED]))
+    assert run(script, "login", "visit-93", "ada") == INGESTED
+    assert run(script, "recommend_many", [RecommendRequest(k=3), RecommendRequest(user="ada")]) == [RECOMMENDED] * 2
+    assert [r.url.path for r in script.requests] == ["/v1/logins", "/v1/recommend/batch"]
+    assert msgspec.json.decode(script.requests[0].content) == {"anonymous": "visit-93", "user": "ada"}
+    assert msgspec.json.decode(script.requests[1].content) == [{"k": 3}, {"user": "ada"}]
+
+
+@both
 def test_health_never_raises(run: Runner) -> None:
     assert run(Script(httpx.Response(200)), "ready") is True
     assert run(Script(httpx.Response(503)), "ready") is False

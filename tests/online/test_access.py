@@ -41,6 +41,7 @@ ROUTES: list[tuple[str, str, Any, Scope | None]] = [
     ("GET", "/v1/items/item-1", None, Scope.READ),
     ("POST", "/v1/users", {"id": "secret-user"}, Scope.INGEST),
     ("DELETE", "/v1/users/secret-user", None, Scope.ADMIN),
+    ("POST", "/v1/logins", {"anonymous": "secret-visitor", "user": "secret-user"}, Scope.INGEST),
     ("POST", "/v1/recommend", {"user": "secret-user", "k": 1}, Scope.RECOMMEND),
     ("POST", "/v1/recommend/batch", [{"user": "secret-user", "k": 1}], Scope.RECOMMEND),
     ("GET", "/v1/similar/item-1?k=1&user=secret-user", None, Scope.RECOMMEND),

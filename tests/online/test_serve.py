@@ -335,3 +335,17 @@ def test_a_batch_answers_each_request_as_if_alone(server: Site) -> None:
         refused = server.http.post("/v1/recommend/batch", json=wrong)
         assert refused.status_code == 400
         assert refused.json()["error"]["field"] == field
+
+
+def test_a_login_joins_what_a_visitor_did(server: Site) -> None:
+    server.ingest("/v1/events", click("known", "item-11"))
+    server.ingest("/v1/events", click("visit-1", "item-12"))
+    token = server.ingest("/v1/logins", {"anonymous": "visit-1", "user": "known"})
+    shown = set(ids(server.recommend(user="known", k=200, token=token)))
+    assert not shown & {"item-11", "item-12"}
+    assert server.recommend(user="known", surface="because", k=3, token=token)["about"] == ["item-12"]
+    assert "item-12" in ids(server.recommend(user="visit-1", k=200, token=token))
+    for wrong, field in (({"anonymous": "a", "user": "a"}, "user"), ({"anonymous": "a"}, "user")):
+        refused = server.http.post("/v1/logins", json=wrong)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["field"] == field

@@ -76,6 +76,10 @@ class Client:
         """Add or replace user profiles."""
         return self._run(exchange.put_users(users))
 
+    def login(self, anonymous: str, user: str) -> IngestReply:
+        """What ``anonymous`` did belongs to ``user`` from now on."""
+        return self._run(exchange.login(anonymous, user))
+
     def recommend(self, request: RecommendRequest) -> RecommendResponse:
         """What should this person see now?"""
         return self._run(exchange.recommend(request))
@@ -172,12 +176,16 @@ class AsyncClient:
         """See :meth:`Client.put_users`."""
         return await self._run(exchange.put_users(users))
 
+    async def login(self, anonymous: str, user: str) -> IngestReply:
+        """See :meth:`Client.login`."""
+        return await self._run(exchange.login(anonymous, user))
+
     async def recommend(self, request: RecommendRequest) -> RecommendResponse:
         """See :meth:`Client.recommend`."""
         return await self._run(exchange.recommend(request))
 
     async def recommend_many(self, requests: Sequence[RecommendRequest]) -> list[RecommendResponse]:
-        """Answers to 1 to 100 requests, in their order."""
+        """See :meth:`Client.recommend_many`."""
         return await self._run(exchange.recommend_many(requests))
 
     async def similar(self, item_id: str, k: int | None = None, user: str | None = None) -> RecommendResponse:

@@ -26,7 +26,7 @@ from headwater.client.errors import (
 from headwater.schema.events import Event, IngestReply
 from headwater.schema.items import Item
 from headwater.schema.requests import RecommendRequest, RecommendResponse
-from headwater.schema.users import UserProfile
+from headwater.schema.users import Joined, UserProfile
 
 T = TypeVar("T")
 
@@ -172,6 +172,12 @@ def get_item(item_id: str) -> Call[Item]:
 def put_users(users: Sequence[UserProfile]) -> Call[IngestReply]:
     """``POST /v1/users``: each replaces the profile of that user whole."""
     return Call("POST", "/v1/users", _reader(IngestReply), msgspec.json.encode(list(users)))
+
+
+def login(anonymous: str, user: str) -> Call[IngestReply]:
+    """``POST /v1/logins``."""
+    body = msgspec.json.encode(Joined(anonymous=anonymous, user=user))
+    return Call("POST", "/v1/logins", _reader(IngestReply), body)
 
 
 def recommend(request: RecommendRequest) -> Call[RecommendResponse]:

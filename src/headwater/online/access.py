@@ -38,6 +38,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/v1/items/{item_id}"): Scope.READ,
     ("POST", "/v1/users"): Scope.INGEST,
     ("DELETE", "/v1/users/{user_id}"): Scope.ADMIN,
+    ("POST", "/v1/logins"): Scope.INGEST,
     ("POST", "/v1/recommend"): Scope.RECOMMEND,
     ("POST", "/v1/recommend/batch"): Scope.RECOMMEND,
     ("GET", "/v1/similar/{item_id}"): Scope.RECOMMEND,

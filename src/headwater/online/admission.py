@@ -43,7 +43,7 @@ LEAST_BYTES_PER_S = 16_384  # a body gets `overload.body_timeout`, and time for 
 Reason = Literal["full", "late"]
 
 _NEVER_SHED = {"/healthz", "/readyz", "/metrics", "/schema", "/schema/openapi.json"}
-_WRITES = ("/v1/events", "/v1/items", "/v1/users")
+_WRITES = ("/v1/events", "/v1/items", "/v1/users", "/v1/logins")
 _BODYLESS = {"GET", "HEAD", "DELETE", "OPTIONS"}
 _PRIORITIES = {priority.name.lower().encode(): priority for priority in Priority}
 _HEADER = PRIORITY_HEADER.encode()

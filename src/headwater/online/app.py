@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 _PREFIXES = {"/v1/items/": "{item_id}", "/v1/similar/": "{item_id}", "/v1/users/": "{user_id}"}
 _ROUTES = {
-    "/v1/events", "/v1/items", "/v1/users", "/v1/recommend", "/v1/recommend/batch", "/healthz", "/readyz", "/metrics", "/schema",
+    "/v1/events", "/v1/items", "/v1/users", "/v1/logins", "/v1/recommend", "/v1/recommend/batch", "/healthz", "/readyz", "/metrics", "/schema",
     "/schema/openapi.json",
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The routes that write: events, items, users. An answer of 200 means that it is durable."""
+"""The routes that write: events, items, users, logins. An answer of 200 means that it is durable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headwater.log.batch import events_to_batch
 from headwater.log.commands import Appended
 from headwater.log.protocol import RefusedError
 from headwater.log.record import Namespace
-from headwater.online.bodies import MAX_BODY, BatchDecoder, Entries, event_check
+from headwater.online.bodies import MAX_BODY, BatchDecoder, Entries, decode_one, event_check
 from headwater.online.body_size import check_size
 from headwater.online.errors import RefusalError
 from headwater.online.limits import EventCaps, capped
@@ -25,7 +25,7 @@ from headwater.online.service import Service
 from headwater.schema.errors import UnavailableError
 from headwater.schema.events import Event, IngestReply, Rejection
 from headwater.schema.items import Item
-from headwater.schema.users import UserProfile
+from headwater.schema.users import Joined, UserProfile
 
 T = TypeVar("T")
 
@@ -35,6 +35,7 @@ RETRY_AFTER_S = 1
 Call = Request[None, None, State]
 
 _encode = msgspec.json.Encoder().encode
+_decode_login = msgspec.json.Decoder(Joined)
 
 
 async def body_of(request: Call) -> bytes:
@@ -79,6 +80,13 @@ def ingest_routes(service: Service) -> list[HTTPRouteHandler]:
         entries = _decode(service, "user", users, await body_of(request))
         return await _reply(service, "user", entries.rejected, service.writer.put_profiles(entries.good))
 
+    @post("/v1/logins", status_code=200)
+    async def post_login(request: Call) -> Response[bytes]:
+        joined = decode_one(_decode_login, await body_of(request))
+        if joined.anonymous == joined.user:
+            raise RefusalError(400, "Expected two different ids", "user")
+        return await _reply(service, "login", [], service.writer.login(joined.anonymous, joined.user))
+
     @delete("/v1/users/{user_id:path}", status_code=200)
     async def delete_user(request: Call) -> Response[bytes]:
         return await _reply(service, "user", [], service.writer.erase_users([id_of(request, "/v1/users/")]))
@@ -98,7 +106,7 @@ def ingest_routes(service: Service) -> list[HTTPRouteHandler]:
             raise RefusalError(404, "There is no item of that id", "item_id")
         return Response(_encode(record.item), media_type=JSON)
 
-    return [post_events, post_items, post_users, delete_user, delete_item, get_item]
+    return [post_events, post_items, post_users, post_login, delete_user, delete_item, get_item]
 
 
 def _known(service: Service, item: str) -> int:

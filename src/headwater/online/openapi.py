@@ -16,11 +16,11 @@ from headwater.schema.config import Config
 from headwater.schema.events import MAX_BATCH, Event, IngestReply, Rejection
 from headwater.schema.items import Item
 from headwater.schema.requests import MAX_K, MAX_REQUESTS, Address, RecommendedItem, RecommendRequest, RecommendResponse
-from headwater.schema.users import UserProfile
+from headwater.schema.users import Joined, UserProfile
 
 _REF = "#/components/schemas/{name}"
 _KINDS: tuple[type[Struct], ...] = (
-    Event, Item, UserProfile, RecommendRequest, RecommendResponse, IngestReply, ErrorReply,
+    Event, Item, UserProfile, Joined, RecommendRequest, RecommendResponse, IngestReply, ErrorReply,
 )  # fmt: skip
 
 _KEY = "apiKey"
@@ -136,6 +136,10 @@ def operations(config: Config) -> list[Operation]:
         Operation(
             "delete", "/v1/users/{user_id}", "Erase a user: key, mapping and state row are destroyed", gives=IngestReply,
             errors=(400, 503), parameters=(_USER_ID,), answer=IngestReply(1, 0, [], "43"),
+        ),
+        Operation(
+            "post", "/v1/logins", "Join what an anonymous id did to the user who logged in", Joined, gives=IngestReply, errors=writes,
+            examples={"login": Joined(anonymous="visit-93", user="ada")}, answer=IngestReply(1, 0, [], "44"),
         ),
         Operation(
             "post", "/v1/recommend", "What should this person see now?", RecommendRequest, False, RecommendResponse,
