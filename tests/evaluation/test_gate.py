@@ -210,7 +210,7 @@ def test_scores_that_are_no_numbers_are_seen(log: Written, value: float) -> None
     found = tried(log, giving(PLAN, value), None)
     assert found.unranked == 60
     assert "not finite" in found.problem
-    assert tried(log, failing(PLAN), None).problem == "ranker failed: out of trees"
+    assert tried(log, failing(PLAN), None).problem.startswith("ranker failed: out of trees")
 
 
 class Stopwatch:
