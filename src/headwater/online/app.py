@@ -11,6 +11,7 @@ from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from headwater.online.access import SCOPES
 from headwater.online.admission import Admission
 from headwater.online.answers import answer_routes
 from headwater.online.bodies import MAX_BODY
@@ -21,11 +22,8 @@ from headwater.online.service import Service
 
 log = structlog.get_logger()
 
-_PREFIXES = {"/v1/items/": "{item_id}", "/v1/similar/": "{item_id}", "/v1/users/": "{user_id}"}
-_ROUTES = {
-    "/v1/events", "/v1/items", "/v1/users", "/v1/logins", "/v1/recommend", "/v1/recommend/batch", "/healthz", "/readyz", "/metrics", "/schema",
-    "/schema/openapi.json",
-}  # fmt: skip
+_ROUTES = {path for _, path in SCOPES}
+_PREFIXES = {path[: path.index("{")]: path[path.index("{") :] for path in _ROUTES if "{" in path}
 
 
 def create_app(service: Service) -> ASGIApp:

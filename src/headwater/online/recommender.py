@@ -86,7 +86,16 @@ class Recommender:
 
     def decode(self, body: bytes) -> RecommendRequest:
         """The request in a JSON body. Raises :class:`RefusalError` 400 that names the field."""
-        return self._checked(decode_one(_decode_request, body), body)
+        request = decode_one(_decode_request, body)
+        surface = self._surfaces.get(request.surface)
+        if surface is None:
+            names = list(self._surfaces)
+            close = difflib.get_close_matches(request.surface, names, n=1)
+            hint = f'did you mean "{close[0]}"?' if close else f"there are {', '.join(names)}"
+            raise RefusalError(400, f'There is no surface "{request.surface}"; {hint}', "surface")
+        if surface.k != request.k and _decode_stated.decode(body).k is UNSET:
+            request = msgspec.structs.replace(request, k=surface.k)
+        return request
 
     def decode_many(self, body: bytes) -> list[RecommendRequest]:
         """The requests in a JSON array. Raises :class:`RefusalError` 400 that names index and field."""
@@ -99,17 +108,6 @@ class Recommender:
                 field = error.field.removeprefix("$").removeprefix(".")
                 raise RefusalError(error.status, str(error), f"[{index}].{field}" if field else f"[{index}]") from error
         return requests
-
-    def _checked(self, request: RecommendRequest, body: bytes) -> RecommendRequest:
-        surface = self._surfaces.get(request.surface)
-        if surface is None:
-            names = list(self._surfaces)
-            close = difflib.get_close_matches(request.surface, names, n=1)
-            hint = f'did you mean "{close[0]}"?' if close else f"there are {', '.join(names)}"
-            raise RefusalError(400, f'There is no surface "{request.surface}"; {hint}', "surface")
-        if surface.k != request.k and _decode_stated.decode(body).k is UNSET:
-            request = msgspec.structs.replace(request, k=surface.k)
-        return request
 
     def asked(self, request: RecommendRequest, request_id: str, deadline_ms: float) -> Asked:
         """``request`` in dense numbers; what nobody has heard of is 0 or left out, and said where it matters.

@@ -40,7 +40,7 @@ from headwater.serving.given import GIVEN, given_candidates
 from headwater.serving.lists import OWN_LIST, SNAPSHOT, LastLists, Origin, PopularSnapshot, by_popularity
 from headwater.serving.model import Model
 from headwater.serving.pace import Pace
-from headwater.serving.rank import NO_ROWS, Moment, Order, RankStage
+from headwater.serving.rank import Moment, Order, RankStage, merged_order
 from headwater.serving.region import nowhere
 from headwater.serving.request import NO_MODEL, Answer, Query
 from headwater.serving.rules import Rules
@@ -226,10 +226,9 @@ class Pipeline:
     def _given(
         self, query: Query, items: npt.NDArray[np.int64], view: View, segments: tuple[int, int], now_ms: int, run: Run
     ) -> tuple[Candidates, Sequence[Source | Origin]]:
-        """The caller's own candidates. Seen items may be among them: who names an item wants to know its place."""
+        """The caller's own candidates."""
         self.asked = Asked(self.user, segments, now_ms)
-        barred = np.concatenate([query.exclude, [query.anchor, *query.before]])
-        self._barred[barred] = 1
+        barred = self._bar(query)
         try:
             candidates = given_candidates(items, lambda ids: self._may_show(ids, view, now_ms))
         finally:
@@ -261,7 +260,7 @@ class Pipeline:
             candidates, used = self._given(query, query.candidates, view, segments, now_ms, run)
             for stage in ("assemble", "deep_rank"):
                 run.skip(stage)
-            return candidates, used, Order(np.arange(len(candidates)), candidates.scores, NO_ROWS, NO_ROWS)
+            return candidates, used, merged_order(candidates)
         lists = self.conditions.lists
         kept = lists.find(query, segments, now_ms) if lists is not None and run.tier == TIER_LAST else None
         if kept is not None and kept.origin is OWN_LIST and query.region is None and self._region == 0:
@@ -285,8 +284,8 @@ class Pipeline:
         for stage in ("fetch", "assemble", "deep_rank"):
             run.skip(stage)
         run.lap("eligibility", len(candidates))
-        order = Order(np.arange(len(candidates)), candidates.scores, NO_ROWS, NO_ROWS)
-        return candidates, [kept.origin if kept is not None else SNAPSHOT, SNAPSHOT, Catalogue()], order
+        used = [kept.origin if kept is not None else SNAPSHOT, SNAPSHOT, Catalogue()]
+        return candidates, used, merged_order(candidates)
 
     def _policy(self, candidates: Candidates, order: Order, k: int, run: Run) -> Order:
         """The ``k`` best; where there are rules, as they want it."""
@@ -376,10 +375,14 @@ class Pipeline:
             self._assembly.make_room(capacity)
 
     def _bar(self, query: Query) -> npt.NDArray[np.int64]:
-        """Mark what this user must not get; the caller clears the returned items."""
+        """Mark what this user must not get; the caller clears the returned items.
+
+        What they have seen may be among candidates of the caller: who names an item wants to know its place.
+        """
         layout, u4 = self.plan.layout, self.user.u4
-        seen = u4[layout.seen : layout.seen + min(int(u4[U_SEEN_LENGTH]), layout.seen_size)].astype(np.int64)
-        barred = np.concatenate([seen, query.exclude, [query.anchor, *query.before]])
+        seen = min(int(u4[U_SEEN_LENGTH]), layout.seen_size) if query.candidates is None else 0
+        ring = u4[layout.seen : layout.seen + seen].astype(np.int64)
+        barred = np.concatenate([ring, query.exclude, [query.anchor, *query.before]])
         self._barred[barred] = 1
         return barred
 

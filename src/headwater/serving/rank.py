@@ -77,7 +77,7 @@ class RankStage:
     def rank(self, moment: Moment, candidates: Candidates, run: Run) -> Order:
         """The order of ``candidates``; steps down to the merged order when ranking can't, and says why."""
         if not self.ranks or not len(candidates):  # the merged order is what was asked for: nothing is missing
-            return _merged(candidates, None)
+            return merged_order(candidates)
         model = moment.model
         if model is None or model.ranker is None:
             run.degrade(TIER_RETRIEVAL, "no ranker in service")
@@ -184,7 +184,8 @@ def _ordered(positions: Int64, scores: Scores, candidates: Candidates, rows: _Ro
     return Order(positions[order], scores[order], rows.features, rows.modelled)
 
 
-def _merged(candidates: Candidates, rows: _Rows | None) -> Order:
+def merged_order(candidates: Candidates, rows: _Rows | None = None) -> Order:
+    """The candidates as they came, with the rows that were assembled of them, if there are any of all."""
     if rows is None or len(rows.features) < len(candidates):
         return Order(np.arange(len(candidates)), candidates.scores, NO_ROWS, NO_ROWS)
     return Order(np.arange(len(candidates)), candidates.scores, rows.features, rows.modelled)
@@ -194,4 +195,4 @@ def _unranked(candidates: Candidates, rows: _Rows | None, run: Run) -> Order:
     if "deep_rank" not in run.trace:
         run.skip("deep_rank")
     run.lap("value", len(candidates))
-    return _merged(candidates, rows)
+    return merged_order(candidates, rows)
