@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
+JOBS ?= auto
 
 .PHONY: help demo test lint format types unit install clean
 .DEFAULT_GOAL := help
@@ -27,8 +28,8 @@ lint: $(INSTALLED)  ## Ruff: rules and format
 types: $(INSTALLED)  ## mypy --strict
 	$(BIN)/mypy
 
-unit: $(INSTALLED)  ## pytest
-	$(BIN)/pytest $(ARGS)
+unit: $(INSTALLED)  ## pytest, a file of tests at a time on each of JOBS processes
+	$(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 format: $(INSTALLED)  ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .
