@@ -98,17 +98,23 @@ def level_of(seconds: float, users: Sequence[Outcome], flood: Sequence[Sent], la
     )  # fmt: skip
 
 
-def recovery_s(outcomes: Sequence[Outcome], normal_p95_ms: float) -> float | None:
-    """Seconds until, second by second, everything succeeds with a P95 of at most twice the normal one."""
+def p95_by_second(outcomes: Sequence[Outcome]) -> list[float]:
+    """The P95 of each second's requests; one that failed took for ever."""
     last = int(max(outcome.at_s for outcome in outcomes))
-    calm = None
-    for second in range(last, -1, -1):
-        there = [outcome for outcome in outcomes if int(outcome.at_s) == second]
-        p95 = _percentile([outcome.latency_ms for outcome in there], 95)
-        if p95 is not None and (p95 > 2 * normal_p95_ms or not all(outcome.ok for outcome in there)):
-            return calm
-        calm = float(second)
-    return calm
+    seconds: list[list[float]] = [[] for _ in range(last + 1)]
+    for outcome in outcomes:
+        seconds[int(outcome.at_s)].append(outcome.latency_ms if outcome.ok else float("inf"))
+    return [float(np.percentile(took, 95, method="higher")) for took in seconds if took]
+
+
+def recovery_s(after: Sequence[Outcome], normal: Sequence[Outcome]) -> float | None:
+    """Seconds until no second's P95 is above twice the highest of normal seconds any more; None: the last one still is."""
+    limit = 2.0 * max(p95_by_second(normal))
+    p95s = p95_by_second(after)
+    slow = [second for second, p95 in enumerate(p95s) if p95 > limit]
+    if not slow:
+        return 0.0
+    return None if slow[-1] == len(p95s) - 1 else slow[-1] + 1.0
 
 
 class Bench:
@@ -173,10 +179,10 @@ def run(bench: Bench, *, first: float, seed: int, slow_connections: int) -> Repo
     capacity, _ = capacity_of(lambda per_s: bench.users(per_s, bench.step_s), first)
     if capacity is None:
         raise SystemExit(f"{first} requests/s are already too many for this server; give a lower --first")
-    normal = level_of(bench.step_s, bench.users(0.8 * capacity, bench.step_s), [])
+    normal = bench.users(0.8 * capacity, bench.step_s)
     levels = {f"{times}x": bench.both(0.5 * capacity, (times - 0.5) * capacity) for times in (2, 5, 10)}
     after = bench.users(0.8 * capacity, max(bench.step_s, 12.0))
-    recovered = recovery_s(after, normal.accepted_p95_ms or P95_LIMIT_MS)
+    recovered = recovery_s(after, normal)
     flood = bench.both(0.5 * capacity, 12 * capacity, priority="low")
     slow, others = bench.slow(0.5 * capacity, slow_connections)
     return Report(seed, capacity, levels, flood, recovered, slow, others)

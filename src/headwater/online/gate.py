@@ -22,6 +22,7 @@ from enum import IntEnum
 from headwater.schema.limits import Overload
 
 FIRST_GUESS_S = 0.002  # until something was measured
+LEAST_GUESS_S = 0.0001
 _SMOOTHING = 0.1  # weight of the newest of the times between two releases
 _BACK_OFF = 0.9
 _WINDOW = 20  # finished requests that decide together about the limit
@@ -151,8 +152,8 @@ class Gate:
         return None
 
     def _measure(self, now: float) -> None:
-        """Note the time since the last release. One that is above the target counts as the target: a stall is soon forgotten."""
+        """Note the time since the last release, at most as three of the usual: one hiccup must not turn the next ones away."""
         if self._released_at is not None:
-            passed = min(now - self._released_at, self.target_s)
+            passed = min(now - self._released_at, 3.0 * self.between_s + LEAST_GUESS_S, self.target_s)
             self.between_s += _SMOOTHING * (passed - self.between_s)
         self._released_at = now

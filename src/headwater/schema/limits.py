@@ -29,14 +29,14 @@ class Overload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a worker does with more requests than it can answer: who waits for how long, and who is turned away at once.
 
     ``target_ms`` 0: ``ladder.deadline_ms``. A share is that part of the target (``write_target_ms`` for what writes)
-    which a request of the priority may have to wait.
+    which a request of the priority may expect to wait: with less than 1, hardly any is let in and then turned away late.
     """
 
     target_ms: Annotated[float, Meta(ge=0.0, le=10_000.0)] = 0.0
     write_target_ms: Annotated[float, Meta(ge=1.0, le=60_000.0)] = 1_000.0
-    high_share: _Share = 1.0
-    normal_share: _Share = 0.9
-    low_share: _Share = 0.3
+    high_share: _Share = 0.8
+    normal_share: _Share = 0.6
+    low_share: _Share = 0.2
     min_concurrency: Annotated[int, Meta(ge=1, le=65_536)] = 4
     max_concurrency: Annotated[int, Meta(ge=1, le=65_536)] = 256
     body_timeout: Duration = "5s"
