@@ -14,13 +14,15 @@ from typing import Any, cast
 import httpx
 import msgspec
 import pytest
-from litestar import Litestar, get
+from litestar import Litestar, Request, Response, get
+from litestar.testing import TestClient
 from typer.testing import CliRunner
 
 from headwater.cli.main import build_app
 from headwater.client import Client, UnauthorizedError
 from headwater.online.access import SCOPES, Access
 from headwater.online.app import create_app
+from headwater.online.errors import RefusalError
 from headwater.online.keys import add_key, revoke_key, wall_ms
 from headwater.online.metrics import Metrics
 from headwater.online.openapi import document, operations
@@ -393,6 +395,24 @@ def test_without_keys_all_callers_share_one_rate() -> None:
     )
     answers = calls(app_of(access, metrics), *[("GET", "/schema", key) for key in (None, "any", None)])
     assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
+def test_a_batch_counts_as_its_requests() -> None:
+    access = Access(
+        Path("no-such-folder"), Limits(requests_per_s=1.0, burst=5), Metrics(), clock=lambda: 0, timer=lambda: 9.0
+    )
+
+    @get("/schema")
+    async def batch(request: Request[Any, Any, Any]) -> str:
+        access.take(request, int(request.query_params["n"]) - 1)
+        return "good"
+
+    handlers: Any = {RefusalError: lambda _, refusal: Response(refusal.body(), status_code=refusal.status)}
+    app = Litestar([batch], before_request=access.check, openapi_config=None, exception_handlers=handlers)
+    with TestClient(app) as client:
+        answers = [client.get("/schema", params={"n": n}) for n in (3, 7, 1, 1)]
+    assert [answer.status_code for answer in answers] == [200, 429, 200, 429]
+    assert "limits.burst: 5" in answers[1].text
 
 
 def test_a_caller_never_sees_hashes(tmp_path: Path) -> None:

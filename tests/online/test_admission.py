@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from headwater.online.admission import Admission, place_given_up
+from headwater.online.admission import Admission, another_turn, place_given_up, waited_ms
 from headwater.online.metrics import Metrics
 from headwater.schema.config import Config
 from headwater.schema.limits import Overload
@@ -179,6 +179,58 @@ def test_a_request_that_is_cancelled_leaves_its_place() -> None:
             assert (await asyncio.wait_for(site.ask(), 10.0))[0] == 200
 
     asyncio.run(run())
+
+
+def test_between_two_parts_of_a_request_others_go_first() -> None:
+    order: list[str] = []
+
+    class Parts(Site):
+        async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+            name = scope["path"].rpartition("/")[2]
+            for part in range(3):
+                if part:
+                    await another_turn()
+                order.append(f"{name}{part}")
+                if name != "long":
+                    break
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"{}", "more_body": False})
+
+    async def run() -> None:
+        site = Parts(filled(target_ms=1_000.0))
+        names = ["long", "a", "b", "c"]
+        tasks = [asyncio.create_task(site.ask(f"/v1/{name}")) for name in names]
+        assert {(await task)[0] for task in tasks} == {200}
+        assert site.admission._answers.gate.running == 0
+        assert (await site.ask("/v1/d"))[0] == 200
+
+    asyncio.run(run())
+    assert order[0] == "long0"
+    assert sorted(order) == sorted(["long0", "long1", "long2", "a0", "b0", "c0", "d0"])
+    assert max(order.index("a0"), order.index("b0"), order.index("c0")) < order.index("long2") < order.index("d0")
+
+
+def test_time_at_the_gate_is_part_of_the_deadline() -> None:
+    waited: list[float] = []
+
+    class Telling(Site):
+        async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+            waited.append(waited_ms())
+            await super()._app(scope, receive, send)
+
+    async def run() -> None:
+        site = Telling(filled(target_ms=1_000.0))
+        asked = [asyncio.create_task(site.ask()) for _ in range(3)]
+        await let_all_run()
+        await asyncio.sleep(0.03)
+        site.release.set()
+        await asyncio.gather(*asked)
+
+    assert waited_ms() == 0.0
+    asyncio.run(run())
+    assert len(waited) == 3
+    assert waited[0] < waited[2]
+    assert 30.0 <= waited[2] < 1_000.0
 
 
 def test_an_unknown_priority_is_named() -> None:

@@ -168,24 +168,29 @@ class SlowBucket:
         self.per_s, self.burst = per_s, burst
         self.tokens, self.at_s = Fraction(burst), Fraction(0)
 
-    def take(self, now_s: Fraction) -> Fraction:
+    def take(self, now_s: Fraction, tokens: int) -> Fraction:
         self.tokens = min(Fraction(self.burst), self.tokens + (now_s - self.at_s) * self.per_s)
         self.at_s = now_s
-        if self.tokens >= 1:
-            self.tokens -= 1
+        if self.tokens >= tokens:
+            self.tokens -= tokens
             return Fraction(0)
-        return (1 - self.tokens) / self.per_s
+        return (tokens - self.tokens) / self.per_s
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 50), st.integers(1, 20), st.lists(st.integers(0, 3_000), max_size=200))
-def test_the_rate_is_that_of_a_token_bucket(per_s: int, burst: int, gaps_ms: list[int]) -> None:
+@given(
+    st.integers(1, 50),
+    st.integers(1, 20),
+    st.lists(st.tuples(st.integers(0, 3_000), st.integers(1, 20)), max_size=200),
+)
+def test_the_rate_is_that_of_a_token_bucket(per_s: int, burst: int, asked: list[tuple[int, int]]) -> None:
     rate, bucket, slow = Rate(per_s, burst), Bucket(), SlowBucket(per_s, burst)
     now_ms = 0
-    for gap_ms in gaps_ms:
+    for gap_ms, tokens in asked:
         now_ms += gap_ms
-        wait = slow.take(Fraction(now_ms, 1_000))
-        assert rate.take(bucket, now_ms / 1_000) == pytest.approx(float(wait), abs=1e-6)
+        tokens = min(tokens, burst)
+        wait = slow.take(Fraction(now_ms, 1_000), tokens)
+        assert rate.take(bucket, now_ms / 1_000, tokens) == pytest.approx(float(wait), abs=1e-6)
 
 
 @settings(max_examples=200, deadline=None)

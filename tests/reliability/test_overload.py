@@ -77,9 +77,11 @@ def outcome(at_s: float, latency_ms: float, status: int = 200) -> Outcome:
 
 def test_recovery_counts_from_the_last_bad_second() -> None:
     calm = [outcome(n / 10, 10.0) for n in range(100)]
-    assert recovery_s(calm, 10.0) == 0.0
-    assert recovery_s([*calm, outcome(2.5, 10.0, 503)], 10.0) == 3.0
-    assert recovery_s([*calm, outcome(9.5, 10.0, 503)], 10.0) is None
+    assert recovery_s(calm, calm) == 0.0
+    assert recovery_s([*calm, outcome(2.5, 20.0)], calm) == 0.0
+    assert recovery_s([*calm, outcome(2.5, 20.1)], calm) == 3.0
+    assert recovery_s([*calm, outcome(2.5, 10.0, 503)], calm) == 3.0, "of eleven, the failed one is the P95"
+    assert recovery_s([*calm, outcome(9.5, 10.0, 503)], calm) is None
 
 
 def test_a_level_tells_good_from_shed() -> None:

@@ -28,6 +28,7 @@ from headwater.schema.limits import Limits
 log = structlog.get_logger()
 
 POLL_S = 0.5
+_BUCKET = "bucket"
 REALM = 'Bearer realm="headwater"'
 
 # Every route and the scope that it takes; None: open to everybody. What is not here is refused.
@@ -111,7 +112,24 @@ class Access:
                     "authorization",
                     headers={"www-authenticate": f'{REALM}, error="insufficient_scope", scope="{needed}"'},
                 )
-        if self._rate is not None and (wait_s := self._rate.take(bucket, self._timer())):
+        if self._rate is not None:
+            request.state[_BUCKET] = bucket
+            self.take(request, 1)
+
+    def take(self, request: Request[Any, Any, Any], requests: int) -> None:
+        """Count ``requests`` against the rate of the caller, who was let in by :meth:`check`.
+
+        Raises:
+            RefusalError: 429: less of the rate is left, or the burst is smaller.
+        """
+        if self._rate is None or not requests:
+            return
+        if requests > self._rate.burst:
+            self._refused("rate").inc()
+            raise RefusalError(
+                429, f"More requests at once than this key may ever send (limits.burst: {self._rate.burst})"
+            )
+        if wait_s := self._rate.take(request.state[_BUCKET], self._timer(), requests):
             self._refused("rate").inc()
             raise RefusalError(
                 429, "More requests than this key may send (limits.requests_per_s)", retry_after_s=math.ceil(wait_s)

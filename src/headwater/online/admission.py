@@ -78,12 +78,12 @@ _SLOW = _Canned(RefusalError(408, "The body came too slowly; send smaller batche
 
 
 class _Place:
-    """A request's place among those at work, and how long it had it."""
+    """A request's place among those at work, how long it had it, and when it came (seconds of the lane's clock)."""
 
-    __slots__ = ("held_s", "lane", "since")
+    __slots__ = ("came", "held_s", "lane", "priority", "since")
 
-    def __init__(self, lane: _Lane, now: float) -> None:
-        self.lane, self.since, self.held_s = lane, now, 0.0
+    def __init__(self, lane: _Lane, priority: Priority, came: float, now: float) -> None:
+        self.lane, self.priority, self.came, self.since, self.held_s = lane, priority, came, now, 0.0
 
 
 _PLACE: ContextVar[_Place | None] = ContextVar("place", default=None)
@@ -105,6 +105,25 @@ def place_given_up() -> Iterator[None]:
     finally:
         lane.gate.running += 1  # above the limit for a moment, perhaps: who was let in once does not queue again
         place.since = lane.clock()
+
+
+def waited_ms() -> float:
+    """How long ago the request at hand came, in milliseconds: its time at the gate is part of its deadline."""
+    place = _PLACE.get()
+    return 0.0 if place is None else 1e3 * (place.lane.clock() - place.came)
+
+
+async def another_turn() -> None:
+    """Between two parts of one request: whoever waits at the gate goes first, as if the next part had only now come.
+
+    It is not turned away any more: what was begun is finished, late if it has to be.
+    """
+    place = _PLACE.get()
+    if place is None:
+        await asyncio.sleep(0)
+        return
+    with place_given_up():
+        await place.lane.passed_by(place.priority)
 
 
 class Admission:
@@ -134,6 +153,7 @@ class Admission:
             await _BAD_PRIORITY.send(send)
             return
         lane = self._writes if path.startswith(_WRITES) else self._answers
+        came = lane.clock()
         if lane.gate.full_for(priority):
             self._shed[priority, "full"]()
             await _SHED.send(send)
@@ -155,7 +175,7 @@ class Admission:
                 await _SHED.send(send)
                 return
         limit = lane.gate.limit
-        await lane.run(self._app, scope, receive, send)
+        await lane.run(self._app, scope, receive, send, _Place(lane, priority, came, lane.clock()))
         if lane.gate.limit != limit and lane is self._answers:
             self._metrics.concurrency_limit.set(lane.gate.limit)
 
@@ -195,9 +215,28 @@ class _Lane:
         metrics.admission_wait.observe(self.clock() - came)
         return go
 
-    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run ``app`` on a request that was let in."""
-        place = _Place(self, self.clock())
+    async def passed_by(self, priority: Priority) -> None:
+        """Until those who wait now and go before ``priority`` have gone, at most until the target."""
+        if not self.gate.waiting:
+            await asyncio.sleep(0)
+            return
+        passed = asyncio.Event()
+
+        def tell(go: bool) -> None:
+            if go:
+                self.gate.running -= 1  # this was its place in the queue, not among those at work
+            passed.set()
+
+        waiter = self.gate.wait(priority, tell)
+        timer = asyncio.get_running_loop().call_later(self.gate.target_s, self.gate.expire, waiter)
+        self.pace()
+        try:
+            await passed.wait()
+        finally:
+            timer.cancel()
+
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, place: _Place) -> None:
+        """Run ``app`` on a request that was let in to ``place``."""
         _PLACE.set(place)
         self.pace()
         try:

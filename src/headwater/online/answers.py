@@ -21,7 +21,8 @@ def answer_routes(service: Service) -> list[HTTPRouteHandler]:
 
     @post("/v1/recommend/batch", status_code=200)
     async def recommend_many(request: Call) -> Response[bytes]:
-        return Response(await service.recommend_many(await body_of(request)), media_type=JSON)
+        answers = await service.recommend_many(await body_of(request), lambda more: service.access.take(request, more))
+        return Response(answers, media_type=JSON)
 
     @get(_SIMILAR + "{item_id:path}")
     async def similar(request: Call) -> Response[bytes]:

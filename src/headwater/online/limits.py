@@ -29,12 +29,13 @@ class Rate:
     """
 
     def __init__(self, per_s: float, burst: int) -> None:
+        self.burst = burst
         self._step_s = 1.0 / per_s
         self._room_s = burst * self._step_s
 
-    def take(self, bucket: Bucket, now_s: float) -> float:
-        """Take a token at ``now_s``: 0 when there was one, else seconds until there is one."""
-        full_s = max(bucket.full_s, now_s) + self._step_s
+    def take(self, bucket: Bucket, now_s: float, tokens: int = 1) -> float:
+        """Take ``tokens`` at ``now_s``: 0 when there were as many, else seconds until there are; not more than the burst."""
+        full_s = max(bucket.full_s, now_s) + tokens * self._step_s
         late_s = full_s - now_s - self._room_s
         if late_s > 1e-9:  # less is rounding
             return late_s

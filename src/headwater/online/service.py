@@ -19,7 +19,7 @@ from headwater.features.store import StateReplacedError
 from headwater.log.client import WriterClient
 from headwater.log.commands import ServedEntry
 from headwater.online.access import Access
-from headwater.online.admission import place_given_up
+from headwater.online.admission import another_turn, place_given_up, waited_ms
 from headwater.online.feed import FoldFeed
 from headwater.online.keys import wall_ms
 from headwater.online.metrics import Labelled, Metrics
@@ -120,18 +120,21 @@ class Service:
 
     async def recommend(self, body: bytes) -> bytes:
         """``POST /v1/recommend``. Raises :class:`RefusalError` 400."""
-        began = time.perf_counter()
-        return await self._recommend(self.recommender.decode(body), began)
+        return await self._recommend(self.recommender.decode(body), time.perf_counter() - waited_ms() / 1e3)
 
-    async def recommend_many(self, body: bytes) -> bytes:
+    async def recommend_many(self, body: bytes, take: Callable[[int], None]) -> bytes:
         """``POST /v1/recommend/batch``: one answer for each request, in their order; each has its own deadline.
 
+        ``take`` is told how many more than one they are, and raises when those are too many for the caller's rate.
         Raises :class:`RefusalError` 400: one request is wrong, then none is answered.
         """
-        answers = []
-        for request in self.recommender.decode_many(body):
+        requests = self.recommender.decode_many(body)
+        take(len(requests) - 1)
+        answers: list[bytes] = []
+        for request in requests:
+            if answers:
+                await another_turn()
             answers.append(await self._recommend(request, time.perf_counter()))
-            await asyncio.sleep(0)  # others have their turn
         return b"[" + b",".join(answers) + b"]"
 
     async def _recommend(self, request: RecommendRequest, began: float) -> bytes:
@@ -139,8 +142,12 @@ class Service:
         if request.token is not None:
             await self._await_token(int(request.token), request.deadline_ms, notes)
         deadline_ms = self.config.ladder.deadline_ms
+        spent_ms = 1e3 * (time.perf_counter() - began)
         if request.deadline_ms is not None:
-            deadline_ms = max(1.0, request.deadline_ms - 1e3 * (time.perf_counter() - began))
+            deadline_ms = request.deadline_ms - spent_ms
+        elif request.token is None:  # who asks for the newest may wait for it, and gets a full list all the same
+            deadline_ms -= spent_ms
+        deadline_ms = max(1.0, deadline_ms)
         return self._answer(self.recommender.asked(request, os.urandom(16).hex(), deadline_ms), notes)
 
     def similar(self, item: str, k: int | None, user: str | None) -> bytes:
