@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ from headwater.nearline.fold import Folder, run_fold, warm_up
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError, UnavailableError
 from headwater.schema.events import Event
-from headwater.schema.feed import POSITION_SIZE, Position, newest_position
+from headwater.schema.feed import ANNOUNCEMENT_SIZE, MAX_USERS, UNNAMED, Announcement, Changes, Position, announcements
 from headwater.schema.items import Item
 from headwater.serving.view import LiveView
 
@@ -54,7 +55,7 @@ class World:
 
     def open(self) -> Folder:
         return Folder(
-            self.log, Fold(self.plan, self.state), publish=self.published.append, epoch=self.state.meta().epoch,
+            self.log, Fold(self.plan, self.state), publish=lambda position, _: self.published.append(position), epoch=self.state.meta().epoch,
             epoch_s=0.5, seconds=lambda: self.now_s,
         )  # fmt: skip
 
@@ -100,6 +101,30 @@ def test_without_item_changes_there_is_no_epoch(world: World) -> None:
     world.folder.advance()
     assert world.folder.position.epoch == 1
     assert len(world.published) == 1
+
+
+def test_each_commit_says_whose_rows_it_changed(world: World) -> None:
+    said: list[Changes] = []
+    folder = Folder(world.log, Fold(world.plan, world.state), publish=lambda _, changes: said.append(changes), epoch=0)
+
+    def written(*events: Event) -> Changes:
+        world.writer.append_events(events_to_batch(list(events), ()))
+        folder.advance()
+        return said[-1]
+
+    click = functools.partial(Event, item="a", type="click")
+    assert written(click(user="u"), click(user="v")) == Changes([1, 2], [])
+    assert written(click(user="v")) == Changes([2], [])
+    world.writer.put_items([Item(id="b")])
+    folder.advance()
+    assert said[-1] == Changes([], [])
+    world.writer.login("v", "u")
+    folder.advance()
+    assert said[-1] == Changes([1], [2])
+    world.writer.erase_users(["u"])
+    folder.advance()
+    assert said[-1] == Changes([], [1])
+    assert len(said) == 5
 
 
 def test_a_long_log_is_folded_block_by_block(world: World) -> None:
@@ -207,10 +232,21 @@ def test_warm_up_runs_on_any_configuration(plan: Plan) -> None:
     warm_up(CONFIG, plan)
 
 
-def test_positions_are_read_newest_first() -> None:
-    stream = Position(1, 2, 3).pack() + Position(4, 5, 6).pack() + b"\x07\x00"
-    assert newest_position(stream) == (Position(4, 5, 6), b"\x07\x00")
-    assert newest_position(b"short") == (None, b"short")
+def test_announcements_come_back_whole() -> None:
+    said = [
+        Announcement(Position(1, 2, 3), Changes((7, 8, 9), (4,))),
+        Announcement(Position(4, 5, 6), Changes((), ())),
+        Announcement(Position(2**40, 5, 6)),
+    ]
+    stream = b"".join(announcement.pack() for announcement in said)
+    assert announcements(stream) == (said, b"")
+    found, rest = [], b""
+    for k in range(len(stream)):  # byte by byte
+        more, rest = announcements(rest + stream[k : k + 1])
+        found += more
+    assert (found, rest) == (said, b"")
+    crowd = Announcement(Position(1, 1, 1), Changes(range(MAX_USERS + 1), (3,)))
+    assert announcements(crowd.pack()) == ([Announcement(Position(1, 1, 1), Changes(None, (3,)))], b"")
 
 
 def test_a_slow_listener_gets_the_newest_position_and_holds_nobody_up(tmp_path: Path) -> None:
@@ -224,14 +260,15 @@ def test_a_slow_listener_gets_the_newest_position_and_holds_nobody_up(tmp_path: 
         await loop.sock_connect(slow, str(tmp_path / "fold.sock"))
         await asyncio.sleep(0.01)
         for offset in range(1, 50_001):
-            server.publish(Position(offset, 0, 0))
+            server.publish(Position(offset, 0, 0), Changes((), ()))
         received, newest, rest = 0, Position(0, 0, 0), b""
         while newest.user_offset < 50_000:
             data = await asyncio.wait_for(loop.sock_recv(slow, 65_536), 5.0)
             received += len(data)
-            position, rest = newest_position(rest + data)
-            newest = position or newest
-        assert received < 50_000 * POSITION_SIZE, "it was spared what it was too slow for"
+            found, rest = announcements(rest + data)
+            newest = found[-1].position if found else newest
+        assert received < 50_000 * ANNOUNCEMENT_SIZE, "it was spared what it was too slow for"
+        assert found[-1].changes == UNNAMED, "but told that it has missed something"
         slow.close()
         await server.stop()
         assert not (tmp_path / "fold.sock").exists()

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.online.running import Running, catalogue, publish_ranker
+from tests.online.running import CONFIG, Running, catalogue, publish_ranker
+
+CACHE = '\n[cache]\nresult_ttl = "1s"\n'
 
 
 class Site(Running):
@@ -21,7 +23,7 @@ class Site(Running):
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A system with a ranker and 100 items; tests add users and items of their own."""
-    with Site(tmp_path_factory.mktemp("site")) as site:
+    with Site(tmp_path_factory.mktemp("site"), CONFIG + CACHE) as site:
         site.empty_answer = site.recommend(user="first")
         site.version = publish_ranker(site.data, site.config, seed=1, created_ms=1_772_000_000_000)
         site.reflected(site.ingest("/v1/items", catalogue(100)))

@@ -158,9 +158,9 @@ class Running:
         return token
 
     def reflected(self, token: str, patience_s: float = 10.0) -> None:
-        """Wait until item columns reflect ``token``."""
+        """Wait until item columns reflect ``token`` (with a trace the answer is one of the moment)."""
         until = time.monotonic() + patience_s
-        while self.recommend(k=1, token=token)["address"]["item_offset"] < int(token):
+        while self.recommend(k=1, token=token, trace=True)["address"]["item_offset"] < int(token):
             assert time.monotonic() < until, f"items do not reflect {token}"
             time.sleep(0.01)
 

@@ -27,7 +27,7 @@ from headwater.online.supervisor import LONGEST_PAUSE_S, QUICK_RESTARTS, Child, 
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError, UnavailableError
 from headwater.schema.events import IngestReply
-from headwater.schema.feed import Position
+from headwater.schema.feed import Announcement, Position
 from headwater.schema.requests import RecommendResponse
 
 API_PAGE = Path(__file__).parent.parent.parent / "docs" / "api.md"
@@ -212,7 +212,7 @@ def test_tokens_from_the_far_future_leave_nothing_behind(tmp_path: Path) -> None
         for _ in range(5):
             assert not any(await asyncio.gather(*(feed.reached(10**60 + n, 0.001) for n in range(100))))
         assert len(feed._waiting) < 200
-        feed.receive(Position(7, 0, 0))
+        feed.receive([Announcement(Position(7, 0, 0))])
         assert await patient, "those who still wait are kept"
 
     asyncio.run(check())

@@ -16,7 +16,7 @@ from headwater.features.plan import compile_plan
 from headwater.features.rows import ItemTable
 from headwater.features.state import LmdbState
 from headwater.log.commands import PutItems
-from headwater.retrieval.index import MAX_LISTS, ItemIndex, best
+from headwater.retrieval.index import ItemIndex, best
 from headwater.schema.config import Config
 from headwater.schema.items import Item
 from headwater.serving.view import FoldView, LiveView
@@ -47,7 +47,7 @@ def test_the_best_do_not_depend_on_what_stands_behind_them() -> None:
 
 def test_a_list_is_kept_for_its_time() -> None:
     small = world(clicks(*many("a", 3)))
-    index, now_ms = ItemIndex(small.plan, small.fold.items, ttl_ms=1_000), small.now_ms
+    index, now_ms = ItemIndex(small.plan, small.fold.items), small.now_ms
     first = index.popular(1, 10, now_ms)
     small.add(clicks(*many("b", 9), at_ms=now_ms))
     assert index.popular(1, 10, now_ms + 999) is first
@@ -58,17 +58,9 @@ def test_a_list_is_kept_for_its_time() -> None:
 
 def test_a_clock_that_goes_back_makes_the_list_anew() -> None:
     small = world(clicks(*many("a", 3)))
-    index = ItemIndex(small.plan, small.fold.items, ttl_ms=1_000)
+    index = ItemIndex(small.plan, small.fold.items)
     later = index.popular(1, 10, small.now_ms + 60_000)
     assert index.popular(1, 10, small.now_ms) is not later
-
-
-def test_kept_lists_are_bounded() -> None:
-    small = world(clicks(*many("a", 3)))
-    index = ItemIndex(small.plan, small.fold.items, ttl_ms=1_000)
-    for width in range(1, MAX_LISTS + 50):
-        index.popular(1, width, small.now_ms)
-    assert len(index._lists) <= MAX_LISTS
 
 
 def test_lists_are_longer_than_their_width_so_that_what_was_seen_can_be_skipped() -> None:

@@ -42,6 +42,7 @@ from headwater.features.rowset import Rows
 from headwater.log.batch import ItemRecord, TableRecord
 from headwater.log.record import Kind, Namespace, RecordBlock
 from headwater.schema.errors import HeadwaterError
+from headwater.schema.feed import Changes
 from headwater.schema.items import MAX_CATEGORIES, MAX_REGIONS
 from headwater.schema.users import UserProfile
 
@@ -184,8 +185,11 @@ class Fold:
         self.received_ms = int(records["received_ms"][-1])
         self.counts.records += len(block)
 
-    def commit(self, *, epoch: bool) -> None:
-        """Store everything since the last commit; ``epoch`` also offers the changed items to the servers."""
+    def commit(self, *, epoch: bool) -> Changes:
+        """Store everything since the last commit; ``epoch`` also offers the changed items to the servers.
+
+        Returns the users whose rows it changed.
+        """
         if self.store is None:
             raise HeadwaterError("this fold has no store to commit to")
         changed = np.flatnonzero(self.items.dirty)
@@ -197,6 +201,7 @@ class Fold:
         packed: list[tuple[int, bytes | None]] = list(
             zip(self.users.owners[kept].tolist(), pack_users(self.users.rows, kept, self.plan.layout), strict=True)
         )
+        changes = Changes(self.users.owners[kept].tolist(), sorted(self._gone))
         packed.extend((user, None) for user in sorted(self._gone))
         self.store.commit(
             Delta(
@@ -218,6 +223,7 @@ class Fold:
         self._gone.clear()
         if epoch:
             self._epoch_dirty[:] = 0
+        return changes
 
     def start_from(self, other: Fold) -> None:
         """Take over a copy of the state of a fold without a store."""

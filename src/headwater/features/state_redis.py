@@ -305,17 +305,22 @@ class RedisState:
                 found[k] = row
         return found
 
-    def read_user(self, user: int, into: User) -> int:
-        """Unpack the row of ``user`` (0 or unknown: zeros) into ``into``; returns the offset it stands at."""
+    def packed(self, user: int) -> tuple[int, bytes | None]:
+        """The offset that the row of ``user`` stands at, and the row; None: there is none (of 0 there never is)."""
         at, found = self._row(user)
         if at == _EMPTY.encode() and self._made:  # nothing was committed there: is it still the state that was opened?
             self.meta()
-        if found is None or not user:
+        return _offset(at.decode()), found if user else None
+
+    def read_user(self, user: int, into: User) -> int:
+        """Unpack the row of ``user`` (0 or unknown: zeros) into ``into``; returns the offset it stands at."""
+        offset, found = self.packed(user)
+        if found is None:
             for part in into:
                 part[:] = 0
         else:
             unpack_user(found, into, self.plan.layout)
-        return _offset(at.decode())
+        return offset
 
     def item_record(self, item: int) -> ItemRecord | None:
         """What the catalogue says of a dense item."""

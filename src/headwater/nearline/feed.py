@@ -1,4 +1,4 @@
-"""The fold's own door: every server that connects is told where the state stands, now and after each commit."""
+"""The fold's own door: every server that connects is told where the state stands, now and after each commit, and what changed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import cast
 
 import structlog
 
-from headwater.schema.feed import Position
+from headwater.schema.feed import UNNAMED, Announcement, Changes, Position
 
 log = structlog.get_logger()
 
 
 class FeedServer:
-    """Pushes a :class:`Position` to all who are connected to the Unix socket ``path`` (mode 0600).
+    """Pushes an :class:`Announcement` to all who are connected to the Unix socket ``path`` (mode 0600).
 
-    Nobody can hold it up: one who does not read gets the newest position once there is room again, and
-    none of those between.
+    Nobody can hold it up: one who does not read gets the newest position once there is room again, none of those
+    between, and is told that any user may have changed.
     """
 
     def __init__(self, path: Path, position: Position) -> None:
@@ -38,16 +38,16 @@ class FeedServer:
         finally:
             os.umask(before)
 
-    def publish(self, position: Position) -> None:
+    def publish(self, position: Position, changes: Changes = UNNAMED) -> None:
         """Tell everyone."""
         self.position = position
-        data = position.pack()
+        data = Announcement(position, changes).pack()
         for reader in self._readers:
             reader.send(data)
 
     def connected(self, reader: _Reader) -> None:
         self._readers.add(reader)
-        reader.send(self.position.pack())
+        reader.send(Announcement(self.position).pack())
 
     def lost(self, reader: _Reader) -> None:
         self._readers.discard(reader)
@@ -90,7 +90,7 @@ class _Reader(asyncio.Protocol):
         self._blocked = False
         if self._missed:
             self._missed = False
-            self.send(self._server.position.pack())
+            self.send(Announcement(self._server.position).pack())
 
     def close(self) -> None:
         if self._transport is not None:

@@ -40,7 +40,7 @@ from headwater.nearline.feed import FeedServer
 from headwater.schema.config import Config
 from headwater.schema.errors import UnavailableError
 from headwater.schema.events import Event
-from headwater.schema.feed import Position
+from headwater.schema.feed import Changes, Position
 from headwater.schema.items import Item
 
 log = structlog.get_logger()
@@ -56,7 +56,7 @@ STATE_PAUSE_S = 0.1  # a server that holds the state and is away is asked again 
 class Folder:
     """Brings ``fold`` up to the log's end, one block a call, and decides which commits carry an epoch.
 
-    ``publish`` is called after each commit, ``check`` now and then: it raises when the state is not there any more.
+    ``publish`` is called after each commit with the users that it changed, ``check`` now and then: it raises when the state is not there any more.
     ``seconds`` is a monotonic clock.
     """
 
@@ -65,7 +65,7 @@ class Folder:
         event_log: EventLog,
         fold: Fold,
         *,
-        publish: Callable[[Position], object],
+        publish: Callable[[Position, Changes], object],
         epoch: int,
         check: Callable[[], object] | None = None,
         epoch_s: float = EPOCH_S,
@@ -130,7 +130,7 @@ class Folder:
         return self._seconds() - self._last_epoch_s >= self._epoch_s
 
     def _commit(self, *, epoch: bool) -> None:
-        self.fold.commit(epoch=epoch)
+        changes = self.fold.commit(epoch=epoch)
         self._last_commit_s = self._seconds()
         offset = self.fold.offset
         if epoch:
@@ -138,7 +138,7 @@ class Folder:
             self.position = Position(offset, self.position.epoch + 1, offset)
         else:
             self.position = self.position._replace(user_offset=offset)
-        self._publish(self.position)
+        self._publish(self.position, changes)
 
 
 def warm_up(config: Config, plan: Plan) -> None:

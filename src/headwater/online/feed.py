@@ -1,17 +1,17 @@
-"""Following the fold: where state stands, and requests that wait until it stands further."""
+"""Following the fold: where state stands, what changed, and requests that wait until it stands further."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 import structlog
 
-from headwater.schema.feed import Position, newest_position
+from headwater.schema.feed import Announcement, Changes, Position, announcements
 
 log = structlog.get_logger()
 
@@ -23,15 +23,22 @@ class FoldFeed:
     """The newest position that the fold announced; reconnects for ever.
 
     ``on_epoch`` is called inside the loop when a new item epoch is there, ``on_connect`` whenever a fold
-    process (perhaps a new one) answers.
+    process (perhaps a new one) answers, ``on_changes`` with what each announcement says (before anybody learns of its
+    position), ``on_lost`` when the fold cannot be heard any more.
     """
 
-    def __init__(self, path: Path, *, on_epoch: Callable[[], object], on_connect: Callable[[], object]) -> None:
+    def __init__(
+        self, path: Path, *, on_epoch: Callable[[], object], on_connect: Callable[[], object],
+        on_changes: Callable[[Position, Changes], object] = lambda _position, _changes: None,
+        on_lost: Callable[[], object] = lambda: None,
+    ) -> None:  # fmt: skip
         self.position = Position(0, 0, 0)
         self.connected = False
         self._path = path
         self._on_epoch = on_epoch
         self._on_connect = on_connect
+        self._on_changes = on_changes
+        self._on_lost = on_lost
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._abandoned = 0
         self._order = itertools.count()
@@ -84,10 +91,14 @@ class FoldFeed:
                 log.warning("fold_lost", user_offset=self.position.user_offset)
             finally:
                 self.connected = False
+                self._on_lost()
                 transport.close()
 
-    def receive(self, position: Position) -> None:
-        """Take in an announcement: item columns first, then those who waited for their own event."""
+    def receive(self, found: Sequence[Announcement]) -> None:
+        """Take in announcements: what changed and item columns first, then those who waited for their own event."""
+        for announcement in found:
+            self._on_changes(*announcement)
+        position = found[-1].position
         before, self.position = self.position, position
         if position.epoch != before.epoch:
             self._on_epoch()
@@ -109,9 +120,9 @@ class _Link(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        position, self._rest = newest_position(self._rest + data)
-        if position is not None:
-            self._feed.receive(position)
+        found, self._rest = announcements(self._rest + data)
+        if found:
+            self._feed.receive(found)
 
     def connection_lost(self, _: Exception | None) -> None:
         if not self._lost.done():

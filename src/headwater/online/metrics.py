@@ -110,6 +110,16 @@ class Metrics:
             multiprocess_mode="livesum",
         )
         self.slow_bodies = Counter("headwater_slow_bodies", "Bodies that came too slowly (408)", registry=registry)
+        self.cache_lookups = Counter(
+            "headwater_cache_lookups", "Lookups in a cache: hit, stale, miss, refused", ("cache", "outcome"),
+            registry=registry,
+        )  # fmt: skip
+        self.cache_evictions = Counter(
+            "headwater_cache_evictions", "Entries that made room for others", ("cache",), registry=registry
+        )
+        self.cache_entries = Gauge(
+            "headwater_cache_entries", "Entries of a cache", ("cache",), registry=registry, multiprocess_mode="livesum"
+        )
         self.fold_lag = Gauge(
             "headwater_fold_lag_records",
             "Records the log is ahead of state",

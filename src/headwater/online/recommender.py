@@ -136,6 +136,7 @@ class Recommender:
             before=tuple(about[:-1].tolist()),
             candidates=candidates if request.candidates else None,
             paged=request.cursor is not None,
+            reuse=not request.trace,
             deadline_ms=deadline_ms,
         )
         return Asked(query, user, request.trace, before, tuple(notes))

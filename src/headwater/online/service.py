@@ -20,6 +20,7 @@ from headwater.log.client import WriterClient
 from headwater.log.commands import ServedEntry
 from headwater.online.access import Access
 from headwater.online.admission import another_turn, place_given_up, waited_ms
+from headwater.online.caches import CacheKeeper, Caches, result_lists
 from headwater.online.feed import FoldFeed
 from headwater.online.keys import wall_ms
 from headwater.online.metrics import Labelled, Metrics
@@ -80,9 +81,17 @@ class Service:
         self.writer = WriterClient(
             data / "run" / "writer.sock", ack_timeout_s=ACK_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S
         )
-        conditions = Conditions(self._scorer, self._pace, LastLists(), config.ladder.walk)
+        results, last = result_lists(config.cache), LastLists()
+        conditions = Conditions(self._scorer, self._pace, last, results, config.ladder.walk)
         self.recommender = Recommender(config, plan, stores.log.vocabulary(), stores.identity, stores.view, conditions)
-        self.feed = FoldFeed(feed_socket(data, plan.hash), on_epoch=self._refresh, on_connect=self._check_state)
+        caches = Caches(
+            results, last, stores.view.index.lists, self.recommender.pipeline.popular.lists, stores.view.rows
+        )
+        self.caches = CacheKeeper(caches, metrics, clock)
+        self.feed = FoldFeed(
+            feed_socket(data, plan.hash), on_epoch=self._refresh, on_connect=self._check_state,
+            on_changes=self.caches.follow, on_lost=self.caches.lose,
+        )  # fmt: skip
         self.served = ServedLog(self.writer, self.metrics)
         self.models = ModelWatch(data / "models", config, plan, self.recommender, self.metrics)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -96,7 +105,7 @@ class Service:
         self.models.swap(self.models.load())
         warm_up(self.config, self.plan)
         self.recommender.warm_up(self.clock())
-        self._tasks = [asyncio.create_task(part.run()) for part in (self.served, self.models, self.access)]
+        self._tasks = [asyncio.create_task(part.run()) for part in (self.served, self.models, self.access, self.caches)]
         self._tasks.append(asyncio.create_task(self.feed.follow()))
         for task in self._tasks:
             task.add_done_callback(self._ended)
@@ -226,6 +235,7 @@ class Service:
 
     def expose_metrics(self) -> bytes:
         """The text for Prometheus."""
+        self.caches.tell()
         self.metrics.fold_lag.set(self.fold_lag())
         self.metrics.quality.set(self._pace.quality)
         self.metrics.epoch_age.set(time.monotonic() - self._epoch_at)

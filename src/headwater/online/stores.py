@@ -20,9 +20,11 @@ from headwater.features.store import (
     State,
     StateReplacedError,
 )
+from headwater.features.user_rows import PackedRows, UserRows
 from headwater.log.environment import StoreError
 from headwater.log.identity import LmdbIdentity
 from headwater.log.lmdb import LmdbLog
+from headwater.online.caches import popular_lists
 from headwater.schema.config import Config
 from headwater.schema.errors import UnavailableError
 from headwater.serving.view import LiveView
@@ -103,7 +105,11 @@ def open_stores(config: Config, data: Path, plan: Plan) -> Stores:
         state_file = StateFile.of(path) if config.state.store == "lmdb" else None
         state = open_store(config, path, plan, writable=False, log_id=event_log.log_id)
         opened.callback(state.close)
-        stores = Stores(event_log, identity, state, LiveView(plan, state), state_file)
+        rows = None
+        if config.cache.user_rows and isinstance(state, PackedRows):
+            rows = UserRows(state, plan, config.cache.user_rows)
+        view = LiveView(plan, state, rows=rows, lists=popular_lists(config.cache))
+        stores = Stores(event_log, identity, state, view, state_file)
         opened.pop_all()
         return stores
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +14,12 @@ from headwater.features.plan import Plan
 from headwater.features.rows import ItemTable
 from headwater.features.rowset import Rows
 from headwater.jit import inline, kernel
+from headwater.retrieval.kept import KeptLists, Key
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 
-MAX_LISTS = 1024
-Key = tuple[str | int, ...]
-
+TTL_MS = 1_000
 LIST_DEPTH = 4  # a list is this many times as long as its width, so that seen items can be skipped
 
 
@@ -92,19 +90,19 @@ def _freshness(items: Rows, count: int, max_age_ms: int, now_ms: int, out: Float
 class ItemIndex:
     """One item table as the sources see it. Not thread-safe: it belongs to one worker.
 
-    Lists (popular, trending, by segment, fresh) are computed when asked for and kept for ``ttl_ms`` of the
-    request clock; eligibility is checked again for every request, so a stale list cannot show a hidden item.
+    Lists (popular, trending, by segment, fresh) are computed when asked for and kept in ``lists`` (by default for a second of the
+    request clock); eligibility is checked again for every request, so a stale list cannot show a hidden item.
     """
 
-    def __init__(self, plan: Plan, table: ItemTable, *, ttl_ms: int = 1000) -> None:
-        self.plan, self.table, self.ttl_ms = plan, table, ttl_ms
+    def __init__(self, plan: Plan, table: ItemTable, lists: KeptLists[Ranked] | None = None) -> None:
+        self.plan, self.table = plan, table
+        self.lists = KeptLists[Ranked](TTL_MS) if lists is None else lists
         self.content = np.zeros((len(table.dirty), plan.layout.content_size), np.float32)
         self.has_content = np.zeros(len(table.dirty), np.bool_)
         self.content_items = 0
         self.version = 0  # counts the changes of content and price; `stamps` says at which one an item last changed
         self.stamps = np.zeros(len(table.dirty), np.int64)
         self.price = np.zeros(len(table.dirty), np.float32)
-        self._lists: dict[Key, tuple[int, Ranked]] = {}
         self.update(None)
 
     def update(self, changed: Int64 | None) -> None:
@@ -152,15 +150,15 @@ class ItemIndex:
     def fresh(self, max_age_ms: int, width: int, now_ms: int) -> Ranked:
         """The newest items."""
 
-        def make() -> Ranked:
+        def make(now_ms: int) -> Ranked:
             out = np.empty(self.table.count, np.float32)
             _freshness(self.table.rows, self.table.count, max_age_ms, now_ms, out)
             return best(out, width * LIST_DEPTH)
 
-        return self.kept(("fresh", max_age_ms, width), now_ms, make)
+        return self.lists.get(("fresh", max_age_ms, width), now_ms, make)
 
     def _weight_list(self, key: Key, cell: int, life: int, width: int, now_ms: int) -> Ranked:
-        return self.kept(key, now_ms, lambda: best(self.weights(cell, life, now_ms), width * LIST_DEPTH))
+        return self.lists.get(key, now_ms, lambda at_ms: best(self.weights(cell, life, at_ms), width * LIST_DEPTH))
 
     def weights(self, cell: int, life: int, now_ms: int) -> Float32:
         """``float32[items]``: the decayed sum in f4 cell ``cell`` at ``now_ms``; 0 for items that nobody may be shown."""
@@ -168,15 +166,3 @@ class ItemIndex:
         lives = self.plan.lives
         popularity(self.table.rows, self.table.count, cell, lives.rate[life], lives.period_ms[life], now_ms, out)
         return out
-
-    def kept(self, key: Key, now_ms: int, make: Callable[[], Ranked]) -> Ranked:
-        """The list under ``key``, made anew when it is older than ``ttl_ms``."""
-        found = self._lists.get(key)
-        if found is not None and 0 <= now_ms - found[0] < self.ttl_ms:
-            return found[1]
-        if len(self._lists) >= MAX_LISTS:
-            self._lists.clear()
-        ranked = make()
-        if len(ranked):  # an empty list is quick to make, and the first items must not wait for it to age
-            self._lists[key] = (now_ms, ranked)
-        return ranked

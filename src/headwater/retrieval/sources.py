@@ -63,21 +63,20 @@ class Popular:
         self.segments = plan.layout.segment_size
 
     def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
-        everywhere = index.popular(self.half_life, self.width, asked.now_ms)
-        if not len(everywhere):
+        if not len(index.popular(self.half_life, self.width, asked.now_ms)):
             return Offer(NOTHING, "no positive events yet")
         # segments without popularity of their own share one list, so that what callers send cannot fill the memory
         first, second = (segment if segment < self.segments else 0 for segment in asked.segments)
         return Offer(
-            index.kept(
+            index.lists.get(
                 ("blend", self.width, first, second),
                 asked.now_ms,
-                lambda: self._blend(everywhere, (first, second), asked.now_ms, index),
+                lambda now_ms: self._blend((first, second), now_ms, index),
             )
         )
 
-    def _blend(self, everywhere: Ranked, segments: tuple[int, int], now_ms: int, index: ItemIndex) -> Ranked:
-        ranked = everywhere
+    def _blend(self, segments: tuple[int, int], now_ms: int, index: ItemIndex) -> Ranked:
+        ranked = index.popular(self.half_life, self.width, now_ms)
         for key in range(self.keys):
             local = index.popular_in_segment(key, segments[key], self.width, now_ms)
             if len(local):

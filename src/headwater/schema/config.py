@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from headwater.schema.caches import Cache
 from headwater.schema.durations import PATTERN, Delay, Duration, parse_delay, parse_duration
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Name
@@ -284,6 +285,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     overload: Overload = Overload()
     serving: Serving = Serving()
     limits: Limits = Limits()
+    cache: Cache = Cache()
     log: Log = Log()
     retention: Retention = Retention()
     state: State = State()

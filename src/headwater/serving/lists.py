@@ -6,6 +6,7 @@ Whoever serves from here filters again: what was hidden since cannot come back.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from headwater.features.layout import I_FLAGS
 from headwater.features.plan import Plan
+from headwater.retrieval.kept import KeptLists
 from headwater.serving.request import Query
 from headwater.serving.view import View
 
@@ -56,6 +58,7 @@ class LastLists:
 
     def __init__(self, most: int = MAX_LISTS) -> None:
         self._most = most
+        self.hits = self.misses = self.evictions = 0
         self._lists: OrderedDict[_Key, LastList] = OrderedDict()
 
     def __len__(self) -> int:
@@ -67,16 +70,31 @@ class LastLists:
         origin = OWN_LIST if query.user else SEGMENT_LIST
         self._lists[key] = LastList(items[:MAX_LENGTH].copy(), now_ms, region, origin)
         self._lists.move_to_end(key)
-        while len(self._lists) > self._most or now_ms - next(iter(self._lists.values())).at_ms >= KEEP_MS:
+        self.drop_old(now_ms)
+        while len(self._lists) > self._most:
             self._lists.popitem(last=False)
+            self.evictions += 1
 
     def find(self, query: Query, segments: tuple[int, int], now_ms: int) -> LastList | None:
         """The user's own list, else that of strangers in their segments, else of strangers anywhere; none older than an hour."""
         for key in (_user_key(query), _segment_key(query, segments), _segment_key(query, (0, 0))):
             found = self._lists.get(key)
             if found is not None and 0 <= now_ms - found.at_ms < KEEP_MS:
+                self.hits += 1
                 return found
+        self.misses += 1
         return None
+
+    def drop_old(self, now_ms: int) -> None:
+        """Let go of what is too old to be shown."""
+        while self._lists and now_ms - next(iter(self._lists.values())).at_ms >= KEEP_MS:
+            self._lists.popitem(last=False)
+
+    def forget(self, users: Collection[int] | None) -> None:
+        """Let go of the lists of ``users``, whose rows are gone (None: of every user); those of strangers stay."""
+        gone = None if users is None else set(users)
+        for key in [key for key in self._lists if key[0] and (gone is None or key[0] in gone)]:
+            del self._lists[key]
 
 
 def _user_key(query: Query) -> _Key:
@@ -91,22 +109,21 @@ class PopularSnapshot:
     """The most popular items, most popular first, then the rest of the catalogue by number.
 
     It is taken from the item columns that a worker holds, so it needs no store; whoever asks finds one that is at most
-    ten seconds old.
+    ten seconds old. In the second half of its life it is served while the next one is made, where somebody does that (see
+    :class:`~headwater.retrieval.kept.KeptLists`).
     """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._at_ms, self._count = -1, 0
-        self._items = np.zeros(0, np.int64)
+        self.lists = KeptLists[Int64](SNAPSHOT_MS // 2, SNAPSHOT_MS // 2, most=1)
 
     def items(self, view: View, now_ms: int) -> Int64:
         """``int64[n]``, up to 2,000 items. Not filtered."""
-        count = view.table.count
-        # the first items must not wait for it to age
-        if self._at_ms < 0 or not 0 <= now_ms - self._at_ms < SNAPSHOT_MS or self._count < min(count, SNAPSHOT_LENGTH):
-            self._items = by_popularity(self._plan, view, now_ms)[:SNAPSHOT_LENGTH].copy()
-            self._at_ms, self._count = now_ms, count
-        return self._items
+        # the first items must not wait for it to age: a catalogue that is short of 2,000 has a list for each size
+        key = ("snapshot", min(view.table.count, SNAPSHOT_LENGTH))
+        return self.lists.get(
+            key, now_ms, lambda at_ms: by_popularity(self._plan, view, at_ms)[:SNAPSHOT_LENGTH].copy()
+        )
 
 
 def by_popularity(plan: Plan, view: View, now_ms: int) -> Int64:

@@ -43,10 +43,11 @@ from headwater.serving.pace import Pace
 from headwater.serving.rank import Moment, Order, RankStage, merged_order
 from headwater.serving.region import nowhere
 from headwater.serving.request import NO_MODEL, Answer, Query
+from headwater.serving.results import Key, ResultLists, given_again, named_items, row_version
 from headwater.serving.rules import Rules
 from headwater.serving.run import Deadline, Run
 from headwater.serving.scorer import DirectScorer, Scorer
-from headwater.serving.stages import TIER_LAST, TIER_POPULAR, TIER_RETRIEVAL
+from headwater.serving.stages import TIER_FULL, TIER_LAST, TIER_POPULAR, TIER_RETRIEVAL
 from headwater.serving.view import View
 from headwater.serving.walk import drawn_tier
 
@@ -55,11 +56,13 @@ from headwater.serving.walk import drawn_tier
 class Conditions:
     """What a pipeline runs under. The defaults are those of evaluation and training: the ranker is called directly, widths
     are full, nothing is remembered, and no request walks a lower tier. ``walk``: the share of requests that walk each.
+    ``results`` are answers that may be given again, ``lists`` what is there for when there is nothing better.
     """
 
     scorer: Scorer = field(default_factory=DirectScorer)
     pace: Pace = field(default_factory=Pace)
     lists: LastLists | None = None
+    results: ResultLists | None = None
     walk: float = 0.0
 
 
@@ -89,7 +92,8 @@ class Pipeline:
         self._region = 0
         self._assembly = Assembly(plan, max(self.limit, 256))
         self._ranking = RankStage(config, self._assembly, self.conditions.scorer, self.conditions.pace)
-        self._popular = PopularSnapshot(plan)
+        self.popular = PopularSnapshot(plan)
+        self._row_version = b""
         self._barred = np.zeros(1024, np.uint8)
         self._eligible = np.zeros(8192, np.uint8)
 
@@ -104,6 +108,10 @@ class Pipeline:
         user_offset, query = self._hydrate(query, view, now_ms, run)
         segments = self._segments(query)
         context = Context(segments, self._offset_ms(query, now_ms), surface_code(query.surface))
+        key = self._result_key(query, view, model, context, now_ms, run)
+        if key is not None and (again := self._again(key, query, view, user_offset, now_ms, run)) is not None:
+            pace.took(run.deadline.spent_ms(), query.deadline_ms)
+            return again
         if run.tier < TIER_LAST and run.deadline.left_for_ms("fetch") <= 0.0:
             run.degrade(TIER_LAST, "deadline: no time to fetch candidates")
         if run.tier < TIER_LAST:
@@ -123,6 +131,9 @@ class Pipeline:
         lists = self.conditions.lists
         if lists is not None and run.tier <= TIER_RETRIEVAL and not run.drawn and query.again and len(answer.items):
             lists.keep(query, segments, answer.items, self._region, now_ms)
+        results = self.conditions.results
+        if results is not None and key is not None and run.whole and len(answer.items) == query.k:
+            results.keep(key, answer, now_ms)
         return answer
 
     def fallback(self, query: Query, view: View, model: Model | None, now_ms: int, why: str) -> Answer:
@@ -171,6 +182,8 @@ class Pipeline:
             run.mark("failed")
             run.degrade(TIER_LAST, f"state unavailable: {error}")
             offset = 0
+        if self.conditions.results is not None:
+            self._row_version = row_version(self.user)
         forget_idle(self.user, now_ms, self.plan)
         self._region = self.stored_region(self.user) if query.region is None else query.region
         if not query.anchor and query.surface in self._about_latest:
@@ -182,6 +195,34 @@ class Pipeline:
             anchor_user(self.user, query.anchor, self.plan.layout, query.before)
         run.lap("hydrate")
         return offset, query
+
+    def _result_key(
+        self, query: Query, view: View, model: Model | None, context: Context, now_ms: int, run: Run
+    ) -> Key | None:
+        """What the answer depends on; None: it may not be one that was given before, nor be given again."""
+        if self.conditions.results is None or run.tier != TIER_FULL or query.paged or not query.reuse:
+            return None
+        self._begin_rules(query, view, context.segments, now_ms)
+        return Key(
+            query.user, self._row_version, query.surface, query.k, context.segments, self._region, context.offset_ms,
+            named_items(query), NO_MODEL if model is None else model.version,
+            () if self.rules is None else self.rules.acting,
+        )  # fmt: skip
+
+    def _again(self, key: Key, query: Query, view: View, user_offset: int, now_ms: int, run: Run) -> Answer | None:
+        """The answer that was given to the same question a moment ago, if all of it may still be shown."""
+        assert self.conditions.results is not None  # noqa: S101  (else there is no key)
+        barred = self._bar(query)
+        try:
+            found = self.conditions.results.find(
+                key, now_ms, lambda items: bool(self._may_show(items, view, now_ms).all())
+            )
+        finally:
+            self._barred[barred] = 0
+        if found is None:
+            return None
+        run.lap("eligibility", len(found.answer.items))
+        return given_again(found, user_offset, now_ms, run)
 
     def _fetch(
         self, query: Query, view: View, model: Model | None, segments: tuple[int, int], now_ms: int, run: Run
@@ -243,6 +284,7 @@ class Pipeline:
             offer = source.fetch(asked, view.index)
         except HeadwaterError as error:
             run.notes.append(f"{source.name} failed: {error}")
+            run.whole = False
             return NOTHING
         if offer.why_empty:
             run.notes.append(f"{source.name}: {offer.why_empty}")
@@ -271,7 +313,7 @@ class Pipeline:
             if not len(own) and run.tier == TIER_LAST:
                 run.degrade(TIER_POPULAR, "no last good list that may be shown")
             items = own[: query.k]
-            for more in (self._popular.items, self._everything):
+            for more in (self.popular.items, self._everything):
                 if len(items) < query.k:
                     rest = more(view, now_ms)
                     rest = rest[self._may_show(rest, view, now_ms)]

@@ -22,7 +22,8 @@ class Query:
     ``region`` None is a request that says nothing of it: the user's last known country counts instead.
     ``zone`` is the name of a time zone; None: that of the user's profile. ``anchor`` makes the list about that item
     ("similar to") and about those ``before`` it (a cart). ``candidates`` int64[n]: rank these, in place of what the sources find.
-    ``paged``: earlier pages are excluded. ``deadline_ms`` counts from the call.
+    ``paged``: earlier pages are excluded. ``reuse`` False: an answer that was given before will not do. ``deadline_ms`` counts
+    from the call.
     """
 
     request_id: str
@@ -37,6 +38,7 @@ class Query:
     before: tuple[int, ...] = ()
     candidates: npt.NDArray[np.int64] | None = None
     paged: bool = False
+    reuse: bool = True
     deadline_ms: float = 50.0
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +21,7 @@ from headwater.policy.order import Capped, Diverse, Pinned, Policy, Required, We
 from headwater.policy.rules import CompiledRule, compile_rules
 from headwater.retrieval.merge import Candidates
 from headwater.schema.config import Config
+from headwater.schema.rules import encoded
 from headwater.serving.request import Query
 from headwater.serving.rule_fields import Codes, Columns, ItemColumns, RequestValues, rule_fields
 from headwater.serving.view import View
@@ -45,7 +48,7 @@ def open_rules(config: Config, plan: Plan, vocabulary: Vocabulary) -> Rules | No
 class Rules:
     """Compiled rules and what they did to the request at hand: :meth:`begin` it, then the stages in their order.
 
-    Belongs to one pipeline. ``counts`` says of each rule that acted on the request what it did: of a filter how many
+    Belongs to one pipeline. ``version`` is a hash of what the rules say. ``counts`` says of each rule that acted on the request what it did: of a filter how many
     candidates it removed, of a boost or a bury how many shown items it holds for, of a pin whether it was placed, of a cap how many
     better ranked candidates it kept out, of a quota how many it brought in.
     """
@@ -54,6 +57,7 @@ class Rules:
         self, compiled: tuple[CompiledRule, ...], plan: Plan, vocabulary: Vocabulary, diversity: Mapping[str, float] = NONE
     ) -> None:  # fmt: skip
         self.compiled = compiled
+        self.version = _version(compiled, diversity)
         self.counts: dict[str, int] = {}
         self._columns = ItemColumns(plan)
         self._values = RequestValues(plan, vocabulary)
@@ -99,6 +103,11 @@ class Rules:
         ]  # fmt: skip
         self.counts = {rule.name: 0 for rule in self._acting}
         self._removed = {rule.name: [] for rule in self._acting if rule.rule.filter is not None}
+
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """The version, and the names of the rules that act on the request at hand."""
+        return self.version, *(rule.name for rule in self._acting)
 
     def filter(self, items: Int64, shown: Bools) -> Bools:
         """``shown`` (``bool[n]``: may be shown otherwise) less what filters remove; the first that does not hold counts it."""
@@ -205,6 +214,12 @@ class Rules:
     def code(self, field: Field, text: str) -> int | str:
         """What columns of ``field`` hold for ``text``."""
         return self._codes.code(field, text)
+
+
+def _version(compiled: tuple[CompiledRule, ...], diversity: Mapping[str, float]) -> str:
+    """16 hex digits that differ when a rule, their order or the diversity of a surface does."""
+    said = msgspec.json.encode(([encoded(rule.rule) for rule in compiled], sorted(diversity.items())))
+    return hashlib.blake2b(said, digest_size=8).hexdigest()
 
 
 class _Kept:

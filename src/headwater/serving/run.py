@@ -41,14 +41,16 @@ class Deadline:
 class Run:
     """Deadline, tier, notes and trace of one request.
 
-    ``drawn`` is the tier that the request walks on purpose (0: none); ``quality`` the share of the full widths.
+    ``drawn`` is the tier that the request walks on purpose (0: none); ``quality`` the share of the full widths. ``whole``:
+    nothing was left out so far, for want of time, width or health.
     """
 
-    __slots__ = ("_ended_ms", "_outcome", "deadline", "drawn", "notes", "quality", "tier", "trace", "widths")
+    __slots__ = ("_ended_ms", "_outcome", "deadline", "drawn", "notes", "quality", "tier", "trace", "whole", "widths")
 
     def __init__(self, deadline: Deadline, *, quality: float = 1.0, drawn: int = 0) -> None:
         self.deadline, self.quality, self.drawn = deadline, quality, drawn
         self.tier = TIER_FULL
+        self.whole = quality >= 1.0
         self.notes: list[str] = []
         self.trace: dict[str, Lap] = {}
         self.widths: dict[str, int] = {}
@@ -60,6 +62,7 @@ class Run:
     def mark(self, outcome: Outcome) -> None:
         """What the stage at hand came to, if not "ok"."""
         self._outcome = outcome
+        self.whole &= outcome == "ok"
 
     def lap(self, stage: str, width: int = 0) -> None:
         """``stage`` is over."""
@@ -74,6 +77,7 @@ class Run:
     def degrade(self, tier: int, why: str) -> None:
         """Step down to ``tier``, if the request is not below it already; say why."""
         self.tier = max(self.tier, tier)
+        self.whole = False
         self.notes.append(why)
 
     def width(self, full: int, least: int) -> int:

@@ -10,7 +10,9 @@ from headwater.features.fold import Fold
 from headwater.features.plan import Plan
 from headwater.features.rows import ItemTable, User
 from headwater.features.store import State
-from headwater.retrieval.index import ItemIndex
+from headwater.features.user_rows import UserRows
+from headwater.retrieval.index import ItemIndex, Ranked
+from headwater.retrieval.kept import KeptLists
 
 
 class View(Protocol):
@@ -26,14 +28,21 @@ class View(Protocol):
 
 
 class LiveView:
-    """State as the fold process publishes it. Item columns move on only in :meth:`refresh`, between requests."""
+    """State as the fold process publishes it. Item columns move on only in :meth:`refresh`, between requests.
 
-    def __init__(self, plan: Plan, state: State) -> None:
-        self.state = state
+    ``rows`` are user rows that are kept of a store that is far away (None: each is read where it lies), ``lists`` as in
+    :class:`ItemIndex`.
+    """
+
+    def __init__(
+        self, plan: Plan, state: State, *, rows: UserRows | None = None, lists: KeptLists[Ranked] | None = None
+    ) -> None:
+        self.state, self.rows = state, rows
+        self._users = state if rows is None else rows
         self.table = ItemTable(plan.layout)
         self.epoch = -1
         self.item_offset = 0
-        self.index = ItemIndex(plan, self.table)
+        self.index = ItemIndex(plan, self.table, lists)
         self.refresh()
 
     def refresh(self) -> bool:
@@ -46,7 +55,7 @@ class LiveView:
         return True
 
     def read_user(self, user: int, into: User) -> int:
-        return self.state.read_user(user, into)
+        return self._users.read_user(user, into)
 
 
 class FoldView:
@@ -55,7 +64,7 @@ class FoldView:
     def __init__(self, plan: Plan, fold: Fold, *, ttl_ms: int = 1000) -> None:
         self.fold = fold
         self.table = fold.items
-        self.index = ItemIndex(plan, fold.items, ttl_ms=ttl_ms)
+        self.index = ItemIndex(plan, fold.items, KeptLists(ttl_ms))
         self.item_offset = fold.offset
 
     def refresh(self) -> None:
