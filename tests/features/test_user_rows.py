@@ -50,7 +50,7 @@ class Site:
             if block is not None:
                 self.fold.apply(block)
         changes = self.fold.commit(epoch=False)
-        users = range(1, 9)
+        users = range(1, 7)
         self.history[self.state.offset] = {
             user: packed for user in users if (packed := self.state.user(user)) is not None
         }

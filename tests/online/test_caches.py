@@ -85,7 +85,7 @@ def test_a_stale_list_is_renewed_in_a_turn_of_the_loop_of_its_own() -> None:
         keeper.tell()
         keeper.tell()
         found = [lookups(metrics, "popular", outcome) for outcome in ("hit", "stale", "miss")]
-        assert found == [made.popular.hits, made.popular.stale, made.popular.misses] == [2.0, 4.0, 5.0]
+        assert found == [made.popular.hits, made.popular.stale, made.popular.misses] == [2.0, 4.0, 3.0]
         assert metrics.registry.get_sample_value("headwater_cache_entries", {"cache": "popular"}) == 2
 
     asyncio.run(check())
@@ -122,7 +122,7 @@ def test_a_list_goes_with_the_next_event_of_its_user(server: Site) -> None:
     ann, bob = {"user": "cached-ann", "k": 5}, {"user": "cached-bob", "k": 5}
     for name in ("cached-ann", "cached-bob"):
         server.ingest("/v1/events", {"user": name, "item": "item-50", "type": "click"})
-    for _ in range(10):
+    for _ in range(5):
         first = asked_again(server, **ann)
         taken = shown(first)[0]
         token = server.ingest("/v1/events", {"user": "cached-ann", "item": taken, "type": "click"})
@@ -145,4 +145,4 @@ def test_a_list_goes_with_the_next_event_of_its_user(server: Site) -> None:
     assert server.http.delete("/v1/users/cached-ann").status_code == 200
     text = server.http.get("/metrics").text
     hits = [line for line in text.splitlines() if 'cache="results",outcome="hit"' in line]
-    assert float(hits[0].rpartition(" ")[2]) >= 20
+    assert float(hits[0].rpartition(" ")[2]) >= 10

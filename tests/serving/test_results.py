@@ -105,7 +105,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("ask"), st.sampled_from(USERS[:2]), st.just(0)),
         st.tuples(st.just("click"), st.sampled_from(USERS[:3]), st.integers(0, 13)),
         st.tuples(st.sampled_from(["hide", "show"]), st.just(""), st.integers(0, 13)),
-        st.tuples(st.sampled_from(["login", "erase", "profile"]), st.sampled_from(USERS[:3]), st.just(0)),
+        st.tuples(st.sampled_from(["login", "erase", "profile"]), st.sampled_from(USERS[:2]), st.just(0)),
         st.tuples(st.just("rules"), st.just(""), st.integers(0, len(RULES) - 1)),
         st.tuples(st.just("model"), st.just(""), st.integers(0, 1)),
         st.tuples(st.just("wait"), st.just(""), st.sampled_from([1, 300, 600, 1_001])),
