@@ -138,7 +138,7 @@ def test_a_redis_that_hangs_holds_up_one_request_at_most(site: Site) -> None:
             asked = time.monotonic()
             assert site.recommend(user="user-5", k=5)["tier"] in (3, 4)
             took.append(time.monotonic() - asked)
-            assert site.recommend(user="ann", k=5)["tier"] == 0, "nothing has changed the row that the worker has kept"
+        assert site.recommend(user="ann", k=5)["tier"] == 0, "nothing has changed the row that the worker has kept"
     finally:
         os.kill(number, signal.SIGCONT)
     assert max(took) < 0.4 + 0.4

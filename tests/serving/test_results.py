@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from headwater.log.commands import EraseUsers, Login, PutItems, PutProfiles
 from headwater.schema.config import Config, parse_config
+from headwater.schema.events import Event
 from headwater.schema.items import Item
 from headwater.schema.users import UserProfile
 from headwater.serving.lists import LastLists
@@ -187,8 +188,8 @@ def test_whatever_happens_the_cache_gives_what_was_right_a_moment_ago(operations
             assert rules != 1 or not {f"i{n}" for n in range(1, 14, 3)} & set(shown)
             assert turn != 1 or asker.results.hits == 1, "nothing happened in between"
         else:
-            commands = {
-                "click": [*clicks((name, f"i{number}"), at_ms=now_ms).command],  # type: ignore[misc]
+            commands: dict[str, list[Event] | Login | EraseUsers | PutProfiles] = {
+                "click": [Event(user=name, item=f"i{number}", type="click")],
                 "login": Login("cat", name),
                 "erase": EraseUsers([name]),
                 "profile": PutProfiles([UserProfile(id=name, country="DE" if turn % 2 else "FR")]),
