@@ -1,10 +1,8 @@
-"""Caches of a worker: told what changed, renewed between requests, counted; and lists on a running server."""
+"""Caches of a worker: told what changed, renewed between requests, counted. (On a running server: test_serve.)"""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Any
 
 import numpy as np
 
@@ -17,10 +15,8 @@ from headwater.schema.config import Config
 from headwater.schema.feed import UNNAMED, Changes, Position
 from headwater.serving.lists import KEEP_MS, LastLists, PopularSnapshot
 from headwater.serving.request import Query
-from tests.online.conftest import Site
 
 AT = Position(1, 0, 0)
-CACHED = "from the cache"
 
 
 def caches(config: Cache) -> Caches:
@@ -96,53 +92,3 @@ def test_answers_are_not_kept_unless_they_are_asked_to_be() -> None:
     found = result_lists(Cache(result_ttl="2s", result_lists=7))
     assert found is not None
     assert (found.ttl_ms, found.most) == (2_000, 7)
-
-
-# -- a running server ----------------------------------------------------------------------------------------
-
-
-def cached(answer: dict[str, Any]) -> bool:
-    return any(reason.startswith(CACHED) for reason in answer["reasons"])
-
-
-def asked_again(server: Site, **request: Any) -> dict[str, Any]:
-    """The answer to a question that was asked a moment ago, from the cache."""
-    until = time.monotonic() + 10.0
-    while not cached(answer := server.recommend(**request)):
-        assert time.monotonic() < until, answer["reasons"]
-    return answer
-
-
-def shown(answer: dict[str, Any]) -> list[str]:
-    return [item["id"] for item in answer["items"]]
-
-
-def test_a_list_goes_with_the_next_event_of_its_user(server: Site) -> None:
-    """With the token no answer is older than the event, and nothing hidden or of somebody else comes back."""
-    ann, bob = {"user": "cached-ann", "k": 5}, {"user": "cached-bob", "k": 5}
-    for name in ("cached-ann", "cached-bob"):
-        server.ingest("/v1/events", {"user": name, "item": "item-50", "type": "click"})
-    for _ in range(5):
-        first = asked_again(server, **ann)
-        taken = shown(first)[0]
-        token = server.ingest("/v1/events", {"user": "cached-ann", "item": taken, "type": "click"})
-        answer = server.recommend(**ann, token=token)
-        assert not cached(answer)
-        assert taken not in shown(answer)
-        assert answer["address"]["user_offset"] >= int(token)
-        again = asked_again(server, **ann, token=token)
-        assert taken not in shown(again)
-        assert again["address"]["user_offset"] >= int(token)
-    asked_again(server, **bob)
-    assert taken in shown(server.recommend(user="cached-bob", k=200)), "what ann took is not kept from bob"
-
-    gone = shown(asked_again(server, **ann))[0]
-    hidden = server.ingest("/v1/items", {"id": gone, "title": "gone", "available": False})
-    server.reflected(hidden)
-    assert gone not in shown(server.recommend(**ann)), "the list from before is filtered again"
-    server.ingest("/v1/items", {"id": gone, "title": "back again", "available": True})
-
-    assert server.http.delete("/v1/users/cached-ann").status_code == 200
-    text = server.http.get("/metrics").text
-    hits = [line for line in text.splitlines() if 'cache="results",outcome="hit"' in line]
-    assert float(hits[0].rpartition(" ")[2]) >= 10

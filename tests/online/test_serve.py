@@ -349,3 +349,49 @@ def test_a_login_joins_what_a_visitor_did(server: Site) -> None:
         refused = server.http.post("/v1/logins", json=wrong)
         assert refused.status_code == 400
         assert refused.json()["error"]["field"] == field
+
+
+# -- answers that are given again ----------------------------------------------------------------------------
+
+
+def cached(answer: dict[str, Any]) -> bool:
+    return any(reason.startswith("from the cache") for reason in answer["reasons"])
+
+
+def asked_again(server: Site, **request: Any) -> dict[str, Any]:
+    """The answer to a question that was asked a moment ago, from the cache."""
+    until = time.monotonic() + 10.0
+    while not cached(answer := server.recommend(**request)):
+        assert time.monotonic() < until, answer["reasons"]
+    return answer
+
+
+def test_a_list_goes_with_the_next_event_of_its_user(server: Site) -> None:
+    """With the token no answer is older than the event, and nothing hidden or of somebody else comes back."""
+    ann, bob = {"user": "cached-ann", "k": 5}, {"user": "cached-bob", "k": 5}
+    for name in ("cached-ann", "cached-bob"):
+        server.ingest("/v1/events", click(name, "item-50"))
+    for _ in range(5):
+        first = asked_again(server, **ann)
+        taken = ids(first)[0]
+        token = server.ingest("/v1/events", click("cached-ann", taken))
+        answer = server.recommend(**ann, token=token)
+        assert not cached(answer)
+        assert taken not in ids(answer)
+        assert answer["address"]["user_offset"] >= int(token)
+        again = asked_again(server, **ann, token=token)
+        assert taken not in ids(again)
+        assert again["address"]["user_offset"] >= int(token)
+    asked_again(server, **bob)
+    assert taken in ids(server.recommend(user="cached-bob", k=200)), "what ann took is not kept from bob"
+
+    gone = ids(asked_again(server, **ann))[0]
+    hidden = server.ingest("/v1/items", {"id": gone, "title": "gone", "available": False})
+    server.reflected(hidden)
+    assert gone not in ids(server.recommend(**ann)), "the list from before is filtered again"
+    server.ingest("/v1/items", {"id": gone, "title": "back again", "available": True})
+
+    assert server.http.delete("/v1/users/cached-ann").status_code == 200
+    text = server.http.get("/metrics").text
+    hits = [line for line in text.splitlines() if 'cache="results",outcome="hit"' in line]
+    assert float(hits[0].rpartition(" ")[2]) >= 10
