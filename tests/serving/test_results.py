@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -57,8 +58,13 @@ def small_world() -> World:
     )  # fmt: skip
 
 
+@cache
+def parsed(text: str) -> Config:
+    return parse_config(text)
+
+
 def rules_of(small: World, text: str) -> Rules | None:
-    return open_rules(parse_config(text), small.plan, small.log.log.vocabulary())
+    return open_rules(parsed(text), small.plan, small.log.log.vocabulary())
 
 
 def model_of(small: World, version: str) -> Model:
