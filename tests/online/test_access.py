@@ -47,6 +47,7 @@ ROUTES: list[tuple[str, str, Any, Scope | None]] = [
     ("POST", "/v1/recommend", {"user": "secret-user", "k": 1}, Scope.RECOMMEND),
     ("POST", "/v1/recommend/batch", [{"user": "secret-user", "k": 1}], Scope.RECOMMEND),
     ("GET", "/v1/similar/item-1?k=1&user=secret-user", None, Scope.RECOMMEND),
+    ("GET", "/v1/explain/none", None, Scope.READ),
     ("GET", "/metrics", None, Scope.READ),
     ("GET", "/schema", None, Scope.READ),
     ("GET", "/schema/openapi.json", None, Scope.READ),

@@ -14,26 +14,47 @@ from headwater.online.bodies import MAX_BODY
 from headwater.online.errors import ErrorDetail, ErrorReply
 from headwater.schema.config import Config
 from headwater.schema.events import MAX_BATCH, Event, IngestReply, Rejection
+from headwater.schema.explanation import MAX_EXPLAINED, Explanation
 from headwater.schema.items import Item
 from headwater.schema.requests import MAX_K, MAX_REQUESTS, Address, RecommendedItem, RecommendRequest, RecommendResponse
 from headwater.schema.users import Joined, UserProfile
 
 _REF = "#/components/schemas/{name}"
 _KINDS: tuple[type[Struct], ...] = (
-    Event, Item, UserProfile, Joined, RecommendRequest, RecommendResponse, IngestReply, ErrorReply,
+    Event, Item, UserProfile, Joined, RecommendRequest, RecommendResponse, Explanation, IngestReply, ErrorReply,
 )  # fmt: skip
 
 _KEY = "apiKey"
 _TEXT = {"type": "string"}
 _ITEM_ID = {"name": "item_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "article-17"}
 _USER_ID = {"name": "user_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "ada"}
+_REQUEST_ID = {
+    "name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "0f3a5c7e9b1d2f4a6c8e0a2b4c6d8e0f",
+}  # fmt: skip
+_COUNT = {"type": "integer", "minimum": 0, "maximum": MAX_EXPLAINED}
+_EXPLAINED = (
+    {
+        "name": "item", "in": "query", "schema": {**_TEXT, "minLength": 1, "maxLength": 128},
+        "description": "Say why this item is where it is, or is not there", "example": "article-17",
+    },
+    {
+        "name": "bundle", "in": "query", "schema": {**_TEXT, "minLength": 1, "maxLength": 128},
+        "description": "Compare with the list that this bundle of the registry gives",
+    },
+    {
+        "name": "after", "in": "query", "schema": {"type": "integer", "minimum": 0},
+        "description": "Look for the list behind this offset, the `user_offset` of the answer's address; from the newest back otherwise",
+    },
+    {"name": "candidates", "in": "query", "schema": {**_COUNT, "default": 10}, "description": "So many of each source"},
+    {"name": "features", "in": "query", "schema": {**_COUNT, "default": 8}, "description": "So many of each item"},
+)  # fmt: skip
 _PRIORITY = {
     "name": "x-priority", "in": "header", "schema": {"enum": ["high", "normal", "low"], "default": "normal"},
     "description": "Under load, who is answered first; `low` is turned away first", "example": "normal",
 }  # fmt: skip
 _ERRORS = {
     400: "Bad input; names field and reason",
-    404: "There is no item of that id",
+    404: "There is nothing of that id",
     408: "The body came too slowly; the connection is closed",
     413: f"More than {MAX_BODY} bytes or {MAX_BATCH} entries",
     401: "No API key, or one that is not good",
@@ -162,6 +183,10 @@ def operations(config: Config) -> list[Operation]:
                 },
             ),
             answer=answer,
+        ),
+        Operation(
+            "get", "/v1/explain/{request_id}", "Why a list was as it was, replayed from the log", gives=Explanation,
+            errors=(400, 404, 503), parameters=(_REQUEST_ID, *_EXPLAINED),
         ),
         Operation(
             "get", "/healthz", "The worker is alive, and which plan it serves",

@@ -8,6 +8,8 @@ from msgspec import UNSET, Struct, UnsetType
 
 from headwater.schema.requests import Address
 
+MAX_EXPLAINED = 1_000  # candidates of a source, features of an item
+
 Stage = Literal["unknown", "sources", "eligibility", "merge", "light_rank", "rank", "policy", "listed"]
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from headwater.features.ages import NEVER, Ages, Changed
 from headwater.features.plan import Plan
 from headwater.features.rows import User
-from headwater.ranking.ranker import Multihead, RankerError
+from headwater.ranking.ranker import Multihead, Ranker, RankerError
 from headwater.retrieval.fitted import Attended, score_column
 from headwater.retrieval.sources import Asked
 from headwater.schema.explanation import FeatureValue
@@ -20,16 +20,15 @@ Float32 = npt.NDArray[np.float32]
 
 
 class Attribution:
-    """Looks at assembled rows of a request with the ranker that ordered them.
+    """Looks at assembled rows of a request with the ``ranker`` of ``model`` that ordered them (None: none did).
 
     The effect of a feature is ``score(row) - score(row with the feature at its default)``: what the ranker would take off if it
     knew nothing of it (occlusion: Zeiler and Fergus 2014). Effects of features that say the same are each small.
     """
 
-    def __init__(self, plan: Plan, model: Model | None, asked: Asked, view: View) -> None:
+    def __init__(self, plan: Plan, model: Model | None, ranker: Ranker | None, asked: Asked, view: View) -> None:
         self._plan, self._asked, self._view = plan, asked, view
-        self._model = model
-        self._ranker = None if model is None else model.ranker
+        self._model, self._ranker = model, ranker
         self._ages = Ages(plan)
         fitted = () if model is None else model.sources
         self._fitted = [score_column(source.name) for source in fitted]
@@ -85,6 +84,6 @@ class Attribution:
 
     def _attention(self, items: Int64) -> Attended | None:
         model = self._model
-        if model is None or model.ranker is None or not model.ranker.attends or model.attended is None:
+        if model is None or model.attended is None or self._ranker is None or not self._ranker.attends:
             return None
         return model.attended.attend(self._asked, self._view.index, items)

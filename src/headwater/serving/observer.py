@@ -99,6 +99,4 @@ class Observer:
             "ranked": self.candidates.items[self.order.positions],
             "shown": self.listed,
         }
-        return {
-            name: {item: place for place, item in enumerate(items.tolist(), 1)} for name, items in orders.items()
-        }
+        return {name: {item: place for place, item in enumerate(items.tolist(), 1)} for name, items in orders.items()}
