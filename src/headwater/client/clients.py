@@ -143,7 +143,11 @@ class Client:
 
     def _send(self, call: Call[T]) -> Reply:
         try:
-            return _reply(self._http.request(call.method, call.path, content=call.body, timeout=_timeout(call)))
+            return _reply(
+                self._http.request(
+                    call.method, call.path, content=call.body, timeout=_timeout(call, self._http.timeout)
+                )
+            )
         except httpx.TransportError as error:
             return _no_answer(error)
 
@@ -252,13 +256,17 @@ class AsyncClient:
 
     async def _send(self, call: Call[T]) -> Reply:
         try:
-            return _reply(await self._http.request(call.method, call.path, content=call.body, timeout=_timeout(call)))
+            return _reply(
+                await self._http.request(
+                    call.method, call.path, content=call.body, timeout=_timeout(call, self._http.timeout)
+                )
+            )
         except httpx.TransportError as error:
             return _no_answer(error)
 
 
-def _timeout(call: Call[T]) -> float | httpx._client.UseClientDefault:
-    return httpx.USE_CLIENT_DEFAULT if call.timeout_s is None else call.timeout_s
+def _timeout(call: Call[T], usual: httpx.Timeout) -> httpx.Timeout | float:
+    return usual if call.timeout_s is None else call.timeout_s
 
 
 def _reply(response: httpx.Response) -> Reply:

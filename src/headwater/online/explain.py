@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ RETRY_AFTER_S = 2
 LOCK = "explain.lock"
 
 _NICE = 10
+_REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 _BUSY = "Another request is being explained; one at a time, send it again after the time in Retry-After"
 _LONG = f"The explanation was not there in {MOST_S:g} s; `headwater explain` takes its time, on the machine of the data directory"
 
@@ -72,6 +74,8 @@ class Explaining:
             RefusalError: 400 for a bundle that cannot be used, 404 for an unknown request, 503 while another one is explained or
                 when it takes too long.
         """
+        if not _REQUEST_ID.fullmatch(request_id):  # no process is needed for that
+            raise RefusalError(404, "A request id is 32 hexadecimal digits: the request_id of an answer", "request_id")
         if self._busy:
             raise RefusalError(503, _BUSY, retry_after_s=RETRY_AFTER_S)
         self._busy = True
