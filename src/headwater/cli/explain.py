@@ -97,7 +97,7 @@ def _show(explanation: Explanation) -> None:
         say(f"  {reason}")
     same = {None: "were not logged", True: "the same bytes", False: "OTHER BYTES"}[replay.same_features]
     say(
-        f"{'exact' if replay.exact else 'not exact'}: state {replay.state} of users {replay.user_offset} and items {replay.item_offset}, bundle "
+        f"{'exact' if replay.exact else 'not exact'}: {replay.state} state, users {replay.user_offset} and items {replay.item_offset}, bundle "
         f"{replay.bundle}; {'the same list' if replay.same_list else 'ANOTHER LIST'}, features {same}"
     )
     for note in replay.notes:
@@ -140,7 +140,7 @@ def _show_items(console: Console, items: list[ExplainedItem]) -> None:
         sources = ", ".join(f"{found.source} {found.rank}" for found in item.sources) or item.source
         table.add_row(
             _text(item.place), item.item, "" if item.score is None else f"{item.score:.4g}", _text(item.ranked), _text(item.merged),
-            sources, "; ".join(map(_feature, item.features)),
+            sources, "; ".join(_feature(feature) for feature in item.features if feature.effect != 0.0),
         )  # fmt: skip
     console.print(table)
 
@@ -155,7 +155,8 @@ def _show_fate(say: Callable[[str], None], fate: Fate | UnsetType) -> None:
     for name, value in of.heads.items():
         say(f"  head {name} {value:.4g}")
     for feature in of.features:
-        say(f"  {_feature(feature)}")
+        if feature.effect != 0.0:
+            say(f"  {_feature(feature)}")
 
 
 def _show_other(say: Callable[[str], None], other: Comparison | UnsetType) -> None:

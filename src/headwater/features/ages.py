@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from headwater.features.aggregations import Affinity, Attribute, LastTime, LastValue, TableValue
 from headwater.features.definitions import Column, Side, Term, TermOp
@@ -13,8 +14,10 @@ from headwater.features.plan import Plan
 from headwater.features.rows import User
 from headwater.features.rowset import Rows
 
-_RECENT = {TermOp.RECENT_ITEM, TermOp.RECENT_TYPE, TermOp.RECENT_AGE}
-_BY_RECENT = {TermOp.LENGTH, TermOp.SAME_CATEGORY, TermOp.CONTENT_LAST, TermOp.CONTENT_MEAN}
+_BY_RECENT = {
+    TermOp.LENGTH, TermOp.RECENT_ITEM, TermOp.RECENT_TYPE, TermOp.RECENT_AGE, TermOp.SAME_CATEGORY, TermOp.CONTENT_LAST,
+    TermOp.CONTENT_MEAN,
+}  # fmt: skip
 _BY_CO_VISITS = {
     TermOp.CO_LAST, TermOp.CO_SUM, TermOp.CO_COUNT, TermOp.CO_WEIGHT, TermOp.CO_FAST_LAST, TermOp.CO_FAST_SUM,
 }  # fmt: skip
@@ -52,20 +55,18 @@ class Ages:
 
     def _of_term(self, term: Term, user: User, items: Rows, item: int) -> Changed:
         cell = term.reads
-        if term.op in _RECENT:
-            return self._recent(user, int(term.parameters[0]))
         if term.op in _BY_RECENT:
-            return self._recent(user, 0)
+            return self._recent(user)
         if term.op in _BY_CO_VISITS:
-            latest = self._latest_item(user)
-            moved = int(items.i8[latest, I_CO_CLOCK]) if latest else 0
-            return _row(max(moved, self._recent(user, 0).ms))
+            moved = items.i8[self._recent_items(user), I_CO_CLOCK].max(initial=0)
+            return _row(max(int(moved), self._recent(user).ms))
         if term.op in _BY_SEGMENT:
-            return _row(int(items.i8[item, I_CLOCK]))
+            everybody = 0 if term.op is TermOp.SEGMENT_WEIGHT else int(items.i8[0, I_CLOCK])
+            return _row(max(int(items.i8[item, I_CLOCK]), everybody))
         if cell is None or isinstance(cell, Attribute):
             return NEVER
         if isinstance(cell, Affinity):
-            return self._affinity(cell, user, items, item)
+            return self._affinity(term, cell, user, items, item)
         i8 = user.i8 if term.side is Side.USER else items.i8[item if term.side is Side.ITEM else 0]
         if isinstance(cell, LastTime):
             return _event(int(i8[self._plan.positions[cell][0]]))
@@ -80,22 +81,25 @@ class Ages:
         parts = [(own, at) for of, own, at in self._latest if of == entity and own <= types]
         return [at for _, at in parts] if frozenset().union(*(own for own, _ in parts)) == types else []
 
-    def _recent(self, user: User, back: int) -> Changed:
-        place = int(user.u4[U_RECENT_LENGTH]) - 1 - back
-        return _event(1000 * int(user.u4[self._layout.recent_times + place])) if place >= 0 else NEVER
+    def _recent(self, user: User) -> Changed:
+        """The latest event of the sequence: it moved all others."""
+        length, first = int(user.u4[U_RECENT_LENGTH]), self._layout.recent_times
+        return _event(1000 * int(user.u4[first + length - 1])) if length else NEVER
 
-    def _latest_item(self, user: User) -> int:
-        length = int(user.u4[U_RECENT_LENGTH])
-        return int(user.u4[self._layout.recent_keys + length - 1]) & MAX_ITEMS if length else 0
+    def _recent_items(self, user: User) -> npt.NDArray[np.int64]:
+        length, first = int(user.u4[U_RECENT_LENGTH]), self._layout.recent_keys
+        return (user.u4[first : first + length] & np.uint32(MAX_ITEMS)).astype(np.int64)
 
-    def _affinity(self, cell: Affinity, user: User, items: Rows, item: int) -> Changed:
-        """The latest event with one of the candidate's keys; with none of them the share is 0 whatever else happened."""
+    def _affinity(self, term: Term, cell: Affinity, user: User, items: Rows, item: int) -> Changed:
+        """The latest event with one of the candidate's keys; of a share, which is 0 without them, with any key of the user."""
         program, group = self._plan.affinities, self._affinities[cell]
         size, at = int(program.size[group]), int(program.u4[group])
         first = int(program.key[group])
         keys = items.u4[item, first : first + int(program.keys[group])]
         own = user.u4[at : at + size]
         shared = np.isin(own, keys[keys != 0]) & (own != 0)
+        if term.op is TermOp.AFFINITY_SHARE and shared.any():
+            shared = own != 0
         return _event(1000 * int(user.u4[at + size : at + 2 * size][shared].max(initial=0)))
 
 

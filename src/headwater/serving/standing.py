@@ -36,8 +36,11 @@ class StandingView:
         self._user, self._row = user, row
 
     def read_user(self, user: int, into: User) -> int:
-        for part, own in zip(into, self._row, strict=True):
-            part[:] = own if user == self._user else 0
+        if user == self._user:
+            into.i8[:], into.f4[:], into.u4[:] = self._row
+        else:
+            for part in into:
+                part[:] = 0
         return self.user_offset
 
 
