@@ -1,8 +1,11 @@
-"""``GET /v1/explain`` on a running system, and the command beside it."""
+"""``GET /v1/explain`` on a running system, as the page about it has it, and the command beside it."""
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -10,63 +13,60 @@ from typer.testing import CliRunner
 from headwater.cli.main import build_app
 from headwater.client import Client, NotFoundError, RejectedError
 from headwater.schema.explanation import Explanation
+from headwater.schema.requests import RecommendResponse
 from headwater.serving.explain import Question
 from headwater.serving.explain_logged import Limits, explain_logged
 from tests.online.conftest import Site
 
+PAGE = Path(__file__).parents[2] / "docs" / "explain.md"
 
-def explained(server: Site, request_id: str, **more: str) -> Explanation:
-    """The explanation, as soon as the list is in the log."""
+
+def run_the_page(server: Site) -> tuple[RecommendResponse, Explanation]:
+    """The page's Python, with the items of this catalogue; explained as soon as the list is in the log."""
+    asks, explains = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(asks.replace("http://localhost:8080", server.url).replace("article-", "item-"), names)
     until = time.monotonic() + 10.0
     time.sleep(0.3)  # lists go to the log every 50 ms, and every attempt is a process
-    with Client(server.url) as client:
-        while True:
+    with names["client"]:
+        while "why" not in names:
             try:
-                return client.explain(request_id, **more)  # type: ignore[arg-type]
+                exec(explains.replace("article-", "item-"), names)
             except NotFoundError:
                 assert time.monotonic() < until, "the list did not reach the log"
+    return names["answer"], names["why"]
 
 
 def test_a_list_is_explained_beside_the_server_and_by_the_command(server: Site) -> None:
-    seen = {"user": "curious", "item": "item-7", "type": "click"}
-    token = server.ingest("/v1/events", seen)
-    candidates = [f"item-{n}" for n in range(30)]
-    answer = server.recommend(user="curious", k=5, token=token, candidates=candidates, exclude=["item-3"])
-    why = explained(server, answer["request_id"], item="item-3", bundle=server.version)
-    assert (why.request.request_id, why.request.k, why.request.candidates) == (answer["request_id"], 5, candidates)
+    server.reflected(server.ingest("/v1/events", {"user": "ada", "item": "item-7", "type": "click"}))
+    time.sleep(1.0)  # lists of what is popular and new are kept for a second: this request looks them up itself
+    answer, why = run_the_page(server)
+    assert (why.request.request_id, why.request.k, why.request.excluded) == (answer.request_id, 5, 1)
     assert (why.replay.exact, why.replay.same_list, why.replay.same_features) == (True, True, True)
     assert why.replay.notes == []
-    assert [placed.item for placed in why.served] == [item["id"] for item in answer["items"]]
-    assert [item.score for item in why.items] == [item["score"] for item in answer["items"]]
+    assert [placed.item for placed in why.served] == [item.id for item in answer.items]
+    assert [(item.score, item.source) for item in why.items] == [(item.score, item.source) for item in answer.items]
     assert all(item.features and item.features[0].effect is not None for item in why.items)
     assert why.item
-    assert (why.item.stage, why.item.reason) == ("eligibility", "excluded by the request, or shown on an earlier page")
-    assert why.other
-    assert (why.other.bundle, why.other.differences) == (server.version, [])
-    offset = str(answer["address"]["user_offset"])
-    arguments = [
-        "explain",
-        answer["request_id"],
-        "--config",
-        str(server.config_path),
-        "--after",
-        offset,
-        "--item",
-        "item-3",
-    ]
-    said = CliRunner().invoke(build_app(), arguments)
+    assert (why.item.stage, why.item.reason.partition(" (")[0]) == (
+        "eligibility", "excluded by the request, or shown on an earlier page",
+    )  # fmt: skip
+    arguments = ["explain", answer.request_id, "--config", str(server.config_path), "--item", "item-7"]
+    said = CliRunner().invoke(build_app(), [*arguments, "--after", str(answer.address.user_offset)])
     assert said.exit_code == 0, said.output
     for text in (
         "exact: as-of state",
         "the same list, features the same bytes",
-        "item-3: eligibility, excluded",
-        "given",
+        "item-7: eligibility, seen by this user",
     ):
         assert text in said.output
-    assert "curious" not in said.output
-    without = explain_logged(server.config, server.data, answer["request_id"], Question(), limits=Limits(replay_s=0.0))
-    assert (without.replay.exact, without.replay.state, without.replay.same_list) == (False, "present", True)
+    assert "ada" not in said.output
+    question, at_once = Question(bundle=server.version), Limits(replay_s=0.0)
+    without = explain_logged(server.config, server.data, answer.request_id, question, limits=at_once)
+    assert (without.replay.exact, without.replay.state) == (False, "present")
     assert "more than the 0 s that there are. The state of offset" in without.replay.notes[0]
+    assert without.other
+    assert (without.other.bundle, without.other.differences) == (server.version, [])
 
 
 def test_what_cannot_be_explained_is_said(server: Site) -> None:

@@ -14,7 +14,20 @@ from headwater.online.bodies import MAX_BODY
 from headwater.online.errors import ErrorDetail, ErrorReply
 from headwater.schema.config import Config
 from headwater.schema.events import MAX_BATCH, Event, IngestReply, Rejection
-from headwater.schema.explanation import MAX_EXPLAINED, Explanation
+from headwater.schema.explanation import (
+    MAX_EXPLAINED,
+    Candidate,
+    ExplainedItem,
+    ExplainedRequest,
+    ExplainedSource,
+    Explanation,
+    Fate,
+    FeatureValue,
+    Filter,
+    Placed,
+    Replay,
+    SourceRank,
+)
 from headwater.schema.items import Item
 from headwater.schema.requests import MAX_K, MAX_REQUESTS, Address, RecommendedItem, RecommendRequest, RecommendResponse
 from headwater.schema.users import Joined, UserProfile
@@ -186,7 +199,7 @@ def operations(config: Config) -> list[Operation]:
         ),
         Operation(
             "get", "/v1/explain/{request_id}", "Why a list was as it was, replayed from the log", gives=Explanation,
-            errors=(400, 404, 503), parameters=(_REQUEST_ID, *_EXPLAINED),
+            errors=(400, 404, 503), parameters=(_REQUEST_ID, *_EXPLAINED), answer=_explanation(answer, surface),
         ),
         Operation(
             "get", "/healthz", "The worker is alive, and which plan it serves",
@@ -199,6 +212,45 @@ def operations(config: Config) -> list[Operation]:
         Operation("get", "/metrics", "Metrics in Prometheus' text format"),
         Operation("get", "/schema", "This document"),
     ]  # fmt: skip
+
+
+def _explanation(answer: RecommendResponse, surface: str) -> Explanation:
+    """Why ``answer`` holds article-23 and not article-17."""
+    address = answer.address
+    ranks = SourceRank("covisit", 2, 0.75)
+    rate = FeatureValue(
+        name="item_click_rate", value=0.125, unit="rate", effect=0.5, age_ms=3_600_000, age_of="event"
+    )  # fmt: skip
+    shown = ExplainedItem(
+        item="article-23", source="covisit", sources=[ranks], merged=2, merged_score=0.0625, ranked=1, score=1.25, heads={},
+        place=1, rules=[], features=[rate],
+    )  # fmt: skip
+    seen = ExplainedItem(
+        item="article-17", source="", sources=[SourceRank("covisit", 1, 1.5)], merged=None, merged_score=None, ranked=None,
+        score=None, heads={}, place=None, rules=[], features=[],
+    )  # fmt: skip
+    refused = Candidate(
+        item="article-17", rank=1, score=1.5, refused="seen by this user", merged=None, ranked=None, place=None
+    )  # fmt: skip
+    return Explanation(
+        request=ExplainedRequest(
+            request_id=answer.request_id, surface=surface, known_user=True, k=10, segments=["country=DE"], region="DE", about=[],
+            candidates=None, excluded=0, paged=False, tier=0, reasons=[], address=address, walked=0, quality=1.0, rules="", whole=True,
+        ),
+        served=[Placed("article-23", 1.25)],
+        replay=Replay(
+            exact=True, state="as-of", user_offset=address.user_offset, item_offset=address.item_offset, now_ms=address.now_ms,
+            bundle=address.bundle, rules="", same_list=True, same_features=True, notes=[],
+        ),
+        sources=[
+            ExplainedSource(
+                source="covisit", weight=1.0, width=200, offered=2, kept=1, listed=1, why_empty="", candidates=[refused]
+            )
+        ],
+        filters=[Filter("eligibility", "seen by this user", 1, ["article-17"])],
+        items=[shown],
+        item=Fate(stage="eligibility", reason="seen by this user (place 1 of covisit)", of=seen),
+    )  # fmt: skip
 
 
 def _described(operation: Operation) -> dict[str, Any]:

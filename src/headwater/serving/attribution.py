@@ -36,11 +36,11 @@ class Attribution:
 
     def heads(self, items: Int64, rows: Float32) -> list[dict[str, float]]:
         """What each head says of ``items`` int64[n], whose ``rows`` float32[n, columns + fitted] they are; empty without heads."""
-        if not isinstance(self._ranker, Multihead):
+        ranker: object = self._ranker
+        if not isinstance(ranker, Multihead):
             return [{} for _ in items]
-        said = self._ranker.heads(rows, self._attention(items))
-        names = self._ranker.head_names
-        return [dict(zip(names, row, strict=True)) for row in said.tolist()]
+        said = ranker.heads(rows, self._attention(items))
+        return [dict(zip(ranker.head_names, row, strict=True)) for row in said.tolist()]
 
     def features(self, item: int, row: Float32, most: int) -> list[FeatureValue]:
         """The ``most`` features of ``item`` with the largest effect, the largest first; without a ranker the first ones that are not at
