@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 
 from headwater.cli.main import build_app
 from headwater.client import Client, NotFoundError, RejectedError
+from headwater.online.errors import RefusalError
+from headwater.online.explain import Explaining
 from headwater.schema.explanation import Explanation
 from headwater.schema.requests import RecommendResponse
 from headwater.serving.explain import Question
@@ -71,13 +74,26 @@ def test_a_list_is_explained_beside_the_server_and_by_the_command(server: Site) 
 
 def test_what_cannot_be_explained_is_said(server: Site) -> None:
     with Client(server.url) as client:
-        with pytest.raises(
-            NotFoundError, match=r"no served list of request f+ in offsets .* reach the log in the background"
-        ):
-            client.explain("f" * 32)
         with pytest.raises(NotFoundError, match="32 hexadecimal digits"):
             client.explain("curious")
         with pytest.raises(RejectedError, match="at most 1000") as refused:
             client.explain("f" * 32, features=1_001)
     assert refused.value.field == "features"
     assert server.http.get("/v1/explain/x?user=curious").json()["error"]["field"] == "user"
+
+
+def test_one_request_is_explained_at_a_time_and_not_for_long(server: Site) -> None:
+    explaining = Explaining(server.config, server.data)
+
+    async def ask(*request_ids: str) -> list[RefusalError]:
+        asked = [explaining.explain(request_id, Question(), None) for request_id in request_ids]
+        return await asyncio.gather(*asked, return_exceptions=True)  # type: ignore[return-value]
+
+    unknown, busy = asyncio.run(ask("f" * 32, "e" * 32))
+    assert (unknown.status, unknown.field) == (404, "request_id")
+    assert "in the background" in str(unknown)
+    assert (busy.status, busy.retry_after_s) == (503, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headwater.online.explain.MOST_S", 0.01)
+        (late,) = asyncio.run(ask("f" * 32))
+    assert (late.status, "`headwater explain` takes its time" in str(late)) == (503, True)

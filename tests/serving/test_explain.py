@@ -13,8 +13,11 @@ from structlog.testing import capture_logs
 
 from headwater.evaluation.verify import verify
 from headwater.features.zones import Zones
+from headwater.learning.fitting import FitJob, fit_source
 from headwater.log.commands import AppendServed, PutItems, ServedEntry
-from headwater.schema.config import Config, parse_config
+from headwater.ranking.ranker import Attention, Features, Scores
+from headwater.retrieval.fitted import open_sources
+from headwater.schema.config import Config, FittedConfig, Sources, parse_config
 from headwater.schema.explanation import Explanation
 from headwater.schema.items import Item
 from headwater.schema.requests import Address
@@ -30,6 +33,7 @@ from headwater.serving.stages import TIER_LAST
 from headwater.serving.standing import Patience, TooFarError, stand_at
 from headwater.serving.view import View
 from headwater.testing.events import DAY_MS, START_MS, Step, script
+from headwater.testing.source_contract import taste_world
 from tests.retrieval.worlds import MINUTE_MS, World, clicks, many, world
 from tests.serving.rankers import ByRule, by_column
 from tests.serving.test_pipeline import CONFIG, NO_DEADLINE_MS
@@ -310,6 +314,44 @@ def test_features_have_units_ages_and_what_they_are_worth() -> None:
     assert ages[1]["item_count"] == (small.now_ms - START_MS, "event")
     assert ages[0]["item_age"] == (None, "")
     assert explained(small, "ages", model, Question(features=2), config=config).items[0].features == i4.features[:2]
+
+
+class Headed(ByRule):
+    """Adds two heads up: what a fitted source thinks, and how often an item was taken."""
+
+    head_names = ("fitted", "count")
+
+    def heads(self, features: Features, attention: Attention | None = None) -> Scores:  # noqa: ARG002
+        return np.stack([1e3 * features[:, -1], features[:, self.columns.index("item_count")]], 1)
+
+
+def test_fitted_sources_are_features_too_and_heads_are_told() -> None:
+    config = Config(sources=Sources(item_knn=FittedConfig(enabled=True)))
+    tastes = taste_world(config)
+    small = World(tastes.log, tastes.plan, tastes.view.fold, tastes.view).add()
+    job = FitJob(
+        now_ms=small.now_ms, event_types=small.plan.event_types, content=small.view.index.content, price=small.view.index.price,
+    )  # fmt: skip
+    sources = open_sources(("item_knn",), fit_source("item_knn", tastes.sequences(), config, job), config, small.plan)
+    sources[0].prepare(small.view.index)
+    at = small.plan.columns.index("item_count")
+    ranker = Headed((*small.plan.columns, "item_knn_score"), lambda rows: np.float32(1e3) * rows[:, -1] + rows[:, at])
+    model = Model("knn", ranker, sources)
+    serve(small, Query("knn", user=small.log.user("p0"), k=3, deadline_ms=NO_DEADLINE_MS), model, config=config)
+    why = explained(small, "knn", model, Question(features=3), config=config)
+    assert why.replay.exact
+    assert why.replay.same_list
+    for item in why.items:
+        features = {feature.name: feature for feature in item.features}
+        thought = features["item_knn_score"]
+        assert (thought.unit, thought.age_ms, thought.effect) == (
+            "score",
+            None,
+            pytest.approx(1e3 * thought.value, rel=1e-5),
+        )
+        assert item.heads == {"fitted": pytest.approx(thought.effect), "count": features["item_count"].value}
+        assert item.score == pytest.approx(sum(item.heads.values()))
+        assert "item_knn" in [found.source for found in item.sources]
 
 
 def test_a_stranger_a_lower_tier_and_the_words_of_the_request() -> None:

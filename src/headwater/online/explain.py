@@ -101,6 +101,7 @@ class Explaining:
         finally:
             if process.returncode is None:  # time was up, or the worker ends
                 process.kill()
+                await process.wait()
         if process.returncode:
             log.error("explain_failed", code=process.returncode)  # its own line says why
             return Reply(status=500, reason="Internal error; it is in the log")
