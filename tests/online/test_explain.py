@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from headwater.cli.main import build_app
 from headwater.client import Client, NotFoundError, RejectedError
+from headwater.offline.backup import backup, verify_backup
 from headwater.online.errors import RefusalError
 from headwater.online.explain import Explaining
+from headwater.schema.errors import HeadwaterError
 from headwater.schema.explanation import Explanation
 from headwater.schema.requests import RecommendResponse
 from headwater.serving.explain import Question
@@ -40,7 +42,9 @@ def run_the_page(server: Site) -> tuple[RecommendResponse, Explanation]:
     return names["answer"], names["why"]
 
 
-def test_a_list_is_explained_beside_the_server_and_by_the_command(server: Site) -> None:
+def test_a_list_is_explained_beside_the_server_and_by_the_command(server: Site, tmp_path: Path) -> None:
+    kept = tmp_path / "backup"
+    backup(server.data, kept, created_ms=1, with_state=True)
     server.reflected(server.ingest("/v1/events", {"user": "ada", "item": "item-7", "type": "click"}))
     time.sleep(1.0)  # lists of what is popular and new are kept for a second: this request looks them up itself
     answer, why = run_the_page(server)
@@ -64,6 +68,11 @@ def test_a_list_is_explained_beside_the_server_and_by_the_command(server: Site) 
     ):
         assert text in said.output
     assert "ada" not in said.output
+    later = explain_logged(server.config, server.data, answer.request_id, Question(), backup=kept)
+    assert later.replay == why.replay
+    verify_backup(kept)  # nothing was added to it
+    with pytest.raises(HeadwaterError, match="holds no state of plan"):
+        explain_logged(server.config, server.data, answer.request_id, Question(), backup=tmp_path)
     question, at_once = Question(bundle=server.version), Limits(replay_s=0.0)
     without = explain_logged(server.config, server.data, answer.request_id, question, limits=at_once)
     assert (without.replay.exact, without.replay.state) == (False, "present")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,6 +34,10 @@ def explain(
         int | None,
         typer.Option(min=0, metavar="OFFSET", help="Look for the list behind this offset: `user_offset` of its address."),
     ] = None,
+    backup: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Replay from the state in this backup on, not from the log's beginning."),
+    ] = None,
     candidates: Annotated[int, typer.Option(min=0, max=1_000, help="Candidates of each source.")] = 10,
     features: Annotated[int, typer.Option(min=0, max=1_000, help="Features of each item.")] = 8,
     url: Annotated[str | None, typer.Option(help="Ask this server [default: replay the log of the data directory].")] = None,
@@ -46,15 +51,17 @@ def explain(
     Example: headwater explain 0f3a5c7e9b1d2f4a6c8e0a2b4c6d8e0f --item article-17
 
     The log is read from its beginning to the list's address, lake included, and nothing is written; a server may run
-    beside it. With --url a server explains, which gives its replay ten seconds.
+    beside it. With --backup it is read from the state of an older backup (`headwater backup --state`) on. With --url a server explains, which gives its replay ten seconds.
     """
     from headwater.serving.explain import Question
 
     question = Question(item=item, bundle=bundle, candidates=candidates, features=features)
+    if url is not None and backup is not None:
+        raise typer.BadParameter("a server replays its own log; leave --url or --backup out", param_hint="--backup")
     if url is not None:
         explanation = _ask(url, api_key, request_id, question, after)
     else:
-        explanation = _replay(settings(config, data), request_id, question, after)
+        explanation = _replay(settings(config, data), request_id, question, after, backup)
     if as_json:
         print_json(explanation)
     else:
@@ -71,13 +78,15 @@ def _ask(url: str, api_key: str | None, request_id: str, question: Question, aft
         )  # fmt: skip
 
 
-def _replay(chosen: Settings, request_id: str, question: Question, after: int | None) -> Explanation:
+def _replay(
+    chosen: Settings, request_id: str, question: Question, after: int | None, backup: Path | None
+) -> Explanation:  # fmt: skip
     from headwater.cli.train import Bars
     from headwater.serving.explain_logged import explain_logged
 
     with Bars() as bars:
         return explain_logged(
-            chosen.config, chosen.data, request_id, question, after=after,
+            chosen.config, chosen.data, request_id, question, after=after, backup=backup,
             progress=lambda done, last: bars.update("replay", done, last),
         )  # fmt: skip
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from headwater.features.paths import state_dir
+from headwater.features.paths import snapshot_file, state_dir
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.profiles import Profiles
-from headwater.features.state import open_store
+from headwater.features.snapshot import open_snapshot
+from headwater.features.state import LmdbState, open_store
+from headwater.features.store import State
 from headwater.log.archived import open_log
 from headwater.log.protocol import EventLog, TrimmedError
 from headwater.registry.errors import BundleError
@@ -46,16 +48,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 def explain_logged(
     config: Config, data: Path, request_id: str, question: Question, *, after: int | None = None,
-    limits: Limits | None = None, progress: Progress | None = None,
+    backup: Path | None = None, limits: Limits | None = None, progress: Progress | None = None,
 ) -> Explanation:  # fmt: skip
     """Explain the served list of ``request_id`` in the data directory ``data``.
 
-    ``after``: it was recorded behind this offset. ``progress(offset, last)`` tells of the replay; with a limit it is not called.
+    ``after``: it was recorded behind this offset. ``backup``: replay from the state in this backup on. ``progress(offset, last)`` tells of the replay; with a limit it is not called.
 
     Raises:
         UnknownRequestError: no list of that id was found.
         OtherBundleError: ``question.bundle`` does not exist, or was trained on another plan.
         UnavailableError: neither the log could be replayed nor is there a state.
+        HeadwaterError: ``backup`` holds no state of the plan, or one from after the list.
     """
     limits = limits or Limits()
     plan = compile_plan(config)
@@ -69,7 +72,8 @@ def explain_logged(
         model, missing = _model_of(opened, registry, served, config, plan)
         if limits.replay_s is not None:
             progress = Patience(limits.replay_s)
-        stand = opened.enter_context(_stand(config, data, plan, event_log, served, progress))
+        start = None if backup is None else opened.enter_context(_state_in(backup, plan, event_log.log_id))
+        stand = opened.enter_context(_stand(config, data, plan, event_log, served, start, progress))
         stand = Stand(stand.view, stand.state, stand.now_ms, (*stand.notes, *missing))
         for each in (model, other):
             for source in () if each is None else each.sources:
@@ -79,8 +83,9 @@ def explain_logged(
 
 @contextmanager
 def _stand(
-    config: Config, data: Path, plan: Plan, event_log: EventLog, served: Served, progress: Progress | None
-) -> Iterator[Stand]:
+    config: Config, data: Path, plan: Plan, event_log: EventLog, served: Served, start: State | None,
+    progress: Progress | None,
+) -> Iterator[Stand]:  # fmt: skip
     """The state at the address of ``served``; the present one when the log cannot be replayed so far."""
     address = served.answer.address
     erased: list[str] = []
@@ -93,7 +98,9 @@ def _stand(
             return plain
 
         try:
-            view: View = stand_at(event_log, plan, served.user, address, unseal=unseal, progress=progress)
+            view: View = stand_at(
+                event_log, plan, served.user, address, start=start, unseal=unseal, progress=progress
+            )  # fmt: skip
         except (TrimmedError, TooFarError) as error:
             why = str(error)
         else:
@@ -107,6 +114,21 @@ def _stand(
             live, "present", max(meta.received_ms, address.now_ms),
             (f"{why}. The state of offset {meta.offset} stands in: values are those of now, `headwater explain` replays",),
         )  # fmt: skip
+
+
+@contextmanager
+def _state_in(backup: Path, plan: Plan, log_id: str) -> Iterator[State]:
+    """The state of ``plan`` that a backup holds, which stays as it is."""
+    snapshot, folder = snapshot_file(backup, plan.hash), state_dir(backup, plan.hash)
+    if snapshot.is_file():
+        yield open_snapshot(snapshot, plan, log_id=log_id)
+        return
+    if not (folder / "data.mdb").is_file():
+        raise HeadwaterError(f"{backup} holds no state of plan {plan.hash}; `headwater backup --state` takes it along")
+    lock = folder / "lock.mdb"  # made by opening; a backup has none
+    with closing(LmdbState(folder, plan, writable=False, log_id=log_id)) as state:
+        yield state
+    lock.unlink(missing_ok=True)
 
 
 def _model_of(

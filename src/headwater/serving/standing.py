@@ -9,6 +9,7 @@ from headwater.features.assemble import stranger
 from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
 from headwater.features.rows import ItemTable, User
+from headwater.features.store import State
 from headwater.log.protocol import READ_LIMIT, EventLog
 from headwater.retrieval.index import ItemIndex
 from headwater.schema.errors import HeadwaterError
@@ -45,14 +46,15 @@ class StandingView:
 
 
 def stand_at(
-    log: EventLog, plan: Plan, user: int, address: Address, *, unseal: Unseal | None = None,
+    log: EventLog, plan: Plan, user: int, address: Address, *, start: State | None = None, unseal: Unseal | None = None,
     progress: Progress | None = None,
 ) -> StandingView:  # fmt: skip
-    """Fold ``log`` from its beginning to ``address``. ``progress(offset, last)`` may raise to give up.
+    """Fold ``log`` to ``address``: from its beginning, or from the state ``start``, which is only read. ``progress(offset, last)`` may
+    raise to give up.
 
     Raises:
         TrimmedError: the beginning of the log is gone.
-        HeadwaterError: the address is behind the log's end, or the log does not read as it was written.
+        HeadwaterError: the address is behind the log's end or before ``start``, or the log does not read as it was written.
     """
     last = max(address.user_offset, address.item_offset)
     if last > log.last_offset:
@@ -60,7 +62,12 @@ def stand_at(
             f"the list stands at offset {last}, but the log ends at {log.last_offset}: it is not the log that the list was "
             "served from. Restore that one from a backup"
         )
-    fold = Fold(plan, unseal=unseal)
+    if start is not None and start.offset > min(address.user_offset, address.item_offset):
+        raise HeadwaterError(
+            f"the state to begin with stands at offset {start.offset}, the list before that, at {address.user_offset} (users) and "
+            f"{address.item_offset} (items): take an older one"
+        )
+    fold = Fold(plan, start, unseal=unseal)
     row, table = stranger(plan), fold.items
     for stop in sorted({address.user_offset, address.item_offset}):
         while fold.offset < stop:
