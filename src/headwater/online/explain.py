@@ -137,7 +137,9 @@ def main() -> None:
             structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.ERROR
+        ),  # what a fold warns of, the fold itself has said
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # standard output is for the reply
     )
     try:

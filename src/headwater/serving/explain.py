@@ -171,15 +171,11 @@ class Explainer:
                 f"tier {recorded.tier} gave a list from a worker's memory, which is not in the log: this is what the full path would "
                 "have given"
             )
-        elif not same_list:
+        elif not same_list and stand.state == "as-of":
             notes += _why_another(recorded.reasons, answer.degraded)
         same_features = None
         if recorded.features and self._plan.hash == address.plan:
-            shown = np.array(recorded.items, np.int64)
-            stand.view.table.reserve(int(shown.max()) + 1)
-            out = np.zeros((len(shown), len(self._plan.columns)), np.float32)
-            rows = self._pipeline.features(query, stand.view, shown, stand.now_ms, out)
-            same_features = rows.tobytes() == recorded.features
+            same_features = self._rows(recorded.items, query, stand) == recorded.features
         return Replay(
             exact=exact,
             state=stand.state,
@@ -192,6 +188,14 @@ class Explainer:
             same_features=same_features,
             notes=notes,
         )
+
+    def _rows(self, items: list[int], query: Query, stand: Stand) -> bytes:
+        """The feature rows of ``items`` for the request that was just asked again; none when the columns lack one of them."""
+        shown = np.array(items, np.int64)
+        if int(shown.max()) >= stand.view.table.count:
+            return b""
+        out = np.zeros((len(shown), len(self._plan.columns)), np.float32)
+        return self._pipeline.features(query, stand.view, shown, stand.now_ms, out).tobytes()
 
     def _compared(self, items: Int64, other: Answer, bundle: str) -> Comparison:
         ours, theirs = self._names(items.tolist()), self._names(other.items.tolist())
