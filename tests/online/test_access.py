@@ -47,6 +47,7 @@ ROUTES: list[tuple[str, str, Any, Scope | None]] = [
     ("POST", "/v1/recommend", {"user": "secret-user", "k": 1}, Scope.RECOMMEND),
     ("POST", "/v1/recommend/batch", [{"user": "secret-user", "k": 1}], Scope.RECOMMEND),
     ("GET", "/v1/similar/item-1?k=1&user=secret-user", None, Scope.RECOMMEND),
+    ("GET", "/v1/explain/no-request", None, Scope.READ),
     ("GET", "/metrics", None, Scope.READ),
     ("GET", "/schema", None, Scope.READ),
     ("GET", "/schema/openapi.json", None, Scope.READ),
@@ -274,7 +275,7 @@ def test_with_a_key_a_server_may_be_reached_from_elsewhere(tmp_path: Path) -> No
 
 
 def test_the_table_is_what_it_has_to_be() -> None:
-    templates = {("item-1", "item-2"): "{item_id}", ("secret-user",): "{user_id}"}
+    templates = {("item-1", "item-2"): "{item_id}", ("secret-user",): "{user_id}", ("no-request",): "{request_id}"}
     expected = {}
     for method, path, _, scope in ROUTES:
         route = path.partition("?")[0]

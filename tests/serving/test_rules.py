@@ -24,9 +24,10 @@ from headwater.schema.users import UserProfile
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Pipeline
 from headwater.serving.request import Answer, Query, served_list
-from headwater.serving.rule_effects import Served, effects
+from headwater.serving.rule_effects import effects
 from headwater.serving.rule_fields import rule_fields
 from headwater.serving.rules import open_rules
+from headwater.serving.served import Served
 from headwater.serving.stages import TIER_RETRIEVAL
 from headwater.serving.view import FoldView
 from headwater.testing.events import START_MS, Step, TableRow, Written

@@ -21,6 +21,7 @@ from headwater.cli import (
     doctor,
     erase,
     evaluate,
+    explain,
     features,
     importing,
     init,
@@ -39,8 +40,8 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, keys, recommend, pipeline, ladder, rules, features, archive, backup,
-    erase, bench, capacity, demo, doctor,
+    init, importing, train, evaluate, models, learn, serve, keys, recommend, explain, pipeline, ladder, rules, features, archive,
+    backup, erase, bench, capacity, demo, doctor,
 )  # fmt: skip
 
 

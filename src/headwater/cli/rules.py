@@ -135,7 +135,8 @@ def _effects(
     from headwater.log.environment import StoreError
     from headwater.online.stores import open_stores
     from headwater.schema.errors import UnavailableError
-    from headwater.serving.rule_effects import effects, newest_served
+    from headwater.serving.rule_effects import effects
+    from headwater.serving.served import newest_served
 
     if not limit:
         return [], "no lists were asked for"

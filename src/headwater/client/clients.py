@@ -16,6 +16,7 @@ from headwater.client import exchange
 from headwater.client.errors import ClientError, TransportError
 from headwater.client.exchange import Call, Reply, Retries
 from headwater.schema.events import Event, IngestReply
+from headwater.schema.explanation import Explanation
 from headwater.schema.items import Item
 from headwater.schema.requests import RecommendRequest, RecommendResponse
 from headwater.schema.users import UserProfile
@@ -92,6 +93,17 @@ class Client:
         """Items like this one; what ``user`` has seen stays out."""
         return self._run(exchange.similar(item_id, k, user))
 
+    def explain(
+        self, request_id: str, *, item: str | None = None, bundle: str | None = None, after: int | None = None,
+        candidates: int | None = None, features: int | None = None,
+    ) -> Explanation:  # fmt: skip
+        """Why the list of an answer was as it was; what became of ``item``; what another ``bundle`` would give.
+
+        ``after`` is the ``user_offset`` of the answer's address and makes the list quick to find. It may take half a minute.
+        Raises ``NotFoundError`` for a request that is not in the log (yet).
+        """
+        return self._run(exchange.explain(request_id, item, bundle, after, candidates, features))
+
     def healthy(self) -> bool:
         """Whether the server is alive (one attempt; never raises)."""
         return self._answers(exchange.probe("/healthz"))
@@ -131,7 +143,11 @@ class Client:
 
     def _send(self, call: Call[T]) -> Reply:
         try:
-            return _reply(self._http.request(call.method, call.path, content=call.body))
+            return _reply(
+                self._http.request(
+                    call.method, call.path, content=call.body, timeout=_timeout(call, self._http.timeout)
+                )
+            )
         except httpx.TransportError as error:
             return _no_answer(error)
 
@@ -192,6 +208,13 @@ class AsyncClient:
         """See :meth:`Client.similar`."""
         return await self._run(exchange.similar(item_id, k, user))
 
+    async def explain(
+        self, request_id: str, *, item: str | None = None, bundle: str | None = None, after: int | None = None,
+        candidates: int | None = None, features: int | None = None,
+    ) -> Explanation:  # fmt: skip
+        """See :meth:`Client.explain`."""
+        return await self._run(exchange.explain(request_id, item, bundle, after, candidates, features))
+
     async def healthy(self) -> bool:
         """See :meth:`Client.healthy`."""
         return await self._answers(exchange.probe("/healthz"))
@@ -233,9 +256,17 @@ class AsyncClient:
 
     async def _send(self, call: Call[T]) -> Reply:
         try:
-            return _reply(await self._http.request(call.method, call.path, content=call.body))
+            return _reply(
+                await self._http.request(
+                    call.method, call.path, content=call.body, timeout=_timeout(call, self._http.timeout)
+                )
+            )
         except httpx.TransportError as error:
             return _no_answer(error)
+
+
+def _timeout(call: Call[T], usual: httpx.Timeout) -> httpx.Timeout | float:
+    return usual if call.timeout_s is None else call.timeout_s
 
 
 def _reply(response: httpx.Response) -> Reply:

@@ -24,18 +24,22 @@ from headwater.client.errors import (
     UnauthorizedError,
 )
 from headwater.schema.events import Event, IngestReply
+from headwater.schema.explanation import Explanation
 from headwater.schema.items import Item
 from headwater.schema.requests import RecommendRequest, RecommendResponse
 from headwater.schema.users import Joined, UserProfile
 
 T = TypeVar("T")
 
+EXPLAIN_S = 35.0  # a server gives an explanation half a minute
+
 _MOST_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One request: ``path`` holds the query too, ``body`` is JSON, ``read`` turns a 2xx body into the result.
+    """One request: ``path`` holds the query too, ``body`` is JSON, ``read`` turns a 2xx body into the result. ``timeout_s`` for an
+    attempt, where the client's own is too short.
 
     Every call of this API may be repeated: reads change nothing, items and users replace whole, and events
     carry an ``event_id`` that the server remembers.
@@ -45,6 +49,7 @@ class Call(Generic[T]):
     path: str
     read: Callable[[bytes], T]
     body: bytes | None = None
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +201,21 @@ def similar(item_id: str, k: int | None, user: str | None) -> Call[RecommendResp
     query = urlencode(given, quote_via=quote)
     path = f"/v1/similar/{quote(item_id, safe='')}"
     return Call("GET", f"{path}?{query}" if query else path, _reader(RecommendResponse))
+
+
+def explain(
+    request_id: str,
+    item: str | None,
+    bundle: str | None,
+    after: int | None,
+    candidates: int | None,
+    features: int | None,
+) -> Call[Explanation]:
+    """``GET /v1/explain/{request_id}``."""
+    given = {"item": item, "bundle": bundle, "after": after, "candidates": candidates, "features": features}
+    query = urlencode({name: value for name, value in given.items() if value is not None}, quote_via=quote)
+    path = f"/v1/explain/{quote(request_id, safe='')}"
+    return Call("GET", f"{path}?{query}" if query else path, _reader(Explanation), timeout_s=EXPLAIN_S)
 
 
 def probe(path: Literal["/healthz", "/readyz"]) -> Call[bool]:

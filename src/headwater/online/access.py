@@ -43,6 +43,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("POST", "/v1/recommend"): Scope.RECOMMEND,
     ("POST", "/v1/recommend/batch"): Scope.RECOMMEND,
     ("GET", "/v1/similar/{item_id}"): Scope.RECOMMEND,
+    ("GET", "/v1/explain/{request_id}"): Scope.READ,
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
     ("GET", "/metrics"): Scope.READ,

@@ -1,4 +1,4 @@
-"""The routes that answer: recommend, similar."""
+"""The routes that answer: recommend, similar, and why an answer was as it was."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from litestar.handlers import HTTPRouteHandler
 from headwater.online.errors import RefusalError
 from headwater.online.ingest import JSON, Call, body_of, id_of
 from headwater.online.service import Service
+from headwater.schema.explanation import MAX_EXPLAINED
+from headwater.serving.explain import Question
 
-_SIMILAR = "/v1/similar/"
+_SIMILAR, _EXPLAIN = "/v1/similar/", "/v1/explain/"
 
 
 def answer_routes(service: Service) -> list[HTTPRouteHandler]:
@@ -26,28 +28,43 @@ def answer_routes(service: Service) -> list[HTTPRouteHandler]:
 
     @get(_SIMILAR + "{item_id:path}")
     async def similar(request: Call) -> Response[bytes]:
-        asked = _parameters(request)
+        asked = _parameters(request, ("k", "user"))
         k = _whole_number(asked["k"], "k") if "k" in asked else None
         return Response(service.similar(id_of(request, _SIMILAR), k, asked.get("user")), media_type=JSON)
 
-    return [recommend, recommend_many, similar]
+    @get(_EXPLAIN + "{request_id:path}")
+    async def explain(request: Call) -> Response[bytes]:
+        asked = _parameters(request, ("item", "bundle", "after", "candidates", "features"))
+        after = _whole_number(asked["after"], "after", digits=18) if "after" in asked else None
+        counts = {
+            name: _whole_number(asked[name], name, most=MAX_EXPLAINED)
+            for name in ("candidates", "features")
+            if name in asked
+        }
+        question = Question(item=asked.get("item"), bundle=asked.get("bundle"), **counts)
+        return Response(await service.explain(id_of(request, _EXPLAIN), question, after), media_type=JSON)
+
+    return [recommend, recommend_many, similar, explain]
 
 
-def _parameters(request: Call) -> dict[str, str]:
+def _parameters(request: Call, names: tuple[str, ...]) -> dict[str, str]:
     """The query parameters, each known and given once."""
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
-        if name not in ("k", "user"):
-            raise RefusalError(400, "Unknown parameter; there are k and user", name)
+        if name not in names:
+            raise RefusalError(400, f"Unknown parameter; there are {', '.join(names[:-1])} and {names[-1]}", name)
         if name in found:
             raise RefusalError(400, "Given twice", name)
         found[name] = value
-    if "user" in found and not 1 <= len(found["user"]) <= 128:
-        raise RefusalError(400, "Expected a text of 1 to 128 characters", "user")
+    for name in ("user", "item", "bundle"):
+        if name in found and not 1 <= len(found[name]) <= 128:
+            raise RefusalError(400, "Expected a text of 1 to 128 characters", name)
     return found
 
 
-def _whole_number(text: str, field: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
+def _whole_number(text: str, field: str, *, digits: int = 9, most: int | None = None) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= digits):
         raise RefusalError(400, "Expected a whole number", field)
+    if most is not None and int(text) > most:
+        raise RefusalError(400, f"Expected at most {most}, got {int(text)}", field)
     return int(text)

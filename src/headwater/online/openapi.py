@@ -14,26 +14,60 @@ from headwater.online.bodies import MAX_BODY
 from headwater.online.errors import ErrorDetail, ErrorReply
 from headwater.schema.config import Config
 from headwater.schema.events import MAX_BATCH, Event, IngestReply, Rejection
+from headwater.schema.explanation import (
+    MAX_EXPLAINED,
+    Candidate,
+    ExplainedItem,
+    ExplainedRequest,
+    ExplainedSource,
+    Explanation,
+    Fate,
+    FeatureValue,
+    Filter,
+    Placed,
+    Replay,
+    SourceRank,
+)
 from headwater.schema.items import Item
 from headwater.schema.requests import MAX_K, MAX_REQUESTS, Address, RecommendedItem, RecommendRequest, RecommendResponse
 from headwater.schema.users import Joined, UserProfile
 
 _REF = "#/components/schemas/{name}"
 _KINDS: tuple[type[Struct], ...] = (
-    Event, Item, UserProfile, Joined, RecommendRequest, RecommendResponse, IngestReply, ErrorReply,
+    Event, Item, UserProfile, Joined, RecommendRequest, RecommendResponse, Explanation, IngestReply, ErrorReply,
 )  # fmt: skip
 
 _KEY = "apiKey"
 _TEXT = {"type": "string"}
 _ITEM_ID = {"name": "item_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "article-17"}
 _USER_ID = {"name": "user_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "ada"}
+_REQUEST_ID = {
+    "name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "0f3a5c7e9b1d2f4a6c8e0a2b4c6d8e0f",
+}  # fmt: skip
+_COUNT = {"type": "integer", "minimum": 0, "maximum": MAX_EXPLAINED}
+_EXPLAINED = (
+    {
+        "name": "item", "in": "query", "schema": {**_TEXT, "minLength": 1, "maxLength": 128},
+        "description": "Say why this item is where it is, or is not there", "example": "article-17",
+    },
+    {
+        "name": "bundle", "in": "query", "schema": {**_TEXT, "minLength": 1, "maxLength": 128},
+        "description": "Compare with the list that this bundle of the registry gives",
+    },
+    {
+        "name": "after", "in": "query", "schema": {"type": "integer", "minimum": 0},
+        "description": "Look for the list behind this offset, the `user_offset` of the answer's address; from the newest back otherwise",
+    },
+    {"name": "candidates", "in": "query", "schema": {**_COUNT, "default": 10}, "description": "So many of each source"},
+    {"name": "features", "in": "query", "schema": {**_COUNT, "default": 8}, "description": "So many of each item"},
+)  # fmt: skip
 _PRIORITY = {
     "name": "x-priority", "in": "header", "schema": {"enum": ["high", "normal", "low"], "default": "normal"},
     "description": "Under load, who is answered first; `low` is turned away first", "example": "normal",
 }  # fmt: skip
 _ERRORS = {
     400: "Bad input; names field and reason",
-    404: "There is no item of that id",
+    404: "There is nothing of that id",
     408: "The body came too slowly; the connection is closed",
     413: f"More than {MAX_BODY} bytes or {MAX_BATCH} entries",
     401: "No API key, or one that is not good",
@@ -164,6 +198,10 @@ def operations(config: Config) -> list[Operation]:
             answer=answer,
         ),
         Operation(
+            "get", "/v1/explain/{request_id}", "Why a list was as it was, replayed from the log", gives=Explanation,
+            errors=(400, 404, 503), parameters=(_REQUEST_ID, *_EXPLAINED), answer=_explanation(answer, surface),
+        ),
+        Operation(
             "get", "/healthz", "The worker is alive, and which plan it serves",
             answer={"status": "ok", "plan": "5f6e7d8c9b0a1f2e"},
         ),
@@ -174,6 +212,45 @@ def operations(config: Config) -> list[Operation]:
         Operation("get", "/metrics", "Metrics in Prometheus' text format"),
         Operation("get", "/schema", "This document"),
     ]  # fmt: skip
+
+
+def _explanation(answer: RecommendResponse, surface: str) -> Explanation:
+    """Why ``answer`` holds article-23 and not article-17."""
+    address = answer.address
+    ranks = SourceRank("covisit", 2, 0.75)
+    rate = FeatureValue(
+        name="item_click_rate", value=0.125, unit="rate", effect=0.5, age_ms=3_600_000, age_of="event"
+    )  # fmt: skip
+    shown = ExplainedItem(
+        item="article-23", source="covisit", sources=[ranks], merged=2, merged_score=0.0625, ranked=1, score=1.25, heads={},
+        place=1, rules=[], features=[rate],
+    )  # fmt: skip
+    seen = ExplainedItem(
+        item="article-17", source="", sources=[SourceRank("covisit", 1, 1.5)], merged=None, merged_score=None, ranked=None,
+        score=None, heads={}, place=None, rules=[], features=[],
+    )  # fmt: skip
+    refused = Candidate(
+        item="article-17", rank=1, score=1.5, refused="seen by this user", merged=None, ranked=None, place=None
+    )  # fmt: skip
+    return Explanation(
+        request=ExplainedRequest(
+            request_id=answer.request_id, surface=surface, known_user=True, k=10, segments=["country=DE"], region="DE", about=[],
+            candidates=None, excluded=0, paged=False, tier=0, reasons=[], address=address, walked=0, quality=1.0, rules="", whole=True,
+        ),
+        served=[Placed("article-23", 1.25)],
+        replay=Replay(
+            exact=True, state="as-of", user_offset=address.user_offset, item_offset=address.item_offset, now_ms=address.now_ms,
+            bundle=address.bundle, rules="", same_list=True, same_features=True, notes=[],
+        ),
+        sources=[
+            ExplainedSource(
+                source="covisit", weight=1.0, width=200, offered=2, kept=1, listed=1, why_empty="", candidates=[refused]
+            )
+        ],
+        filters=[Filter("eligibility", "seen by this user", 1, ["article-17"])],
+        items=[shown],
+        item=Fate(stage="eligibility", reason="seen by this user (place 1 of covisit)", of=seen),
+    )  # fmt: skip
 
 
 def _described(operation: Operation) -> dict[str, Any]:

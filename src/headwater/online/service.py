@@ -21,6 +21,7 @@ from headwater.log.commands import ServedEntry
 from headwater.online.access import Access
 from headwater.online.admission import another_turn, place_given_up, waited_ms
 from headwater.online.caches import CacheKeeper, Caches, result_lists
+from headwater.online.explain import Explaining
 from headwater.online.feed import FoldFeed
 from headwater.online.keys import wall_ms
 from headwater.online.metrics import Labelled, Metrics
@@ -32,6 +33,7 @@ from headwater.online.warm import warm_up
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError, UnavailableError
 from headwater.schema.requests import RecommendRequest, RecommendResponse
+from headwater.serving.explain import Question
 from headwater.serving.lists import LastLists
 from headwater.serving.pace import MeasuredPace
 from headwater.serving.pipeline import Conditions
@@ -93,6 +95,7 @@ class Service:
             on_changes=self.caches.follow, on_lost=self.caches.lose,
         )  # fmt: skip
         self.served = ServedLog(self.writer, self.metrics)
+        self._explaining = Explaining(config, data)
         self.models = ModelWatch(data / "models", config, plan, self.recommender, self.metrics)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sample = random.Random(seed)  # noqa: S311  (sampling, not secrecy)
@@ -162,6 +165,11 @@ class Service:
     def similar(self, item: str, k: int | None, user: str | None) -> bytes:
         """``GET /v1/similar/{item_id}``. Raises :class:`RefusalError` 400, 404."""
         return self._answer(self.recommender.similar(item, k, user, os.urandom(16).hex()), [])
+
+    async def explain(self, request_id: str, question: Question, after: int | None) -> bytes:
+        """``GET /v1/explain/{request_id}``. Raises :class:`RefusalError` 400, 404, 503."""
+        with place_given_up():
+            return await self._explaining.explain(request_id, question, after)
 
     async def _await_token(self, offset: int, deadline_ms: float | None, notes: list[str]) -> None:
         """Wait until users reflect ``offset``, at most as long as ladder and deadline allow; note a miss."""

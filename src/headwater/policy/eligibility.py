@@ -11,32 +11,40 @@ Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 UInt32 = npt.NDArray[np.uint32]
 
+# Why an item may not be shown; the first that holds. The first three are marks that the caller sets in ``barred``.
+MAY_SHOW, SEEN, EXCLUDED, ABOUT, HIDDEN, UNPUBLISHED, EXPIRED, ELSEWHERE = range(8)
+
 
 @kernel
-def eligible(
+def why_ineligible(
     items: Int64, flags: UInt32, hidden: int, published_ms: Int64, expires_ms: Int64, regions: UInt32,
     region: int, now_ms: int, barred: UInt8, out: UInt8,
 ) -> int:  # fmt: skip
-    """Write 1 into ``out[:n]`` for each of ``items`` (``int64[n]``) that may be shown; returns how many.
+    """Write into ``out[:n]`` why each of ``items`` (``int64[n]``) may not be shown, 0 (``MAY_SHOW``) for one that may; returns
+    how many may.
 
     ``flags``, ``published_ms``, ``expires_ms`` (0: never) and ``regions`` (``uint32[items, r]``, 0 fills up,
     all 0: everywhere) are columns of the item table. ``region`` 0 is an unknown place: only items that
-    are shown everywhere. ``barred`` (``uint8[items]``) marks what this user must not get.
+    are shown everywhere. ``barred`` (``uint8[items]``) marks what this user must not get: why, 0 for nothing.
     """
     count = 0
     for k in range(len(items)):
         i = items[k]
-        out[k] = 0
-        if barred[i] or flags[i] & hidden or published_ms[i] > now_ms:
-            continue
-        if expires_ms[i] != 0 and expires_ms[i] <= now_ms:
-            continue
-        if regions[i, 0] != 0:
+        out[k] = MAY_SHOW
+        if barred[i]:
+            out[k] = barred[i]
+        elif flags[i] & hidden:
+            out[k] = HIDDEN
+        elif published_ms[i] > now_ms:
+            out[k] = UNPUBLISHED
+        elif expires_ms[i] != 0 and expires_ms[i] <= now_ms:
+            out[k] = EXPIRED
+        elif regions[i, 0] != 0:
             inside = False
             for r in range(regions.shape[1]):
                 inside |= region != 0 and regions[i, r] == region
             if not inside:
-                continue
-        out[k] = 1
-        count += 1
+                out[k] = ELSEWHERE
+        if out[k] == MAY_SHOW:
+            count += 1
     return count

@@ -108,6 +108,10 @@ class _OnnxRanker:
     def attends(self) -> bool:
         return False
 
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return self.description.heads
+
     def score(self, features: Features, attention: Attention | None = None) -> Scores:
         """Score rows: ``float32[n, len(columns)]`` → ``float32[n]``. See :meth:`Ranker.score`."""
         scores = np.zeros(len(features), np.float32)

@@ -74,6 +74,20 @@ class Interruptible(Protocol):
         ...
 
 
+@runtime_checkable
+class Multihead(Protocol):
+    """A ranker whose score is put together from several heads (click, purchase, …)."""
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """What each head is about."""
+        ...
+
+    def heads(self, features: Features, attention: Attention | None = None) -> Scores:
+        """What each head says, ``float32[n, h]``. Raises as :meth:`Ranker.score`."""
+        ...
+
+
 def open_ranker(kind: str, files: Mapping[str, bytes], columns: tuple[str, ...]) -> Ranker | None:
     """The ranker of a bundle: ``kind`` and ``columns`` from its manifest, ``files`` its contents.
 

@@ -87,6 +87,24 @@ class RecommendResponse(Struct, frozen=True):
     trace: list[StageTrace] | UnsetType = UNSET
 
 
+class ServedQuery(Struct, frozen=True, array_like=True):
+    """What of a request its list does not tell, so that it can be asked again at its address.
+
+    ``region`` (dense) and ``zone`` are those that the request named, None: none. ``exclude`` are dense items, those of
+    earlier pages (``paged``) too; ``candidates`` those that were to be ranked, None: whatever the sources find. ``quality`` is the share of
+    the full widths, ``rules`` the version of the rules that acted ("": there were none).
+    """
+
+    k: int
+    region: int | None = None
+    zone: str | None = None
+    exclude: list[int] = []
+    candidates: list[int] | None = None
+    paged: bool = False
+    quality: float = 1.0
+    rules: str = ""
+
+
 class ServedList(Struct, frozen=True, array_like=True):
     """Payload of a ``SERVED`` record.
 
@@ -96,7 +114,8 @@ class ServedList(Struct, frozen=True, array_like=True):
     that the list is about. ``modelled`` are the scores
     that the fitted sources of the bundle gave (``float32``, shape ``(len(items), sources)``): logged as served, not replayed.
     ``walked`` is the tier that the request was sent down to on purpose, by lot (0: none): the lists of one such tier are a
-    random sample, whatever tier they came out of in the end.
+    random sample, whatever tier they came out of in the end. ``query`` is the rest of the request (None: lists of older
+    releases did not keep it).
     """
 
     request_id: str
@@ -111,3 +130,4 @@ class ServedList(Struct, frozen=True, array_like=True):
     features: bytes
     modelled: bytes = b""
     walked: int = 0
+    query: ServedQuery | None = None

@@ -26,7 +26,7 @@ from headwater.features.layout import (
 from headwater.features.plan import Plan
 from headwater.features.rows import User
 from headwater.features.zones import Zones, zone_offset_of
-from headwater.policy.eligibility import eligible
+from headwater.policy.eligibility import ABOUT, EXCLUDED, MAY_SHOW, SEEN, why_ineligible
 from headwater.retrieval.cause import co_visit_cause
 from headwater.retrieval.index import NOTHING, Ranked
 from headwater.retrieval.merge import Candidates, merge
@@ -39,6 +39,7 @@ from headwater.serving.assembly import Assembly, modelled
 from headwater.serving.given import GIVEN, given_candidates
 from headwater.serving.lists import OWN_LIST, SNAPSHOT, LastLists, Origin, PopularSnapshot, by_popularity
 from headwater.serving.model import Model
+from headwater.serving.observer import Observer
 from headwater.serving.pace import Pace
 from headwater.serving.rank import Moment, Order, RankStage, merged_order
 from headwater.serving.region import nowhere
@@ -95,16 +96,25 @@ class Pipeline:
         self.popular = PopularSnapshot(plan)
         self._row_version = b""
         self._barred = np.zeros(1024, np.uint8)
-        self._eligible = np.zeros(8192, np.uint8)
+        self._verdicts = np.zeros(8192, np.uint8)
+        self._observer: Observer | None = None
 
-    def recommend(self, query: Query, view: View, model: Model | None, now_ms: int) -> Answer:
-        """Answer ``query`` at ``now_ms``. Always answers: what fails lowers the tier and is named."""
+    def recommend(
+        self, query: Query, view: View, model: Model | None, now_ms: int, observer: Observer | None = None
+    ) -> Answer:  # fmt: skip
+        """Answer ``query`` at ``now_ms``. Always answers: what fails lowers the tier and is named.
+
+        An ``observer`` is told what each stage had before it and what it left.
+        """
         pace = self.conditions.pace
+        self._observer = observer
         run = Run(
             Deadline(self.timer, query.deadline_ms),
             quality=pace.quality,
             drawn=drawn_tier(query.request_id, self.conditions.walk),
         )
+        if observer is not None and observer.tier:
+            run.degrade(observer.tier, "as it was served")
         user_offset, query = self._hydrate(query, view, now_ms, run)
         segments = self._segments(query)
         context = Context(segments, self._offset_ms(query, now_ms), surface_code(query.surface))
@@ -120,7 +130,12 @@ class Pipeline:
             order = self._ranking.rank(moment, candidates, run)
         else:
             candidates, used, order = self._stored(query, view, segments, now_ms, run)
+        if observer is not None:
+            observer.ranked(candidates, [source.name for source in used], order)
         order = self._policy(candidates, order, query.k, run)
+        if observer is not None:
+            observer.chosen(order)
+            self._observer = None
         address = Address(
             user_offset, view.item_offset, now_ms, self.plan.hash, model.version if model is not None else NO_MODEL
         )
@@ -234,6 +249,10 @@ class Pipeline:
         self._begin_rules(query, view, segments, now_ms)
         if query.candidates is not None:
             return self._given(query, query.candidates, view, segments, now_ms, run)
+
+        def may_show(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+            return self._may_show(ids, view, now_ms)
+
         barred = self._bar(query)
         try:
             wanted = self.by_surface.get(query.surface)
@@ -255,7 +274,9 @@ class Pipeline:
                 offers.append((source.weight, width, ranked))
             run.lap("fetch", sum(run.widths.values()))
             limit = max(run.width(self.limit, query.k), query.k)
-            candidates = merge(offers, limit, lambda ids: self._may_show(ids, view, now_ms))
+            if self._observer is not None:
+                self._observer.offered([source.name for source in used], offers, limit, run.notes, may_show)
+            candidates = merge(offers, limit, may_show)
             if len(candidates) < query.k:
                 candidates = self._fill(candidates, used, query, view, now_ms)
             candidates = self._with_pinned(candidates, len(used), view, now_ms)
@@ -373,6 +394,8 @@ class Pipeline:
             widths=run.widths,
             rules={} if self.rules is None else self.rules.counts,
             walked=run.drawn,
+            quality=run.quality,
+            rules_version="" if self.rules is None else self.rules.version,
         )
 
     # -- parts of stages -------------------------------------------------------------------------------
@@ -424,19 +447,21 @@ class Pipeline:
         layout, u4 = self.plan.layout, self.user.u4
         seen = min(int(u4[U_SEEN_LENGTH]), layout.seen_size) if query.candidates is None else 0
         ring = u4[layout.seen : layout.seen + seen].astype(np.int64)
-        barred = np.concatenate([ring, query.exclude, [query.anchor, *query.before]])
-        self._barred[barred] = 1
-        return barred
+        about = [query.anchor, *query.before]
+        self._barred[ring], self._barred[query.exclude], self._barred[about] = SEEN, EXCLUDED, ABOUT
+        return np.concatenate([ring, query.exclude, about])
 
     def _may_show(self, ids: npt.NDArray[np.int64], view: View, now_ms: int) -> npt.NDArray[np.bool_]:
-        if len(self._eligible) < len(ids):
-            self._eligible = np.zeros(2 * len(ids), np.uint8)
+        if len(self._verdicts) < len(ids):
+            self._verdicts = np.zeros(2 * len(ids), np.uint8)
         rows = view.table.rows
-        eligible(
+        why_ineligible(
             ids, rows.u4[:, I_FLAGS], FLAG_HIDDEN, rows.i8[:, I_PUBLISHED], rows.i8[:, I_EXPIRES],
-            rows.u4[:, I_REGIONS : I_REGIONS + MAX_REGIONS], self._region, now_ms, self._barred, self._eligible,
+            rows.u4[:, I_REGIONS : I_REGIONS + MAX_REGIONS], self._region, now_ms, self._barred, self._verdicts,
         )  # fmt: skip
-        shown = self._eligible[: len(ids)].astype(np.bool_)
+        shown = self._verdicts[: len(ids)] == MAY_SHOW
+        if self._observer is not None:
+            self._observer.looked_at(ids, self._verdicts[: len(ids)])
         return shown if self.rules is None else self.rules.filter(ids, shown)
 
     def _begin_rules(self, query: Query, view: View, segments: tuple[int, int], now_ms: int) -> None:

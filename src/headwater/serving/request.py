@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from headwater.schema.requests import Address, ServedList
+from headwater.schema.requests import Address, ServedList, ServedQuery
 from headwater.serving.run import Lap
 
 NO_MODEL = "none"
@@ -55,7 +55,8 @@ class Answer:
     rows of the items, ``float32[k, d]`` (empty when nothing was assembled), ``modelled`` what the fitted sources of the
     bundle think of them, ``float32[k, sources]``. ``trace`` is what each stage did, in order;
     ``widths`` candidates by source; ``rules`` what each rule of the configuration that acted did (``serving.rules``).
-    ``walked`` is the tier that the request walked on purpose, 0: none.
+    ``walked`` is the tier that the request walked on purpose, 0: none; ``quality`` the share of the full widths that it got,
+    ``rules_version`` says which rules there were ("": none).
     """
 
     items: npt.NDArray[np.int64]
@@ -73,6 +74,8 @@ class Answer:
     widths: dict[str, int]
     rules: dict[str, int] = field(default_factory=dict)
     walked: int = 0
+    quality: float = 1.0
+    rules_version: str = ""
 
     @property
     def took_ms(self) -> float:
@@ -95,4 +98,9 @@ def served_list(query: Query, answer: Answer, *, sampled: bool) -> ServedList:
         features=answer.features.tobytes() if sampled else b"",
         modelled=answer.modelled.tobytes() if sampled else b"",
         walked=answer.walked,
-    )
+        query=ServedQuery(
+            query.k, query.region, query.zone, query.exclude.tolist(),
+            None if query.candidates is None else query.candidates.tolist(), query.paged, answer.quality,
+            answer.rules_version,
+        ),
+    )  # fmt: skip

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
@@ -13,25 +11,14 @@ from msgspec import Struct
 from headwater.features.assemble import forget_idle, stranger
 from headwater.features.layout import FLAG_HIDDEN, FLAG_KNOWN, I_FLAGS
 from headwater.features.plan import Plan
-from headwater.log.protocol import READ_LIMIT, EventLog, Vocabulary
-from headwater.log.record import Kind
+from headwater.log.protocol import Vocabulary
 from headwater.policy.rules import CompiledRule
-from headwater.schema.requests import ServedList
 from headwater.serving.request import Query
 from headwater.serving.rules import Rules
+from headwater.serving.served import Served
 from headwater.serving.view import View
 
 Int64 = npt.NDArray[np.int64]
-
-_decode = msgspec.msgpack.Decoder(ServedList).decode
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A served list and its dense user."""
-
-    user: int
-    answer: ServedList
 
 
 class Effect(Struct, frozen=True):
@@ -46,24 +33,6 @@ class Effect(Struct, frozen=True):
     touched: int = 0
     shortened: int = 0
     emptied: int = 0
-
-
-def newest_served(event_log: EventLog, limit: int) -> list[Served]:
-    """The newest ``limit`` served lists of a log, in their order; a list that was recorded twice counts once."""
-    found: dict[str, Served] = {}
-    end, first = event_log.last_offset, event_log.first_offset
-    while end >= first and len(found) < limit:
-        begin = after = max(end - READ_LIMIT, first - 1)
-        part: list[Served] = []
-        while after < end and (block := event_log.read(after, end - after)) is not None:
-            rows = np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist()
-            part += [Served(int(block.records["user"][row]), _decode(block.payload(row))) for row in rows]
-            after = block.last_offset
-        for served in part[::-1]:
-            if len(found) < limit:
-                found.setdefault(served.answer.request_id, served)
-        end = begin
-    return list(found.values())[::-1]
 
 
 def effects(

@@ -48,9 +48,9 @@ def open_rules(config: Config, plan: Plan, vocabulary: Vocabulary) -> Rules | No
 class Rules:
     """Compiled rules and what they did to the request at hand: :meth:`begin` it, then the stages in their order.
 
-    Belongs to one pipeline. ``version`` is a hash of what the rules say. ``counts`` says of each rule that acted on the request what it did: of a filter how many
-    candidates it removed, of a boost or a bury how many shown items it holds for, of a pin whether it was placed, of a cap how many
-    better ranked candidates it kept out, of a quota how many it brought in.
+    Belongs to one pipeline. ``version`` is a hash of what the rules say. ``counts`` says of each rule that acted on the
+    request what it did: of a filter how many candidates it removed, of a boost or a bury how many shown items it holds for,
+    of a pin whether it was placed, of a cap how many better ranked candidates it kept out, of a quota how many it brought in.
     """
 
     def __init__(
@@ -175,10 +175,31 @@ class Rules:
         assert self._view is not None  # noqa: S101  (begin comes first: a mistake of the caller, not of data)
         return Diverse(self._view.index.content[items[order[: window(len(order), k)]]], self._weight)
 
+    def removed(self) -> dict[str, Int64]:
+        """The items that each filter removed from the request at hand, ``int64[n]``, each once."""
+        none = np.zeros(0, np.int64)
+        return {name: np.unique(np.concatenate([none, *parts])) for name, parts in self._removed.items()}
+
+    def concerning(self, item: int, shown: Int64) -> list[str]:
+        """The rules that have a say in where ``item`` stands in the request at hand: boosts, buries, pins and quotas that hold for
+        it, caps of which the items ``shown`` have one of its values as often as is allowed.
+        """
+        one, names = np.array([item], np.int64), []
+        for rule in self._acting:
+            said = rule.rule
+            if rule.by is not None and said.cap is not None:
+                own, taken = (self._read(rule.by, items)[0].reshape(len(items), -1) for items in (one, shown))
+                values = np.unique(own[own != 0])
+                concerned = bool(((taken[:, :, None] == values).any(axis=1).sum(axis=0) >= said.cap.at_most).any())
+            else:
+                concerned = said.filter is None and rule.where is not None and bool(self._holds(rule, one)[0])
+            if concerned:
+                names.append(rule.name)
+        return names
+
     def close(self, shown: int, k: int) -> list[str]:
         """Count what filters removed; a note for each rule that is a reason why ``shown`` of ``k`` items came together."""
-        for name, removed in self._removed.items():
-            self.counts[name] = len(np.unique(np.concatenate(removed))) if removed else 0
+        self.counts.update((name, len(items)) for name, items in self.removed().items())
         if shown >= k:
             return []
         notes = []

@@ -1,0 +1,154 @@
+"""Explaining beside a server: in a process of its own, so that a replay takes neither the worker's loop nor its memory.
+
+``python -m headwater.online.explain`` is that process: a :class:`Job` comes in on standard input, a :class:`Reply` goes out on
+standard output. It runs at low priority, and one at a time on a data directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import structlog
+import structlog.tracebacks
+from msgspec import Struct
+
+from headwater.online.errors import RefusalError
+from headwater.schema.config import Config
+from headwater.schema.errors import HeadwaterError
+from headwater.schema.explanation import Explanation
+from headwater.serving.explain import Question
+from headwater.serving.explain_logged import Limits, OtherBundleError, explain_logged
+from headwater.serving.served import UnknownRequestError
+
+log = structlog.get_logger()
+
+LIMITS = Limits(find_s=5.0, replay_s=10.0)
+MOST_S = 30.0  # the process, from its start to its end
+RETRY_AFTER_S = 2
+LOCK = "explain.lock"
+
+_NICE = 10
+_REQUEST_ID = re.compile(r"[0-9a-f]{32}")
+_BUSY = "Another request is being explained; one at a time, send it again after the time in Retry-After"
+_LONG = f"The explanation was not there in {MOST_S:g} s; `headwater explain` takes its time, on the machine of the data directory"
+
+
+class Job(Struct, frozen=True):
+    """What the process is asked."""
+
+    config: Config
+    data: str
+    request_id: str
+    question: Question
+    after: int | None
+
+
+class Reply(Struct, frozen=True, omit_defaults=True):
+    """What it answers: an explanation, or the ``status`` and ``reason`` of a refusal."""
+
+    explanation: Explanation | None = None
+    status: int = 200
+    reason: str = ""
+    field: str = ""
+
+
+class Explaining:
+    """Has one request explained at a time, for one worker."""
+
+    def __init__(self, config: Config, data: Path) -> None:
+        self._config, self._data = config, data
+        self._busy = False
+
+    async def explain(self, request_id: str, question: Question, after: int | None) -> bytes:
+        """The explanation as JSON.
+
+        Raises:
+            RefusalError: 400 for a bundle that cannot be used, 404 for an unknown request, 503 while another one is explained or
+                when it takes too long.
+        """
+        if not _REQUEST_ID.fullmatch(request_id):  # no process is needed for that
+            raise RefusalError(404, "A request id is 32 hexadecimal digits: the request_id of an answer", "request_id")
+        if self._busy:
+            raise RefusalError(503, _BUSY, retry_after_s=RETRY_AFTER_S)
+        self._busy = True
+        try:
+            reply = await self._run(Job(self._config, str(self._data), request_id, question, after))
+        finally:
+            self._busy = False
+        if reply.explanation is None:
+            raise RefusalError(
+                reply.status, reply.reason, reply.field, retry_after_s=RETRY_AFTER_S if reply.status == 503 else 0
+            )
+        return msgspec.json.encode(reply.explanation)
+
+    async def _run(self, job: Job) -> Reply:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "headwater.online.explain", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(MOST_S):
+                said, _ = await process.communicate(msgspec.json.encode(job))
+        except TimeoutError:
+            return Reply(status=503, reason=_LONG)
+        finally:
+            if process.returncode is None:  # time was up, or the worker ends
+                process.kill()
+                await process.wait()
+        if process.returncode:
+            log.error("explain_failed", code=process.returncode)  # its own line says why
+            return Reply(status=500, reason="Internal error; it is in the log")
+        return msgspec.json.decode(said, type=Reply)
+
+
+def _reply(job: Job) -> Reply:
+    data = Path(job.data)
+    with (data / "run" / LOCK).open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Reply(status=503, reason=_BUSY)
+        try:
+            return Reply(explain_logged(job.config, data, job.request_id, job.question, after=job.after, limits=LIMITS))
+        except UnknownRequestError as error:
+            return Reply(status=404, reason=str(error), field="request_id")
+        except OtherBundleError as error:
+            return Reply(status=400, reason=str(error), field="bundle")
+        except HeadwaterError as error:
+            log.error("explain_failed", error=str(error))
+            return Reply(status=503, reason=str(error))
+
+
+def main() -> None:
+    """Answer one job, politely to everything else on the machine; the end comes after half a minute, whoever waits or not."""
+    signal.alarm(int(MOST_S))
+    os.nice(_NICE)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.ERROR
+        ),  # what a fold warns of, the fold itself has said
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # standard output is for the reply
+    )
+    try:
+        reply = _reply(msgspec.json.decode(sys.stdin.buffer.read(), type=Job))
+    except Exception as error:  # a defect: a line in the log, without the values of variables, in place of a traceback
+        log.exception("explain_failed", error=type(error).__name__)
+        sys.exit(1)
+    sys.stdout.buffer.write(msgspec.json.encode(reply))
+
+
+if __name__ == "__main__":
+    main()

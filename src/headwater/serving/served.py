@@ -1,0 +1,110 @@
+"""Served lists in the log: the newest ones, and the one of a request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from headwater.log.protocol import READ_LIMIT, CorruptLogError, EventLog
+from headwater.log.record import Kind, RecordBlock
+from headwater.schema.errors import HeadwaterError
+from headwater.schema.requests import ServedList
+
+_decode = msgspec.msgpack.Decoder(ServedList).decode
+_HEAD = 160  # bytes of a payload among which its request id stands
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A served list and its dense user."""
+
+    user: int
+    answer: ServedList
+
+
+class UnknownRequestError(HeadwaterError):
+    """No list of that request was found where it was looked for."""
+
+
+def newest_served(event_log: EventLog, limit: int) -> list[Served]:
+    """The newest ``limit`` served lists of a log, in their order; a list that was recorded twice counts once."""
+    found: dict[str, Served] = {}
+    end, first = event_log.last_offset, event_log.first_offset
+    while end >= first and len(found) < limit:
+        begin = after = max(end - READ_LIMIT, first - 1)
+        part: list[Served] = []
+        while after < end and (block := event_log.read(after, end - after)) is not None:
+            rows = np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist()
+            part += [_served(block, row) for row in rows]
+            after = block.last_offset
+        for served in part[::-1]:
+            if len(found) < limit:
+                found.setdefault(served.answer.request_id, served)
+        end = begin
+    return list(found.values())[::-1]
+
+
+def find_served(
+    event_log: EventLog, request_id: str, *, after: int | None = None, limit_s: float | None = None,
+    timer: Callable[[], float] = time.monotonic,
+) -> Served:  # fmt: skip
+    """The served list of ``request_id``: looked for from the newest record back, or from behind offset ``after`` on (an answer's
+    ``address.user_offset`` stands shortly before its record).
+
+    Raises:
+        UnknownRequestError: there is none, or not among what could be read in ``limit_s`` seconds; says how far that was.
+        CorruptLogError: the log does not read as it was written.
+    """
+    wanted = msgspec.msgpack.encode(request_id)
+    until = float("inf") if limit_s is None else timer() + limit_s
+    first, last = event_log.first_offset, event_log.last_offset
+    at = min(last, max(first - 1, after)) if after is not None else last
+    while (first - 1 < at) if after is None else (at < last):
+        begin = max(at - READ_LIMIT, first - 1) if after is None else at
+        end = at if after is None else min(at + READ_LIMIT, last)
+        position = begin
+        while position < end and (block := event_log.read(position, end - position)) is not None:
+            for row in np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist():
+                if wanted in _head(block, row):
+                    served = _served(block, row)
+                    if served.answer.request_id == request_id:
+                        return served
+            position = block.last_offset
+        at = begin if after is None else end
+        if timer() >= until:
+            break
+    raise UnknownRequestError(_not_found(request_id, after, at, first, last))
+
+
+def _not_found(request_id: str, after: int | None, at: int, first: int, last: int) -> str:
+    looked = f"offsets {at + 1} to {last}" if after is None else f"offsets {after + 1} to {at}"
+    whole = at < first if after is None else at >= last
+    if whole and after is None:
+        hint = (
+            "lists reach the log in the background, so a new one may take a moment; they are recorded with serving.log_served"
+            if first == 1
+            else f"the log begins at offset {first}: what is older was retained away, or lies in the lake"
+        )
+    elif whole:
+        hint = "search without `after`, or with a smaller one: the user_offset of the answer's address"
+    else:
+        hint = "time was up: say `after`, the user_offset of the answer's address, or use `headwater explain`, which takes its time"
+    return f"There is no served list of request {request_id} in {looked}; {hint}"
+
+
+def _head(block: RecordBlock, row: int) -> bytes:
+    record = block.records[row]
+    at = int(record["payload_at"])
+    return block.heap[at : at + min(int(record["payload_size"]), _HEAD)].tobytes()
+
+
+def _served(block: RecordBlock, row: int) -> Served:
+    record = block.records[row]
+    try:
+        return Served(int(record["user"]), _decode(block.payload(row)))
+    except msgspec.DecodeError as error:
+        raise CorruptLogError(int(record["offset"]), f"a served list cannot be read ({error})") from error
