@@ -13,18 +13,16 @@ from structlog.testing import capture_logs
 
 from headwater.cli.local import make_site, write_world
 from headwater.evaluation.freshness import FreshnessReport
-from headwater.features.fold import Fold
 from headwater.features.plan import compile_plan
-from headwater.features.replay import fold_to, stops
+from headwater.features.replay import stops
 from headwater.learning.trainingset import positive_types, positives
 from headwater.log.lmdb import LmdbLog
 from headwater.offline.evaluate import freshness
 from headwater.offline.fit import Fitted, fit
-from headwater.offline.renewal import Renewal, newest
+from headwater.offline.renewal import RegularRenewal, Renewal, newest
 from headwater.offline.train import last_offset_before
 from headwater.schema.config import Config, load_config
 from headwater.schema.errors import ConfigurationError
-from headwater.serving.view import FoldView
 from headwater.simulator import World
 
 START_MS = 1_760_313_600_000
@@ -84,22 +82,17 @@ def test_a_renewal_learns_from_the_newest_rows(site: tuple[Config, Path]) -> Non
     plan = compile_plan(config)
     with closing(LmdbLog(data / "log", readonly=True)) as log:
         first = first_of(site, log)
-        renewal = Renewal(
-            config, plan, log, first, every_ms=2 * HOUR_MS, window_ms=3 * HOUR_MS, split_ms=SPLIT_MS, share=1.0, seed=5, threads=1
-        )  # fmt: skip
-        fold = Fold(plan)
-        view = FoldView(plan, fold)
-        fold_to(log, fold, first.rows.data.last_offset)
-        for source in renewal.model.sources:
-            source.prepare(view.index)
-        positive, versions = positive_types(log, config), [renewal.model]
+        renewal = Renewal(config, plan, log, first, window_ms=3 * HOUR_MS, share=1.0, seed=5, threads=1)
+        regular = RegularRenewal(renewal, every_ms=2 * HOUR_MS, split_ms=SPLIT_MS)
+        view, positive, versions = first.view, positive_types(log, config), [regular.model]
+        assert view.fold.offset == first.rows.data.last_offset
         last_ms = 0
-        for block, i in stops(log, fold, lambda block: positives(block, positive)):
-            renewal.before(block.records[i], view)
+        for block, i in stops(log, view.fold, lambda block: positives(block, positive)):
+            regular.before(block.records[i], view)
             last_ms = int(block.records["received_ms"][i])
-            if renewal.model is not versions[-1]:
-                versions.append(renewal.model)
-        assert len(versions) - 1 == renewal.renewals == 2
+            if regular.model is not versions[-1]:
+                versions.append(regular.model)
+        assert len(versions) - 1 == regular.renewals == 2
         assert last_ms > SPLIT_MS + 4 * HOUR_MS
         kept = renewal._rows
         assert len(kept.groups) == config.ranker.max_groups
@@ -131,6 +124,4 @@ def test_a_ranker_that_attends_is_not_renewed(site: tuple[Config, Path]) -> None
         first = first_of(site, log)
         attending = replace(first, ranker=replace(first.ranker, attends=True))
         with pytest.raises(ConfigurationError, match="attends to the recent sequence"):
-            Renewal(
-                config, compile_plan(config), log, attending, every_ms=None, window_ms=1, split_ms=0, share=1.0, seed=1, threads=1
-            )  # fmt: skip
+            Renewal(config, compile_plan(config), log, attending, window_ms=1, share=1.0, seed=1, threads=1)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from headwater.offline import learn as module
+from headwater.offline import learner
 from headwater.offline.learn import Round, learn, learners_lock
 from headwater.schema.config import Config, Ranker
 from headwater.schema.errors import ConfigurationError
@@ -74,7 +74,7 @@ def test_whatever_goes_wrong_in_a_round_ends_that_round_only(tmp_path: Path, mon
     def broken(_: Path) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(module, "open_log", broken)
+    monkeypatch.setattr(learner, "open_log", broken)
     clock = Clock()
     assert [made.reason for made in run(tmp_path, clock, Stop(clock), 2)] == ["ZeroDivisionError: a bug"] * 2
 
@@ -86,7 +86,7 @@ def test_a_round_that_takes_longer_is_followed_at_once(tmp_path: Path, monkeypat
         clock.seconds += 2.5 * EVERY_S
         raise OSError("slow disk")
 
-    monkeypatch.setattr(module, "open_log", slow)
+    monkeypatch.setattr(learner, "open_log", slow)
     run(tmp_path, clock, Stop(clock), 3)
     assert clock.waits == [0.0, 0.0]
 

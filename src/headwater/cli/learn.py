@@ -31,9 +31,10 @@ def learn(
 ) -> None:
     """Train on the newest events again and again, and publish through the gate. Ctrl-C or SIGTERM ends it politely.
 
-    Every round starts from the bundle in service (learn.window says how far back it reads), and makes a whole bundle. A
-    round that fails, or that the gate refuses, is told and the next one tries again; the bundle in service goes on. It
-    runs at low priority, so that a server beside it keeps its cores.
+    The first round replays the log; later ones read what is new: it judges the bundle that was just trained, and trains the
+    next one. Every round makes a whole bundle. One that fails, or that the gate refuses, is told and the next one tries
+    again; one that has too little to judge by waits. The bundle in service goes on. It runs at low priority, so that a
+    server beside it keeps its cores.
 
     Example: headwater learn --every 5m
     """
@@ -65,9 +66,9 @@ def learn(
             return
         what = f"bundle {round_.bundle}{' serves' if round_.promoted else ' was not promoted'}"
         why = "" if round_.reason is None else f": {round_.reason}"
-        typer.echo(
-            f"round {round_.number} ({round_.seconds:.1f} s): {'failed' if round_.bundle is None else what}{why}"
-        )
+        if round_.bundle is None:
+            what = "waits" if round_.waits else "failed"
+        typer.echo(f"round {round_.number} ({round_.seconds:.1f} s): {what}{why}")
 
     failed = run(
         chosen.config, chosen.data, every_s=every_ms / 1e3, rounds=1 if once else rounds, threads=threads, stop=stop,

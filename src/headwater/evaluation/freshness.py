@@ -18,7 +18,6 @@ from msgspec import Struct
 from headwater.evaluation.metrics import Difference, ModelMetrics, compare
 from headwater.evaluation.temporal import RECENT_POPULARITY, Questions, judged, picker
 from headwater.evaluation.walk import Progress, System, walk
-from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
 from headwater.features.zones import Zones
 from headwater.log.protocol import EventLog
@@ -35,14 +34,16 @@ HOUR_MS = 3_600_000
 
 
 class Renewing(Protocol):
-    """A bundle that is made again on the way. ``model`` is the one in service."""
+    """A bundle that is made again on the way. ``model`` is what serves; it may be another after :meth:`before`."""
 
-    model: Model
     renewals: int
     seconds: float  # that all renewals took, the rows that were assembled for them included
 
+    @property
+    def model(self) -> Model: ...
+
     def before(self, record: npt.NDArray[np.void], view: FoldView) -> None:
-        """See a positive event of the log, with ``view`` as of just before it; may change ``model``."""
+        """See a positive event of the log, with ``view`` as of just before it."""
         ...
 
 
@@ -72,12 +73,12 @@ class FreshnessReport(Struct, frozen=True, kw_only=True):
 
 def evaluate_freshness(
     log: EventLog, plan: Plan, config: Config, renewing: Mapping[str, Renewing], *, once: str, split_offset: int,
-    until: int, questions: Questions, sample: float, seed: int, train_s: float, unseal: Unseal | None = None,
+    until: int, questions: Questions, sample: float, seed: int, train_s: float, view: FoldView,
     progress: Progress | None = None,
 ) -> FreshnessReport:  # fmt: skip
     """Ask all of ``renewing``, and recent popularity, about a share ``sample`` of the events behind ``split_offset``.
 
-    ``once`` names the system that the others are compared with.
+    ``once`` names the system that the others are compared with. ``view`` is the state at the split, which goes on to ``until``.
 
     Raises:
         HeadwaterError: there is no question to ask.
@@ -96,7 +97,7 @@ def evaluate_freshness(
 
     answers = walk(
         log, plan, config, systems, split_offset=split_offset, pick=picker(log, config, questions, sample, seed),
-        until=until, before=before, unseal=unseal, progress=progress,
+        until=until, before=before, view=view, progress=progress,
     )  # fmt: skip
     if not len(answers.users):
         raise HeadwaterError(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.evaluation.metrics import METRICS, compare, gains, mean_interval, ranks_in
-from headwater.evaluation.walk import Answers, Pick, Progress, System, walk
+from headwater.evaluation.walk import Answers, Before, Pick, Progress, System, walk
 from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
 from headwater.features.zones import Zones
@@ -35,6 +35,7 @@ from headwater.schema.durations import parse_duration
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Pipeline
 from headwater.serving.region import StoredRegion
+from headwater.serving.view import FoldView
 
 LARGEST_SHARE = 10  # at most a tenth of the positive events is held out
 MIN_SEGMENT, MOST_SEGMENTS = 30, 12
@@ -117,11 +118,13 @@ def _offsets(block: RecordBlock, positive: npt.NDArray[np.int64], until: int) ->
 
 def try_out(
     log: EventLog, plan: Plan, config: Config, candidate: Model, in_service: Model | None, stretch: Stretch, *, seed: int,
-    unseal: Unseal | None = None, progress: Progress | None = None, timer: Callable[[], float] = time.perf_counter,
+    unseal: Unseal | None = None, view: FoldView | None = None, before: Before | None = None,
+    progress: Progress | None = None, timer: Callable[[], float] = time.perf_counter,
 ) -> Trial:  # fmt: skip
     """Ask the candidate, the bundle in service and recent popularity about the same ``gate.questions`` events of ``stretch``.
 
     Every positive event may be asked about, those of users without a history too; which ones ``seed`` decides.
+    ``view`` and ``before`` as in :func:`headwater.evaluation.walk.walk`.
     """
     region, zones = StoredRegion(log.vocabulary()), Zones(log.vocabulary())
     models = {CANDIDATE: candidate} | ({} if in_service is None else {IN_SERVICE: in_service})
@@ -133,8 +136,8 @@ def try_out(
         pipeline = Pipeline(config, plan, sources=sources, stored_region=region, zones=zones, timer=timer)
         systems[name] = System(pipeline, replace(model, ranker=timed.get(name)))
     answers = walk(
-        log, plan, config, systems, split_offset=stretch.split, until=stretch.until, unseal=unseal, progress=progress,
-        pick=_drawn(stretch.positives, config.gate.questions, seed),
+        log, plan, config, systems, split_offset=stretch.split, until=stretch.until, unseal=unseal, view=view, before=before,
+        progress=progress, pick=_drawn(stretch.positives, config.gate.questions, seed),
     )  # fmt: skip
     if not len(answers.users):
         return Trial(None)

@@ -121,17 +121,18 @@ class _Heard:
 
 def walk(
     log: EventLog, plan: Plan, config: Config, systems: Mapping[str, System], *, split_offset: int,
-    pick: Callable[[Fold], Pick], until: int, before: Before | None = None, unseal: Unseal | None = None,
-    progress: Progress | None = None,
+    pick: Callable[[Fold], Pick], until: int, before: Before | None = None, view: FoldView | None = None,
+    unseal: Unseal | None = None, progress: Progress | None = None,
 ) -> Answers:  # fmt: skip
     """Fold the log up to ``split_offset``, then ask every system at each positive event up to ``until`` that is picked.
 
     ``pick`` is given the fold at the split, and returns what chooses the events behind it. A pipeline belongs to one
     system; systems take turns in who is asked first. ``before`` is called at every positive event, before it is asked
-    about; it may give systems another model, prepared, and has to refresh the view if it looks at it.
+    about; it may give systems another model, prepared, and has to refresh the view if it looks at it. ``view`` is a state
+    to go on from, which stands at the split or before it; it ends at ``until``.
     """
-    fold = Fold(plan, unseal=unseal)
-    view = FoldView(plan, fold)
+    view = FoldView(plan, Fold(plan, unseal=unseal)) if view is None else view
+    fold = view.fold
     fold_to(log, fold, split_offset)
     chosen = pick(fold)
     view.refresh()

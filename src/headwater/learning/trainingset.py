@@ -72,12 +72,13 @@ def positive_types(log: EventLog, config: Config) -> npt.NDArray[np.int64]:
 
 def build_training_set(
     log: EventLog, plan: Plan, config: Config, *, until: int, start_ms: int, groups: int, seed: int,
-    unseal: Unseal | None = None, model: Model | None = None, progress: Progress | None = None,
+    unseal: Unseal | None = None, view: FoldView | None = None, model: Model | None = None, progress: Progress | None = None,
 ) -> TrainingSet:  # fmt: skip
     """Ask about ``groups`` positive events, drawn evenly at random from those received in ``[start_ms, until]``.
 
     ``model`` brings the fitted sources: they offer candidates and score them, as they will in service; they must have been
-    trained on what lies before ``start_ms``.
+    trained on what lies before ``start_ms``. ``view`` is a state to go on from, instead of folding the log from its start:
+    only events behind it are asked about, and it moves on to the last of them.
     ``until`` is the last offset that may be known. Every group holds the positive and up to
     ``ranker.negatives`` candidates drawn at random from what the sources offered.
     """
@@ -92,8 +93,8 @@ def build_training_set(
         # one draw a record, so that the choice does not depend on how the log is cut into blocks
         return hit & (asking.random(len(records)) < share)
 
-    fold = Fold(plan, unseal=unseal)
-    view = FoldView(plan, fold)
+    view = FoldView(plan, Fold(plan, unseal=unseal)) if view is None else view
+    fold = view.fold
     pipeline = Pipeline(config, plan, stored_region=StoredRegion(log.vocabulary()), zones=Zones(log.vocabulary()))
     collector = Collector(log, plan, config, model, groups=int(groups * 1.2) + 64, drawing=drawing)
     for block, i in stops(log, fold, wanted, until=until):
@@ -115,6 +116,7 @@ class Collector:
         self, log: EventLog, plan: Plan, config: Config, model: Model | None, *, groups: int, drawing: np.random.Generator
     ) -> None:  # fmt: skip
         self._groups, self._negatives, self._drawing = groups, config.ranker.negatives, drawing
+        self._log, self._config = log, config
         self._weights = _weights(log, config)
         self._plain, self._fitted = len(plan.columns), 0 if model is None else len(model.sources)
         self._assembled = np.zeros((self._negatives + 1, self._plain), np.float32)
@@ -162,6 +164,8 @@ class Collector:
             self._latest.items[row, known], self._latest.types[row, known] = recent.items, recent.types
             self._latest.age_s[row, known] = recent.age_s
         self._labels[here] = chosen == item
+        if int(record["type"]) not in self._weights:  # the log has met a type of the configuration for the first time
+            self._weights = _weights(self._log, self._config)
         self._weight_of[here] = self._weights[int(record["type"])]
         self._address_of[0, here], self._address_of[1, here] = int(record["offset"]) - 1, query.user
         self._address_of[2, here], self._address_of[3, here] = chosen, now_ms

@@ -17,10 +17,9 @@ from headwater.evaluation.temporal import RANKER, Questions, TemporalReport, eva
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan, compile_plan
 from headwater.learning.fitting import enabled_sources
-from headwater.learning.trainingset import count_positives, positive_types
 from headwater.log.protocol import EventLog
 from headwater.offline.fit import fit
-from headwater.offline.renewal import Renewal
+from headwater.offline.renewal import RegularRenewal, Renewal, share_of_rows
 from headwater.offline.train import last_offset_before, train
 from headwater.registry.registry import Registry
 from headwater.retrieval.fitted import FittedSource, open_sources
@@ -113,18 +112,18 @@ def freshness(
         progress=progress,
     )  # fmt: skip
     train_s = time.perf_counter() - began
-    positive = count_positives(log, positive_types(log, config), offset, last_ms - window_ms)
+    share = share_of_rows(log, config, until=offset, start_ms=last_ms - window_ms)
     renewing = {
-        name: Renewal(
-            config, plan, log, first, every_ms=None if name == ONCE else parse_duration(name), window_ms=window_ms,
-            split_ms=split_ms, share=min(1.0, config.ranker.max_groups / max(positive, 1)), seed=seed, threads=threads,
+        name: RegularRenewal(
+            Renewal(config, plan, log, first, window_ms=window_ms, share=share, seed=seed, threads=threads),
+            every_ms=None if name == ONCE else parse_duration(name), split_ms=split_ms,
         )
         for name in dict.fromkeys((ONCE, *every))
     }  # fmt: skip
     try:
         return evaluate_freshness(
             log, plan, config, renewing, once=ONCE, split_offset=offset, until=until, questions=questions, sample=sample,
-            seed=seed, train_s=train_s, unseal=unseal,
+            seed=seed, train_s=train_s, view=first.view,
             progress=None if progress is None else lambda done, total: progress("questions", done, total),
         )  # fmt: skip
     finally:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
+from headwater.features.replay import fold_to
 from headwater.learning.trainingset import TrainingSet, build_training_set
 from headwater.log.protocol import EventLog
 from headwater.offline.fitted import FittedSources
@@ -15,6 +16,7 @@ from headwater.offline.rankers import FittedRanker, fit_ranker
 from headwater.offline.tables.history import Lookup, TableOrigins, table_history
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
+from headwater.serving.view import FoldView
 
 Progress = Callable[[str, int, int], None]
 
@@ -23,7 +25,10 @@ MIN_GROUPS = 50
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What was fitted, and on what. ``replay_s`` are the seconds that the rows took, ``fit_s`` those of the ranker."""
+    """What was fitted, and on what. ``replay_s`` are the seconds that the rows took, ``fit_s`` those of the ranker.
+
+    The state of ``sources`` stands at the end of what was fitted on.
+    """
 
     rows: TrainingSet
     tables: dict[str, TableOrigins]
@@ -37,12 +42,17 @@ class Fitted:
         """The files of the ranker and of the sources."""
         return {**self.ranker.files, **self.sources.files}
 
+    @property
+    def view(self) -> FoldView:
+        """The state, to go on from."""
+        return self.sources.state.view
+
 
 def fit(
     config: Config, plan: Plan, log: EventLog, *, until: int, start_ms: int, seed: int, threads: int,
     unseal: Unseal | None = None, warm: Mapping[str, bytes], lookup: Lookup | None = None, progress: Progress | None = None,
 ) -> Fitted:  # fmt: skip
-    """Fit on events received from ``start_ms`` on, up to the offset ``until``; state is folded from the start either way.
+    """Fit on events received from ``start_ms`` on, up to the offset ``until``; state is folded from the start either way, once.
 
     Raises:
         HeadwaterError: too few positive events that the sources could have found.
@@ -53,13 +63,11 @@ def fit(
         model, start_ms = sources.before_the_ranker()
     began = time.perf_counter()
     rows = build_training_set(
-        log, plan, config, until=until, start_ms=start_ms, groups=config.ranker.max_groups, seed=seed, unseal=unseal,
-        model=model,
+        log, plan, config, until=until, start_ms=start_ms, groups=config.ranker.max_groups, seed=seed,
+        view=sources.state.view, model=model,
         progress=None if progress is None else lambda done, total: progress("replay", done, total),
     )  # fmt: skip
-    history = table_history(config, plan, log, rows.addresses, lookup)
-    for _ in history.over([(0, len(rows.features), rows.features[:, : len(plan.columns)])]):  # in place
-        pass
+    tables = with_tables(config, plan, log, rows, lookup)
     replayed = time.perf_counter()
     if len(rows.groups) < MIN_GROUPS:
         raise HeadwaterError(
@@ -69,5 +77,17 @@ def fit(
     made = fit_ranker(config, sources.columns, rows, warm=warm, seed=seed, threads=threads, progress=progress)
     ranked = time.perf_counter()
     sources.again(attends=made.attends)
+    fold_to(log, sources.state.fold, until)  # without sources it stands at the last row
+    sources.state.view.refresh()
     sources.choose_indexes()
-    return Fitted(rows, history.origins, made, sources, replayed - began, ranked - replayed)
+    return Fitted(rows, tables, made, sources, replayed - began, ranked - replayed)
+
+
+def with_tables(
+    config: Config, plan: Plan, log: EventLog, rows: TrainingSet, lookup: Lookup | None
+) -> dict[str, TableOrigins]:
+    """Give rows from before a table was loaded the values of its files, in place; returns where rows have them from."""
+    history = table_history(config, plan, log, rows.addresses, lookup)
+    for _ in history.over([(0, len(rows.features), rows.features[:, : len(plan.columns)])]):
+        pass
+    return history.origins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,7 +34,7 @@ class FittedSources:
     """The enabled fitted sources of a configuration, on one stretch of a log.
 
     ``warm`` are the files of an earlier bundle that training may start from; ``seconds`` what each source took, all its
-    trainings together.
+    trainings together. ``state`` is folded once: it stands where the last training ended, and goes on from there.
     """
 
     log: EventLog
@@ -49,8 +50,11 @@ class FittedSources:
     files: dict[str, bytes] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     indexes: dict[str, IndexChoice] = field(default_factory=dict)
-    _state: Askable | None = None  # as of the end of what the sources were trained on last
+    state: Askable = field(init=False)
     _latest: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # users, by their last event
+
+    def __post_init__(self) -> None:
+        self.state = Askable(self.plan, Fold(self.plan, unseal=self.unseal))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,11 +86,23 @@ class FittedSources:
             self.warm = self.files
             self._fit(sequences, self.until)
 
+    def renewed(self, until: int, start_ms: int, progress: Progress | None = None) -> FittedSources:
+        """The same sources trained on another stretch, with these weights to start from; ``state`` goes on to its end.
+
+        How vectors are searched is not measured again.
+        """
+        later = copy(self)
+        later.until, later.start_ms, later.progress = until, start_ms, progress
+        later.warm, later.seconds = self.files, {}
+        if later.names:
+            later._fit(read_sequences(self.log, self.plan, self.config, until=until, start_ms=start_ms), until)
+            for name, choice in self.indexes.items():
+                later.files |= write_choice(choice, name)
+        return later
+
     def choose_indexes(self) -> None:
         """Measure exact and HNSW search on the vectors of each searched source, for users of the log; ``files`` say which won."""
-        state = self._state
-        if state is None:
-            return
+        state = self.state
         for source in open_sources(self.names, self.files, self.config, self.plan):
             if isinstance(source, SearchedSource):
                 source.prepare(state.index)
@@ -100,15 +116,14 @@ class FittedSources:
                     self.indexes[source.name] = chosen
                     self.files |= write_choice(chosen, source.name)
             source.close()
-        self._state = None
 
     def _fit(self, sequences: Sequences, until: int) -> None:
-        fold = Fold(self.plan, unseal=self.unseal)
-        fold_to(self.log, fold, until)
-        state = self._state = Askable(self.plan, fold)
+        state = self.state
+        fold_to(self.log, state.fold, until)
+        state.view.refresh()
         self._latest = latest_users(sequences, QUERIES)
         self.files, seconds = fit_sources(
-            self.names, sequences, self.config, self.plan, state.index, fold.items.count, seed=self.seed, threads=self.threads,
+            self.names, sequences, self.config, self.plan, state.index, state.fold.items.count, seed=self.seed, threads=self.threads,
             warm=self.warm, told=self._told,
         )  # fmt: skip
         for name, spent in seconds.items():

@@ -10,43 +10,35 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import structlog
 from msgspec import Struct
 
-from headwater.evaluation.checks import checks_dir
-from headwater.features.plan import Plan, compile_plan
-from headwater.features.profiles import Profiles
-from headwater.learning.fitting import enabled_sources
-from headwater.log.archived import open_log
-from headwater.log.identity import LmdbIdentity
-from headwater.log.protocol import EventLog
-from headwater.offline.tables.history import Lookup
-from headwater.offline.train import TrainReport, train
-from headwater.ranking.gbdt import MODEL_FILE
+from headwater.features.plan import compile_plan
+from headwater.offline.learner import Learner, NotYetError, StoppedError
 from headwater.registry.registry import Registry
-from headwater.retrieval.fitted import score_column
 from headwater.schema.config import Config
-from headwater.schema.errors import ConfigurationError, HeadwaterError
+from headwater.schema.errors import ConfigurationError
 
 log = structlog.get_logger()
 
 KEEP, HISTORY = 3, 20  # bundles that stay: that never served; that a rollback leads to
 
 
-class StoppedError(HeadwaterError):
-    """The round was cut short because the learner is to end; nothing was published."""
-
-
 class Round(Struct, frozen=True, kw_only=True):
-    """What a round came to. ``bundle`` is ``None`` when nothing was published; ``reason`` says why, or why not promoted."""
+    """What a round came to. ``bundle`` is ``None`` when nothing was published; ``reason`` says why, or why not promoted.
+
+    ``waits``: nothing went wrong, there was too little to learn from, or to judge by. ``warm`` is the bundle that the round
+    started from, ``last_offset`` how far it has read.
+    """
 
     number: int
     bundle: str | None
     promoted: bool
+    waits: bool
     warm: str | None
     last_offset: int
     seconds: float
@@ -68,14 +60,16 @@ def learn(
     if config.ranker.kind == "none":
         raise ConfigurationError('ranker.kind: "none" leaves nothing to train; set it to "lightgbm" or "deep"')
     plan, failed, number, seen = compile_plan(config), 0, 0, 0
-    with learners_lock(data):
+    registry = Registry(data / "models")
+    learner = Learner(config, plan, data, threads=threads, stop=stop, clock=clock)
+    with learners_lock(data), closing(learner):
         while not stop.is_set() and (rounds is None or number < rounds):
             number, began = number + 1, timer()
-            done = _attempt(config, plan, data, number, seen, threads, stop, clock, timer)
+            done = _attempt(learner, registry, number, seen, timer)
             if stop.is_set() and done.bundle is None:
                 break
             seen = max(seen, done.last_offset)
-            failed += done.bundle is None
+            failed += done.bundle is None and not done.waits
             report(done)
             if rounds is None or number < rounds:
                 stop.wait(max(0.0, began + every_s - timer()))
@@ -83,23 +77,20 @@ def learn(
 
 
 def _attempt(
-    config: Config, plan: Plan, data: Path, number: int, seen: int, threads: int, stop: threading.Event,
-    clock: Callable[[], int], timer: Callable[[], float],
+    learner: Learner, registry: Registry, number: int, seen: int, timer: Callable[[], float]
 ) -> Round:  # fmt: skip
     """One round, whatever becomes of it."""
     began, warm, offset = timer(), None, seen
-    bundle, promoted, reason = None, False, None
+    bundle, promoted, waits, reason = None, False, False, None
     try:
-        with closing(open_log(data)) as event_log:
-            if event_log.last_offset <= seen:
-                raise HeadwaterError(f"nothing new was logged since offset {seen}")
-            offset = event_log.last_offset
-            registry = Registry(data / "models")
-            warm, files = _warm(registry, config, plan)
-            made = _train(config, data, event_log, files, threads, stop, clock)
-        bundle, promoted = made.bundle, made.promoted
-        reason = None if made.gate is None or made.gate.passed else "; ".join(made.gate.reasons)
+        made = learner.round()
+        bundle, promoted, warm, offset = made.published.bundle, made.published.promoted, made.warm, made.last_offset
+        gate = made.published.gate
+        reason = None if gate is None or gate.passed else "; ".join(gate.reasons)
         registry.prune(KEEP, history=HISTORY)
+    except NotYetError as error:
+        waits, reason = True, str(error)
+        log.info("round_waits", round=number, reason=reason)
     except StoppedError:
         log.info("round_stopped", round=number)
     except Exception as error:  # whatever it was: the bundle in service goes on, and the next round tries again
@@ -111,50 +102,9 @@ def _attempt(
             "round_done", round=number, bundle=bundle, promoted=promoted, warm=warm, reason=reason, seconds=seconds
         )
     return Round(
-        number=number, bundle=bundle, promoted=promoted, warm=warm, last_offset=offset, seconds=seconds, reason=reason
-    )
-
-
-def _train(
-    config: Config, data: Path, event_log: EventLog, files: Mapping[str, bytes] | None, threads: int, stop: threading.Event,
-    clock: Callable[[], int],
-) -> TrainReport:  # fmt: skip
-    def progress(*_: object) -> None:
-        if stop.is_set():
-            raise StoppedError("the learner is to end")
-
-    window = config.learn.window
-    with _lookup(config, data) as lookup:
-        return train(
-            config, event_log, data / "models", window=None if window == "never" else window, threads=threads, warm=files,
-            created_ms=clock(), checks=checks_dir(data), unseal=Profiles(data), lookup=lookup, progress=progress,
-        )  # fmt: skip
-
-
-@contextmanager
-def _lookup(config: Config, data: Path) -> Iterator[Lookup | None]:
-    if not any(table.entity == "user" for table in config.tables):
-        yield None
-        return
-    with closing(LmdbIdentity(data / "identity", readonly=True)) as identity:
-        yield identity.lookup
-
-
-def _warm(registry: Registry, config: Config, plan: Plan) -> tuple[str | None, Mapping[str, bytes] | None]:
-    """The bundle in service and its files; none when there is none, or it cannot be read: then training starts cold.
-
-    Trees over other columns than the next ranker will have (another source was enabled) are left out.
-    """
-    try:
-        version = registry.current(plan.hash)
-        if version is None:
-            return None, None
-        bundle = registry.load(version, plan_hash=plan.hash)
-        same = bundle.manifest.columns == (*plan.columns, *map(score_column, enabled_sources(config)))
-        return version, {name: data for name, data in bundle.files.items() if same or name != MODEL_FILE}
-    except HeadwaterError as error:
-        log.warning("cold_start", reason=str(error))
-        return None, None
+        number=number, bundle=bundle, promoted=promoted, waits=waits, warm=warm, last_offset=offset, seconds=seconds,
+        reason=reason,
+    )  # fmt: skip
 
 
 @contextmanager

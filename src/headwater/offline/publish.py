@@ -13,6 +13,7 @@ from msgspec import Struct
 from headwater.evaluation.checks import MismatchError, mismatches
 from headwater.evaluation.gate import GateReport, forced, verdict
 from headwater.evaluation.heldout import Stretch, Trial, behind, held_out_stretch, try_out
+from headwater.evaluation.walk import Before
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
 from headwater.log.protocol import EventLog
@@ -23,6 +24,7 @@ from headwater.retrieval.vectors.choice import IndexChoice
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.serving.model import Model, open_model
+from headwater.serving.view import FoldView
 
 log = structlog.get_logger()
 
@@ -42,12 +44,14 @@ class Publication(Struct, frozen=True, kw_only=True):
 def publish_and_promote(
     config: Config, plan: Plan, event_log: EventLog, registry: Registry, fields: ManifestFields, files: Mapping[str, bytes],
     *, stretch: Stretch | None, promote: bool, force: bool = False, seed: int, indexes: Mapping[str, IndexChoice] | None = None,
-    unseal: Unseal | None = None, progress: Progress | None = None,
+    unseal: Unseal | None = None, view: FoldView | None = None, before: Before | None = None,
+    progress: Progress | None = None,
 ) -> Publication:  # fmt: skip
     """Publish ``files`` as a bundle with its card; with a ``stretch`` that was held out, judge it there first.
 
     It is promoted when ``promote`` is set and the gate lets it pass, or ``force`` says so whatever the gate says. The
-    report of the gate is kept in the registry beside the bundle, and logged.
+    report of the gate is kept in the registry beside the bundle, and logged. ``view`` and ``before`` as in
+    :func:`headwater.evaluation.walk.walk`: judging goes on from a state that stands at the split.
 
     Raises:
         BundleError: files that no bundle may hold; nothing was published.
@@ -57,7 +61,7 @@ def publish_and_promote(
     if stretch is not None:
         report = _judge(
             config, plan, event_log, registry, candidate, stretch, seed=seed, judged_ms=fields.created_ms, unseal=unseal,
-            progress=progress,
+            view=view, before=before, progress=progress,
         )  # fmt: skip
     card = _card(config, fields, files, indexes or {}, None if report is None else report.held_out)
     bundle = registry.publish(fields, {**files, **encode_card(card)})
@@ -105,7 +109,8 @@ def promote_published(
 
 def _judge(
     config: Config, plan: Plan, event_log: EventLog, registry: Registry, candidate: Bundle, stretch: Stretch, *, seed: int,
-    judged_ms: int, unseal: Unseal | None, progress: Progress | None, problems: tuple[str, ...] = (),
+    judged_ms: int, unseal: Unseal | None, view: FoldView | None = None, before: Before | None = None,
+    progress: Progress | None, problems: tuple[str, ...] = (),
 ) -> GateReport:  # fmt: skip
     """Open both, ask both, judge. What keeps the candidate from being asked is a reason; the bundle in service is a note."""
     found, notes = list(problems), list[str]()
@@ -122,8 +127,9 @@ def _judge(
     else:
         try:
             trial = try_out(
-                event_log, plan, config, model, in_service, stretch, seed=seed, unseal=unseal, progress=progress
-            )
+                event_log, plan, config, model, in_service, stretch, seed=seed, unseal=unseal, view=view, before=before,
+                progress=progress,
+            )  # fmt: skip
         finally:
             model.close()
     if in_service is not None:

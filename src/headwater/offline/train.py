@@ -11,15 +11,16 @@ from msgspec import Struct
 
 from headwater.evaluation.checks import mismatches
 from headwater.evaluation.gate import GateReport
-from headwater.evaluation.heldout import held_out_stretch
+from headwater.evaluation.heldout import Stretch, held_out_stretch
+from headwater.evaluation.walk import Before
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.statistics import STATISTICS_FILE, Statistics
 from headwater.learning.trainingset import TrainingSet
 from headwater.log.protocol import EventLog
 from headwater.log.seek import last_before
-from headwater.offline.fit import fit
-from headwater.offline.publish import publish_and_promote
+from headwater.offline.fit import Fitted, fit
+from headwater.offline.publish import Publication, publish_and_promote
 from headwater.offline.tables.history import Lookup, TableOrigins
 from headwater.registry.bundle import ManifestFields
 from headwater.registry.registry import Registry
@@ -99,13 +100,35 @@ def train(
     )  # fmt: skip
     rows, made, fitted, ended = done.rows, done.ranker, done.sources, time.perf_counter()
     allowed = mismatches(checks, plan.hash, plan.columns, allowed=allow_mismatch)  # a check may have ended meanwhile
-    published = publish_and_promote(
-        config, plan, log, Registry(models),
+    published = publish_fitted(
+        config, plan, log, Registry(models), done, stretch=stretch, promote=promote, force=force, seed=seed,
+        created_ms=created_ms, allowed=allowed, unseal=unseal, progress=progress,
+    )  # fmt: skip
+    return TrainReport(
+        bundle=published.bundle, promoted=published.promoted, gate=published.gate, gate_s=time.perf_counter() - ended,
+        allowed_mismatch=allowed, rows=len(rows.features), groups=len(rows.groups), questions=rows.questions,
+        missed=rows.missed, tables=done.tables, trees=made.trees, epochs=made.epochs, holdout_ndcg10=made.holdout_ndcg10,
+        replay_s=done.replay_s, fit_s=done.fit_s, sources_s=fitted.seconds, indexes=fitted.indexes, gain=made.gain,
+    )  # fmt: skip
+
+
+def publish_fitted(
+    config: Config, plan: Plan, log: EventLog, registry: Registry, done: Fitted, *, stretch: Stretch | None, promote: bool = True,
+    force: bool = False, seed: int, created_ms: int, allowed: tuple[str, ...] = (), before: Before | None = None,
+    unseal: Unseal | None = None, progress: Progress | None = None,
+) -> Publication:  # fmt: skip
+    """Publish what was fitted, through the gate when a ``stretch`` was held out (:mod:`headwater.offline.publish`).
+
+    Judging goes on from where the state of ``done`` stands. ``allowed`` are features that the data has wrong, with permission.
+    """
+    rows, made, fitted = done.rows, done.ranker, done.sources
+    return publish_and_promote(
+        config, plan, log, registry,
         ManifestFields(
             created_ms=created_ms,
             plan_hash=plan.hash,
             columns=fitted.columns,
-            ranker=ranker.kind,
+            ranker=config.ranker.kind,
             sources=fitted.names,
             event_types=plan.event_types,
             data=rows.data,
@@ -120,14 +143,8 @@ def train(
             | ({"allow_mismatch": ", ".join(allowed)} if allowed else {}),
         ),
         {**done.files, STATISTICS_FILE: _statistics(plan, rows)},
-        stretch=stretch, promote=promote, force=force, seed=seed, indexes=fitted.indexes, unseal=unseal,
-        progress=None if progress is None else lambda done, total: progress("gate", done, total),
-    )  # fmt: skip
-    return TrainReport(
-        bundle=published.bundle, promoted=published.promoted, gate=published.gate, gate_s=time.perf_counter() - ended,
-        allowed_mismatch=allowed, rows=len(rows.features), groups=len(rows.groups), questions=rows.questions,
-        missed=rows.missed, tables=done.tables, trees=made.trees, epochs=made.epochs, holdout_ndcg10=made.holdout_ndcg10,
-        replay_s=done.replay_s, fit_s=done.fit_s, sources_s=fitted.seconds, indexes=fitted.indexes, gain=made.gain,
+        stretch=stretch, promote=promote, force=force, seed=seed, indexes=fitted.indexes, view=done.view, before=before,
+        unseal=unseal, progress=None if progress is None else lambda done, total: progress("gate", done, total),
     )  # fmt: skip
 
 

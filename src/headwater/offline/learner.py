@@ -1,0 +1,241 @@
+"""What a learner keeps from round to round: a state that folds every event once, and the newest training rows.
+
+Every event judges before it teaches. A round trains on all that was folded so far; then it folds what has come since, and
+at some of those events the new bundle and the one in service answer first (progressive validation: A. Blum et al., COLT
+1999). The events then train the next round, so none is held back for good.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import structlog
+from msgspec import Struct
+
+from headwater.evaluation.checks import checks_dir, mismatches
+from headwater.evaluation.gate import MIN_QUESTIONS
+from headwater.evaluation.heldout import Stretch, behind, held_out_stretch
+from headwater.features.plan import Plan
+from headwater.features.profiles import Profiles
+from headwater.features.replay import fold_to, stops
+from headwater.learning.fitting import enabled_sources
+from headwater.learning.trainingset import positive_types, positives
+from headwater.log.archived import ArchivedLog, open_log
+from headwater.log.identity import LmdbIdentity
+from headwater.log.record import RecordBlock
+from headwater.offline.fit import Fitted, fit
+from headwater.offline.publish import Publication
+from headwater.offline.renewal import Renewal, share_of_rows
+from headwater.offline.tables.history import Lookup
+from headwater.offline.train import last_offset_before, publish_fitted
+from headwater.ranking.gbdt import MODEL_FILE
+from headwater.registry.registry import Registry
+from headwater.retrieval.fitted import score_column
+from headwater.schema.config import Config
+from headwater.schema.durations import parse_duration
+from headwater.schema.errors import HeadwaterError
+from headwater.serving.view import FoldView
+
+log = structlog.get_logger()
+
+
+class StoppedError(HeadwaterError):
+    """The round was cut short because the learner is to end; nothing was published."""
+
+
+class NotYetError(HeadwaterError):
+    """Too little has come since the last round to train on, or to judge by."""
+
+
+class Made(Struct, frozen=True, kw_only=True):
+    """What a round made: ``warm`` is the bundle that it started from, ``last_offset`` where its state stands now."""
+
+    published: Publication
+    warm: str | None
+    last_offset: int
+
+
+class _Standing(Struct):
+    """What the last round left: the bundle that served then, the state, and the rows beside it."""
+
+    version: str
+    view: FoldView
+    renewal: Renewal
+
+
+class Learner:
+    """Rounds of training on the log of ``data``.
+
+    The first round replays the log, and so does the next one after a failure, or when another bundle serves than the one
+    that the last round left in service. Under a ranker that attends to vectors every round does: its rows cannot be kept.
+    :meth:`close` lets go of the log and the state.
+    """
+
+    def __init__(
+        self, config: Config, plan: Plan, data: Path, *, threads: int, stop: threading.Event, clock: Callable[[], int]
+    ) -> None:  # fmt: skip
+        self._config, self._plan, self._data = config, plan, data
+        self._threads, self._stop, self._clock = threads, stop, clock
+        self._registry = Registry(data / "models")
+        self._unseal = Profiles(data)
+        self._log: ArchivedLog | None = None
+        self._standing: _Standing | None = None
+        self._read = 0  # how far a whole round has read
+        window = config.learn.window
+        self._window_ms = None if window == "never" else parse_duration(window)
+
+    def round(self) -> Made:
+        """Train, judge, publish.
+
+        Raises:
+            NotYetError: there is nothing new, or too little to judge a bundle by; the next round goes on from here.
+            StoppedError: ``stop`` was set meanwhile.
+        """
+        mismatches(checks_dir(self._data), self._plan.hash, self._plan.columns, allowed=False)  # before hours of work
+        if self._log is None:
+            self._log = open_log(self._data)
+        standing = self._standing
+        try:
+            if standing is not None and standing.version == self._registry.current(self._plan.hash):
+                return self._next(self._log, standing)
+            return self._first(self._log)
+        except NotYetError:
+            raise
+        except BaseException:
+            self.close()  # the state may stand in the middle of something: the next round begins anew
+            raise
+
+    def close(self) -> None:
+        """Let go of the log and of all that was kept."""
+        if self._standing is not None:
+            self._standing.renewal.model.close()
+        if self._log is not None:
+            self._log.close()
+        self._unseal.close()
+        self._log = self._standing = None
+
+    # -- rounds ----------------------------------------------------------------------------------------
+
+    def _first(self, event_log: ArchivedLog) -> Made:
+        """Replay the log, train on what lies before the held-out stretch, and stay where judging ends."""
+        config, plan, self._standing = self._config, self._plan, None
+        version, reached, files = self._in_service()
+        until, last_ms = last_offset_before(event_log, None)
+        if until <= self._read:
+            raise NotYetError(f"nothing new was logged since offset {self._read}")
+        start_ms = 0 if self._window_ms is None else last_ms - self._window_ms
+        stretch = None
+        if config.gate.enabled:
+            stretch = held_out_stretch(event_log, config, until=until, until_ms=last_ms, start_ms=start_ms)
+            if reached > stretch.split:  # what the bundle in service has learnt from cannot judge it
+                stretch = behind(event_log, config, min(reached, until), until)
+            if version is not None and stretch.positives < MIN_QUESTIONS:
+                raise _too_few(stretch)
+        end = until if stretch is None else stretch.split
+        seed = config.ranker.seed
+        with self._lookup() as lookup:
+            done = fit(
+                config, plan, event_log, until=end, start_ms=start_ms, seed=seed, threads=self._threads,
+                unseal=self._unseal, warm=files, lookup=lookup, progress=self._progress,
+            )  # fmt: skip
+        renewal = None
+        if not done.ranker.attends:
+            renewal = Renewal(
+                config, plan, event_log, done, window_ms=self._window_ms, seed=seed, threads=self._threads,
+                share=share_of_rows(event_log, config, until=end, start_ms=start_ms),
+            )  # fmt: skip
+        published = self._publish(event_log, done, stretch, renewal)
+        if renewal is not None and published.promoted:  # what was refused is nothing to go on from
+            self._standing = _Standing(published.bundle, done.view, renewal)
+        self._read = until
+        return Made(published=published, warm=version if files else None, last_offset=until)
+
+    def _next(self, event_log: ArchivedLog, standing: _Standing) -> Made:
+        """Train on what was folded, judge on what came since; with the gate off, train on all of it."""
+        view, renewal, warm, until = standing.view, standing.renewal, standing.version, event_log.last_offset
+        if until <= view.fold.offset:
+            raise NotYetError(f"nothing new was logged since offset {view.fold.offset}")
+        stretch = None
+        if self._config.gate.enabled:
+            stretch = behind(event_log, self._config, view.fold.offset, until)
+            self._enough(stretch, view.fold.received_ms, event_log.last_received_ms)
+        else:
+            self._fold(event_log, view, until, renewal)
+        with self._lookup() as lookup:
+            done = renewal.renew(view.fold.received_ms, lookup, self._progress)
+        published = self._publish(event_log, done, stretch, renewal)
+        fold_to(event_log, view.fold, until)  # one that could not be opened was asked nothing
+        self._read = until
+        if published.promoted:
+            standing.version = published.bundle
+            renewal.adopt(done)
+        return Made(published=published, warm=warm, last_offset=until)
+
+    def _enough(self, stretch: Stretch, since_ms: int, until_ms: int) -> None:
+        """Wait for ``gate.questions`` positive events, but no longer than ``gate.holdout`` of the log when there are some."""
+        gate = self._config.gate
+        late = until_ms - since_ms >= parse_duration(gate.holdout)
+        if stretch.positives < (MIN_QUESTIONS if late else gate.questions):
+            raise _too_few(stretch)
+
+    def _fold(self, event_log: ArchivedLog, view: FoldView, until: int, renewal: Renewal) -> None:
+        positive = positive_types(event_log, self._config)
+        for block, i in stops(event_log, view.fold, lambda block: positives(block, positive), until=until):
+            renewal.collect(block.records[i], view)
+            self._progress("fold", view.fold.offset, until)
+
+    def _publish(
+        self, event_log: ArchivedLog, done: Fitted, stretch: Stretch | None, renewal: Renewal | None
+    ) -> Publication:
+        def before(block: RecordBlock, i: int, view: FoldView) -> None:
+            self._progress("gate", view.fold.offset, event_log.last_offset)
+            if renewal is not None:
+                renewal.collect(block.records[i], view)
+
+        mismatches(checks_dir(self._data), self._plan.hash, self._plan.columns, allowed=False)  # as of now
+        return publish_fitted(
+            self._config, self._plan, event_log, self._registry, done, stretch=stretch, seed=self._config.ranker.seed,
+            created_ms=self._clock(), before=before, unseal=self._unseal, progress=self._progress,
+        )  # fmt: skip
+
+    # -- what a round needs ----------------------------------------------------------------------------
+
+    def _progress(self, *_: object) -> None:
+        if self._stop.is_set():
+            raise StoppedError("the learner is to end")
+
+    @contextmanager
+    def _lookup(self) -> Iterator[Lookup | None]:
+        if not any(table.entity == "user" for table in self._config.tables):
+            yield None
+            return
+        with closing(LmdbIdentity(self._data / "identity", readonly=True)) as identity:
+            yield identity.lookup
+
+    def _in_service(self) -> tuple[str | None, int, Mapping[str, bytes]]:
+        """The version in service, the last offset that it was trained on, and its files; no files when it cannot be read.
+
+        Trees over other columns than the next ranker will have (another source was enabled) are left out.
+        """
+        try:
+            version = self._registry.current(self._plan.hash)
+            if version is None:
+                return None, 0, {}
+            bundle = self._registry.load(version, plan_hash=self._plan.hash)
+        except HeadwaterError as error:
+            log.warning("cold_start", reason=str(error))
+            return None, 0, {}
+        columns = (*self._plan.columns, *map(score_column, enabled_sources(self._config)))
+        same = bundle.manifest.columns == columns
+        files = {name: data for name, data in bundle.files.items() if same or name != MODEL_FILE}
+        return version, bundle.manifest.data.last_offset, files
+
+
+def _too_few(stretch: Stretch) -> NotYetError:
+    return NotYetError(
+        f"only {stretch.positives} positive events have come since offset {stretch.split}, up to which was trained: too few "
+        "to judge a bundle by (gate.questions, gate.holdout)"
+    )
