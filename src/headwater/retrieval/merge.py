@@ -54,19 +54,24 @@ class Merger:
         Items that are not ``eligible`` are dropped before a source's ``width`` and before ``limit`` count, so a
         filter never starves the result. Equal scores are ordered by item number.
         """
-        items = np.concatenate([ranked.items for _, _, ranked in offers]) if offers else np.zeros(0, np.int64)
+        offered = [ranked.items[: width + width // 4] for _, width, ranked in offers]
+        items, shown = _looked_at(offered, eligible)
+        if _runs_short(offers, offered, shown):
+            offered = [ranked.items for _, _, ranked in offers]
+            items, shown = _looked_at(offered, eligible)
         if not len(items):
             return Candidates(items, np.zeros(0, np.float32), items)
-        shown = eligible(items)
         self._make_room(len(items), int(items.max()) + 1, len(offers))
         weights = np.array([weight for weight, _, _ in offers], np.float64)
         widths = np.array([width for _, width, _ in offers], np.int64)
-        lengths = np.array([len(ranked) for _, _, ranked in offers], np.int64)
+        lengths = np.array([len(each) for each in offered], np.int64)
         count = _fuse(
             items, shown, weights, widths, lengths, self._place, self._given, self._distinct, self._source, self._total
         )
         distinct, total = self._distinct[:count], self._total[:count]
-        best = np.lexsort((distinct, -total))[:limit]
+        order = np.argsort(-total)
+        _settle(order, total, distinct)
+        best = order[:limit]
         return Candidates(distinct[best], total[best].astype(np.float32), self._source[best])
 
     def _make_room(self, offered: int, items: int, sources: int) -> None:
@@ -77,6 +82,33 @@ class Merger:
             self._given = np.zeros((offered, sources), np.float64)
             self._distinct, self._source = np.zeros(offered, np.int64), np.zeros(offered, np.int64)
             self._total = np.zeros(offered, np.float64)
+
+
+def _looked_at(offered: list[Int64], eligible: Callable[[Int64], Bools]) -> tuple[Int64, Bools]:
+    """All items in one piece, and which of them may be shown."""
+    items = np.concatenate(offered) if offered else np.zeros(0, np.int64)
+    return items, eligible(items)
+
+
+def _runs_short(offers: list[tuple[float, int, Ranked]], offered: list[Int64], shown: Bools) -> bool:
+    """Whether less than its width is left of a source that has more to offer."""
+    at = 0
+    for (_, width, ranked), looked in zip(offers, offered, strict=True):
+        if len(looked) < len(ranked) and np.count_nonzero(shown[at : at + len(looked)]) < width:
+            return True
+        at += len(looked)
+    return False
+
+
+@kernel
+def _settle(order: Int64, total: Float64, distinct: Int64) -> None:
+    """Equal scores by the lower item number: ``order`` is by score, equal ones stand in any order."""
+    for n in range(1, len(order)):
+        each, at = order[n], n
+        while at > 0 and total[order[at - 1]] == total[each] and distinct[order[at - 1]] > distinct[each]:
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = each
 
 
 @kernel
