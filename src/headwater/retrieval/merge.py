@@ -36,6 +36,10 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.items)
 
+    def first(self, count: int) -> Candidates:
+        """The best ``count``."""
+        return self if count >= len(self) else Candidates(self.items[:count], self.scores[:count], self.source[:count])
+
 
 class Merger:
     """Merges offers in memory that it keeps from request to request; not thread-safe."""
