@@ -73,6 +73,9 @@ def best(scores: Float32, count: int) -> Ranked:
     count = min(count, len(scores))
     if count == 0:
         return NOTHING
+    if len(scores) <= 4 * count:  # so few are sorted sooner than cut
+        positive = np.flatnonzero(scores > 0.0)
+        return in_order(positive, scores[positive], count)
     least = np.partition(scores, len(scores) - count)[len(scores) - count]
     # all that tie with the last one are looked at: which of them come in is not left to the partition
     cut = np.flatnonzero((scores >= least) & (scores > 0.0))

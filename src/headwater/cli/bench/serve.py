@@ -17,7 +17,7 @@ from headwater.cli.bench.report import (
     WarmOption,
     show,
 )
-from headwater.cli.bench.setups import RankerKind, tables_of
+from headwater.cli.bench.setups import KeepBy, RankerKind, tables_of
 from headwater.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ def serve(
     candidates: Annotated[int, typer.Option(min=1, max=2_000, help="Candidates after merging.")] = 500,
     ranked: Annotated[int, typer.Option(min=1, max=2_000, help="How many of them the deep ranker orders.")] = 300,
     ranker: Annotated[RankerKind, typer.Option(help="What orders them.")] = RankerKind.DEEP,
+    keep_by: Annotated[
+        KeepBy, typer.Option(help="What chooses them: the order of the sources, or the light ranker.")
+    ] = KeepBy.MERGED,
     seed: SeedOption = 7,
     capacity: Annotated[
         bool, typer.Option("--capacity/--no-capacity", help="Look for the highest rate that holds.")
@@ -77,7 +80,7 @@ def serve(
     from headwater.cli.local import Server
 
     size = Size(seed=seed, users=users, items=items, events=events, recent=recent)
-    tables = tables_of(ranker, candidates, ranked)
+    tables = tables_of(ranker, candidates, ranked, keep_by)
     with prepared(size, keep, tables) as ready, one_core() as core, Server(ready.site) as server:
         if core is not None:
             pin_role(server.pid, "api", core)
@@ -103,7 +106,12 @@ def serve(
         **points[-1],
         **against_floor(points[-1]["cpu_ms_per_request"], floors),
         "at": points,
-        "configured": {"candidates": candidates, "ranked": ranked, "sources": [*measuring.sources]},
+        "configured": {
+            "candidates": candidates,
+            "ranked": ranked,
+            "keep_by": keep_by.value,
+            "sources": [*measuring.sources],
+        },
         "models": "trained briefly on drawn clicks, default sizes: the figures are of speed, not of quality",
         "one_core": core is not None,
         "duration_s": duration,

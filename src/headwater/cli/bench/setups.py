@@ -7,6 +7,13 @@ from enum import StrEnum
 from headwater.cli.local import TomlTable
 
 
+class KeepBy(StrEnum):
+    """What chooses the candidates that come to the deep ranker."""
+
+    MERGED = "merged"
+    LIGHT = "light"
+
+
 class RankerKind(StrEnum):
     """What orders the candidates."""
 
@@ -15,11 +22,10 @@ class RankerKind(StrEnum):
     DEEP = "deep"
 
 
-def tables_of(kind: RankerKind, candidates: int, ranked: int) -> dict[str, TomlTable]:
+def tables_of(kind: RankerKind, candidates: int, ranked: int, keep_by: KeepBy = KeepBy.MERGED) -> dict[str, TomlTable]:
     """A site whose sources offer enough for ``candidates`` and whose ranker orders ``ranked`` of them.
 
-    With the deep ranker all sources are on, the sequence source too, and what is above ``ranked`` goes through the light ranker
-    first. Models have the sizes of the defaults and are trained as briefly as they can be: how long they take does
+    With the deep ranker all sources are on, the sequence source too, and ``keep_by`` chooses those that it gets. Models have the sizes of the defaults and are trained as briefly as they can be: how long they take does
     not depend on what they learnt, and a benchmark of speed has no use for the gate.
     """
     width = max(200, 2 * candidates // 5)
@@ -34,7 +40,7 @@ def tables_of(kind: RankerKind, candidates: int, ranked: int) -> dict[str, TomlT
     tables["gate"] = {"enabled": False}
     if kind is RankerKind.DEEP:
         if ranked < candidates:
-            ranker["light_keep"] = ranked
+            ranker |= {"light_keep": ranked, "keep_by": keep_by.value}
         tables["sources.sequence"] = {"enabled": True, "width": width}
         tables["models"] = {"refit": False}
         tables["models.sequence"] = {"epochs": 1, "loss": "sampled", "negatives": 64, "most_minutes": 0.5}
