@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from headwater.cli.local import TomlTable
+if TYPE_CHECKING:
+    from headwater.cli.local import TomlTable
 
 
 class KeepBy(StrEnum):
