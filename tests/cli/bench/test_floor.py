@@ -14,6 +14,7 @@ from headwater.cli.bench.measure import one_core
 from headwater.cli.bench.population import ASKERS, write_askers, write_everybody
 from headwater.cli.bench.serve import against_floor
 from headwater.cli.bench.setups import RankerKind, tables_of
+from headwater.cli.bench.tradeoffs import drawing
 from headwater.cli.bench.workload import Requests, Size
 from headwater.cli.local import make_site
 from headwater.log.lmdb import LmdbLog
@@ -91,3 +92,14 @@ def test_everybody_has_clicked_and_askers_often(tmp_path: Path) -> None:
     some = Requests(world, 5, "tag", askers=True).recommend([0.0] * 50)
     assert all(b"user-" in arrival.raw or b"stranger-" in arrival.raw for arrival in some)
     assert ASKERS >= 1_000
+
+
+def test_a_drawing_holds_every_point() -> None:
+    curves = [
+        {"ranker": kind, "candidates": count, "ndcg@10": 0.3 + 0.01 * n, "ci95": [0.29, 0.35], "p50_ms": 1.0 + n}
+        for n, (kind, count) in enumerate([("none", 100), ("none", 200), ("deep", 100)])
+    ]
+    drawn = drawing(curves, 0.25)
+    assert drawn.count("<circle") == 3
+    assert drawn.count("<polyline") == 2
+    assert "recent popularity" in drawn
