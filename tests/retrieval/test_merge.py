@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.retrieval.index import NOTHING, Ranked
-from headwater.retrieval.merge import RANK_OFFSET, merge
+from headwater.retrieval.merge import RANK_OFFSET, Merger
 from tests.features.states import STABLE
 
+merge = Merger().merge  # one for all tests: nothing of a call may be left for the next
 Offers = list[tuple[float, int, list[int]]]
 OFFERS = st.lists(
     st.tuples(st.sampled_from([0.15, 0.35, 0.5, 1.0]), st.integers(1, 8), st.lists(st.integers(1, 15), unique=True)),

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from headwater.schema.config import (
@@ -19,6 +20,7 @@ from headwater.schema.config import (
     resolve_data_dir,
 )
 from headwater.schema.errors import ConfigurationError
+from headwater.schema.presets import CHANGES, Preset
 from headwater.schema.rules import ACTIONS
 from headwater.schema.template import config_template
 
@@ -38,6 +40,23 @@ def keys_of(table: dict[str, Any], prefix: str = "") -> set[str]:
 
 def test_the_template_loads_to_the_defaults() -> None:
     assert parse_config(config_template()) == Config()
+
+
+@pytest.mark.parametrize("preset", list(Preset))
+def test_a_preset_changes_what_it_says_and_nothing_else(preset: Preset) -> None:
+    assert parse_config(config_template(preset)) == msgspec.convert(_changed(preset), Config)
+
+
+def _changed(preset: Preset) -> dict[str, Any]:
+    """The template of the defaults with the changes made in what it loads to."""
+    loaded = tomllib.loads(config_template())
+    for key, value in CHANGES[preset].items():
+        *tables, name = key.split(".")
+        inner = loaded
+        for table in tables:
+            inner = inner[table]
+        inner[name] = value
+    return loaded
 
 
 def test_the_template_holds_every_key() -> None:

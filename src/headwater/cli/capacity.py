@@ -79,7 +79,10 @@ def read_calibration(path: Path) -> Calibration:
 def _measured(path: Path, items: int) -> Calibration:
     with tempfile.TemporaryDirectory(prefix="headwater-capacity-") as folder:
         site = Path(folder) / "ingest"
-        serve = _bench("serve", "--items", str(items), "--users", "100000", "--rate", "50", "--duration", "20")
+        serve = _bench(
+            "serve", "--items", str(items), "--users", "100000", "--ranker", "lightgbm", "--candidates", "200", "--rate", "50",
+            "--duration", "20", "--no-floor",
+        )  # fmt: skip
         ingest = _bench("ingest", "--keep", str(site))
         memory = _bench("memory", "--users", "100000", "--folded", "100000")
         seen = calibrated(serve, ingest, memory, _log_bytes_per_event(site))

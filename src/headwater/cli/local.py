@@ -108,8 +108,10 @@ def write_world(site: Site, world: World, on_hour: Callable[[int], None]) -> tup
     return len(history), items
 
 
-def history_batch(world: World, part: History, segment_keys: tuple[str, ...]) -> EventBatch:
-    """A part of a history as the log takes it; every event is received at its own time."""
+def history_batch(world: World, part: History, segment_keys: tuple[str, ...], *, lists: bool = True) -> EventBatch:
+    """A part of a history as the log takes it; every event is received at its own time. ``lists``: events say on which
+    list, at which place of it and in which visit they came.
+    """
     users, user = np.unique(part.user, return_inverse=True)
     items, item = np.unique(part.item, return_inverse=True)
     values = {"country": COUNTRIES, "device": DEVICES}
@@ -124,12 +126,16 @@ def history_batch(world: World, part: History, segment_keys: tuple[str, ...]) ->
             segment[:, place] = len(segments) + columns[key]
             segments += [f"{key}={value}" for value in values[key]]
     encode = msgspec.msgpack.Encoder().encode
-    details = [
-        encode(EventDetail(request_id=f"list-{listing}", position=position, session=f"visit-{session}"))
-        for listing, position, session in zip(
-            part.listing.tolist(), part.position.tolist(), part.session.tolist(), strict=True
-        )
-    ]
+    details = (
+        [
+            encode(EventDetail(request_id=f"list-{listing}", position=position, session=f"visit-{session}"))
+            for listing, position, session in zip(
+                part.listing.tolist(), part.position.tolist(), part.session.tolist(), strict=True
+            )
+        ]
+        if lists
+        else []
+    )
     return EventBatch(
         users=[user_id(int(u)) for u in users],
         items=[world.catalogue.items[int(i)].id for i in items],
@@ -146,7 +152,9 @@ def history_batch(world: World, part: History, segment_keys: tuple[str, ...]) ->
         event_key=np.zeros(len(part), np.uint64),
         flags=np.zeros(len(part), np.uint16),
         detail=np.frombuffer(b"".join(details), np.uint8),
-        detail_size=np.array([len(detail) for detail in details], np.uint32),
+        detail_size=np.array([len(detail) for detail in details], np.uint32)
+        if lists
+        else np.zeros(len(part), np.uint32),
         received_from_time=True,
     )
 

@@ -93,17 +93,27 @@ class Access:
             RefusalError: 401 without a good key, 403 with one that lacks the scope, 429 above the rate.
         """
         scope = request.scope
-        method, path = scope["method"], scope["path_template"]
+        bucket = self.allowed(scope["method"], scope["path_template"], scope["headers"])
+        if bucket is not None:
+            request.state[_BUCKET] = bucket
+            self.spend(bucket, 1)
+
+    def allowed(self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> Bucket | None:
+        """Whose rate a request counts against, if it may come at all; None: nobody's. ``path`` is the route's template.
+
+        Raises:
+            RefusalError: 401 without a good key, 403 with one that lacks the scope.
+        """
         if method == "OPTIONS":  # the framework's own answer: which methods a path knows
-            return
+            return None
         if (method, path) not in SCOPES:
             log.error("route_without_scope", method=method, route=path)
             raise RefusalError(403, f"{method} {path} has no entry in the table of scopes, so nobody may use it")
         if (needed := SCOPES[method, path]) is None:
-            return
+            return None
         bucket = self._everybody
         if self._callers is not None:
-            caller = self._caller(scope["headers"], self._callers)
+            caller = self._caller(headers, self._callers)
             bucket = caller.bucket
             if needed not in caller.scopes:
                 self._refused("scope").inc()
@@ -113,24 +123,27 @@ class Access:
                     "authorization",
                     headers={"www-authenticate": f'{REALM}, error="insufficient_scope", scope="{needed}"'},
                 )
-        if self._rate is not None:
-            request.state[_BUCKET] = bucket
-            self.take(request, 1)
+        return bucket if self._rate is not None else None
 
     def take(self, request: Request[Any, Any, Any], requests: int) -> None:
-        """Count ``requests`` against the rate of the caller, who was let in by :meth:`check`.
+        """Count ``requests`` against the rate of the caller, who was let in by :meth:`check`. Raises like :meth:`spend`."""
+        if self._rate is not None and requests:
+            self.spend(request.state[_BUCKET], requests)
+
+    def spend(self, bucket: Bucket, requests: int) -> None:
+        """Count ``requests`` against the rate of ``bucket``.
 
         Raises:
             RefusalError: 429: less of the rate is left, or the burst is smaller.
         """
-        if self._rate is None or not requests:
+        if self._rate is None:
             return
         if requests > self._rate.burst:
             self._refused("rate").inc()
             raise RefusalError(
                 429, f"More requests at once than this key may ever send (limits.burst: {self._rate.burst})"
             )
-        if wait_s := self._rate.take(request.state[_BUCKET], self._timer(), requests):
+        if wait_s := self._rate.take(bucket, self._timer(), requests):
             self._refused("rate").inc()
             raise RefusalError(
                 429, "More requests than this key may send (limits.requests_per_s)", retry_after_s=math.ceil(wait_s)

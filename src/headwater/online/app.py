@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-import traceback
 from typing import Any
 
-import structlog
 from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,12 +13,11 @@ from headwater.online.access import SCOPES
 from headwater.online.admission import Admission
 from headwater.online.answers import answer_routes
 from headwater.online.bodies import MAX_BODY
-from headwater.online.errors import RefusalError
+from headwater.online.direct import Direct
+from headwater.online.errors import RefusalError, internal
 from headwater.online.health import health_routes
 from headwater.online.ingest import JSON, ingest_routes
 from headwater.online.service import Service
-
-log = structlog.get_logger()
 
 _ROUTES = {path for _, path in SCOPES}
 _PREFIXES = {path[: path.index("{")]: path[path.index("{") :] for path in _ROUTES if "{" in path}
@@ -36,7 +33,7 @@ def create_app(service: Service) -> ASGIApp:
         openapi_config=None,  # the document at /schema comes from the same msgspec types that check the bodies
         logging_config=None,
     )
-    return _measured(Admission(app, service.config, service.metrics), service)
+    return _measured(Admission(Direct(app, service), service.config, service.metrics), service)
 
 
 def route_of(path: str) -> str:
@@ -91,7 +88,5 @@ def _refuse_http(request: Request[Any, Any, Any], error: HTTPException) -> Respo
 
 
 def _fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    # the trace without the values of its variables: those may name a user
-    trace = "".join(traceback.format_exception(error))
-    log.error("request_failed", route=route_of(request.scope["path"]), error=type(error).__name__, trace=trace)
-    return Response(RefusalError(500, "Internal error; it is in the log").body(), status_code=500, media_type=JSON)
+    refusal = internal(route_of(request.scope["path"]), error)
+    return Response(refusal.body(), status_code=refusal.status, media_type=JSON)

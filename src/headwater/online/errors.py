@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
+
 import msgspec
+import structlog
 from msgspec import Struct
 
 from headwater.schema.events import Rejection
+
+log = structlog.get_logger()
 
 
 class ErrorDetail(Struct, frozen=True, omit_defaults=True):
@@ -45,3 +50,11 @@ class RefusalError(Exception):
     def body(self) -> bytes:
         """The JSON body."""
         return msgspec.json.encode(ErrorReply(ErrorDetail(str(self), self.field), self.rejected))
+
+
+def internal(route: str, error: Exception) -> RefusalError:
+    """The answer to a request that failed by a fault of ours; what it was goes into the log."""
+    # the trace without the values of its variables: those may name a user
+    trace = "".join(traceback.format_exception(error))
+    log.error("request_failed", route=route, error=type(error).__name__, trace=trace)
+    return RefusalError(500, "Internal error; it is in the log")

@@ -13,11 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from headwater.jit import kernel
 from headwater.retrieval.index import Ranked
 
 RANK_OFFSET = 10.0
 
 Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,32 +36,126 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.items)
 
+    def first(self, count: int) -> Candidates:
+        """The best ``count``."""
+        return self if count >= len(self) else Candidates(self.items[:count], self.scores[:count], self.source[:count])
 
-def merge(
-    offers: list[tuple[float, int, Ranked]], limit: int, eligible: Callable[[Int64], npt.NDArray[np.bool_]]
-) -> Candidates:
-    """Merge ``(weight, width, ranked)`` offers and keep the best ``limit``.
 
-    Items that are not ``eligible`` are dropped before a source's ``width`` and before ``limit`` count, so a
-    filter never starves the result.
-    """
-    items_parts: list[Int64] = []
-    score_parts: list[npt.NDArray[np.float64]] = []
-    source_parts: list[Int64] = []
-    for position, (weight, width, ranked) in enumerate(offers):
-        if not len(ranked):
-            continue
-        kept = ranked.items[eligible(ranked.items)][:width]
-        items_parts.append(kept)
-        score_parts.append(weight / np.arange(RANK_OFFSET + 1.0, RANK_OFFSET + 1.0 + len(kept)))
-        source_parts.append(np.full(len(kept), position, np.int64))
-    if not items_parts:
-        empty = np.zeros(0, np.int64)
-        return Candidates(empty, np.zeros(0, np.float32), empty)
-    items, scores, source = np.concatenate(items_parts), np.concatenate(score_parts), np.concatenate(source_parts)
-    # strongest contribution first, so that the first occurrence names the source
-    order = np.lexsort((source, -scores))
-    unique, first, inverse = np.unique(items[order], return_index=True, return_inverse=True)
-    total = np.bincount(inverse, weights=scores[order], minlength=len(unique))
-    chosen = np.lexsort((unique, -total))[:limit]
-    return Candidates(unique[chosen], total[chosen].astype(np.float32), source[order][first[chosen]])
+class Merger:
+    """Merges offers in memory that it keeps from request to request; not thread-safe."""
+
+    def __init__(self) -> None:
+        self._place = np.full(1024, -1, np.int32)  # by item: which of the distinct items it is; -1 between two calls
+        self._given = np.zeros((1024, 8), np.float64)
+        self._distinct, self._source = np.zeros(1024, np.int64), np.zeros(1024, np.int64)
+        self._total = np.zeros(1024, np.float64)
+
+    def merge(
+        self, offers: list[tuple[float, int, Ranked]], limit: int, eligible: Callable[[Int64], Bools]
+    ) -> Candidates:
+        """Merge ``(weight, width, ranked)`` offers and keep the best ``limit``.
+
+        Items that are not ``eligible`` are dropped before a source's ``width`` and before ``limit`` count, so a
+        filter never starves the result. Equal scores are ordered by item number.
+        """
+        offered = [ranked.items[: width + width // 4] for _, width, ranked in offers]
+        items, shown = _looked_at(offered, eligible)
+        if _runs_short(offers, offered, shown):
+            offered = [ranked.items for _, _, ranked in offers]
+            items, shown = _looked_at(offered, eligible)
+        if not len(items):
+            return Candidates(items, np.zeros(0, np.float32), items)
+        self._make_room(len(items), int(items.max()) + 1, len(offers))
+        weights = np.array([weight for weight, _, _ in offers], np.float64)
+        widths = np.array([width for _, width, _ in offers], np.int64)
+        lengths = np.array([len(each) for each in offered], np.int64)
+        count = _fuse(
+            items, shown, weights, widths, lengths, self._place, self._given, self._distinct, self._source, self._total
+        )
+        distinct, total = self._distinct[:count], self._total[:count]
+        order = np.argsort(-total)
+        _settle(order, total, distinct)
+        best = order[:limit]
+        return Candidates(distinct[best], total[best].astype(np.float32), self._source[best])
+
+    def _make_room(self, offered: int, items: int, sources: int) -> None:
+        if items > len(self._place):
+            self._place = np.full(2 * items, -1, np.int32)
+        if offered > len(self._given) or sources > self._given.shape[1]:
+            offered, sources = max(2 * offered, len(self._given)), max(sources, self._given.shape[1])
+            self._given = np.zeros((offered, sources), np.float64)
+            self._distinct, self._source = np.zeros(offered, np.int64), np.zeros(offered, np.int64)
+            self._total = np.zeros(offered, np.float64)
+
+
+def _looked_at(offered: list[Int64], eligible: Callable[[Int64], Bools]) -> tuple[Int64, Bools]:
+    """All items in one piece, and which of them may be shown."""
+    items = np.concatenate(offered) if offered else np.zeros(0, np.int64)
+    return items, eligible(items)
+
+
+def _runs_short(offers: list[tuple[float, int, Ranked]], offered: list[Int64], shown: Bools) -> bool:
+    """Whether less than its width is left of a source that has more to offer."""
+    at = 0
+    for (_, width, ranked), looked in zip(offers, offered, strict=True):
+        if len(looked) < len(ranked) and np.count_nonzero(shown[at : at + len(looked)]) < width:
+            return True
+        at += len(looked)
+    return False
+
+
+@kernel
+def _settle(order: Int64, total: Float64, distinct: Int64) -> None:
+    """Equal scores by the lower item number: ``order`` is by score, equal ones stand in any order."""
+    for n in range(1, len(order)):
+        each, at = order[n], n
+        while at > 0 and total[order[at - 1]] == total[each] and distinct[order[at - 1]] > distinct[each]:
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = each
+
+
+@kernel
+def _fuse(
+    items: Int64, shown: Bools, weights: Float64, widths: Int64, lengths: Int64, place: Int32, given: Float64,
+    distinct: Int64, source: Int64, total: Float64,
+) -> int:  # fmt: skip
+    """Distinct items, the source that gave each most (the first of equals) and its score; returns how many."""
+    count, at, sources = 0, 0, len(weights)
+    for s in range(sources):
+        rank = 0
+        for k in range(at, at + lengths[s]):
+            if rank == widths[s]:
+                break
+            if not shown[k]:
+                continue
+            rank += 1
+            p = place[items[k]]
+            if p < 0:
+                p = place[items[k]] = count
+                distinct[p] = items[k]
+                for other in range(sources):
+                    given[p, other] = 0.0
+                count += 1
+            given[p, s] = weights[s] / (RANK_OFFSET + rank)
+        at += lengths[s]
+    for p in range(count):
+        place[distinct[p]] = -1
+        most = 0
+        for s in range(1, sources):
+            if given[p, s] > given[p, most]:
+                most = s
+        source[p] = most
+        # the largest first, so that equal contributions have equal sums whichever sources they came from
+        value = 0.0
+        for _ in range(sources):
+            largest = 0
+            for s in range(1, sources):
+                if given[p, s] > given[p, largest]:
+                    largest = s
+            if given[p, largest] == 0.0:
+                break
+            value += given[p, largest]
+            given[p, largest] = 0.0
+        total[p] = value
+    return count

@@ -15,6 +15,7 @@ from headwater.features.rows import User
 from headwater.features.rowset import Rows
 from headwater.jit import kernel
 from headwater.retrieval.index import NOTHING, ItemIndex, Ranked, best
+from headwater.retrieval.vectors.exact import ExactIndex
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
 
@@ -142,6 +143,9 @@ class Content:
         self.plan = plan
         self._query = np.zeros((2, plan.layout.content_size), np.float32)
         self._recent, self._weights = np.zeros(DEPTH, np.int64), np.zeros(DEPTH, np.float64)
+        self._search = ExactIndex(plan.layout.content_size)
+        self._index: ItemIndex | None = None
+        self._version = 0
 
     def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
         if index.content_items == 0:
@@ -150,7 +154,23 @@ class Content:
             return Offer(NOTHING, "no recent items")
         if not self._query[1].any():
             return Offer(NOTHING, "the recent items have no content")
-        return Offer(best(index.content[: index.table.count] @ self._query[1], self.width * 2))
+        self._follow(index)
+        ranked = self._search.search(self._query[1], self.width * 2)
+        alike = int(np.count_nonzero(ranked.scores > 0.0))
+        return Offer(Ranked(ranked.items[:alike], ranked.scores[:alike]))
+
+    def _follow(self, index: ItemIndex) -> None:
+        """Take over the content that has changed since the last time."""
+        if index is not self._index:
+            self._index, self._version = index, 0
+            self._search = ExactIndex(self.plan.layout.content_size, len(index.stamps))
+        if index.version == self._version:
+            return
+        changed = np.flatnonzero(index.stamps > self._version)
+        has = index.has_content[changed]
+        self._search.set(changed[has], index.content[changed[has]])
+        self._search.remove(changed[~has])
+        self._version = index.version
 
 
 class Fresh:

@@ -143,12 +143,14 @@ class Sources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Ranker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How candidates are ordered and how the ranker is trained. ``none``: the merged order of the sources.
 
-    ``light_keep``: how many candidates the light ranker of a deep bundle lets through to the deep one; 0: all, unasked.
+    ``light_keep``: how many candidates come through to the deep ranker (0: all), chosen by the light one of its bundle, or
+    by the merged order of the sources (``keep_by``).
     """
 
     kind: Literal["lightgbm", "deep", "none"] = "lightgbm"
     candidates: Annotated[int, Meta(ge=1, le=2_000)] = 200
     light_keep: Annotated[int, Meta(ge=0, le=2_000)] = 0
+    keep_by: Literal["light", "merged"] = "light"
     trees: Annotated[int, Meta(ge=1, le=5_000)] = 200
     leaves: Annotated[int, Meta(ge=2, le=64)] = 31
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.08

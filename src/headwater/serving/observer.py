@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from headwater.policy.eligibility import MAY_SHOW
 from headwater.retrieval.index import Ranked
-from headwater.retrieval.merge import Candidates, merge
+from headwater.retrieval.merge import Candidates, Merger
 from headwater.serving.rank import Order
 
 Int64 = npt.NDArray[np.int64]
@@ -71,7 +71,7 @@ class Observer:
             why = next((note for note in notes if note.startswith((f"{name}: ", f"{name} "))), "")
             self.offers.append(Offered(name, weight, width, ranked, "" if len(ranked) else why))
         self.limit = limit
-        self.merged = merge(offers, sum(len(ranked) for _, _, ranked in offers), may_show)
+        self.merged = Merger().merge(offers, sum(len(ranked) for _, _, ranked in offers), may_show)
         if self.item:
             may_show(np.array([self.item], np.int64))
 

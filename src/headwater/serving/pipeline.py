@@ -29,7 +29,7 @@ from headwater.features.zones import Zones, zone_offset_of
 from headwater.policy.eligibility import ABOUT, EXCLUDED, MAY_SHOW, SEEN, why_ineligible
 from headwater.retrieval.cause import co_visit_cause
 from headwater.retrieval.index import NOTHING, Ranked
-from headwater.retrieval.merge import Candidates, merge
+from headwater.retrieval.merge import Candidates, Merger
 from headwater.retrieval.sources import Asked, Catalogue, Source, configured_sources
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
@@ -94,6 +94,7 @@ class Pipeline:
         self._assembly = Assembly(plan, max(self.limit, 256))
         self._ranking = RankStage(config, self._assembly, self.conditions.scorer, self.conditions.pace)
         self.popular = PopularSnapshot(plan)
+        self._merger = Merger()
         self._row_version = b""
         self._barred = np.zeros(1024, np.uint8)
         self._verdicts = np.zeros(8192, np.uint8)
@@ -276,7 +277,7 @@ class Pipeline:
             limit = max(run.width(self.limit, query.k), query.k)
             if self._observer is not None:
                 self._observer.offered([source.name for source in used], offers, limit, run.notes, may_show)
-            candidates = merge(offers, limit, may_show)
+            candidates = self._merger.merge(offers, limit, may_show)
             if len(candidates) < query.k:
                 candidates = self._fill(candidates, used, query, view, now_ms)
             candidates = self._with_pinned(candidates, len(used), view, now_ms)

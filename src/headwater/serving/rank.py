@@ -65,12 +65,13 @@ class _Rows(NamedTuple):
 class RankStage:
     """Orders the candidates of a request as well as deadline, bundle and ranker allow.
 
-    ``keep``: the light ranker lets so many candidates through to the deep one (0: all, without asking the light one).
+    ``keep``: so many candidates come through to the deep ranker (0: all), chosen by the light one or by the merged order.
     """
 
     def __init__(self, config: Config, assembly: Assembly, scorer: Scorer, pace: Pace) -> None:
         self.ranks = config.ranker.kind != "none"
         self.keep = config.ranker.light_keep
+        self._by_merged = config.ranker.keep_by == "merged"
         self._narrow = max(round(LIGHT_SHARE * config.ranker.candidates), 1)
         self._assembly, self._scorer, self._pace = assembly, scorer, pace
 
@@ -82,6 +83,8 @@ class RankStage:
         if model is None or model.ranker is None:
             run.degrade(TIER_RETRIEVAL, "no ranker in service")
             return _unranked(candidates, None, run)
+        if self.keep and self._by_merged:
+            candidates = candidates.first(run.width(max(self.keep, moment.k), moment.k))
         rows: _Rows | None = None
         tried = False
         if run.tier == TIER_FULL and run.deadline.left_ms() < self._pace.rank_ms:
@@ -108,7 +111,7 @@ class RankStage:
         kept = np.arange(len(candidates))
         wide = rows.wide
         keep = run.width(max(self.keep, moment.k), moment.k)
-        if self.keep and model.light is not None and keep < len(candidates):
+        if self.keep and not self._by_merged and model.light is not None and keep < len(candidates):
             light = self._ask(model.light, wide, None, run.deadline.left_for_ms("light_rank"))
             kept = np.sort(np.lexsort((candidates.items, -light))[:keep])
             wide = wide[kept]

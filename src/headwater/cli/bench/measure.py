@@ -8,7 +8,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -99,6 +100,28 @@ def seconds_by_role(root: int, proc: Path = Path("/proc")) -> dict[str, float]:
     return roles
 
 
+def pin_role(root: int, role: str, core: int, proc: Path = Path("/proc")) -> None:
+    """Have all threads of the processes of a role below ``root`` run on ``core`` alone."""
+    for pid in processor_seconds(root, proc):
+        if process_role(pid, proc) == role:
+            for thread in (proc / str(pid) / "task").iterdir():
+                os.sched_setaffinity(int(thread.name), {core})
+
+
+@contextmanager
+def one_core() -> Iterator[int | None]:
+    """A processor that this process, and what it starts, leaves alone meanwhile; None where there is only one."""
+    if not hasattr(os, "sched_setaffinity") or len(cores := os.sched_getaffinity(0)) < 2:
+        yield None
+        return
+    core = max(cores)
+    os.sched_setaffinity(0, cores - {core})
+    try:
+        yield core
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def growth(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """``after - before`` by key; a key that was not there before counts from 0."""
     return {key: value - before.get(key, 0.0) for key, value in after.items()}
@@ -115,13 +138,14 @@ class Metrics:
                 labels = tuple(sorted(_LABEL.findall(found["labels"] or "")))
                 self.samples[found["name"], labels] = float(found["value"])
 
-    def growth_since(self, before: Metrics, name: str) -> dict[str, float]:
-        """How much a counter grew, by the value of its only label ("" without one)."""
-        return {
-            labels[0][1] if labels else "": value - before.samples.get((name, labels), 0.0)
-            for (sample, labels), value in self.samples.items()
-            if sample == name
-        }
+    def growth_since(self, before: Metrics, name: str, label: str | None = None) -> dict[str, float]:
+        """How much a counter grew, by the value of ``label`` (None: of its only label; "" without one)."""
+        grown: dict[str, float] = {}
+        for (sample, labels), value in self.samples.items():
+            if sample == name:
+                key = (labels[0][1] if labels else "") if label is None else dict(labels).get(label, "")
+                grown[key] = grown.get(key, 0.0) + value - before.samples.get((sample, labels), 0.0)
+        return grown
 
     def means_since(self, before: Metrics, name_ends: str, label: str | None) -> dict[str, float]:
         """Mean of each histogram or summary whose name ends so, by value of ``label`` ("" without one)."""

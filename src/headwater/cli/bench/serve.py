@@ -1,9 +1,9 @@
-"""``headwater bench serve``: latency of recommendations at a rate, open loop, and the highest rate that holds."""
+"""``headwater bench serve``: the highest rate that holds, latency below it, and the cost of a request beside its floor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from headwater.cli.bench.report import (
     WarmOption,
     show,
 )
+from headwater.cli.bench.setups import KeepBy, RankerKind, tables_of
 from headwater.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 P95_LIMIT_MS = 100.0
 SUCCESS_LIMIT = 0.999
 _MOST_PER_S = 2_000.0  # beyond this one load process is no longer sure to keep its times
+_FIRST_PER_S = 150.0
 _STEP = 1.5
 _HALVINGS = 3
+_FRACTIONS = (0.5, 0.7)  # of capacity; the figures at the top are those of the last
 
 
 def register(app: typer.Typer) -> None:
@@ -35,92 +38,100 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    rate: Annotated[float, typer.Option(min=0.1, help="Recommendations a second (Poisson arrivals).")] = 100.0,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Recommendations a second (Poisson) [default: 50% and 70% of capacity]."),
+    ] = None,
     duration: DurationOption = 30.0,
     warm: WarmOption = 5.0,
-    items: ItemsOption = 20_000,
-    users: UsersOption = 100_000,
+    items: ItemsOption = 50_000,
+    users: UsersOption = 1_000_000,
     events: EventsOption = 300_000,
+    recent: Annotated[int, typer.Option(min=1, max=1_000, help="Recent clicks of each user who asks.")] = 50,
+    candidates: Annotated[int, typer.Option(min=1, max=2_000, help="Candidates after merging.")] = 500,
+    ranked: Annotated[int, typer.Option(min=1, max=2_000, help="How many of them the deep ranker orders.")] = 300,
+    ranker: Annotated[RankerKind, typer.Option(help="What orders them.")] = RankerKind.DEEP,
+    keep_by: Annotated[
+        KeepBy, typer.Option(help="What chooses them: the order of the sources, or the light ranker.")
+    ] = KeepBy.MERGED,
     seed: SeedOption = 7,
     capacity: Annotated[
-        bool, typer.Option("--capacity/--no-capacity", help="Also look for the highest rate that holds.")
+        bool, typer.Option("--capacity/--no-capacity", help="Look for the highest rate that holds.")
     ] = True,
-    step_s: Annotated[float, typer.Option(min=1.0, help="Seconds of each rate that is tried for it.")] = 8.0,
+    floor: Annotated[
+        bool, typer.Option("--floor/--no-floor", help="Time the reference kernels and bare HTTP in the same run.")
+    ] = True,
+    step_s: Annotated[float, typer.Option(min=1.0, help="Seconds of each rate that is tried for capacity.")] = 8.0,
     keep: KeepOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure recommendations: latency at a rate, processor time, stages, and capacity.
+    """Measure recommendations: capacity, latency at shares of it, processor time by stage and beside the floor.
 
-    Latencies count from the scheduled arrival, failures included. Capacity is the highest Poisson rate with
-    P95 below 100 ms and at least 99.9% success.
+    One worker, on a processor of its own where there are two. Latencies count from the scheduled arrival, failures included.
+    Capacity is the highest Poisson rate with P95 below 100 ms and at least 99.9% success. The floor is frozen reference
+    code: scan, encoder, ranker and bare HTTP alone.
 
-    Example: headwater bench serve --rate 100 --duration 30 --items 20000 --json
+    Example: headwater bench serve --items 20000 --users 100000 --ranker lightgbm --rate 100 --no-capacity --json
     """
-    import httpx
-
-    from headwater.cli.bench.measure import (
-        Metrics,
-        failures,
-        growth,
-        lag_p99_ms,
-        percentile_ms,
-        seconds_by_role,
-        send,
-    )
-    from headwater.cli.bench.schedule import Plan
+    from headwater.cli.bench.floor import floor_ms
+    from headwater.cli.bench.measure import one_core, pin_role
+    from headwater.cli.bench.point import Measuring
     from headwater.cli.bench.workload import Requests, Size, prepared
     from headwater.cli.local import Server
-    from headwater.schema.config import load_config
 
-    size = Size(seed=seed, users=users, items=items, events=events)
-    with prepared(size, keep) as ready, Server(ready.site) as server:
-        config = load_config(ready.site.config)
-        requests = Requests(ready.world, seed, "serve")
-
-        def load(per_s: float, seconds: float) -> list[Outcome]:
-            return send(Plan("127.0.0.1", server.port, requests.recommend(requests.times(per_s, 0.0, seconds))))
-
-        def scrape() -> Metrics:
-            return Metrics(httpx.get(f"{server.url}/metrics", timeout=10.0).text)
-
+    size = Size(seed=seed, users=users, items=items, events=events, recent=recent)
+    tables = tables_of(ranker, candidates, ranked, keep_by)
+    with prepared(size, keep, tables) as ready, one_core() as core, Server(ready.site) as server:
+        if core is not None:
+            pin_role(server.pid, "api", core)
+        measuring = Measuring(server, Requests(ready.world, seed, "serve", askers=True))
         if warm:
-            load(rate, warm)
-        metrics, spent = scrape(), seconds_by_role(server.pid)
-        outcomes = load(rate, duration)
-        spent_after, metrics_after = seconds_by_role(server.pid), scrape()
-        highest, tried = capacity_of(lambda per_s: load(per_s, step_s), rate) if capacity else (None, [])
-    answers = max(len(outcomes), 1)
-    cpu_ms = {role: round(seconds * 1_000 / answers, 3) for role, seconds in growth(spent, spent_after).items()}
-    offered = metrics_after.growth_since(metrics, "headwater_source_candidates_total")
-    stages = metrics_after.means_since(metrics, "headwater_stage_seconds", "stage")
+            measuring.load(rate or _FIRST_PER_S / 2, warm)
+        floors = [floor_ms(core)] if floor else []
+        highest, tried = (
+            capacity_of(lambda per_s: measuring.load(per_s, step_s), rate or _FIRST_PER_S) if capacity else (None, [])
+        )
+        rates = [rate] if rate else [fraction * (highest or _FIRST_PER_S) for fraction in _FRACTIONS]
+        points = [measuring.at(per_s, duration) for per_s in rates]
+        if floor:
+            floors.append(floor_ms(core))
+    for point in points:
+        point["load_fraction"] = None if not highest else round(point["rate"] / highest, 3)
     figures = {
         "items": items,
         "users": users,
-        "candidates": round(sum(offered.values()) / answers, 1),
-        "candidates_by_source": {source: round(count / answers, 1) for source, count in offered.items()},
-        "ranked": config.ranker.candidates,
-        "ranker": config.ranker.kind,
+        "recent": recent,
+        "ranker": ranker.value,
         "capacity_rps": highest,
-        "load_fraction": None if not highest else round(rate / highest, 3),
-        "rate": rate,
-        "requests": len(outcomes),
-        "p50_ms": percentile_ms(outcomes, 50),
-        "p95_ms": percentile_ms(outcomes, 95),
-        "p99_ms": percentile_ms(outcomes, 99),
-        "max_ms": percentile_ms(outcomes, 100),
-        "errors": sum(not outcome.ok for outcome in outcomes),
-        "why": failures(outcomes),
-        "cpu_ms_per_request": cpu_ms.get("api"),
-        "cpu_ms_by_role": cpu_ms,
-        "floor_ms": None,
-        "cpu_over_floor": None,
-        "floor_note": "not measured: the reference kernels of the floor are those of the deep model",
-        "stages_ms": {stage: round(seconds * 1_000, 4) for stage, seconds in stages.items()},
-        "load_lag_p99_ms": lag_p99_ms(outcomes),
+        **points[-1],
+        **against_floor(points[-1]["cpu_ms_per_request"], floors),
+        "at": points,
+        "configured": {
+            "candidates": candidates,
+            "ranked": ranked,
+            "keep_by": keep_by.value,
+            "sources": [*measuring.sources],
+        },
+        "models": "trained briefly on drawn clicks, default sizes: the figures are of speed, not of quality",
+        "one_core": core is not None,
         "duration_s": duration,
         "capacity_tried": tried,
     }
     show("Recommendations", figures, size, ready.events, as_json)
+
+
+def against_floor(cpu_ms: float | None, floors: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """The floor, timed before and after (the mean of both), and how many times as much a request costs."""
+    if not floors:
+        return {"floor_ms": None, "cpu_over_floor": None, "floor_parts_ms": {}, "floors_ms": []}
+    parts = {name: round(sum(each[name] for each in floors) / len(floors), 4) for name in floors[0]}
+    whole = parts.pop("all")
+    return {
+        "floor_ms": whole,
+        "cpu_over_floor": None if cpu_ms is None else round(cpu_ms / whole, 3),
+        "floor_parts_ms": parts,
+        "floors_ms": [each["all"] for each in floors],
+    }
 
 
 def holds(outcomes: Sequence[Outcome]) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import typer
 from msgspec import Struct
 
+from headwater.cli.bench.population import ASKERS, fold_site, write_askers, write_everybody
 from headwater.cli.bench.schedule import Arrival, drawn, http_request, poisson_times
 from headwater.cli.local import Site, TomlTable, make_site, train_site, write_world
 from headwater.schema.errors import ConfigurationError
@@ -30,12 +31,17 @@ _READY = "workload.json"
 
 
 class Size(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How large the measured system is. ``events`` is roughly what the history holds."""
+    """How large the measured system is. ``events`` is roughly what the world's history holds.
+
+    With ``recent`` everybody has clicked before, as often as the readers of a news site, and those who ask have clicked
+    on so many items lately (:mod:`headwater.cli.bench.population`).
+    """
 
     seed: int
     users: int
     items: int
     events: int
+    recent: int = 0
 
     def world(self) -> World:
         visits_per_day = self.events / _EVENTS_OF_A_VISIT / self.users / (HOURS / 24)
@@ -63,43 +69,55 @@ class _Note(Struct, frozen=True, forbid_unknown_fields=True):
 
     size: Size
     events: int
+    tables: dict[str, TomlTable] = {}
 
 
 @contextlib.contextmanager
 def prepared(size: Size, keep: Path | None, tables: dict[str, TomlTable] | None = None) -> Iterator[Prepared]:
     """A world in a log, and a ranker trained on it.
 
-    ``keep`` names a folder to prepare once and use again: a later run with the same size finds it ready.
+    ``tables`` of the configuration differ from the defaults. ``keep`` names a folder to prepare once and use again: a later
+    run with the same size and tables finds it ready.
 
     Raises:
         ConfigurationError: ``keep`` holds something else.
     """
-    world = size.world()
+    world, tables = size.world(), {"ranker": {"max_rows": 300_000}} | (tables or {})
     with contextlib.ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-bench-")))
         note = folder / _READY
         if keep is not None and note.exists():
             found = msgspec.json.decode(note.read_bytes(), type=_Note)
-            if found.size != size:
-                raise ConfigurationError(f"{folder} holds another workload ({found.size}); name another folder")
+            if found.size != size or found.tables != tables:
+                raise ConfigurationError(
+                    f"{folder} holds another workload ({found.size}, {found.tables}); name another folder"
+                )
             yield Prepared(Site(folder / "headwater.toml", folder / "data"), world, found.events)
             return
-        site = make_site(folder, {"ranker": {"max_rows": 300_000}} | (tables or {}))
+        site = make_site(folder, tables)
         typer.echo(f"Preparing {size.items:,} items, {size.users:,} users, about {size.events:,} events", err=True)
+        before = write_everybody(site, world, size.seed) if size.recent else 0
         events, _ = write_world(site, world, lambda _: None)
-        train_site(site)
-        note.write_bytes(msgspec.json.encode(_Note(size, events)))
+        events += before
+        if size.recent:
+            events += write_askers(site, world, size.recent, size.seed)
+            fold_site(site)
+        if tables["ranker"].get("kind") != "none":
+            typer.echo("Training", err=True)
+            train_site(site)
+        note.write_bytes(msgspec.json.encode(_Note(size, events, tables)))
         yield Prepared(site, world, events)
 
 
 class Requests:
-    """Makes arrivals for a world: users come by their activity, some are strangers."""
+    """Makes arrivals for a world: users come by their activity, some are strangers. With ``askers`` only these come."""
 
-    def __init__(self, world: World, seed: int, tag: str) -> None:
+    def __init__(self, world: World, seed: int, tag: str, *, askers: bool = False) -> None:
         self._world = world
         self._rng = np.random.default_rng([seed, 11])
         self._tag = tag  # makes event ids of this run differ from those of other runs on a kept log
-        self._chances = np.cumsum(world.people.activity) / world.people.activity.sum()
+        coming = world.people.activity[: ASKERS if askers else None]
+        self._chances = np.cumsum(coming) / coming.sum()
         alive = np.flatnonzero(world.catalogue.alive(world.end_ms))
         self._weights = np.cumsum(world.catalogue.popularity[alive]) / world.catalogue.popularity[alive].sum()
         self._items = [world.catalogue.items[int(i)].id for i in alive]
@@ -170,4 +188,4 @@ class Requests:
 
     def _people(self, count: int) -> list[int]:
         found = np.searchsorted(self._chances, self._rng.random(count))
-        return [min(int(who), len(self._world.people) - 1) for who in found]
+        return [min(int(who), len(self._chances) - 1) for who in found]

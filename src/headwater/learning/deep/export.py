@@ -63,8 +63,16 @@ class Graph:
         bias: Tensor | None = layer.bias  # torch's stubs do not say that a layer may have none
         return product if bias is None else self.add("Add", product, self.constant(bias))
 
+    def product(self, columns: str, weight: Tensor, bias: Tensor) -> str:
+        """``(channels, n)`` times the weights of a linear layer: ``(n, outputs)``."""
+        return self.add("Gemm", columns, self.constant(weight.T), self.constant(bias), transA=1)
+
     def ints(self, *values: int) -> str:
         return self.constant(np.array(values, np.int64))
+
+    def column(self, values: Tensor) -> str:
+        """A number for each row of what it is combined with."""
+        return self.constant(values.detach().reshape(-1, 1))
 
     def clip(self, x: str, low: float, high: float) -> str:
         return self.add("Clip", x, self.constant(low), self.constant(high))
@@ -93,11 +101,14 @@ def export_deep(net: DeepNet, rows: RankingRows) -> bytes:
     """
     net.eval()
     graph = Graph()
-    parts = _inputs(graph, net.inputs)
+    channels = _inputs(graph, net.inputs)
+    first, weight = _unscaled(net.first, net.inputs), net.inputs.size
+    start = graph.product(channels, first.weight[:, :weight], first.bias)
     given = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(net.inputs.mean)])]
     if net.attention is not None:
         size = net.attention.query.in_features
-        parts += _attention(graph, net.attention)
+        said = graph.add("Concat", *_attention(graph, net.attention), axis=1)
+        start = graph.add("Gemm", said, graph.constant(first.weight[:, weight:].T), start)
         given += [
             helper.make_tensor_value_info("candidates", TensorProto.FLOAT, ["n", size]),
             helper.make_tensor_value_info("recent", TensorProto.FLOAT, ["l", size]),
@@ -105,7 +116,7 @@ def export_deep(net: DeepNet, rows: RankingRows) -> bytes:
             helper.make_tensor_value_info("age_s", TensorProto.FLOAT, ["l"]),
             helper.make_tensor_value_info("there", TensorProto.FLOAT, ["l"]),
         ]
-    start = crossed = graph.linear(graph.add("Concat", *parts, axis=1), _unscaled(net.first, net.inputs))
+    crossed = start
     for down, up in zip(net.down, net.up, strict=True):
         assert isinstance(down, nn.Linear) and isinstance(up, nn.Linear)  # noqa: S101, PT018  (for the type checker)
         crossed = graph.add("Add", graph.add("Mul", start, graph.linear(graph.linear(crossed, down), up)), crossed)
@@ -120,9 +131,9 @@ def export_light(net: LightNet, rows: RankingRows) -> bytes:
     """The light ranker as ONNX: ``features`` (n, d) → ``logits`` (n, h). Raises like :func:`export_deep`."""
     net.eval()
     graph = Graph()
-    x = graph.add("Concat", *_inputs(graph, net.inputs), axis=1)
+    unscaled = _unscaled(net.first, net.inputs)
     given = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(net.inputs.mean)])]
-    first = graph.linear(x, _unscaled(net.first, net.inputs))
+    first = graph.product(_inputs(graph, net.inputs), unscaled.weight, unscaled.bias)
     crossed = graph.add("Add", graph.add("Mul", first, graph.linear(graph.linear(first, net.down), net.up)), first)
     logits = graph.linear(graph.add("Concat", crossed, graph.add("Relu", first), axis=1), net.head)
     model = graph.bytes_of(given, logits, net.head.out_features)
@@ -172,22 +183,24 @@ def _unscaled(layer: nn.Linear, inputs: InputLayer) -> nn.Linear:
     return folded
 
 
-def _inputs(graph: Graph, layer: InputLayer) -> list[str]:
-    """The channels, in parts; those of :func:`_unscaled`."""
-    # two dimensions all the way: ONNX Runtime takes ten times as long over a broadcast along a short third one
-    gone = graph.add("IsNaN", "features")
-    known = graph.add("Where", gone, graph.constant(layer.fill), "features")
-    bent = graph.add("Softsign", graph.add("Mul", known, graph.constant(layer.unit)))
-    repeated = graph.add("Concat", *[known] * len(layer.low), axis=1)
-    pieces = graph.add("Sub", repeated, graph.constant(layer.low.flatten()))
-    pieces = graph.add("Mul", pieces, graph.constant(layer.slope.flatten()))
+def _inputs(graph: Graph, layer: InputLayer) -> str:
+    """The channels ``(channels, n)``; those of :func:`_unscaled`."""
+    # A column lies in one piece: then constants are spread along it, columns are chosen and put together as whole rows.
+    # With rows in one piece, choosing 55 columns alone took ONNX Runtime a sixth of the time of the deep ranker.
+    columns = graph.add("Transpose", "features", perm=[1, 0])
+    gone = graph.add("IsNaN", columns)
+    known = graph.add("Where", gone, graph.column(layer.fill), columns)
+    bent = graph.add("Softsign", graph.add("Mul", known, graph.column(layer.unit)))
+    repeated = graph.add("Concat", *[known] * len(layer.low), axis=0)
+    pieces = graph.add("Sub", repeated, graph.column(layer.low.flatten()))
+    pieces = graph.add("Mul", pieces, graph.column(layer.slope.flatten()))
     parts = [bent, graph.clip(pieces, 0.0, 1.0)]
     if layer.missing.numel():
-        parts.append(graph.cast(graph.add("Gather", gone, graph.constant(layer.missing), axis=1)))
+        parts.append(graph.cast(graph.add("Gather", gone, graph.constant(layer.missing), axis=0)))
     if layer.single.numel():
-        chosen = graph.add("Gather", known, graph.constant(layer.single), axis=1)
-        parts.append(graph.cast(graph.add("Equal", chosen, graph.constant(layer.values))))
-    return parts
+        chosen = graph.add("Gather", known, graph.constant(layer.single), axis=0)
+        parts.append(graph.cast(graph.add("Equal", chosen, graph.column(layer.values))))
+    return graph.add("Concat", *parts, axis=0)
 
 
 def _attention(graph: Graph, layer: TargetAttention) -> list[str]:

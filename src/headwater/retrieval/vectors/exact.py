@@ -12,78 +12,134 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.jit import kernel
-from headwater.retrieval.index import NOTHING, Ranked
+from headwater.retrieval.index import NOTHING, Ranked, in_order
 from headwater.retrieval.vectors.index import Float32, Int64, UInt8, checked_query, checked_vectors
 
 Int8 = npt.NDArray[np.int8]
 Int16 = npt.NDArray[np.int16]
 Int32 = npt.NDArray[np.int32]
 
-BINS = 4_096  # of the histogram that finds the k-th lower bound
+BINS = 4_096  # of the histograms that find the k-th lower bound
+SAMPLED = 32  # one of so many lower bounds is looked at first: what lies far below needs no histogram
 ROUNDING = 1e-5  # relative to |q|·|v|: what float32 sums of up to a few thousand terms may lose
 _LEVELS = 127
-_NO_FILTER = np.zeros(0, np.uint8)
 
 
 @kernel
-def _scan(
-    codes: Int8, scale: Float32, slack: Float32, length: Float32, at: Int64, count: int, query: Int16, query_scale: float,
-    query_length: float, query_error: float, allowed: UInt8, filtered: bool, lower: Float32, upper: Float32,
-) -> int:  # fmt: skip
-    """Bounds of the inner products of all that is allowed; returns how many that is. Barred: both bounds are -inf."""
-    left = 0
+def _dots(codes: Int8, count: int, query: Int16, out: Int32) -> None:
     for i in range(count):
-        if filtered and (at[i] >= len(allowed) or not allowed[at[i]]):
-            lower[i] = upper[i] = -np.inf
-            continue
         total = np.int32(0)
         for c in range(len(query)):
-            total += np.int32(codes[i, c]) * np.int32(query[c])
-        value = total * (scale[i] * query_scale)
-        error = query_length * slack[i] + query_error * length[i] + ROUNDING * query_length * length[i]
+            # cast at each step: numba would go on in 64 bits, at half the speed (`search` keeps the sum within 32)
+            total = np.int32(total + np.int32(np.int32(codes[i, c]) * np.int32(query[c])))
+        out[i] = total
+
+
+@kernel
+def _bounds(
+    dots: Int32, scale: Float32, slack: Float32, length: Float32, count: int, query_scale: float, query_length: float,
+    query_error: float, lower: Float32, upper: Float32,
+) -> None:  # fmt: skip
+    """Bounds of the inner products of all items."""
+    rest = query_error + ROUNDING * query_length
+    for i in range(count):
+        value = dots[i] * (scale[i] * query_scale)
+        error = query_length * slack[i] + rest * length[i]
         lower[i], upper[i] = np.float32(value - error), np.float32(value + error)
-        left += 1
+
+
+@kernel
+def _bar(at: Int64, count: int, allowed: UInt8, lower: Float32, upper: Float32) -> int:
+    """Both bounds of what is not allowed become -inf; returns how many are left."""
+    left = 0
+    for i in range(count):
+        if at[i] >= len(allowed) or not allowed[at[i]]:
+            lower[i] = upper[i] = -np.inf
+        else:
+            left += 1
     return left
 
 
 @kernel
-def _let_through(lower: Float32, upper: Float32, count: int, k: int, bins: Int32, out: Int64) -> int:
-    """Positions that may be among the best ``k``: upper bound at or above a value that at least ``k`` lower bounds reach."""
-    low, high = np.inf, -np.inf
-    for i in range(count):
-        value = np.float64(lower[i])
+def _reached(lower: Float32, positions: Int64, count: int, step: int, k: int, bins: Int32) -> float:
+    """A value that at least ``k`` of every ``step``-th lower bound reach, close to the ``k``-th largest; -inf: there are fewer.
+
+    ``positions`` says which ones count; empty: the first ``count``.
+    """
+    low, high, there = np.inf, -np.inf, 0
+    for n in range(0, count, step):
+        value = np.float64(lower[positions[n] if len(positions) else n])
         if value > -np.inf:
-            low, high = min(low, value), max(high, value)
-    least = low
-    if high > low:
-        bins[:] = 0
-        width = (high - low) / BINS
-        per = 1.0 / width
-        for i in range(count):
-            if lower[i] > -np.inf:
-                bins[min(int((high - lower[i]) * per), BINS - 1)] += 1
-        reached = 0
-        for b in range(BINS):
-            reached += bins[b]
-            if reached >= k:
-                least = high - (b + 1.5) * width  # half a bin for what rounding may have put into the next one
-                break
-    found = 0
+            low, high, there = min(low, value), max(high, value), there + 1
+    if there < k:
+        return -np.inf
+    if high <= low:
+        return low
+    bins[:] = 0
+    width = (high - low) / BINS
+    per = 1.0 / width
+    for n in range(0, count, step):
+        value = np.float64(lower[positions[n] if len(positions) else n])
+        if value > -np.inf:
+            bins[min(int((high - value) * per), BINS - 1)] += 1
+    reached = 0
+    for b in range(BINS):
+        reached += bins[b]
+        if reached >= k:
+            return high - (b + 1.5) * width  # half a bin for what rounding may have put into the next one
+    return low
+
+
+@kernel
+def _at_least(lower: Float32, upper: Float32, count: int, least: float, out: Int64) -> tuple[int, int]:
+    """Positions whose upper bound is at least ``least``; how many these are, and of how many the lower bound is."""
+    found, sure = 0, 0
     for i in range(count):
         if upper[i] >= least and upper[i] > -np.inf:
             out[found] = i
             found += 1
-    return found
+            if lower[i] >= least:
+                sure += 1
+    return found, sure
+
+
+@kernel
+def _let_through(lower: Float32, upper: Float32, count: int, k: int, bins: Int32, out: Int64) -> int:
+    """Positions that may be among the best ``k``: upper bound at or above a value that at least ``k`` lower bounds reach.
+
+    A sample tells about where that value lies. Where it was too high, all are looked at.
+    """
+    least = -np.inf
+    if count > SAMPLED * k // 4:
+        wanted = k // SAMPLED
+        least = _reached(lower, out[:0], count, SAMPLED, wanted + wanted // 2 + 8, bins)
+    found, sure = _at_least(lower, upper, count, least, out)
+    if sure < k and least > -np.inf:
+        found, sure = _at_least(lower, upper, count, -np.inf, out)
+    least = _reached(lower, out[:found], found, 1, k, bins)
+    kept = 0
+    for n in range(found):
+        if upper[out[n]] >= least:
+            out[kept] = out[n]
+            kept += 1
+    return kept
 
 
 @kernel
 def _inner_products(vectors: Float32, positions: Int64, query: Float32, out: Float32) -> None:
     """In one order of summation for every vector, so that equal vectors have equal scores wherever they lie."""
+    whole = len(query) // 4 * 4
     for r in range(len(positions)):
-        total = 0.0
-        for c in range(len(query)):
-            total += np.float64(vectors[positions[r], c]) * np.float64(query[c])
-        out[r] = np.float32(total)
+        row = positions[r]
+        a, b, c, d = 0.0, 0.0, 0.0, 0.0  # four sums: one would wait for itself at each step
+        for n in range(0, whole, 4):
+            a += np.float64(vectors[row, n]) * np.float64(query[n])
+            b += np.float64(vectors[row, n + 1]) * np.float64(query[n + 1])
+            c += np.float64(vectors[row, n + 2]) * np.float64(query[n + 2])
+            d += np.float64(vectors[row, n + 3]) * np.float64(query[n + 3])
+        for n in range(whole, len(query)):
+            a += np.float64(vectors[row, n]) * np.float64(query[n])
+        out[r] = np.float32((a + b) + (c + d))
 
 
 class ExactIndex:
@@ -160,11 +216,14 @@ class ExactIndex:
         query_scale = largest / levels if largest > 0.0 else 1.0
         codes = np.rint(exact / query_scale).astype(np.int16)
         error = exact - query_scale * codes
-        left = _scan(
-            self._codes, self._scale, self._slack, self._length, self._at, self._count, codes, query_scale,
-            float(np.sqrt(exact @ exact)), float(np.sqrt(error @ error)), _NO_FILTER if allowed is None else allowed,
-            allowed is not None, self._lower, self._upper,
+        _dots(self._codes, self._count, codes, self._dots)
+        _bounds(
+            self._dots, self._scale, self._slack, self._length, self._count, query_scale, float(np.sqrt(exact @ exact)),
+            float(np.sqrt(error @ error)), self._lower, self._upper,
         )  # fmt: skip
+        left = self._count
+        if allowed is not None:
+            left = _bar(self._at, self._count, allowed, self._lower, self._upper)
         if not left:
             return NOTHING
         found = _let_through(self._lower, self._upper, self._count, min(k, left), self._bins, self._through)
@@ -183,9 +242,7 @@ class ExactIndex:
     def _ranked(self, slots: Int64, query: Float32, k: int) -> Ranked:
         scores = np.empty(len(slots), np.float32)
         _inner_products(self._vectors, slots, query, scores)
-        items = self._at[slots]
-        order = np.lexsort((items, -scores))[:k]
-        return Ranked(items[order], scores[order])
+        return in_order(self._at[slots], scores, k)
 
     def _make_room(self, capacity: int) -> None:
         old = self._count
@@ -198,4 +255,5 @@ class ExactIndex:
         self._vectors, self._codes, self._at = vectors, codes, at
         self._scale, self._slack, self._length = bounds
         self._lower, self._upper = np.zeros(capacity, np.float32), np.zeros(capacity, np.float32)
+        self._dots = np.zeros(capacity, np.int32)
         self._through, self._bins = np.zeros(capacity, np.int64), np.zeros(BINS, np.int32)

@@ -1,0 +1,205 @@
+"""The floor: what a request would cost if there were nothing but its arithmetic and its HTTP.
+
+Frozen reference code, which nothing of the product is used in: figures of different days are comparable because it stays as it is.
+A scan of 50,000 vectors of 64 with numpy and ``argpartition`` of the best 300, an ONNX encoder over 50 recent items,
+an ONNX DCN of width 128 over 300 rows (:mod:`headwater.cli.bench.floor_models`), and a Granian server that answers every
+request with the same 2,000 bytes. Each runs on one thread with nothing else to do, its memory in the cache: the cheapest that it can be.
+
+``python -m headwater.cli.bench.floor kernels REPEATS`` prints milliseconds of processor time a call, ``... http PORT`` serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+
+from headwater.cli.bench.schedule import Arrival, Plan, http_request
+from headwater.cli.local import free_port
+from headwater.schema.errors import ConfigurationError, UnavailableError
+
+ITEMS, SIZE, FOUND, RANKED = 50_000, 64, 300, 300
+ANSWER_BYTES = 2_000
+REPEATS, WARM = 300, 50
+HTTP_REQUESTS, CONNECTIONS = 4_000, 8
+
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_START_S = 30.0
+_SPENT = "/spent"
+
+
+def floor_ms(core: int | None = None) -> dict[str, float]:
+    """Milliseconds of processor time: ``scan``, ``encoder``, ``ranker``, ``http`` a request, and their sum ``all``.
+
+    ``core``: the processor that all of it runs on (None: any).
+
+    Raises:
+        ConfigurationError: the package ``onnx`` is missing.
+        UnavailableError: a child failed.
+    """
+    done = subprocess.run(  # noqa: S603
+        [*_child(), "kernels", str(REPEATS)], env=_environment(core), stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode == _NO_ONNX:
+        raise ConfigurationError(
+            "The floor is made of ONNX models, and onnx is missing: pip install 'headwater[bench]'"
+        )
+    if done.returncode:
+        raise UnavailableError(f"The reference kernels failed with exit code {done.returncode}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found["http"] = http_ms(core)
+    return {name: round(ms, 4) for name, ms in (*found.items(), ("all", sum(found.values())))}
+
+
+def kernels(repeats: int) -> dict[str, float]:
+    """Median milliseconds of processor time of a call of each kernel."""
+    from headwater.cli.bench.floor_models import COLUMNS, LENGTH, encoder, ranker
+
+    rng = np.random.default_rng(1)
+    vectors = rng.standard_normal((ITEMS, SIZE)).astype(np.float32)
+    query = rng.standard_normal(SIZE).astype(np.float32)
+    recent = rng.standard_normal((1, LENGTH, SIZE)).astype(np.float32)
+    rows = rng.standard_normal((RANKED, COLUMNS)).astype(np.float32)
+    encodes, ranks = _session(encoder()), _session(ranker(RANKED))
+
+    def scan() -> object:
+        scores = vectors @ query
+        return np.argpartition(scores, ITEMS - FOUND)[ITEMS - FOUND :]
+
+    calls: dict[str, Callable[[], object]] = {
+        "scan": scan,
+        "encoder": lambda: encodes.run(None, {"recent": recent}),
+        "ranker": lambda: ranks.run(None, {"rows": rows}),
+    }
+    return {name: _median_ms(call, repeats) for name, call in calls.items()}
+
+
+def _median_ms(call: Callable[[], object], repeats: int) -> float:
+    for _ in range(WARM):
+        call()
+    spent = np.empty(repeats)
+    for at in range(repeats):
+        began = time.process_time()
+        call()
+        spent[at] = time.process_time() - began
+    return float(np.median(spent)) * 1e3
+
+
+def _session(model: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+# -- bare HTTP -----------------------------------------------------------------------------------------
+
+
+def http_ms(core: int | None, requests: int = HTTP_REQUESTS) -> float:
+    """Processor time of the bare server for a request, a closed loop over some connections."""
+    from headwater.cli.bench.measure import send
+
+    port = free_port()
+    raw = http_request("POST", "/v1/recommend", b'{"user":"user-00017","context":{"country":"US","device":"mobile"}}')
+    server = subprocess.Popen([*_child(), "http", str(port)], env=_environment(core))  # noqa: S603
+    try:
+        _spent_s(port, patience_s=_START_S)
+        plan = Plan(
+            "127.0.0.1", port, [Arrival(0.0, "floor", raw)] * requests, CONNECTIONS, closed=CONNECTIONS
+        )  # fmt: skip
+        send(plan)
+        before = _spent_s(port)
+        outcomes = send(plan)
+        spent = _spent_s(port) - before
+        answered = sum(outcome.ok for outcome in outcomes)
+        if answered != requests:
+            raise UnavailableError(f"The bare server answered {answered} of {requests} requests")
+        return spent * 1e3 / answered
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _spent_s(port: int, patience_s: float = 0.0) -> float:
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{_SPENT}", timeout=5.0) as answer:
+                return float(answer.read())
+        except OSError as error:
+            if time.monotonic() > until:
+                raise UnavailableError(f"The bare server does not answer: {error}") from error
+        time.sleep(0.05)
+
+
+async def _bare(
+    scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[dict[str, Any]], Awaitable[None]]
+) -> None:
+    """Read the body, answer with the same bytes; ``/spent``: processor time of this process so far, in seconds."""
+    body = b"x" * ANSWER_BYTES
+    if scope["path"] == _SPENT:
+        body = str(time.process_time()).encode()
+    else:
+        await receive()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _serve(port: int) -> None:
+    from granian.constants import HTTPModes, Interfaces
+    from granian.server.embed import Server
+
+    server = Server(
+        _bare, address="127.0.0.1", port=port, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False,
+        log_enabled=False,
+    )  # fmt: skip
+    await server.serve()
+
+
+# -- children ------------------------------------------------------------------------------------------
+
+_NO_ONNX = 65
+_CORE = "HEADWATER_BENCH_CORE"
+
+
+def _child() -> list[str]:
+    return [sys.executable, "-m", "headwater.cli.bench.floor"]
+
+
+def _environment(core: int | None) -> dict[str, str]:
+    return {**os.environ, **_ONE_THREAD, **({} if core is None else {_CORE: str(core)})}
+
+
+def main(arguments: list[str]) -> None:
+    """Entry point of the children."""
+    if _CORE in os.environ:
+        os.sched_setaffinity(0, {int(os.environ[_CORE])})
+    if arguments[0] == "http":
+        import uvloop
+
+        with contextlib.suppress(asyncio.CancelledError):
+            uvloop.run(_serve(int(arguments[1])))
+        return
+    try:
+        found = kernels(int(arguments[1]))
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        sys.exit(_NO_ONNX)
+    print(json.dumps(found))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

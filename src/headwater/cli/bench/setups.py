@@ -1,0 +1,50 @@
+"""How the measured site ranks: the tables of its configuration for a ranker and a number of candidates."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headwater.cli.local import TomlTable
+
+
+class KeepBy(StrEnum):
+    """What chooses the candidates that come to the deep ranker."""
+
+    MERGED = "merged"
+    LIGHT = "light"
+
+
+class RankerKind(StrEnum):
+    """What orders the candidates."""
+
+    NONE = "none"
+    LIGHTGBM = "lightgbm"
+    DEEP = "deep"
+
+
+def tables_of(kind: RankerKind, candidates: int, ranked: int, keep_by: KeepBy = KeepBy.MERGED) -> dict[str, TomlTable]:
+    """A site whose sources offer enough for ``candidates`` and whose ranker orders ``ranked`` of them.
+
+    With the deep ranker all sources are on, the sequence source too, and ``keep_by`` chooses those that it gets. Models have the sizes of the defaults and are trained as briefly as they can be: how long they take does
+    not depend on what they learnt, and a benchmark of speed has no use for the gate.
+    """
+    width = max(200, 2 * candidates // 5)
+    tables: dict[str, TomlTable] = {
+        f"sources.{name}": {"width": width} for name in ("popular", "trending", "covisit", "content", "fresh")
+    }
+    ranker: dict[str, str | int | float | bool | list[str]] = {
+        "kind": kind.value,
+        "candidates": candidates,
+        "max_rows": 60_000,
+    }
+    tables["gate"] = {"enabled": False}
+    if kind is RankerKind.DEEP:
+        if ranked < candidates:
+            ranker |= {"light_keep": ranked, "keep_by": keep_by.value}
+        tables["sources.sequence"] = {"enabled": True, "width": width}
+        tables["models"] = {"refit": False}
+        tables["models.sequence"] = {"epochs": 1, "loss": "sampled", "negatives": 64, "most_minutes": 0.5}
+        tables["models.deep"] = {"epochs": 1}
+    return tables | {"ranker": ranker}

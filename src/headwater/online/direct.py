@@ -1,0 +1,72 @@
+"""The most frequent request without the framework in between.
+
+``POST /v1/recommend`` in its usual shape, one plain body in one piece, goes straight to the service: routing, request and
+response objects took a tenth of a millisecond, a tenth of what a full list costs. Whatever else there is about a request,
+and all other routes, are the framework's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from litestar.types import ASGIApp, Receive, ReceiveMessage, Scope, Send
+
+from headwater.online.bodies import MAX_BODY
+from headwater.online.body_size import check_size
+from headwater.online.errors import RefusalError, internal
+from headwater.online.service import Service
+
+ROUTE = "/v1/recommend"
+_JSON = (b"content-type", b"application/json")
+
+
+class Direct:
+    """``app``, but for plain requests for a list."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != ROUTE or scope["type"] != "http" or scope["method"] != "POST" or _encoded(scope["headers"]):
+            await self._app(scope, receive, send)
+            return
+        message = await receive()
+        if message["type"] != "http.request" or message.get("more_body") or len(message["body"]) > MAX_BODY:
+            await self._app(scope, _after(message, receive), send)
+            return
+        try:
+            access = self._service.access
+            bucket = access.allowed("POST", ROUTE, scope["headers"])
+            if bucket is not None:
+                access.spend(bucket, 1)
+            check_size(message["body"])
+            status, body, more = 200, await self._service.recommend(message["body"]), []
+        except RefusalError as refusal:
+            status, body, more = refusal.status, refusal.body(), _headers_of(refusal)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the client gets an answer and the log the reason)
+            refusal = internal(ROUTE, error)
+            status, body, more = refusal.status, refusal.body(), []
+        length = (b"content-length", str(len(body)).encode())
+        await send({"type": "http.response.start", "status": status, "headers": [_JSON, length, *more]})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _encoded(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"content-encoding" for name, _ in headers)
+
+
+def _headers_of(refusal: RefusalError) -> list[tuple[bytes, bytes]]:
+    headers = dict(refusal.headers)
+    if refusal.retry_after_s:
+        headers["retry-after"] = str(refusal.retry_after_s)
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def _after(message: ReceiveMessage, receive: Receive) -> Receive:
+    """``receive`` with ``message`` still to come."""
+    waiting = [message]
+
+    async def again() -> ReceiveMessage:
+        return waiting.pop() if waiting else await receive()
+
+    return again
