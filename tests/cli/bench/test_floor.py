@@ -14,9 +14,10 @@ from headwater.cli.bench.measure import one_core
 from headwater.cli.bench.population import ASKERS, write_askers, write_everybody
 from headwater.cli.bench.serve import against_floor
 from headwater.cli.bench.setups import RankerKind, tables_of
-from headwater.cli.bench.tradeoffs import drawing
+from headwater.cli.bench.tradeoffs import drawing, measured
 from headwater.cli.bench.workload import Requests, Size
-from headwater.cli.local import make_site
+from headwater.cli.local import make_site, write_world
+from headwater.log.archived import open_log
 from headwater.log.lmdb import LmdbLog
 from headwater.log.record import Kind
 from headwater.ranking.deep import session
@@ -103,3 +104,20 @@ def test_a_drawing_holds_every_point() -> None:
     assert drawn.count("<circle") == 3
     assert drawn.count("<polyline") == 2
     assert "recent popularity" in drawn
+
+
+def test_every_combination_answers_the_same_questions(tmp_path: Path) -> None:
+    world = Size(seed=3, users=150, items=200, events=3_000).world()
+    site = make_site(tmp_path, tables_of(RankerKind.NONE, 100, 100))
+    write_world(site, world, lambda _: None)
+    log = open_log(site.data)
+    try:
+        split_ms = world.end_ms - 6 * 3_600_000
+        found = measured(load_config(site.config), log, ["none"], [50, 150], split_ms, 0.5, 1, 7)
+    finally:
+        log.close()
+    assert found["n"] > 5
+    assert [(each["ranker"], each["candidates"]) for each in found["curves"]] == [("none", 50), ("none", 150)]
+    for each in (*found["curves"], found["recent_popularity"]):
+        assert 0.0 <= each["ci95"][0] <= each["ndcg@10"] <= each["ci95"][1] <= 1.0
+        assert 0.0 < each["p50_ms"] <= each["p95_ms"] <= each["p99_ms"]
