@@ -44,7 +44,9 @@ class ModelWatch:
             if bundle is None:
                 model = self._waiting
                 return None if model is None else self._when_there(model)
-            self._waiting = None
+            if self._waiting is not None:
+                self._waiting.close()
+                self._waiting = None
             model = open_model(bundle, self._config, self._plan, remote=True)
             for source in model.sources:  # here, in the loading thread, so that no request waits for it
                 source.prepare(self._recommender.view.index)

@@ -25,6 +25,7 @@ from headwater.online.keys import wall_ms
 from headwater.online.metrics import Labelled, Metrics
 from headwater.online.models import ModelWatch
 from headwater.online.recommender import Asked, Recommender
+from headwater.online.remotes import RemoteParts
 from headwater.online.served import ServedLog
 from headwater.online.stores import Stores
 from headwater.online.warm import warm_up
@@ -83,6 +84,7 @@ class Service:
         conditions = Conditions(self._scorer, self._pace, LastLists(), config.ladder.walk)
         self.recommender = Recommender(config, plan, stores.log.vocabulary(), stores.identity, stores.view, conditions)
         self.feed = FoldFeed(feed_socket(data, plan.hash), on_epoch=self._refresh, on_connect=self._check_state)
+        self._remotes = RemoteParts(metrics, stores.state, self.writer, self._scorer)
         self.served = ServedLog(self.writer, self.metrics)
         self.models = ModelWatch(data / "models", config, plan, self.recommender, self.metrics)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -194,6 +196,7 @@ class Service:
         if (stalls := self._scorer.stalls) > self._stalls:
             self.metrics.stalls.inc(stalls - self._stalls)
             self._stalls = stalls
+        self._remotes.count(self.recommender.model)
         for source, width in answer.widths.items():
             self._source_of[source].inc(width)
         for rule, count in answer.rules.items():
@@ -228,6 +231,8 @@ class Service:
         """The text for Prometheus."""
         self.metrics.fold_lag.set(self.fold_lag())
         self.metrics.quality.set(self._pace.quality)
+        self._remotes.count(self.recommender.model)
+        self._remotes.show_breakers()
         self.metrics.epoch_age.set(time.monotonic() - self._epoch_at)
         return self.metrics.expose()
 

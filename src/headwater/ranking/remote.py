@@ -247,6 +247,7 @@ class RemoteRanker:
             while part := response.read1(_READ):  # piece by piece: one that drips must not outlast the deadline
                 parts.append(part)
                 self._hurry(connection, until_s)
+            response.close()  # of the answer; the connection is free for the next request
             kept = not response.will_close
         except TimeoutError as error:
             raise UnreachableError(f"{self._where} did not answer in time") from error

@@ -28,7 +28,7 @@ from headwater.schema.urls import check_host, check_url
 MAX_EVENT_TYPES = 15
 MAX_SEGMENT_KEYS = 2
 STATE_SCHEMES = ("redis://", "rediss://", "unix://")
-REMOTE = r"^(https?://[^/?#@]+(/[^?#@]*)?/v2/models/[A-Za-z0-9_.\-]+)?$"
+REMOTE = r"^(https?://[^/?#@\\]+(/[^?#@]*)?/v2/models/[A-Za-z0-9_.\-]+)?$"
 FITTED_NAMES = ("sequence", "item_knn", "ease", "als")
 SOURCE_NAMES = ("popular", "trending", "covisit", "content", "fresh", *FITTED_NAMES)
 
