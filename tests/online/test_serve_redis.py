@@ -36,7 +36,6 @@ from tests.reliability.load import Poster
 from tests.reliability.proxy import SlowProxy
 
 PASSWORD = "hunter2-and-more"  # noqa: S105
-AWAY = "Redis at unix://"
 
 
 class Site(Running):
@@ -129,7 +128,8 @@ def test_lists_are_answered_while_redis_is_away_and_in_full_when_it_is_back(site
     assert site.shown("ann") == {f"item-{n}" for n in range(20, 40)}
     assert not site.events("state_dropped")
     assert len(site.events("worker_ready")) == 1, "the worker was there all the time"
-    assert AWAY in "".join(site.events("state_unavailable")) + "".join(site.events("redis_rests"))
+    assert site.events("redis_rests")
+    assert site.events("redis_back")
 
 
 def test_a_slow_and_lossy_redis_costs_the_state_and_no_answer(site: Site) -> None:
@@ -152,7 +152,7 @@ def test_a_redis_that_hangs_holds_up_one_request_at_most(site: Site) -> None:
     os.kill(number, signal.SIGSTOP)
     try:
         began, took = time.monotonic(), []
-        while time.monotonic() < began + 0.6:
+        while time.monotonic() < began + 0.6 or len(took) < 6:
             asked = time.monotonic()
             assert site.recommend(user="ann", k=5)["tier"] in (3, 4)
             took.append(time.monotonic() - asked)
