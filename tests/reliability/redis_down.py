@@ -3,7 +3,7 @@
 ``python -m tests.reliability.redis_down --down-s 30`` prints one JSON object (table row 13). Requests arrive by a Poisson process
 whatever becomes of the earlier ones; latency counts from the moment of arrival. The short form is in
 ``tests/online/test_serve_redis.py``, where a server with Redis runs anyway. The stampede is the most that Redis
-was asked in a second after it came back, in scripts and in connections, over what it was asked before. Exit code 1 when a
+was asked in a second after it came back (reads of the workers, scripts of all) over the mean before. Exit code 1 when a
 target was missed.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 import tempfile
 import threading
@@ -60,6 +61,8 @@ class Outcome(Struct, frozen=True):
     max_ms: float
     recovery_s: float
     fresh_s: float
+    reads_per_s_before: float
+    reads_per_s_after_max: float
     scripts_per_s_before: float
     scripts_per_s_after_max: float
     connections_after: int
@@ -67,8 +70,9 @@ class Outcome(Struct, frozen=True):
 
     @property
     def stampede(self) -> float:
-        """The most scripts in a second after the return, in multiples of the mean before."""
-        return self.scripts_per_s_after_max / self.scripts_per_s_before
+        """The most in a second after the return, in multiples of the mean before: reads of the workers, or scripts of all."""
+        reads = self.reads_per_s_after_max / self.reads_per_s_before
+        return max(reads, self.scripts_per_s_after_max / self.scripts_per_s_before)
 
     @property
     def good(self) -> bool:
@@ -83,11 +87,13 @@ class Outcome(Struct, frozen=True):
 
 
 class Watch:
-    """Asks Redis what it was asked, again and again, on a connection of its own: (seconds, scripts, connections) since its start."""
+    """Asks again and again: workers how often they read from Redis, Redis how many scripts it has run since its start."""
 
-    def __init__(self, server: RedisServer, password: str | None = None) -> None:
-        self.samples: list[tuple[float, int, int]] = []
-        self._server, self._password = server, password
+    def __init__(self, running: Running, server: RedisServer, password: str | None = None) -> None:
+        self.reads: list[tuple[float, int]] = []
+        self.scripts: list[tuple[float, int]] = []
+        self.connections = 0
+        self._running, self._server, self._password = running, server, password
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch")
 
@@ -102,27 +108,26 @@ class Watch:
     def _run(self) -> None:
         with redis.Redis(unix_socket_path=str(self._server.socket), password=self._password) as raw:
             while not self._stop.wait(SAMPLE_S):
-                try:
+                self.reads.append((time.perf_counter(), counted(self._running, "headwater_remote_calls_total")))
+                with contextlib.suppress(redis.RedisError, OSError):  # it is down
                     scripts = raw.info("commandstats").get("cmdstat_eval", {"calls": 0})["calls"]
-                    connections = raw.info("stats")["total_connections_received"]
-                except (redis.RedisError, OSError):  # it is down
-                    continue
-                self.samples.append((time.perf_counter(), scripts, connections))
+                    self.scripts.append((time.perf_counter(), scripts))
+                    self.connections = raw.info("stats")["total_connections_received"]
 
-    def most_per_s(self, since: float) -> float:
-        """The most scripts in any second since then."""
-        samples = [(at, scripts) for at, scripts, _ in self.samples if at >= since]
-        most = 0.0
-        for k, (at, scripts) in enumerate(samples):
-            earlier = [(then, count) for then, count in samples[:k] if at - then >= 1.0]
-            then, count = earlier[-1] if earlier else (since, 0)
-            most = max(most, (scripts - count) / max(at - then, 1.0))
-        return most
 
-    def mean_per_s(self) -> float:
-        """Scripts a second over all samples."""
-        (first, least, _), (last, most, _) = self.samples[0], self.samples[-1]
-        return (most - least) / (last - first)
+def most_per_s(samples: list[tuple[float, int]]) -> float:
+    """The most in any second."""
+    most = 0.0
+    for k, (at, count) in enumerate(samples):
+        earlier = [sample for sample in samples[:k] if at - sample[0] >= 1.0] or samples[:1]
+        most = max(most, (count - earlier[-1][1]) / max(at - earlier[-1][0], 1.0))
+    return most
+
+
+def mean_per_s(samples: list[tuple[float, int]]) -> float:
+    """The mean over all of them."""
+    (first, least), (last, most) = samples[0], samples[-1]
+    return (most - least) / (last - first)
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
@@ -140,7 +145,7 @@ async def fresh(running: Running) -> None:
     async def reflected() -> bool:
         request = {"user": "user-1", "k": 1, "token": token, "deadline_ms": 200}
         reply = await asyncio.to_thread(lambda: running.recommend(**request))
-        return reply["address"]["user_offset"] >= int(token)
+        return bool(reply["address"]["user_offset"] >= int(token))
 
     await until(reflected, "state is not folded on")
 
@@ -188,7 +193,7 @@ async def measure(
     try:
         await until(full, "the ranker does not come into service")
         await load.run(0.2 * before_s)  # connections open, kernels warm
-        with Watch(server, password) as before:
+        with Watch(running, server, password) as before:
             await load.run(before_s)
         baseline = float(np.percentile(load.latency_ms, 95))
         during = asyncio.create_task(load.run(NOTICED_S + down_s + after_s))
@@ -197,7 +202,7 @@ async def measure(
         click = {"user": "user-1", "item": "item-2", "type": "click"}
         await asyncio.to_thread(running.ingest, "/v1/events", click)  # taken all the same; the fold notices
         await asyncio.gather(asyncio.sleep(down_s), until(unready, "/readyz says yes without state"))
-        with Watch(server, password) as after:
+        with Watch(running, server, password) as after:
             back = time.perf_counter()
             await asyncio.to_thread(server.start)
             await fresh(running)
@@ -214,8 +219,9 @@ async def measure(
         tiers={str(t): n for t, n in sorted(Counter(reply.tier for _, reply in answers if reply is not None).items())},
         baseline_p95_ms=baseline, p50_ms=float(np.percentile(latency, 50)), p95_ms=float(np.percentile(latency, 95)),
         p99_ms=float(np.percentile(latency, 99)), max_ms=float(latency.max()), recovery_s=recovered - back,
-        fresh_s=fresh_s, scripts_per_s_before=before.mean_per_s(), scripts_per_s_after_max=after.most_per_s(back),
-        connections_after=after.samples[-1][2], retries=retries,
+        fresh_s=fresh_s, reads_per_s_before=mean_per_s(before.reads), reads_per_s_after_max=most_per_s(after.reads),
+        scripts_per_s_before=mean_per_s(before.scripts), scripts_per_s_after_max=most_per_s([(back, 0), *after.scripts]),
+        connections_after=after.connections, retries=retries,
     )  # fmt: skip
 
 
