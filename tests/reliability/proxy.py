@@ -18,12 +18,12 @@ _READ = 64 * 1024
 class SlowProxy:
     """Listens on ``path``, connects to ``upstream``, in a thread with a loop of its own.
 
-    ``delay_s`` is added to every answer; ``loss`` is the share of pieces (of both directions) that are lost. ``asked`` counts
-    pieces from clients.
+    ``delay_s`` is added to every answer; ``loss`` is the share of pieces (of both directions) that are lost; so many as ``cuts``
+    of the next pieces from clients end their connection. ``asked`` counts pieces from clients.
     """
 
     def __init__(self, path: Path, upstream: Path, *, seed: int) -> None:
-        self.delay_s, self.loss, self.asked, self.lost = 0.0, 0.0, 0, 0
+        self.delay_s, self.loss, self.asked, self.lost, self.cuts = 0.0, 0.0, 0, 0, 0
         self.url = f"unix://{path}"
         self._path, self._upstream, self._random = path, upstream, random.Random(seed)
         self._loop = asyncio.new_event_loop()
@@ -59,12 +59,16 @@ class SlowProxy:
             asyncio.create_task(self._carry(client, to_server, answers=False)),
             asyncio.create_task(self._carry(server, to_client, answers=True)),
         ]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)  # one side went: so does the other
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
-        for writer in (to_client, to_server):
-            writer.close()
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)  # one side went: so does the other
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            for writer in (to_client, to_server):
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
 
     async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
         pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
@@ -73,6 +77,9 @@ class SlowProxy:
         try:
             while piece := await source.read(_READ):
                 self.asked += not answers
+                if self.cuts and not answers:
+                    self.cuts -= 1
+                    return
                 due = max(due, self._loop.time() + self._late_s(answers))
                 pieces.put_nowait((due, piece))
         finally:

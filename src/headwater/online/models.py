@@ -87,6 +87,8 @@ class ModelWatch:
         self._recommender.model = model
         if before is not None:
             self._metrics.model.labels(before.version).set(0)
+            if isinstance(before.ranker, RemoteRanker):
+                before.ranker.close()  # connections, which nobody else lets go of
         self._metrics.model.labels(model.version).set(1)
         log.info("bundle_in_service", version=model.version, before=before.version if before is not None else None)
 
