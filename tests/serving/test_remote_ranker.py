@@ -7,20 +7,12 @@ which brings 49 packages; it is no part of the development tools), and in any ca
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
-import httpx
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
@@ -41,15 +33,14 @@ from headwater.serving.scorer import ThreadScorer
 from headwater.serving.stages import TIER_FULL, TIER_LIGHT, TIER_RETRIEVAL
 from headwater.testing.events import START_MS, Step
 from tests.retrieval.worlds import World, clicks, many, world
+from tests.serving.elsewhere import HAS_MLSERVER, PATIENCE_S, Elsewhere, elsewhere
 from tests.serving.rankers import by_column
 from tests.serving.test_pipeline import CONFIG
 
-ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
 DEADLINE_MS = 60_000.0  # the machine is busy with other things
 MLSERVER = pytest.param(
     "mlserver",
-    marks=pytest.mark.skipif(importlib.util.find_spec("mlserver") is None, reason="MLServer is not installed"),
+    marks=pytest.mark.skipif(not HAS_MLSERVER, reason="MLServer is not installed"),
 )
 
 
@@ -75,78 +66,13 @@ def trees(folder: Path, plan: Plan) -> Bundle:
     return load_bundle(write_bundle(folder, fields, {MODEL_FILE: text}), plan_hash=plan.hash)
 
 
-@dataclass
-class Elsewhere:
-    """A running server of the protocol, and the bundle whose ranker it has."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-    bundle: Bundle
-
-
 @pytest.fixture(scope="module", params=["strict", MLSERVER])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small: World
 ) -> Iterator[Elsewhere]:
     folder = tmp_path_factory.mktemp(request.param)
-    bundle = trees(folder / "bundles", small.plan)
-    start = mlserver if request.param == "mlserver" else strict
-    with (folder / "log").open("wb") as log:
-        process, address = start(folder, bundle, log)
-        try:
-            until = time.monotonic() + PATIENCE_S
-            while not ready(f"{address}/v2/health/ready"):
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < until, (folder / "log").read_text()
-                time.sleep(0.05)
-            yield Elsewhere(process, f"{address}/v2/models/headwater", bundle)
-        finally:
-            process.kill()
-            process.wait(30)
-            if process.stdout is not None:
-                process.stdout.close()
-
-
-def strict(_: Path, bundle: Bundle, log: IO[bytes]) -> tuple[subprocess.Popen[bytes], str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.serving.v2_server", str(bundle.path), "headwater"],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, stdout=subprocess.PIPE, stderr=log,
-    )  # fmt: skip
-    assert process.stdout is not None
-    return process, process.stdout.readline().decode().strip()
-
-
-def mlserver(folder: Path, bundle: Bundle, log: IO[bytes]) -> tuple[subprocess.Popen[bytes], str]:
-    http, grpc = (free_port() for _ in range(2))
-    settings = {
-        "host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "metrics_endpoint": None, "parallel_workers": 0
-    }  # fmt: skip
-    described = {
-        "name": "headwater", "implementation": "headwater_ranker.HeadwaterRanker",
-        "parameters": {"uri": str(bundle.path), "version": bundle.version},
-    }  # fmt: skip
-    (folder / "ranking").mkdir()
-    (folder / "ranking" / "settings.json").write_text(json.dumps(settings))
-    (folder / "ranking" / "model-settings.json").write_text(json.dumps(described))
-    runtime = str(ROOT / "deploy" / "mlserver")
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from mlserver.cli import main; main()", "start", str(folder / "ranking")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([runtime, *sys.path])}, stdout=log, stderr=log,
-    )  # fmt: skip
-    return process, f"http://127.0.0.1:{http}"
-
-
-def ready(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+    with elsewhere(request.param, folder, trees(folder / "bundles", small.plan)) as made:
+        yield made
 
 
 def opened(server: Elsewhere, small: World) -> Model:

@@ -1,6 +1,6 @@
 """A server of the Open Inference Protocol, written from its specification and strict about it; one bundle, one model.
 
-``python -m tests.serving.v2_server BUNDLE NAME`` prints its address. Stands in for MLServer where that is not installed.
+``python -m tests.serving.v2_server BUNDLE NAME PORT``. Stands in for MLServer where that is not installed.
 Source: https://github.com/kserve/open-inference-protocol, ``specification/protocol/inference_rest.md``.
 """
 
@@ -118,8 +118,7 @@ def main() -> None:
     ranker = open_ranker(bundle.manifest.ranker, bundle.files, bundle.manifest.columns)
     assert ranker is not None
     Handler.name, Handler.manifest, Handler.ranker = sys.argv[2], bundle.manifest, ranker
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)  # noqa: T201
+    with ThreadingHTTPServer(("127.0.0.1", int(sys.argv[3])), Handler) as server:
         server.serve_forever()
 
 
