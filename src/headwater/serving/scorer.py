@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 FIRST_PAUSE_S = 1.0  # how long a ranker that stalled is left alone
 LONGEST_PAUSE_S = 4.0
-REMOTE_FIRST_PAUSE_S, REMOTE_LONGEST_PAUSE_S = 0.1, 2.0  # one that could not be reached: a network forgets quickly
+REMOTE_FIRST_PAUSE_S, REMOTE_LONGEST_PAUSE_S = 0.1, 1.0  # one that could not be reached: a network forgets quickly
 MOST_STUCK = 4  # threads that may hang in one ranker before it is not even tried
 
 _LONGEST_WAIT_S = 3600.0  # of a request without a deadline; a lock takes no more than some days
