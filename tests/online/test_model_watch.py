@@ -10,6 +10,8 @@ from typing import cast
 import pytest
 from structlog.testing import capture_logs
 
+from headwater.cli.doctor import _remote_ranker as check_remote_ranker
+from headwater.cli.options import Settings
 from headwater.features.plan import compile_plan
 from headwater.online.metrics import Metrics
 from headwater.online.models import ModelWatch
@@ -79,3 +81,14 @@ def test_it_waits_for_its_own_ranker_and_the_one_before_serves(tmp_path: Path, s
     assert f"plan other, the bundle to {PLAN.hash}" in refused["reason"]
     assert metrics.model_refused._value.get() == 1.0
     recommender.model.close()
+
+
+def test_the_doctor_says_whether_it_is_there(tmp_path: Path, server: Server) -> None:
+    config = Config(ranker=Ranker(remote=server.url))
+    chosen = Settings(config, None, tmp_path)
+    assert "no bundle is promoted" in check_remote_ranker(chosen).detail
+    version = publish_ranker(tmp_path, config, seed=1, created_ms=1_772_000_000_000)
+    for replies, level in ((described(version), "ok"), ([MISSING], "fail"), (described(version, plan="b"), "fail")):
+        server.replies += replies
+        check = check_remote_ranker(chosen)
+        assert check.level == level, check
