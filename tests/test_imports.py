@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent / "src" / "headwater"
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MAX_LINES = 500
 
-# Root modules that every room may import: the package itself (version) and the door to numba.
-EVERYWHERE = {"", "jit"}
+# Root modules that every room may import: the package itself (version), the door to numba, the breaker.
+EVERYWHERE = {"", "jit", "breaker"}
 
 STAGES = {"log", "features", "retrieval", "ranking", "policy", "serving", "registry", "learning", "evaluation"}
 PLANES = {"offline", "nearline", "online"}
@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"schema", "client", "simulator"} | STAGES | PLANES | OBSERVERS,
     "testing": {"schema", "client", "simulator", "cli"} | STAGES | PLANES | OBSERVERS,
     "jit": set(),
+    "breaker": set(),
     "": set(),
 }
 # `online` may ask which variant a user is in, and nothing else of the observers.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from headwater.log import frames
 from headwater.log.batch import events_to_batch
 from headwater.log.commands import Appended, Command, PutItems, PutTable, ServedEntry
+from headwater.log.frames import Frames, decode_request, encode_reply
 from headwater.log.identity import MemoryIdentity
 from headwater.log.memory import MemoryLog
 from headwater.log.protocol import EventLog, ImportRange, RefusedError
@@ -251,3 +254,48 @@ def test_frames_in_any_pieces() -> None:
         joined = frames.Frames()
         bodies = [body for at in range(0, len(whole), size) for body in joined.feed(whole[at : at + size])]
         assert [msgspec.msgpack.decode(body)[0] for body in bodies] == list(range(5))
+
+
+def test_a_writer_that_does_not_answer_is_left_alone_and_tried_now_and_then(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        taken: list[bytes] = []
+        replies = False
+        links: list[asyncio.StreamWriter] = []
+
+        async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            links.append(writer)
+            while data := await reader.read(65_536):
+                taken.append(data)
+                if replies:
+                    for body in Frames().feed(data):
+                        writer.write(encode_reply(decode_request(body)[0], Appended(0, 0, 1)))
+
+        server = await asyncio.start_unix_server(swallow, tmp_path / "w.sock")
+        async with WriterClient(tmp_path / "w.sock", ack_timeout_s=0.05) as client:
+            with pytest.raises(UnavailableError, match=r"within 0\.05 s"):
+                await client.ping()
+            began = time.monotonic()
+            for _ in range(50):
+                with pytest.raises(UnavailableError, match="tried again in a moment"):
+                    await client.ping()
+            assert time.monotonic() - began < 0.2
+            assert len(taken) == 1
+            while len(taken) == 1:  # who gives up the trial leaves none behind
+                with contextlib.suppress(UnavailableError, TimeoutError):
+                    async with asyncio.timeout(0.02):
+                        await client.ping()
+                await asyncio.sleep(0.01)
+            assert len(taken) == 2
+            replies = True
+            until = time.monotonic() + 10.0
+            while client.breaker.is_open:
+                with contextlib.suppress(UnavailableError):
+                    await client.ping()
+                assert time.monotonic() < until
+                await asyncio.sleep(0.01)
+            await client.ping()
+        server.close()
+        for link in links:
+            link.close()
+
+    asyncio.run(scenario())

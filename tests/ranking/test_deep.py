@@ -12,6 +12,7 @@ from headwater.learning.deep import fit_deep
 from headwater.ranking.calibration import Calibration
 from headwater.ranking.deep import DEEP_FILE, DESCRIPTION_FILE, LIGHT_FILE, DeepRanker, LightRanker, describe
 from headwater.ranking.ranker import RankerError, open_light, open_ranker
+from headwater.ranking.remote import from_tensors, to_tensors
 from headwater.retrieval.fitted import Attended
 from headwater.schema.models import DeepModel
 from tests.learning.deep_worlds import SIZE, attending, crossed
@@ -62,6 +63,16 @@ def test_no_candidates_are_no_scores(ranker: DeepRanker) -> None:
     features, attention = asked(0, 3)
     assert ranker.score(features, attention).shape == (0,)
     assert ranker.heads(features, attention).shape == (0, 1)
+
+
+def test_what_went_over_a_wire_has_the_same_scores(ranker: DeepRanker) -> None:
+    for recent in (0, 4):
+        features, attention = asked(5, recent)
+        wire = {
+            name: (list(rows.shape), msgspec.json.decode(msgspec.json.encode(rows.ravel().tolist())))
+            for name, rows in to_tensors(features, attention).items()
+        }
+        assert np.array_equal(ranker.score(*from_tensors(wire)), ranker.score(features, attention))
 
 
 def test_threads_do_not_meet(ranker: DeepRanker) -> None:

@@ -12,11 +12,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from headwater.ranking.deep import DEEP_FILE, DESCRIPTION_FILE, DeepRanker
-from headwater.ranking.ranker import Attention, Features, Interruptible, RankerError, Scores
+from headwater.ranking.ranker import Attention, Features, Interruptible, RankerError, Scores, UnreachableError
 from headwater.serving.scorer import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
     MOST_STUCK,
+    REMOTE_FIRST_PAUSE_S,
     DirectScorer,
     RestingError,
     StalledError,
@@ -202,3 +203,52 @@ def test_a_deep_ranker_that_stalls_is_told_to_stop_and_its_thread_ends(scorer: T
         scorer.score(ranker, np.full((4, 2), 1e15, np.float32), None, 50.0)
     until(lambda: not any(thread.is_alive() for thread in before))
     assert DirectScorer().score(ranker, np.zeros((4, 2), np.float32), None, 0.0).tolist() == [1.0] * 4
+
+
+@dataclass
+class Elsewhere:
+    """A ranker that waits for somebody else: it is not there, or answers; knows the limits that it was given."""
+
+    away: bool = False
+    columns: tuple[str, ...] = ("a", "b")
+    attends: bool = False
+    limits_s: list[float] = field(default_factory=list)
+
+    def score(self, features: Features, attention: Attention | None = None) -> Scores:
+        return self.score_within(features, attention, float("inf"))
+
+    def score_within(self, features: Features, attention: Attention | None, limit_s: float) -> Scores:  # noqa: ARG002
+        self.limits_s.append(limit_s)
+        if self.away:
+            raise UnreachableError("nobody is there")
+        return features[:, 0].copy()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def test_a_ranker_that_cannot_be_reached_rests_until_a_trial_reaches_it(scorer: ThreadScorer, clock: Clock) -> None:
+    ranker = Elsewhere()
+    assert scorer.score(ranker, ROWS, None, 250.0).tolist() == ROWS[:, 0].tolist()
+    ranker.away = True
+    with pytest.raises(UnreachableError, match="nobody is there"):
+        scorer.score(ranker, ROWS, None, 30.0)
+    for _ in range(5):
+        with pytest.raises(RestingError, match="ranker rests: nobody is there"):
+            scorer.score(ranker, ROWS, None, 250.0)
+    assert (ranker.limits_s, scorer.stalls, scorer.resting) == ([0.25, 0.03], 0, 1)
+    ranker.away = False
+    clock.now_s += 1.1 * REMOTE_FIRST_PAUSE_S
+    with pytest.raises(RestingError):  # nobody waits for the trial
+        scorer.score(ranker, ROWS, None, 250.0)
+    until(lambda: len(ranker.limits_s) == 3)
+    assert ranker.limits_s[-1] == 0.25, "a request that had little time must not judge those that have more"
+    found: list[Scores] = []
+    end = time.monotonic() + PATIENCE_S
+    while not found and time.monotonic() < end:
+        try:
+            found.append(scorer.score(ranker, ROWS, None, 250.0))
+        except RestingError:
+            time.sleep(0.001)
+    assert found
+    assert scorer.resting == 0

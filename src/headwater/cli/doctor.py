@@ -31,6 +31,7 @@ _SLOW_FSYNC_MS = 10.0
 _LITTLE_DISK_GIB, _TOO_LITTLE_DISK_GIB = 5.0, 0.5
 _GIB = 1024**3
 _LAST_RECORDS = 1_000
+_REMOTE_S = 2.0
 
 
 class Check(Struct, frozen=True, omit_defaults=True):
@@ -88,6 +89,8 @@ def _checks(config: Path | None, data: Path | None) -> Iterator[Check]:
     yield _state(chosen)
     if chosen.config.state.store == "redis":
         yield _redis(chosen)
+    if chosen.config.ranker.remote:
+        yield _remote_ranker(chosen)
     yield from _tables(chosen)
 
 
@@ -276,6 +279,37 @@ def _redis(chosen: Settings) -> Check:
     except HeadwaterError as error:
         return Check("redis", "warn", f"{name} answers; {error}", "`headwater serve` folds the state")
     return Check("redis", "ok", f"{name} holds the state at offset {offset:,}", figures={"offset": offset})
+
+
+def _remote_ranker(chosen: Settings) -> Check:
+    """Whether the server at ``ranker.remote`` has the ranker of the promoted bundle."""
+    from headwater.features.plan import compile_plan
+    from headwater.ranking.ranker import UnreachableError
+    from headwater.ranking.remote import RemoteRanker
+    from headwater.registry.registry import Registry
+
+    try:
+        plan, registry = compile_plan(chosen.config), Registry(chosen.data / "models")
+        version = registry.current(plan.hash)
+        if version is None:
+            return Check("remote ranker", "ok", "not asked: no bundle is promoted")
+        manifest = registry.load(version, plan_hash=plan.hash).manifest
+    except HeadwaterError as error:
+        return Check("remote ranker", "fail", str(error), "Correct what it names")
+    ranker = RemoteRanker(
+        chosen.config.ranker.remote, version=version, plan_hash=plan.hash, columns=manifest.columns, attends=False
+    )
+    try:
+        ranker.check(_REMOTE_S)
+    except UnreachableError as error:
+        return Check(
+            "remote ranker", "fail", str(error), f"Have it load {version}; until then lists are of tier 1 or 2"
+        )
+    except HeadwaterError as error:
+        return Check("remote ranker", "fail", str(error), "Lists are of tier 1 or 2 until it has the right one")
+    finally:
+        ranker.close()
+    return Check("remote ranker", "ok", f"{ranker.url} has version {version}")
 
 
 def _tables(chosen: Settings) -> Iterator[Check]:

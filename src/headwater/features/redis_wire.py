@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -10,9 +11,11 @@ from urllib.parse import urlsplit
 import redis
 import structlog
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
+from headwater.breaker import Breaker, RetryBudget, jittered
 from headwater.schema.errors import ConfigurationError, UnavailableError
 
 log = structlog.get_logger()
@@ -20,6 +23,8 @@ log = structlog.get_logger()
 Command = tuple[str | bytes | int, ...]
 
 _T = TypeVar("_T")
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0  # how long a Redis that did not answer is left alone
+RETRY_S = 0.004
 _SAFE_POLICIES = ("noeviction", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl")  # ours never expire
 
 
@@ -38,9 +43,11 @@ def script(text: str, keys: Iterable[str], *arguments: str | bytes | int) -> Com
 class Wire:
     """A connection to the Redis at ``url`` (``redis://``, ``rediss://``, ``unix://``), a single server or a cluster.
 
-    Nothing is sent twice: who asked decides what a lost answer means. ``timeout_s`` is how long an answer may be
-    waited for, ``patience_s`` (default: as long) one that is large. With ``pause_s``, whoever asks that soon after
-    a failure gets the same failure at once. ``seconds`` is a monotonic clock.
+    ``timeout_s`` is how long an answer may be waited for, ``patience_s`` (default: as long) one that is large. Nothing is
+    sent twice, for who asked decides what a lost answer means, unless the wire is for ``reads`` alone: then what a lost
+    connection swallowed is asked once more, as far as ``budget`` allows, and after a failure ``breaker`` opens: whoever asks
+    gets the same failure at once, and a thread on the side tries what was asked until that is answered in time.
+    ``seconds`` is a monotonic clock.
 
     Raises:
         UnavailableError: (every method) Redis cannot be reached or refuses.
@@ -49,20 +56,21 @@ class Wire:
 
     def __init__(
         self, url: str, *, password: str | None = None, timeout_s: float = 30.0, patience_s: float | None = None,
-        pause_s: float = 0.0, seconds: Callable[[], float] = time.monotonic,
+        reads: bool = False, seconds: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.name = shown(url)
-        self._url, self._password, self._patience_s = url, password, patience_s
-        self._pause_s, self._seconds = pause_s, seconds
-        self._again_s, self._failure = 0.0, ""
+        self.breaker, self.budget = Breaker(FIRST_PAUSE_S, LONGEST_PAUSE_S, clock=seconds), RetryBudget()
+        self._url, self._password, self._timeout_s, self._patience_s = url, password, timeout_s, patience_s
+        self._reads, self._seconds = reads, seconds
+        self._failure = ""
         self._cluster = False
         self._patient: Any = None
-        self._client: Any = self._guarded(lambda: self._connect(timeout_s))
+        self._client: Any = self._once(lambda: self._connect(timeout_s))
         try:
-            self._cluster = bool(self._guarded(lambda: self._client.info("cluster"))["cluster_enabled"])
+            self._cluster = bool(self._once(lambda: self._client.info("cluster"))["cluster_enabled"])
             if self._cluster:
                 self._client.close()
-                self._client = self._guarded(lambda: self._connect(timeout_s))
+                self._client = self._once(lambda: self._connect(timeout_s))
             self._check_policy()
         except BaseException:
             self.close()
@@ -95,12 +103,14 @@ class Wire:
                 answers: list[Any] = pipe.execute()
                 return answers
 
-        return self._guarded(send) if commands else []
+        if not commands:
+            return []
+        return self._read(send) if self._reads else self._once(send)
 
     def keys(self, pattern: str) -> Iterator[bytes]:
         """All keys that match, in parts."""
         scan: Iterator[bytes] = self._client.scan_iter(match=pattern, count=1000)
-        while (key := self._guarded(lambda: next(scan, None))) is not None:
+        while (key := self._once(lambda: next(scan, None))) is not None:
             yield key
 
     def _check_policy(self) -> None:
@@ -121,16 +131,54 @@ class Wire:
                     "short; set it to noeviction"
                 )
 
-    def _guarded(self, call: Callable[[], _T]) -> _T:
-        if self._seconds() < self._again_s:
-            raise UnavailableError(self._failure)
+    def _once(self, call: Callable[[], _T]) -> _T:
+        self.budget.call()
         try:
             return call()
         except (RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def _read(self, call: Callable[[], _T]) -> _T:
+        if self.breaker.is_open:
+            if self.breaker.trial():
+                threading.Thread(target=self._try, args=(call,), name="redis trial", daemon=True).start()
+            raise UnavailableError(self._failure)
+        self.budget.call()
+        began_s = self._seconds()
+        try:
+            try:
+                return call()
+            except LostError:
+                left_s = self._timeout_s - (self._seconds() - began_s)
+                if left_s < RETRY_S or not self.budget.retry():
+                    raise
+                time.sleep(jittered(RETRY_S))  # all workers lost their connections at the same moment
+                return call()
+        except ResponseError as error:  # Redis is well, it does not like what was asked
+            raise self._unavailable(error) from error
+        except (RedisError, OSError) as error:
             failed = self._unavailable(error)
-            if self._pause_s and not isinstance(error, ResponseError):
-                self._again_s, self._failure = self._seconds() + self._pause_s, str(failed)
+            self._failure = str(failed)
+            self.breaker.failed()
+            log.warning("redis_rests", redis=self.name, reason=str(error))
             raise failed from error
+
+    def _try(self, call: Callable[[], object]) -> None:
+        """The trial while the breaker is open: is ``call`` answered in the time that a request would give it?"""
+        began_s = self._seconds()
+        self.budget.call()
+        try:
+            call()
+        except (RedisError, OSError) as error:
+            self._failure = str(self._unavailable(error))
+            self.breaker.failed()
+            return
+        if self._seconds() - began_s > self._timeout_s:
+            self.breaker.failed()
+            return
+        after_s = self._seconds() - self.breaker.since_s
+        self.breaker.succeeded()
+        log.info("redis_back", redis=self.name, after_s=round(after_s, 3))
 
     def _unavailable(self, error: Exception) -> UnavailableError:
         return UnavailableError(f"Redis at {self.name} cannot be used: {error}")

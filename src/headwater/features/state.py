@@ -75,7 +75,6 @@ _U4 = struct.Struct(">I")
 _U8 = struct.Struct(">Q")
 _META = b"meta"
 _PATIENCE_S = 2.0  # a server waits so long for item rows, many at once
-_PAUSE_S = 0.25  # and asks no more for so long after Redis has failed: requests are not to wait one by one
 
 
 class LmdbState:
@@ -277,7 +276,8 @@ def open_store(
 
     The password of Redis is the one in ``state.url``, else that in the environment (``HEADWATER_STATE_PASSWORD``).
 
-    A ``hurried`` reader of Redis waits ``state.timeout_ms`` for an answer, and then for a moment asks no more.
+    A ``hurried`` reader of Redis waits ``state.timeout_ms`` for an answer; if there is none it asks no more until one comes
+    on the side.
 
     Raises:
         UnavailableError: it is not there (yet), or cannot be reached.
@@ -315,4 +315,4 @@ def open_wire(config: Config, *, hurried: bool = False) -> Wire:
         return Wire(config.state.url, password=password)
     timeout_s = config.state.timeout_ms / 1e3
     patience_s = max(timeout_s, _PATIENCE_S)
-    return Wire(config.state.url, password=password, timeout_s=timeout_s, patience_s=patience_s, pause_s=_PAUSE_S)
+    return Wire(config.state.url, password=password, timeout_s=timeout_s, patience_s=patience_s, reads=True)

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from headwater.breaker import Breaker, RetryBudget
 from headwater.features.fold import Delta
 from headwater.features.packing import packed_clock
 from headwater.features.plan import Plan
@@ -103,6 +104,16 @@ class RedisState:
         self.offset, self.received_ms = meta.offset, meta.received_ms
         if writable:
             self._finish()
+
+    @property
+    def breaker(self) -> Breaker:
+        """That of the connection."""
+        return self._wire.breaker
+
+    @property
+    def budget(self) -> RetryBudget:
+        """That of the connection."""
+        return self._wire.budget
 
     def close(self) -> None:
         self._wire.close()

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Self, cast
 
+from headwater.breaker import Breaker, RetryBudget, jittered
 from headwater.log.commands import Appended, AsyncCommands, Command, Commands
 from headwater.log.frames import (
     OFFSET,
@@ -29,6 +30,7 @@ CONNECT_TIMEOUT_S = 5.0
 
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.25
+_FIRST_REST_S, _LONGEST_REST_S = 0.25, 2.0  # how long a writer that did not answer is left alone
 _READ = 64 * 1024
 
 
@@ -99,7 +101,9 @@ class WriterClient(AsyncCommands):
 
     Connects when it is first used and again after the writer was restarted. ``UnavailableError`` means that
     no acknowledgement came: the command may or may not have happened. Trying again is safe for everything but
-    events without an ``event_id``, which might be recorded twice.
+    events without an ``event_id``, which might be recorded twice; so nothing is sent twice here. When an acknowledgement
+    does not come in time, ``breaker`` opens: commands fail at once, but for one now and then that tries the writer.
+    One that is away is waited for (``connect_timeout_s``, all who ask together).
     """
 
     def __init__(
@@ -111,16 +115,28 @@ class WriterClient(AsyncCommands):
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
         self._closed = False
+        self.breaker, self.budget = Breaker(_FIRST_REST_S, _LONGEST_REST_S), RetryBudget()
 
     async def commit(self, command: Command) -> Appended:
-        link = self._link
-        if link is None or not link.is_open:
-            link = await self._connect()
+        tries = self.breaker.is_open and self.breaker.trial()
+        if self.breaker.is_open and not tries:
+            raise UnavailableError("The writer does not answer; it is tried again in a moment")
+        self.budget.call()
         try:
+            link = self._link
+            if link is None or not link.is_open:
+                link = await self._connect()
             async with asyncio.timeout(self._ack_timeout_s):
                 outcome = await link.request(command)
         except TimeoutError as error:
+            self.breaker.failed()
             raise UnavailableError(f"The writer did not answer within {self._ack_timeout_s:g} s; try again") from error
+        except BaseException:  # the trial must not stay open, however it ends
+            if tries:
+                self.breaker.failed()
+            raise
+        if self.breaker.is_open:
+            self.breaker.succeeded()
         return appended(outcome)
 
     async def _connect(self) -> _Link:
@@ -139,7 +155,7 @@ class WriterClient(AsyncCommands):
                 except OSError as error:
                     if loop.time() + pause > deadline:
                         raise _not_there(self._path, error) from error
-                await asyncio.sleep(pause)
+                await asyncio.sleep(jittered(pause))
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     async def follow(self) -> AsyncGenerator[int, None]:
@@ -149,7 +165,7 @@ class WriterClient(AsyncCommands):
             try:
                 reader, writer = await asyncio.open_unix_connection(self._path)
             except OSError:  # the writer is not there (yet): wait for it
-                await asyncio.sleep(pause)
+                await asyncio.sleep(jittered(pause))
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
                 continue
             pause = _FIRST_PAUSE_S
@@ -224,7 +240,7 @@ class SyncWriterClient(Commands):
             else:
                 made.settimeout(timeout_s)
                 return made
-            time.sleep(pause)
+            time.sleep(jittered(pause))
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def _receive(self, connection: socket.socket, number: int) -> Outcome:

@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from headwater.breaker import jittered
 from headwater.features.assemble import stranger
 from headwater.features.fold import Fold
 from headwater.features.packing import CorruptStateError
@@ -284,5 +285,5 @@ async def _open_state(config: Config, data: Path, plan: Plan, event_log: EventLo
             if not waiting:
                 log.info("fold_waits_for_state", reason=str(error))
                 waiting = True
-        await asyncio.sleep(STATE_PAUSE_S)
+        await asyncio.sleep(jittered(STATE_PAUSE_S))
     return None

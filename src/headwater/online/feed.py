@@ -11,6 +11,7 @@ from typing import cast
 
 import structlog
 
+from headwater.breaker import jittered
 from headwater.schema.feed import Announcement, Changes, Position, announcements
 
 log = structlog.get_logger()
@@ -80,7 +81,7 @@ class FoldFeed:
             try:
                 transport, _ = await loop.create_unix_connection(lambda lost=lost: _Link(self, lost), str(self._path))  # type: ignore[misc]
             except OSError:  # the fold is not there (yet)
-                await asyncio.sleep(pause)
+                await asyncio.sleep(jittered(pause))
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
                 continue
             pause = _FIRST_PAUSE_S

@@ -67,6 +67,19 @@ class Metrics:
         self.stalls = Counter(
             "headwater_ranker_stalls", "Calls of a ranker that did not end in time", registry=registry
         )
+        self.remote_calls = Counter(
+            "headwater_remote_calls",
+            "Calls of a part behind a connection: state, writer, ranker",
+            ("part",),
+            registry=registry,
+        )
+        self.remote_retries = Counter(
+            "headwater_remote_retries", "Calls that were made a second time", ("part",), registry=registry
+        )
+        self.breaker_open = Gauge(
+            "headwater_breaker_open", "1 while a part is not asked because it failed", ("part",), registry=registry,
+            multiprocess_mode="livemax",
+        )  # fmt: skip
         self.walked = Counter(
             "headwater_walked", "Answers that walked a lower tier on purpose", ("tier",), registry=registry
         )

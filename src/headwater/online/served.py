@@ -10,6 +10,7 @@ from typing import Protocol
 
 import structlog
 
+from headwater.breaker import jittered
 from headwater.log.commands import Appended, ServedEntry
 from headwater.log.protocol import RefusedError
 from headwater.online.metrics import Metrics
@@ -66,7 +67,7 @@ class ServedLog:
                 if await self._append():
                     pause = _FIRST_PAUSE_S
                 else:
-                    await asyncio.sleep(pause)
+                    await asyncio.sleep(jittered(pause))
                     pause = min(2 * pause, _LONGEST_PAUSE_S)
             self._metrics.served_waiting.set(0)
 

@@ -27,6 +27,7 @@ from headwater.online.keys import wall_ms
 from headwater.online.metrics import Labelled, Metrics
 from headwater.online.models import ModelWatch
 from headwater.online.recommender import Asked, Recommender
+from headwater.online.remotes import RemoteParts
 from headwater.online.served import ServedLog
 from headwater.online.stores import Stores
 from headwater.online.warm import warm_up
@@ -94,6 +95,7 @@ class Service:
             feed_socket(data, plan.hash), on_epoch=self._refresh, on_connect=self._check_state,
             on_changes=self.caches.follow, on_lost=self.caches.lose,
         )  # fmt: skip
+        self._remotes = RemoteParts(metrics, stores.state, self.writer, self._scorer)
         self.served = ServedLog(self.writer, self.metrics)
         self._explaining = Explaining(config, data)
         self.models = ModelWatch(data / "models", config, plan, self.recommender, self.metrics)
@@ -211,6 +213,7 @@ class Service:
         if (stalls := self._scorer.stalls) > self._stalls:
             self.metrics.stalls.inc(stalls - self._stalls)
             self._stalls = stalls
+        self._remotes.count(self.recommender.model)
         for source, width in answer.widths.items():
             self._source_of[source].inc(width)
         for rule, count in answer.rules.items():
@@ -246,6 +249,8 @@ class Service:
         self.caches.tell()
         self.metrics.fold_lag.set(self.fold_lag())
         self.metrics.quality.set(self._pace.quality)
+        self._remotes.count(self.recommender.model)
+        self._remotes.show_breakers()
         self.metrics.epoch_age.set(time.monotonic() - self._epoch_at)
         return self.metrics.expose()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 
+from headwater.breaker import jittered
 from headwater.features.packing import CorruptStateError
 from headwater.features.paths import state_dir
 from headwater.features.plan import Plan
@@ -31,7 +32,7 @@ from headwater.serving.view import LiveView
 
 log = structlog.get_logger()
 
-OPEN_PAUSE_S = 0.02
+OPEN_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def open_stores(config: Config, data: Path, plan: Plan) -> Stores:
 
 async def wait_for_stores(config: Config, data: Path, plan: Plan, stop: asyncio.Event) -> Stores | None:
     """:func:`open_stores` as soon as writer and fold have made them; None when ``stop`` is set before that."""
-    said = ""
+    said, pause = "", OPEN_PAUSE_S
     while not stop.is_set():
         try:
             return open_stores(config, data, plan)
@@ -126,5 +127,7 @@ async def wait_for_stores(config: Config, data: Path, plan: Plan, stop: asyncio.
             if str(error) != said:
                 said = str(error)
                 log.info("worker_waits_for_stores", reason=said)
-        await asyncio.sleep(OPEN_PAUSE_S)
+        await asyncio.sleep(jittered(pause))
+        if config.state.store == "redis":  # the other ones are files of this machine, there in a moment
+            pause = min(2.0 * pause, LONGEST_PAUSE_S)
     return None

@@ -18,6 +18,10 @@ class RankerError(HeadwaterError):
     """A ranker cannot be opened, or cannot score what it was given."""
 
 
+class UnreachableError(RankerError):
+    """A ranker that is elsewhere gave no answer that can be used: it is away, late, or speaks for another model."""
+
+
 class Attention(Protocol):
     """What target attention looks at (``headwater.retrieval.fitted.Attended`` is one): vectors of the recent items, newest
     last, and of the candidates. ``recent`` float32[l, e], ``types`` int64[l] type slots, ``age_s`` float32[l], ``candidates``
@@ -88,6 +92,19 @@ class Multihead(Protocol):
         ...
 
 
+@runtime_checkable
+class Timed(Protocol):
+    """A ranker that waits for somebody else, and is told for how long."""
+
+    def score_within(self, features: Features, attention: Attention | None, limit_s: float) -> Scores:
+        """:meth:`Ranker.score` within ``limit_s`` seconds.
+
+        Raises:
+            UnreachableError: no answer in that time, or none that can be used.
+        """
+        ...
+
+
 def open_ranker(kind: str, files: Mapping[str, bytes], columns: tuple[str, ...]) -> Ranker | None:
     """The ranker of a bundle: ``kind`` and ``columns`` from its manifest, ``files`` its contents.
 
@@ -111,6 +128,21 @@ def open_ranker(kind: str, files: Mapping[str, bytes], columns: tuple[str, ...])
     if kind == "deep":
         return DeepRanker(files[DEEP_FILE], files[DESCRIPTION_FILE], columns)
     return GbdtRanker(files[MODEL_FILE], columns)
+
+
+def ranker_attends(kind: str, files: Mapping[str, bytes]) -> bool:
+    """Whether the ranker of a bundle needs vectors of a sequence source, without opening it.
+
+    Raises:
+        RankerError: its description is missing or damaged.
+    """
+    if kind != "deep":
+        return False
+    from headwater.ranking.deep import DESCRIPTION_FILE, describe
+
+    if DESCRIPTION_FILE not in files:
+        raise RankerError(f"The bundle names a deep ranker but holds no {DESCRIPTION_FILE}. Publish it again.")
+    return describe(files[DESCRIPTION_FILE]).size > 0
 
 
 def open_light(files: Mapping[str, bytes], columns: tuple[str, ...]) -> Ranker | None:

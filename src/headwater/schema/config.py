@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -25,10 +24,12 @@ from headwater.schema.limits import Limits, Overload
 from headwater.schema.models import Gate, Learn, Limit, Models
 from headwater.schema.rules import Rule
 from headwater.schema.tables import TableSource
+from headwater.schema.urls import check_host, check_url
 
 MAX_EVENT_TYPES = 15
 MAX_SEGMENT_KEYS = 2
 STATE_SCHEMES = ("redis://", "rediss://", "unix://")
+REMOTE = r"^(https?://[^/?#@\\]+(/[^?#@]*)?/v2/models/[A-Za-z0-9_.\-]+)?$"
 FITTED_NAMES = ("sequence", "item_knn", "ease", "als")
 SOURCE_NAMES = ("popular", "trending", "covisit", "content", "fresh", *FITTED_NAMES)
 
@@ -145,18 +146,24 @@ class Ranker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     ``light_keep``: how many candidates come through to the deep ranker (0: all), chosen by the light one of its bundle, or
     by the merged order of the sources (``keep_by``).
+    ``remote``: the model of an Open Inference Protocol server that scores the candidates in this one's place; "": none.
     """
 
     kind: Literal["lightgbm", "deep", "none"] = "lightgbm"
     candidates: Annotated[int, Meta(ge=1, le=2_000)] = 200
     light_keep: Annotated[int, Meta(ge=0, le=2_000)] = 0
     keep_by: Literal["light", "merged"] = "light"
+    remote: Annotated[str, Meta(max_length=4_096, pattern=REMOTE)] = ""
     trees: Annotated[int, Meta(ge=1, le=5_000)] = 200
     leaves: Annotated[int, Meta(ge=2, le=64)] = 31
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.08
     max_rows: Annotated[int, Meta(ge=1_000, le=100_000_000)] = 1_000_000
     negatives: Annotated[int, Meta(ge=1, le=1_000)] = 40
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 7
+
+    def __post_init__(self) -> None:
+        if self.remote:
+            check_url("ranker.remote", self.remote, ("http://", "https://"))
 
     @property
     def max_groups(self) -> int:
@@ -204,13 +211,7 @@ class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeout_ms: Annotated[float, Meta(ge=1.0, le=10_000.0)] = 50.0
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(STATE_SCHEMES):  # what stands there may hold a password: it is not repeated
-            raise ConfigurationError(f"state.url: Expected a URL that starts with {', '.join(STATE_SCHEMES)}")
-        try:
-            urlsplit(self.url).port  # noqa: B018  (asking is what fails)
-        except ValueError:
-            hint = "write / : @ # ? in a password as %2F %3A %40 %23 %3F"
-            raise ConfigurationError(f"state.url: Expected a host and a port that is a number; {hint}") from None
+        check_url("state.url", self.url, STATE_SCHEMES)
 
 
 class Retention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -308,6 +309,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     raise ConfigurationError(
                         f'surfaces[{index}].sources: There is no source "{source}"{_nearest(source, SOURCE_NAMES)}'
                     )
+        for key, url in (("state.url", self.state.url), ("ranker.remote", self.ranker.remote)):
+            check_host(key, url, self.limits.hosts)
         _check_durations(self, "")
         _check_names("tables", [table.name for table in self.tables])
         for index, table in enumerate(self.tables):
@@ -371,7 +374,9 @@ def parse_config(text: str, source: str = "headwater.toml") -> Config:
         reason, _, where = str(error).rpartition(" - at `")
         key = where.rstrip("`").removeprefix("$").removeprefix(".")
         reason = reason or str(error)
-        if PATTERN in reason or repr(PATTERN) in reason:
+        if REMOTE in reason or repr(REMOTE) in reason:
+            reason = 'Expected the URL of a model, such as "http://127.0.0.1:8081/v2/models/headwater"'
+        elif PATTERN in reason or repr(PATTERN) in reason:
             reason = 'Expected a duration such as "500ms", "30m", "6h" or "3d"'
         raise ConfigurationError(f"{source}: {key + ': ' if key else ''}{reason}") from error
 

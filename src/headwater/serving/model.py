@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headwater.features.plan import Plan
-from headwater.ranking.ranker import Ranker, open_light, open_ranker
+from headwater.ranking.ranker import Ranker, open_light, open_ranker, ranker_attends
+from headwater.ranking.remote import RemoteRanker
 from headwater.registry.bundle import Bundle
 from headwater.retrieval.fitted import FittedSource, VectorSource, open_sources
 from headwater.schema.config import Config
@@ -32,13 +33,23 @@ class Model:
             source.close()
 
 
-def open_model(bundle: Bundle, config: Config, plan: Plan) -> Model:
-    """Open the ranker and the sources of a loaded bundle."""
+def open_model(bundle: Bundle, config: Config, plan: Plan, *, remote: bool = False) -> Model:
+    """Open the ranker and the sources of a loaded bundle. ``remote``: the ranker where ``ranker.remote`` says, if it says so
+    (whether it is there is not asked).
+    """
     manifest = bundle.manifest
     sources = open_sources(manifest.sources, bundle.files, config, plan)
+    ranker: Ranker | None
+    if remote and config.ranker.remote and manifest.ranker != "none":
+        ranker = RemoteRanker(
+            config.ranker.remote, version=bundle.version, plan_hash=manifest.plan_hash, columns=manifest.columns,
+            attends=ranker_attends(manifest.ranker, bundle.files),
+        )  # fmt: skip
+    else:
+        ranker = open_ranker(manifest.ranker, bundle.files, manifest.columns)
     return Model(
         bundle.version,
-        open_ranker(manifest.ranker, bundle.files, manifest.columns),
+        ranker,
         sources,
         next((source for source in sources if isinstance(source, VectorSource)), None),
         open_light(bundle.files, manifest.columns),

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import structlog
 
 from headwater.features.assemble import Context
-from headwater.ranking.ranker import Features, Ranker, RankerError, Scores
+from headwater.ranking.ranker import Features, Ranker, RankerError, Scores, UnreachableError
 from headwater.retrieval.fitted import Attended, SourceError
 from headwater.retrieval.merge import Candidates
 from headwater.retrieval.sources import Asked
@@ -167,7 +167,7 @@ class RankStage:
     def _failed(self, stage: str, error: RankerError | SourceError, tier: int, run: Run) -> None:
         run.mark("failed")
         run.lap(stage)
-        if isinstance(error, StalledError | RestingError):  # logged once, by the scorer
+        if isinstance(error, StalledError | RestingError | UnreachableError):  # logged once, by the scorer
             run.degrade(tier, str(error))
         else:
             log.error("ranker_failed", error=str(error), stage=stage)

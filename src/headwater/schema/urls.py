@@ -1,0 +1,42 @@
+"""URLs of the configuration: of a known scheme, and leading to this machine or a host that is allowed by name."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from urllib.parse import parse_qs, urlsplit
+
+from headwater.schema.errors import ConfigurationError
+
+
+def check_url(key: str, url: str, schemes: Sequence[str]) -> None:
+    """Raises :class:`ConfigurationError`: another scheme, or no host and port. What stands there may hold a password, so it
+    is not repeated.
+    """
+    if not url.startswith(tuple(schemes)):
+        raise ConfigurationError(f"{key}: Expected a URL that starts with {', '.join(schemes)}")
+    try:
+        urlsplit(url).port  # noqa: B018  (asking is what fails)
+    except ValueError:
+        hint = "write / : @ # ? in a password as %2F %3A %40 %23 %3F"
+        raise ConfigurationError(f"{key}: Expected a host and a port that is a number; {hint}") from None
+
+
+def check_host(key: str, url: str, hosts: Sequence[str]) -> None:
+    """Raises :class:`ConfigurationError`: ``url`` leads to neither this machine nor one of ``hosts``."""
+    parts = urlsplit(url)
+    named = [parts.hostname] if parts.hostname else parse_qs(parts.query).get("host", [])  # as Redis's client does
+    for host in named:
+        if host not in hosts and not _is_local(host):
+            raise ConfigurationError(
+                f'{key}: "{host}" is not an allowed host; name it in limits.hosts if this server shall connect to it'
+            )
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
