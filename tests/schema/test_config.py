@@ -12,7 +12,6 @@ from headwater.schema.config import (
     Config,
     EventType,
     Segments,
-    Surface,
     known_keys,
     load_config,
     parse_config,
@@ -20,6 +19,7 @@ from headwater.schema.config import (
 )
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.rules import ACTIONS
+from headwater.schema.surfaces import Surface
 from headwater.schema.template import config_template
 
 

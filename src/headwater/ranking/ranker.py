@@ -66,6 +66,24 @@ class Ranker(Protocol):
 
 
 @runtime_checkable
+class Headed(Protocol):
+    """A ranker that says several things of a row (a click, a purchase), whose score is their weighted sum."""
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """What it says, in order."""
+        ...
+
+    def weighing(self, objective: Mapping[str, float]) -> Ranker:
+        """The same model, whose score is ``Σ objective[head] · head``; heads that are not named count nothing.
+
+        Raises:
+            RankerError: there is no such head.
+        """
+        ...
+
+
+@runtime_checkable
 class Interruptible(Protocol):
     """A ranker whose calls can be ended from another thread."""
 
