@@ -224,7 +224,7 @@ def test_what_follows_on_an_item_that_is_no_longer_offered_belongs_to_the_questi
             clicks((user, "a"), at_ms=START_MS + 1_000_000 + n * apart_ms, kind=kind) for n, kind in enumerate(kinds)
         ]
     made = build(written(sorted(steps, key=lambda step: step.at_ms), CONFIG).log)
-    kinds = [t.name for t in CONFIG.events]
-    done = [{name for t, name in enumerate(kinds) if outcome >> t & 1} for outcome in made.outcomes.tolist()]
+    names = [t.name for t in CONFIG.events]
+    done = [{name for t, name in enumerate(names) if outcome >> t & 1} for outcome in made.outcomes.tolist()]
     by_user = dict(zip(made.addresses.user[np.cumsum(made.groups) - 1].tolist(), done, strict=True))
     assert list(by_user.values()) == [{"click", "like"}, {"click"}, {"click"}]

@@ -48,7 +48,7 @@ from headwater.serving.results import Key, ResultLists, given_again, named_items
 from headwater.serving.rules import Rules
 from headwater.serving.run import Deadline, Run
 from headwater.serving.scorer import DirectScorer, Scorer
-from headwater.serving.stages import TIER_FULL, TIER_LAST, TIER_POPULAR, TIER_RETRIEVAL
+from headwater.serving.stages import TIER_FULL, TIER_LAST, TIER_POPULAR
 from headwater.serving.view import View
 from headwater.serving.walk import drawn_tier
 
