@@ -92,7 +92,10 @@ def test_a_log_without_lists_says_what_to_do() -> None:
 
 def test_the_pipeline_describes_itself(tmp_path: Path) -> None:
     config = tmp_path / "headwater.toml"
-    config.write_text("[ladder]\ndeadline_ms = 80.0\n")
+    config.write_text(
+        '[ladder]\ndeadline_ms = 80.0\n[ranker]\nkind = "deep"\n[fatigue]\nimpressions = 5\n[[surfaces]]\nname = "home"\n'
+        'objective = {click = 2.0}\ndiversity = 0.3\nexploration = {share = 0.05}\nfatigue = {action = "drop"}\n'
+    )
     runner = CliRunner()
     shown = runner.invoke(build_app(), ["pipeline", "show", "--config", str(config), "--json"])
     described = json.loads(shown.stdout.splitlines()[-1])
@@ -102,3 +105,7 @@ def test_the_pipeline_describes_itself(tmp_path: Path) -> None:
     table = runner.invoke(build_app(), ["pipeline", "show", "--config", str(config)])
     assert table.exit_code == 0
     assert "deep_rank" in table.stdout
+    said = " ".join(table.stdout.split())
+    for words in ("2 × click", "drop after 5", "mmr 0.3", "0.05 of requests"):
+        assert words in said
+    assert described["surfaces"][0]["exploration"]["share"] == 0.05

@@ -24,8 +24,9 @@ from headwater.features.layout import I_COUNTS, I_TIMES, MAX_ITEMS, U_COUNTS, U_
 from headwater.features.plan import MAX_LIVES, Plan, compile_plan
 from headwater.log.protocol import INDEX_LIMITS
 from headwater.log.record import Namespace
-from headwater.schema.config import MAX_EVENT_TYPES, Config, CoVisits, EventType, Features, Segments, Serving, Surface
+from headwater.schema.config import MAX_EVENT_TYPES, Config, CoVisits, EventType, Features, Segments, Serving
 from headwater.schema.errors import ConfigurationError
+from headwater.schema.surfaces import Fatigue, Surface
 from tests.features.columns import EVERYTHING_PLAN
 from tests.features.states import CONFIGS, PLANS
 
@@ -66,6 +67,7 @@ CHANGED = {
     "fast co-visit half-life": with_features(co_visits=CoVisits(fast_half_life="1h")),
     "idle after": with_features(idle_after="399d"),
     "never idle": with_features(idle_after="never"),
+    "fatigue": Config(fatigue=Fatigue(impressions=3)),
     "fewer default features": with_features(without=("co_last",)),
 }
 
@@ -166,7 +168,8 @@ def test_every_cell_of_a_row_has_one_owner(plan: Plan) -> None:
 
     check("user", "i8", layout.user_i8, (0, U_TIMES))
     check("user", "f4", layout.user_f4)
-    check("user", "u4", layout.user_u4, (0, U_COUNTS), (layout.recent_keys, layout.recent_size),
+    check("user", "u4", layout.user_u4, (0, U_COUNTS), (layout.untouched, 2 * layout.untouched_size),
+          (layout.recent_keys, layout.recent_size),
           (layout.recent_times, layout.recent_size), (layout.seen, layout.seen_size))  # fmt: skip
     check("item", "i8", layout.item_i8, (0, I_TIMES))
     check("item", "f4", layout.item_f4, (layout.segment_f4, WIDE * keys * slots), (layout.co_f4, layout.co_size),

@@ -214,3 +214,17 @@ def test_progress_is_told(log: Written) -> None:
     assert told
     assert all(0 < done < all_ == big.last_offset for done, all_ in told)
     assert told == sorted(told)
+
+
+def test_what_follows_on_an_item_that_is_no_longer_offered_belongs_to_the_question_before() -> None:
+    steps = [clicks(("first", "a"), ("first", "b"), at_ms=START_MS)]
+    for user, kinds in (("both", ("click", "like")), ("one", ("click",)), ("late", ("click", "purchase"))):
+        apart_ms = 31 * 60_000 if user == "late" else 8_000
+        steps += [
+            clicks((user, "a"), at_ms=START_MS + 1_000_000 + n * apart_ms, kind=kind) for n, kind in enumerate(kinds)
+        ]
+    made = build(written(sorted(steps, key=lambda step: step.at_ms), CONFIG).log)
+    names = [t.name for t in CONFIG.events]
+    done = [{name for t, name in enumerate(names) if outcome >> t & 1} for outcome in made.outcomes.tolist()]
+    by_user = dict(zip(made.addresses.user[np.cumsum(made.groups) - 1].tolist(), done, strict=True))
+    assert list(by_user.values()) == [{"click", "like"}, {"click"}, {"click"}]

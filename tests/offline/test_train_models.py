@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 
+import msgspec
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
@@ -17,13 +18,15 @@ from headwater.log.lmdb import LmdbLog
 from headwater.log.record import RecordBlock
 from headwater.offline.fitted import FittedSources
 from headwater.offline.train import TrainReport, train
+from headwater.ranking.ranker import RankerError
 from headwater.registry.bundle import Bundle
 from headwater.registry.card import read_card
 from headwater.registry.registry import Registry
 from headwater.retrieval.fitted import score_column
-from headwater.schema.config import FITTED_NAMES, load_config
+from headwater.schema.config import FITTED_NAMES, Config, Ranker, load_config
 from headwater.schema.errors import HeadwaterError
-from headwater.serving.model import open_model
+from headwater.schema.surfaces import Surface
+from headwater.serving.model import Model, open_model
 from headwater.serving.pipeline import Pipeline
 from headwater.serving.request import Query
 from headwater.serving.stages import TIER_FULL
@@ -36,7 +39,7 @@ TABLES: dict[str, dict[str, str | int | float | bool | list[str]]] = {
     "gate": {"enabled": False},
     "models.sequence": {"size": 16, "length": 12, "epochs": 2, "heads": 2, "blocks": 1, "batch_tokens": 512},
     "models.als": {"size": 8, "iterations": 3},
-    "models.deep": {"width": 16, "crosses": 1, "epochs": 2, "batch": 256},
+    "models.deep": {"width": 16, "crosses": 1, "epochs": 2, "batch": 256, "heads": ["click", "like"]},
 }
 
 
@@ -115,6 +118,46 @@ def test_a_bundle_has_its_sources_and_serves(
     stranger = pipeline.recommend(Query("r", k=10, deadline_ms=1e9), view, model, fold.received_ms + 1)
     assert stranger.tier == TIER_FULL
     assert len(stranger.items) == 10
+    check_objectives(config, bundle, view, fold.received_ms + 1)
+
+
+def aiming(config: Config, **objective: float) -> Config:
+    surfaces = (Surface(name="home"), Surface(name="cart", objective=objective))
+    return msgspec.structs.replace(config, ranker=Ranker(kind="deep"), surfaces=surfaces)
+
+
+def check_objectives(config: Config, bundle: Bundle, view: FoldView, now_ms: int) -> None:
+    """A surface with an objective ranks by it, the others as trained, and what a bundle cannot follow it refuses."""
+    plan = compile_plan(config)
+    if bundle.manifest.ranker == "lightgbm":
+        with pytest.raises(
+            RankerError, match=r'surface "cart" has an objective, and the ranker of bundle .* has no heads'
+        ):
+            open_model(bundle, aiming(config, click=1.0), plan)
+        return
+    with pytest.raises(
+        RankerError, match=r'"cart" does not fit bundle .*"clicks", did you mean "click".*has click, like'
+    ):
+        open_model(bundle, aiming(config, clicks=1.0), plan)
+    chosen = aiming(config, click=1.0, like=3.0)
+    model, likes = open_model(bundle, chosen, plan), open_model(bundle, aiming(config, like=1.0), plan)
+    clicks = open_model(bundle, aiming(config, click=1.0), plan)
+
+    def scores(of: Model, surface: str) -> dict[int, float]:
+        query = Query("r", user=3, surface=surface, k=20, deadline_ms=1e9)
+        answer = Pipeline(chosen, plan).recommend(query, view, of, now_ms)
+        assert answer.tier == TIER_FULL
+        assert (np.diff(answer.scores) <= 0.0).all()
+        return dict(zip(answer.items.tolist(), answer.scores.tolist(), strict=True))
+
+    both, click, like = scores(model, "cart"), scores(clicks, "cart"), scores(likes, "cart")
+    for item in both.keys() & click.keys() & like.keys():
+        assert both[item] == pytest.approx(click[item] + 3.0 * like[item], rel=1e-4, abs=1e-4)
+    assert both.keys() & click.keys() & like.keys()
+    assert scores(model, "home") == scores(likes, "home") != both
+    model.close()
+    with pytest.raises(RankerError, match="was closed"):
+        model.on("cart").ranker.score(np.zeros((1, len(bundle.manifest.columns)), np.float32))  # type: ignore[union-attr]
 
 
 def test_the_same_training_gives_the_same_bundle(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -9,9 +9,10 @@ import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.policy.diversity import LEAST_WINDOW, diversified, window
+from headwater.policy.diversity import LEAST_WINDOW, OWN, diversified, relevance, window
+from headwater.policy.exploration import Lottery
 from headwater.policy.order import Capped, Diverse, Ordered, Pinned, Policy, Required, Weighed, apply_policy
-from headwater.testing.policy_oracle import SlowPolicy, diversify_slowly, order_slowly
+from headwater.testing.policy_oracle import SlowPolicy, diversify_slowly, order_slowly, spread_slowly
 from tests.features.states import STABLE
 
 NOBODY = 0
@@ -21,7 +22,9 @@ def mask(chosen: set[int], n: int) -> npt.NDArray[np.bool_]:
     return np.isin(np.arange(n), list(chosen))
 
 
-def ordered(scores: Sequence[float], k: int, slow: SlowPolicy, ties: Sequence[int] | None = None) -> Ordered:
+def ordered(
+    scores: Sequence[float], k: int, slow: SlowPolicy, ties: Sequence[int] | None = None, lottery: Lottery | None = None
+) -> Ordered:
     """``apply_policy`` of the same policy in arrays."""
     n = len(scores)
     caps = []
@@ -36,13 +39,14 @@ def ordered(scores: Sequence[float], k: int, slow: SlowPolicy, ties: Sequence[in
         [Pinned(mask(chosen, n), position) for chosen, position in slow.pinned],
         caps,
         [Required(mask(chosen, n), at_least, within) for chosen, at_least, within in slow.required],
+        lottery=lottery,
     )
     return apply_policy(np.array(scores, np.float32), np.array(ties or range(n), np.int64), k, policy)
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> tuple[list[float], list[int], int, SlowPolicy]:
-    n = draw(st.integers(0, 12))
+def worlds(draw: st.DrawFn, most: int = 12) -> tuple[list[float], list[int], int, SlowPolicy]:
+    n = draw(st.integers(0, most))
     scores = draw(st.lists(st.sampled_from([-2.0, -0.5, 0.0, 0.25, 0.5, 1.0, 2.0]), min_size=n, max_size=n))
     ties = draw(st.permutations(range(n)))
     some = st.sets(st.integers(0, max(n - 1, 0)), max_size=6)
@@ -134,7 +138,7 @@ def test_diversity_is_marginal_relevance_one_by_one(n: int, k: int, weight: floa
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors[random.random(n) < 0.2] = 0.0
     order = np.lexsort((np.arange(n), -scores))
-    found = diversified(order, scores, vectors[order], k, weight)
+    found = diversified(order, scores, vectors[order], k, weight, "mmr")
     similarity = vectors[order] @ vectors[order].T
     assert found.tolist() == diversify_slowly(order.tolist(), scores[order].tolist(), similarity.tolist(), k, weight)
     if weight == 0.0:
@@ -156,5 +160,45 @@ def test_what_ranks_far_below_is_not_looked_at() -> None:
     assert window(n, 5) == LEAST_WINDOW
     assert window(n, 30) == n
     vectors = np.zeros((LEAST_WINDOW, 2), np.float32)
-    found = diversified(np.arange(n), -np.arange(n, dtype=np.float64), vectors, 5, 0.9)
-    assert found.tolist() == list(range(n))
+    for method in ("mmr", "dpp"):
+        found = diversified(np.arange(n), -np.arange(n, dtype=np.float64), vectors, 5, 0.9, method)
+        assert found.tolist() == list(range(n))
+
+
+@STABLE
+@given(st.integers(1, 12), st.integers(1, 8), st.sampled_from([0.1, 0.5, 1.0]), st.integers(0, 1_000))
+def test_the_point_process_takes_what_adds_most_to_the_determinant(n: int, k: int, weight: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = np.sort(random.normal(size=n))[::-1]
+    vectors = random.normal(size=(n, 3)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[random.random(n) < 0.2] = 0.0
+    vectors[random.random(n) < 0.2] = vectors[0]  # the same content more than once, more items than dimensions
+    found = diversified(np.arange(n), scores, vectors, k, weight, "dpp").tolist()
+    similarity = (1.0 - OWN) * vectors.astype(np.float64) @ vectors.astype(np.float64).T
+    np.fill_diagonal(similarity, 1.0)
+    relevant = relevance(scores).tolist()
+    k = min(k, n)
+    for place in range(k):
+        worth = {
+            c: spread_slowly(relevant, similarity, [*found[:place], c], weight)
+            for c in range(n)
+            if c not in found[:place]
+        }
+        assert worth[found[place]] >= max(worth.values()) - 1e-6
+    assert found[k:] == sorted(found[k:])
+    assert sorted(found) == list(range(n))
+
+
+def test_the_point_process_sees_the_whole_list_where_marginal_relevance_sees_the_nearest() -> None:
+    # the third lies between the first two, no nearer to either than the fourth is to the first
+    between = np.array([np.sqrt(0.5), np.sqrt(0.5), 0.0])
+    vectors = np.array([[1, 0, 0], [0, 1, 0], between, [0.72, 0.0, np.sqrt(1 - 0.72**2)]], np.float32)
+    scores, ties = np.array([4.0, 3.99, 3.98, 3.97], np.float32), np.arange(4)
+    mmr = Policy(diverse=lambda order: Diverse(vectors[order], 0.9))
+    dpp = Policy(diverse=lambda order: Diverse(vectors[order], 0.9, "dpp"))
+    assert apply_policy(scores, ties, 3, mmr).positions.tolist() == [0, 1, 2]
+    assert apply_policy(scores, ties, 3, dpp).positions.tolist() == [0, 1, 3]
+    pin, cap = Pinned(mask({2}, 4), 1), Capped(np.array([[1], [2], [3], [1]], np.uint32), 1)
+    ruled = Policy(pinned=[pin], capped=[cap], diverse=lambda order: Diverse(vectors[order], 0.9, "dpp"))
+    assert apply_policy(scores, ties, 3, ruled).positions.tolist() == [2, 0, 1]

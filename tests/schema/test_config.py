@@ -13,7 +13,6 @@ from headwater.schema.config import (
     Config,
     EventType,
     Segments,
-    Surface,
     known_keys,
     load_config,
     parse_config,
@@ -22,6 +21,7 @@ from headwater.schema.config import (
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.presets import CHANGES, Preset
 from headwater.schema.rules import ACTIONS
+from headwater.schema.surfaces import Surface
 from headwater.schema.template import config_template
 
 

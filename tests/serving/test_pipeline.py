@@ -21,11 +21,12 @@ from headwater.log.commands import PutItems, PutProfiles
 from headwater.log.record import Namespace
 from headwater.retrieval.index import ItemIndex
 from headwater.retrieval.sources import Asked, Offer, Trending
-from headwater.schema.config import Config, Features, FreshConfig, Ranker, SourceConfig, Sources, Surface
+from headwater.schema.config import Config, Features, FreshConfig, Ranker, SourceConfig, Sources
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import Event
 from headwater.schema.items import Item
 from headwater.schema.requests import Address, ServedList
+from headwater.schema.surfaces import Surface
 from headwater.schema.users import UserProfile
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Pipeline

@@ -12,9 +12,10 @@ from headwater.features.layout import U_RECENT_LENGTH
 from headwater.log.commands import PutItems
 from headwater.online.cursor import next_cursor, shown_before
 from headwater.online.errors import RefusalError
-from headwater.schema.config import Config, Surface
+from headwater.schema.config import Config
 from headwater.schema.items import Item
 from headwater.schema.requests import MAX_PAGED
+from headwater.schema.surfaces import Surface
 from headwater.serving.lists import LastLists
 from headwater.serving.pipeline import Conditions, Pipeline
 from headwater.serving.request import Answer, Query

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import msgspec
 import typer
 
 from headwater.cli.options import ConfigOption, JsonOption, print_json, settings
+
+if TYPE_CHECKING:
+    from headwater.schema.surfaces import Fatigue, Surface
 
 
 def register(app: typer.Typer) -> None:
@@ -15,13 +21,15 @@ def register(app: typer.Typer) -> None:
 
 
 def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """The stages of a request in order: what each needs, by when it must be over, and what a list is without it.
+    """The stages of a request in order: what each needs, by when it must be over, and what a list is without it; the tiers, and
+    how the list of each surface is put together.
 
     Example: headwater pipeline show
     """
     from headwater.serving.stages import STAGES, TIERS
 
-    ladder = settings(config, None).config.ladder
+    chosen = settings(config, None).config
+    ladder = chosen.ladder
     if as_json:
         print_json(
             {
@@ -31,6 +39,8 @@ def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
                     {**stage._asdict(), "until_ms": round(stage.until * ladder.deadline_ms, 3)} for stage in STAGES
                 ],
                 "tiers": [tier._asdict() for tier in TIERS],
+                "surfaces": msgspec.to_builtins(chosen.surfaces),
+                "fatigue": msgspec.to_builtins(chosen.fatigue),
             }
         )
         return
@@ -48,3 +58,22 @@ def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         tiers.add_row(str(tier.number), tier.name, tier.serves)
     console.print()
     console.print(tiers)
+    surfaces = Table("surface", "k", "objective", "fatigue", "diversity", "exploration", box=None, pad_edge=False)
+    for surface in chosen.surfaces:
+        surfaces.add_row(surface.name, str(surface.k), *_policy_of(surface, chosen.fatigue))
+    console.print()
+    console.print(surfaces)
+
+
+def _policy_of(surface: Surface, fatigue: Fatigue) -> tuple[str, str, str, str]:
+    """Objective, fatigue, diversity and exploration in words."""
+    explores = surface.exploration
+    impressions, action = fatigue.on(surface)
+    return (
+        ", ".join(f"{weight:g} × {head}" for head, weight in surface.objective.items()) or "of the bundle",
+        f"{action} after {impressions} in {fatigue.window}" if action != "none" else "–",
+        f"{surface.diversity_by} {surface.diversity:g}" if surface.diversity else "–",
+        f"{explores.share:.3g} of requests, from {explores.candidates}, temperature {explores.temperature:g}"
+        if explores.share
+        else "–",
+    )

@@ -1,4 +1,4 @@
-"""The bounded lists of a user row: the recent sequence, the seen ring, the heaviest keys."""
+"""The bounded lists of a user row: the recent sequence, the seen ring, the heaviest keys, what was shown and not touched."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from headwater.jit import inline
 
 Float32 = npt.NDArray[np.float32]
 UInt32 = npt.NDArray[np.uint32]
+Int64 = npt.NDArray[np.int64]
+
+COUNT_BITS = 8  # of an untouched item's word: how often it was shown; the item stands above them
+MOST_SHOWN = (1 << COUNT_BITS) - 1
 
 REST = 2.0**-20  # of what a retraction takes off: less than that is rounding
 
@@ -103,3 +107,59 @@ def like(
     f4[weights + place] = np.float32(left(total, weight) if retract else max(total, 0.0))
     if not retract:
         u4[keys + size + place] = max(u4[keys + size + place], np.uint32(time_s))
+
+
+@inline
+def show(u4: UInt32, item: int, count: int, time_s: int, layout: Layout) -> None:
+    """Count ``count`` impressions of ``item``, the latest at ``time_s``. Counts start anew once an item was not shown for a window.
+
+    A full list gives the place of what was shown longest ago, unless that is later.
+    """
+    words, times, size = layout.untouched, layout.untouched + layout.untouched_size, layout.untouched_size
+    place, oldest = -1, 0
+    for k in range(size):
+        word = np.int64(u4[words + k])
+        if word == 0 or word >> COUNT_BITS == item:
+            place = k
+            break
+        if u4[times + k] < u4[times + oldest]:
+            oldest = k
+    if place < 0:
+        if time_s < np.int64(u4[times + oldest]):
+            return
+        place = oldest
+        u4[words + place] = np.uint32(0)
+    known, last = np.int64(u4[words + place]) & MOST_SHOWN, np.int64(u4[times + place])
+    if known > 0:
+        if last - time_s > layout.untouched_window_s:
+            return
+        if time_s - last <= layout.untouched_window_s:
+            count += int(known)
+            if count > MOST_SHOWN:
+                count = MOST_SHOWN
+            if last > time_s:
+                time_s = int(last)
+    u4[words + place] = np.uint32(item << COUNT_BITS | count)
+    u4[times + place] = np.uint32(time_s)
+
+
+@inline
+def touch(u4: UInt32, item: int, layout: Layout) -> None:
+    """Take ``item`` out of what was not touched."""
+    words, times, size = layout.untouched, layout.untouched + layout.untouched_size, layout.untouched_size
+    for place in range(size):
+        if np.int64(u4[words + place]) >> COUNT_BITS == item:
+            for k in range(place, size - 1):
+                u4[words + k] = u4[words + k + 1]
+                u4[times + k] = u4[times + k + 1]
+            u4[words + size - 1] = np.uint32(0)
+            u4[times + size - 1] = np.uint32(0)
+            return
+
+
+def tired_of(u4: UInt32, impressions: int, now_ms: int, layout: Layout) -> Int64:
+    """The items that this user row was shown ``impressions`` times or more, and did not touch: int64[n]."""
+    words = u4[layout.untouched : layout.untouched + layout.untouched_size].astype(np.int64)
+    times = u4[layout.untouched + layout.untouched_size : layout.untouched + 2 * layout.untouched_size].astype(np.int64)
+    tired = (words & MOST_SHOWN >= impressions) & (now_ms // 1000 - times <= layout.untouched_window_s)
+    return np.asarray(words[tired] >> COUNT_BITS)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headwater.features.bounded import forget, left, like, remember, see
+from headwater.features.bounded import forget, left, like, remember, see, show, touch
 from headwater.features.co_visits import co_visit, rescale, stretch
 from headwater.features.layout import (
     I_CATEGORIES,
@@ -373,6 +373,10 @@ def fold_event(
             remember(u4, key, time_ms // 1000, layout)
         if types.seen[slot]:
             see(u4, item, layout)
+        if types.shown[slot]:
+            show(u4, item, 1, time_ms // 1000, layout)
+        elif types.touch[slot]:
+            touch(u4, item, layout)
     elif types.sequence[slot]:
         forget(u4, key, layout)
     dirty_users[user] = 1

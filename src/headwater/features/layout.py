@@ -110,6 +110,9 @@ class Layout(NamedTuple):
     content_f4: int
     content_size: int
     idle_ms: int  # a user row that was idle for longer is as good as none; 0: never
+    untouched_size: int  # items that the user was shown and did not touch; 0: not kept
+    untouched: int  # u4 position: item and count (``bounded.COUNT_BITS``), the latest times (in seconds) behind them
+    untouched_window_s: int
 
 
 class TypeProgram(NamedTuple):
@@ -119,6 +122,8 @@ class TypeProgram(NamedTuple):
     positive: UInt8
     seen: UInt8
     sequence: UInt8
+    shown: UInt8  # an impression, where those are counted
+    touch: UInt8  # ends the count
 
 
 class ReadProgram(NamedTuple):

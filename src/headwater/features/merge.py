@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headwater.features.bounded import like, remember, see
+from headwater.features.bounded import COUNT_BITS, MOST_SHOWN, like, remember, see, show
 from headwater.features.fold_kernel import Programs, Workspace, advance_user, begin_anew, set_moment
 from headwater.features.layout import U_CLOCK, U_FIRST, U_RECENT_LENGTH, U_SEEN_LENGTH, U_SEGMENT, U_ZONE
 from headwater.features.rowset import Rows
@@ -70,6 +70,11 @@ def merge_user(
     added = int(s_u4[U_SEEN_LENGTH])
     for k in range(max(added - layout.seen_size, 0), added):  # oldest first: a full ring drops its oldest
         see(t_u4, int(s_u4[layout.seen + k % layout.seen_size]), layout)
+    for k in range(layout.untouched_size):
+        word = int(np.int64(s_u4[layout.untouched + k]))  # signed: an unsigned one would make all it meets unsigned
+        if word != 0:
+            time_s = int(np.int64(s_u4[layout.untouched + layout.untouched_size + k]))
+            show(t_u4, word >> COUNT_BITS, word & MOST_SHOWN, time_s, layout)
     s_i8[:] = 0
     s_f4[:] = np.float32(0.0)
     s_u4[:] = np.uint32(0)

@@ -8,7 +8,7 @@ User row
     i8: clock, first, latest times…, times of last values…, times of tables…
     f4: decayed cells…, windows…, last values…, affinity weights…
     u4: recent length, seen length, segment × 2, zone, counts…, extremes…, distinct…, attributes…, tables…,
-        affinity keys and times…, recent keys, recent times, seen
+        affinity keys and times…, untouched items and times…, recent keys, recent times, seen
 Item row
     i8: clock, first, published, expires, co-visit clock, latest times…, times of last values…, times of tables…
     f4: decayed cells…, windows…, last values…, segment cells, co-visit weights, the same at the fast half-life,
@@ -135,7 +135,9 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
     spans = list(dict.fromkeys((c.tile_ms, c.tiles) for c in cells if isinstance(c, Windowed)))
     users, items = _Cells(cells, "user"), _Cells(cells, "item")
     affinities = _Affinities([c for c in cells if isinstance(c, Affinity)], users.f4_end, users.u4_end)
-    recent_keys = affinities.u4_end
+    fatigue = config.fatigue
+    untouched, untouched_size = affinities.u4_end, fatigue.size if fatigue.impressions else 0
+    recent_keys = untouched + 2 * untouched_size
     seen = recent_keys + 2 * features.recent
     segment_f4 = items.f4_end
     co_f4 = segment_f4 + WIDE * len(config.segments.keys) * features.segment_slots
@@ -168,18 +170,25 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
         content_f4=co_total + 3,
         content_size=features.content_size,
         idle_ms=0 if features.idle_after == "never" else parse_duration(features.idle_after),
+        untouched_size=untouched_size,
+        untouched=untouched,
+        untouched_window_s=parse_duration(fatigue.window) // 1000 if untouched_size else 0,
     )
+    shown = fatigue.types if untouched_size else ()
+    touching = [t.name for t in config.events if untouched_size and t.weight > 0.0 and t.name not in shown]
     positions = {**users.at, **items.at, **affinities.at}
     versions = tuple(version_of(column) for column in columns)
     described = {
         "state": STATE_VERSION,
         "columns": list(zip((c.name for c in columns), versions, strict=True)),
         "cells": [msgspec.to_builtins(cell) for cell in cells],
-        "layout": list(layout),
+        "layout": list(
+            layout if untouched_size else layout[:-3]
+        ),  # a plan without fatigue is the one that it always was
         "lives": lives_ms,
         "events": [msgspec.to_builtins(t) for t in config.events],
         "segments": list(config.segments.keys),
-    }
+    } | ({"shown": list(shown)} if untouched_size else {})
     digest = hashlib.sha256(msgspec.json.encode(described, order="deterministic")).hexdigest()[:16]
     return Plan(
         hash=digest,
@@ -200,6 +209,8 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
             positive=np.array([0, *(t.positive for t in config.events)], np.uint8),
             seen=np.array([0, *(bool(t.seen) for t in config.events)], np.uint8),
             sequence=np.array([0, *(bool(t.sequence) for t in config.events)], np.uint8),
+            shown=np.array([0, *(name in shown for name in names)], np.uint8),
+            touch=np.array([0, *(name in touching for name in names)], np.uint8),
         ),
         users=users.program(names, lives_ms, spans),
         items=items.program(names, lives_ms, spans),

@@ -86,6 +86,7 @@ def sizes(plan: Plan) -> Sizes:
             {"clock and first": TIME * U_TIMES, "lengths, segments, zone": CODE * U_COUNTS}
             | _cells(plan, "user")
             | {
+                "untouched items": 2 * CODE * layout.untouched_size,
                 "recent sequence": 2 * CODE * layout.recent_size,
                 "seen ring": CODE * layout.seen_size,
             }

@@ -24,6 +24,7 @@ from headwater.log.record import Kind, Namespace, RecordBlock
 from headwater.registry.bundle import DataRange
 from headwater.retrieval.fitted import Recent
 from headwater.schema.config import Config
+from headwater.schema.durations import parse_duration
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Pipeline
 from headwater.serving.region import StoredRegion
@@ -46,7 +47,10 @@ class Attending(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """``features`` float32[n, d + s] (columns of the plan, then a score of each fitted source), ``labels`` int32[n] (1: the item of the event), ``groups`` int32[g] rows a question.
+    """``features`` float32[n, d + s] (columns of the plan, then a score of each fitted source), ``labels`` int32[n] (1: the item of the event), ``groups`` int32[g] rows a question,
+    ``outcomes`` int64[g] what was done with the answer of each question: bit t for the t-th of the configuration's ``events``. Besides
+    the event that it was asked about these are later ones on the same item, inside the windows of ``training.labels``, that could
+    not be asked about because what was clicked is not offered again.
 
     ``questions`` were asked, ``missed`` had an answer that no source offered (they train nothing). ``addresses`` says
     of each row what it was assembled for, and when. ``attending`` is there when a source with vectors was asked.
@@ -56,6 +60,7 @@ class TrainingSet:
     labels: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float32]
     groups: npt.NDArray[np.int32]
+    outcomes: npt.NDArray[np.int64]
     questions: int
     missed: int
     data: DataRange
@@ -117,7 +122,7 @@ class Collector:
     ) -> None:  # fmt: skip
         self._groups, self._negatives, self._drawing = groups, config.ranker.negatives, drawing
         self._log, self._config = log, config
-        self._weights = _weights(log, config)
+        self._kinds, self._windows_ms = _kinds(log, config), _windows_ms(config)
         self._plain, self._fitted = len(plan.columns), 0 if model is None else len(model.sources)
         self._assembled = np.zeros((self._negatives + 1, self._plain), np.float32)
         self._attended = None if model is None else model.attended
@@ -131,6 +136,9 @@ class Collector:
         shape = (self._groups, 0 if self._attended is None else self._attended.length)
         self._latest = Recent(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.float32))
         self._sizes: list[int] = []
+        self._outcomes: list[int] = []
+        # (user, item): its latest question, and when it was asked
+        self._answered: dict[tuple[int, int], tuple[int, int]] = {}
         self._used = self.asked = self._missed = 0
         self._first_ms = self._last_ms = self._first_offset = 0
 
@@ -144,8 +152,10 @@ class Collector:
         segments = record["segments"]
         query = Query("", user=int(record["user"]), segments=(int(segments[0]), int(segments[1])))
         candidates = pipeline.candidates(query, view, now_ms, model).items
+        kind, weight = self._kind(int(record["type"]))
         if item not in candidates:
             self._missed += 1
+            self._follow(query.user, item, kind, now_ms)
             return True
         if self._used + self._negatives + 1 > len(self._rows):
             return False
@@ -164,22 +174,34 @@ class Collector:
             self._latest.items[row, known], self._latest.types[row, known] = recent.items, recent.types
             self._latest.age_s[row, known] = recent.age_s
         self._labels[here] = chosen == item
-        if int(record["type"]) not in self._weights:  # the log has met a type of the configuration for the first time
-            self._weights = _weights(self._log, self._config)
-        self._weight_of[here] = self._weights[int(record["type"])]
+        self._weight_of[here] = weight
         self._address_of[0, here], self._address_of[1, here] = int(record["offset"]) - 1, query.user
         self._address_of[2, here], self._address_of[3, here] = chosen, now_ms
         self._used += len(chosen)
         self._sizes.append(len(chosen))
+        self._answered[query.user, item] = len(self._outcomes), now_ms
+        self._outcomes.append(1 << kind)
         return True
+
+    def _kind(self, number: int) -> tuple[int, float]:
+        """Position and weight of the event type that the log calls ``number``."""
+        if number not in self._kinds:  # the log has met a type of the configuration for the first time
+            self._kinds = _kinds(self._log, self._config)
+        return self._kinds[number]
+
+    def _follow(self, user: int, item: int, kind: int, now_ms: int) -> None:
+        """Note an event on an item that an earlier question was about."""
+        group, asked_ms = self._answered.get((user, item), (-1, 0))
+        if group >= 0 and now_ms - asked_ms <= self._windows_ms.get(kind, 0):
+            self._outcomes[group] |= 1 << kind
 
     def take(self, view: FoldView, until: int) -> TrainingSet:
         """What was collected since the last time, up to the offset ``until``."""
         used, groups, latest = self._used, len(self._sizes), self._latest
         offset, user, item, now_ms = self._address_of[:, :used]
         taken = TrainingSet(
-            self._rows[:used], self._labels[:used], self._weight_of[:used], np.array(self._sizes, np.int32), self.asked,
-            self._missed,
+            self._rows[:used], self._labels[:used], self._weight_of[:used], np.array(self._sizes, np.int32),
+            np.array(self._outcomes, np.int64), self.asked, self._missed,
             DataRange(first_offset=self._first_offset, last_offset=until, first_ms=self._first_ms, last_ms=self._last_ms),
             Questions(offset=offset, user=user, item=item, now_ms=now_ms, segments=np.zeros((used, 2), np.uint16)),
             None if self._attended is None else Attending(
@@ -190,9 +212,20 @@ class Collector:
         return taken
 
 
-def _weights(log: EventLog, config: Config) -> dict[int, float]:
+def _windows_ms(config: Config) -> dict[int, int]:
+    """How long after a question an event of a type, by its position, still belongs to it."""
+    names = [t.name for t in config.events]
+    return {names.index(name): parse_duration(of.window) for of in config.training.labels for name in of.types}
+
+
+def _kinds(log: EventLog, config: Config) -> dict[int, tuple[int, float]]:
+    """Of each positive event type that the log knows its position in the configuration, and what a row of it weighs."""
     vocabulary = log.vocabulary()
-    return {vocabulary.index(Namespace.EVENT_TYPE, t.name): max(t.weight, 0.1) for t in config.events if t.positive}
+    return {
+        vocabulary.index(Namespace.EVENT_TYPE, t.name): (place, max(t.weight, 0.1))
+        for place, t in enumerate(config.events)
+        if t.positive
+    }
 
 
 def positives(block: RecordBlock, positive: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from headwater.learning.gbdt import GbdtParams, fit_gbdt
+from headwater.learning.gbdt import GbdtParams, TrainingError, fit_gbdt
 from headwater.learning.trainingset import TrainingSet
 from headwater.ranking.gbdt import MODEL_FILE
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError
 
 Progress = Callable[[str, int, int], None]
-CHOSEN = "chosen"  # the one head of a ranker that learns which candidate was taken
+CHOSEN = "chosen"  # the one head of a ranker that learns which candidate was taken, whatever was done with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ def fit_ranker(
     threads: int, progress: Progress | None,
 ) -> FittedRanker:  # fmt: skip
     """The ranker that ``config`` names, trained to put the item of each event before the other candidates.
+
+    A deep ranker with ``models.deep.heads`` does so for each of these types of events by a head of its own.
 
     Raises:
         ConfigurationError: the deep ranker needs what is not installed.
@@ -69,11 +72,33 @@ def _fit_deep(
         vectors, items, types, age_s = rows.attending
         known = np.where(rows.addresses.item < len(vectors), rows.addresses.item, 0)
         histories = Histories(vectors, known, items, types, age_s)
+    heads, labels = _heads(config, rows)
     files, report = fit_deep(
-        RankingRows(
-            rows.features, rows.labels.astype(np.float32)[:, None], rows.groups, weights=rows.weights, histories=histories
-        ),
-        config.models.deep, columns=columns, heads=(CHOSEN,), objective="listwise", seed=seed, threads=threads,
+        RankingRows(rows.features, labels, rows.groups, weights=rows.weights, histories=histories),
+        config.models.deep, columns=columns, heads=heads, objective="listwise", seed=seed, threads=threads,
+        value={t.name: t.weight for t in config.events},
         progress=None if progress is None else lambda epoch, epochs, _: progress("fit", epoch, epochs),
     )  # fmt: skip
     return FittedRanker(files, histories is not None, 0, report.epochs, None, {})
+
+
+def _heads(config: Config, rows: TrainingSet) -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
+    """The heads, and the labels of each, ``float32[n, h]``: the answer of a question, for the heads of what was done with it."""
+    wanted = config.models.deep.heads
+    if not wanted:
+        return (CHOSEN,), rows.labels.astype(np.float32)[:, None]
+    positive = {t.name: place for place, t in enumerate(config.events) if t.positive}
+    for name in wanted:
+        if name not in positive:
+            raise ConfigurationError(
+                f'models.deep.heads: "{name}" is no positive event type (these are {", ".join(positive)})'
+            )
+    done = np.repeat(rows.outcomes, rows.groups)
+    labels = np.stack([rows.labels * (done >> positive[name] & 1) for name in wanted], 1).astype(np.float32)
+    for h, name in enumerate(wanted):
+        if not labels[:, h].any():
+            raise TrainingError(
+                f'models.deep.heads: In none of the {len(rows.groups)} questions there was a "{name}", so that its head would learn '
+                "nothing. Train on a longer window or on more rows, or take the head out"
+            )
+    return wanted, labels

@@ -155,7 +155,8 @@ def newest(sets: list[TrainingSet], count: int) -> TrainingSet:
     )  # fmt: skip
     return replace(
         sets[-1], features=kept(lambda s: s.features), labels=kept(lambda s: s.labels), weights=kept(lambda s: s.weights),
-        groups=groups[old:], questions=sum(each.questions for each in sets), missed=sum(each.missed for each in sets),
+        groups=groups[old:], outcomes=np.concatenate([each.outcomes for each in sets])[old:],
+        questions=sum(each.questions for each in sets), missed=sum(each.missed for each in sets),
         addresses=addresses,
         data=DataRange(
             first_offset=int(addresses.offset[0]) + 1, last_offset=sets[-1].data.last_offset,

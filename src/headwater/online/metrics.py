@@ -83,6 +83,7 @@ class Metrics:
         self.walked = Counter(
             "headwater_walked", "Answers that walked a lower tier on purpose", ("tier",), registry=registry
         )
+        self.explored = Counter("headwater_explored", "Answers that were drawn by lot", ("surface",), registry=registry)
         self.rules = Counter(
             "headwater_rule_items", "Items that a rule removed, moved, placed or kept out", ("rule",), registry=registry
         )

@@ -210,6 +210,8 @@ class Service:
                 self._width_of[stage].inc(lap.width)
         if answer.walked:
             self.metrics.walked.labels(str(answer.walked)).inc()
+        if answer.explored is not None:
+            self.metrics.explored.labels(asked.query.surface).inc()
         if (stalls := self._scorer.stalls) > self._stalls:
             self.metrics.stalls.inc(stalls - self._stalls)
             self._stalls = stalls

@@ -11,8 +11,8 @@ Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 UInt32 = npt.NDArray[np.uint32]
 
-# Why an item may not be shown; the first that holds. The first three are marks that the caller sets in ``barred``.
-MAY_SHOW, SEEN, EXCLUDED, ABOUT, HIDDEN, UNPUBLISHED, EXPIRED, ELSEWHERE = range(8)
+# Why an item may not be shown; the first that holds. The first four are marks that the caller sets in ``barred``.
+MAY_SHOW, SEEN, EXCLUDED, ABOUT, TIRED, HIDDEN, UNPUBLISHED, EXPIRED, ELSEWHERE = range(9)
 
 
 @kernel

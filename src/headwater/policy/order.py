@@ -1,4 +1,4 @@
-"""The order in which ranked candidates are shown once boosts, pins, caps and quotas have had their say."""
+"""The order in which ranked candidates are shown once boosts, pins, caps and quotas, and perhaps the lot, have had their say."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from headwater.jit import kernel
-from headwater.policy.diversity import diversified
+from headwater.jit import inline, kernel
+from headwater.policy.diversity import Method, diversified
+from headwater.policy.exploration import NOTHING, Lottery, uniform, weights
 
 Bools = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
@@ -58,17 +59,19 @@ class Diverse:
 
     vectors: Float32
     weight: float
+    method: Method = "mmr"
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What acts on one list. Where rules of one kind disagree, the earlier one goes first."""
+    """What acts on one list. Where rules of one kind disagree, the earlier one goes first. ``lottery`` None: nothing is drawn."""
 
     weighed: Sequence[Weighed] = ()
     pinned: Sequence[Pinned] = ()
     capped: Sequence[Capped] = ()
     required: Sequence[Required] = ()
     diverse: Callable[[Int64], Diverse] | None = None  # from the order of the candidates
+    lottery: Lottery | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,10 @@ class Ordered:
     """``positions`` int64: candidates in the order to show. The others say, rule by rule of each kind, for how many shown
     items it holds (``weighed``), whether it was placed (``pinned``), how many better ranked ones it kept out (``capped``),
     how many it brought in (``required``).
+
+    ``log_propensities`` float64 is for each place the natural logarithm of the probability of its candidate, given those above it and
+    all pins: 0 where nothing else could stand there, and without a lottery. ``drawn_from`` int64: the candidates of the lottery,
+    best first.
     """
 
     positions: Int64
@@ -83,6 +90,8 @@ class Ordered:
     pinned: list[int]
     capped: list[int]
     required: list[int]
+    log_propensities: Float64
+    drawn_from: Int64
 
 
 def weigh(scores: Float32, weighed: Sequence[Weighed]) -> Float64:
@@ -104,22 +113,31 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
        and are not stopped by them.
     3. The free positions are filled from the first one on. A candidate is out once one of its values is as often in the
        list as its cap allows. A quota is pressing when it lacks as many items as there are free positions left
-       within its reach. The best ranked candidate of those that most pressing quotas want is taken.
+       within its reach. Of those that most pressing quotas want, the best ranked candidate is taken; with a lottery, one that is drawn
+       from those among its candidates, if there are any. What is drawn by is the score that belongs to the rank: the first
+       of the order weighs as the best score, whether diversity put it there or not.
     4. Where candidates end before ``k``, pins behind the end close up.
     """
     n = len(scores)
     counted = weigh(scores, policy.weighed)
     order = np.lexsort((ties, -counted))
+    weight, drawn_from, seed = NOTHING, order[:0], np.uint64(0)
+    lottery = policy.lottery
+    if lottery is not None:
+        weight, seed = weights(counted[order], lottery), np.uint64(lottery.seed)
     if policy.diverse is not None:
         diverse = policy.diverse(order)
-        order = diversified(order, counted, diverse.vectors, k, diverse.weight)
-    if not (policy.pinned or policy.capped or policy.required):
+        order = diversified(order, counted, diverse.vectors, k, diverse.weight, diverse.method)
+    if lottery is not None:
+        drawn_from = order[: len(weight)]
+    elif not (policy.pinned or policy.capped or policy.required):
         shown = order[:k]
         held = [int(each.holds[shown].sum()) for each in policy.weighed]
-        return Ordered(shown, held, [], [], [])
+        return Ordered(shown, held, [], [], [], np.zeros(len(shown)), drawn_from)
     groups, limits, rule_of = _groups(n, policy.capped)
     pins, quotas = policy.pinned, policy.required
     chosen = np.full(min(k, n), -1, np.int64)
+    log_propensities = np.zeros(len(chosen))
     pinned, capped, required = (np.zeros(max(len(s), 1), np.int64) for s in (pins, policy.capped, quotas))
     length = _select(
         order,
@@ -131,7 +149,10 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
         _matrix([q.holds for q in quotas], n),
         np.array([q.at_least for q in quotas], np.int64),
         np.array([q.within for q in quotas], np.int64),
+        weight,
+        seed,
         chosen,
+        log_propensities,
         np.zeros(n, np.uint8),
         np.zeros(len(limits), np.int64),
         np.zeros(max(len(quotas), 1), np.uint8),
@@ -147,6 +168,8 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
         pinned[: len(pins)].tolist(),
         capped[: len(policy.capped)].tolist(),
         required[: len(quotas)].tolist(),
+        log_propensities[:length],
+        drawn_from,
     )
 
 
@@ -179,10 +202,12 @@ def _groups(n: int, capped: Sequence[Capped]) -> tuple[Int32, Int64, Int64]:
 @kernel
 def _select(
     order: Int64, pins: UInt8, pin_at: Int64, groups: Int32, limits: Int64, rule_of: Int64, quotas: UInt8,
-    at_least: Int64, within: Int64, chosen: Int64, taken: UInt8, counts: Int64, pressing: UInt8, pinned: Int64,
-    capped: Int64, required: Int64,
+    at_least: Int64, within: Int64, weight: Float64, seed: np.uint64, chosen: Int64, log_propensities: Float64, taken: UInt8,
+    counts: Int64, pressing: UInt8, pinned: Int64, capped: Int64, required: Int64,
 ) -> int:  # fmt: skip
-    """Fill ``chosen`` (-1 throughout at first) as :func:`apply_policy` says; returns how many."""
+    """Fill ``chosen`` (-1 throughout at first) as :func:`apply_policy` says; returns how many. ``weight``: that of the first ranks,
+    empty without a lottery.
+    """
     n, k, columns = len(order), len(chosen), groups.shape[1]
     for p in range(len(pin_at)):
         place = pin_at[p] - 1
@@ -217,44 +242,67 @@ def _select(
             if lacks > 0 and lacks >= free:
                 pressing[q] = 1
                 presses = True
-        best, most, plain = -1, -1, -1
+        best, most, least, total = -1, -1, -1, 0.0  # least: what is wanted of the best ranked one
         for r in range(n):
             i = order[r]
-            if taken[i]:
+            if taken[i] or _full(i, groups, counts, limits):
                 continue
-            full = False
-            for c in range(columns):
-                full |= groups[i, c] != 0 and counts[groups[i, c]] >= limits[groups[i, c]]
-            if full:
-                continue
-            if plain < 0:
-                plain = i
-            if not presses:
-                best = i
-                break
-            wanted = 0
-            for q in range(len(at_least)):
-                if pressing[q] and quotas[q, i]:
-                    wanted += 1
+            wanted = _wanted(i, quotas, pressing) if presses else 0
+            if most < 0:
+                least = wanted
             if wanted > most:
-                best, most = i, wanted
+                best, most, total = i, wanted, 0.0
+            if wanted == most and r < len(weight):
+                total += weight[r]
+            if not presses and r + 1 >= len(weight):
+                break
         if best < 0:
             break
+        if total > 0.0:
+            below, limit, drawn = 0.0, total * uniform(seed, place), 0
+            for r in range(len(weight)):
+                i = order[r]
+                if taken[i] or _full(i, groups, counts, limits) or (presses and _wanted(i, quotas, pressing) < most):
+                    continue
+                best, drawn = i, r
+                below += weight[r]
+                if below > limit:
+                    break
+            log_propensities[place] = np.log(weight[drawn] / total)
         chosen[place] = best
         taken[best] = 1
         for c in range(columns):
             counts[groups[best, c]] += 1
-        if best != plain:
+        if least < most:
             for q in range(len(at_least)):
                 if pressing[q] and quotas[q, best]:
                     required[q] += 1
     length = 0
     for place in range(k):
         if chosen[place] >= 0:
-            chosen[length] = chosen[place]
+            chosen[length], log_propensities[length] = chosen[place], log_propensities[place]
             length += 1
     _count_kept_out(order, groups, limits, rule_of, chosen, length, taken, counts, capped)
     return length
+
+
+@inline
+def _full(i: int, groups: Int32, counts: Int64, limits: Int64) -> bool:
+    """Whether one of the values of candidate ``i`` is in the list as often as its cap allows."""
+    full = False
+    for c in range(groups.shape[1]):
+        full |= groups[i, c] != 0 and counts[groups[i, c]] >= limits[groups[i, c]]
+    return full
+
+
+@inline
+def _wanted(i: int, quotas: UInt8, pressing: UInt8) -> int:
+    """How many pressing quotas want candidate ``i``."""
+    wanted = 0
+    for q in range(len(quotas)):
+        if pressing[q] and quotas[q, i]:
+            wanted += 1
+    return wanted
 
 
 @kernel

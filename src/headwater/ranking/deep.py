@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import difflib
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 import numpy as np
@@ -111,6 +113,19 @@ class _OnnxRanker:
     @property
     def head_names(self) -> tuple[str, ...]:
         return self.description.heads
+
+    def weighing(self, objective: Mapping[str, float]) -> Self:
+        """The same session with other weights; its calls are interrupted by themselves. See :class:`Headed`."""
+        heads = self.description.heads
+        for name in objective:
+            if name not in heads:
+                close = difflib.get_close_matches(name, heads, n=1)
+                hint = f', did you mean "{close[0]}"?' if close else ""
+                raise RankerError(f'There is no head "{name}"{hint} (the ranker has {", ".join(heads)})')
+        other = copy.copy(self)
+        other._run_options = onnxruntime.RunOptions()
+        other._value = np.array([objective.get(name, 0.0) for name in heads], np.float32)
+        return other
 
     def score(self, features: Features, attention: Attention | None = None) -> Scores:
         """Score rows: ``float32[n, len(columns)]`` → ``float32[n]``. See :meth:`Ranker.score`."""

@@ -93,6 +93,19 @@ class Multihead(Protocol):
 
 
 @runtime_checkable
+class Headed(Multihead, Protocol):
+    """One whose heads can be weighed otherwise."""
+
+    def weighing(self, objective: Mapping[str, float]) -> Ranker:
+        """The same model, whose score is ``Σ objective[head] · head``; heads that are not named count nothing.
+
+        Raises:
+            RankerError: there is no such head.
+        """
+        ...
+
+
+@runtime_checkable
 class Timed(Protocol):
     """A ranker that waits for somebody else, and is told for how long."""
 

@@ -23,6 +23,7 @@ from headwater.schema.events import Name
 from headwater.schema.limits import Limits, Overload
 from headwater.schema.models import Gate, Learn, Limit, Models
 from headwater.schema.rules import Rule
+from headwater.schema.surfaces import Fatigue, Surface, check_fatigue
 from headwater.schema.tables import TableSource
 from headwater.schema.urls import check_host, check_url
 
@@ -59,20 +60,6 @@ class Segments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The attributes that split popularity: of the event, the request or the profile, in this order of preference."""
 
     keys: tuple[Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^=]+$")], ...] = ("country", "device")
-
-
-class Surface(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A place that shows a list. ``sources`` absent: all that are enabled. ``diversity``: what difference counts beside rank.
-
-    ``about = "latest"``: the list is about the item that the user turned to last ("because you…"), unless the request
-    names items.
-    """
-
-    name: Name
-    about: Literal["nothing", "latest"] = "nothing"
-    k: Annotated[int, Meta(ge=1, le=200)] = 20
-    sources: tuple[str, ...] | None = None
-    diversity: _Share = 0.0
 
 
 class CoVisits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -277,6 +264,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     events: tuple[EventType, ...] = DEFAULT_EVENTS
     segments: Segments = Segments()
     surfaces: tuple[Surface, ...] = DEFAULT_SURFACES
+    fatigue: Fatigue = Fatigue()
     features: Features = Features()
     sources: Sources = Sources()
     ranker: Ranker = Ranker()
@@ -303,7 +291,15 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"segments.keys: Expected at most {MAX_SEGMENT_KEYS} keys, got {len(self.segments.keys)}"
             )
         _check_names("segments.keys", list(self.segments.keys))
+        if not self.serving.log_served and any(surface.exploration.share for surface in self.surfaces):
+            raise ConfigurationError(
+                "serving.log_served: Expected true where a surface explores: propensities that are not logged are lost"
+            )
         for index, surface in enumerate(self.surfaces):
+            if surface.objective and self.ranker.kind != "deep":
+                raise ConfigurationError(
+                    f'surfaces[{index}].objective: Expected ranker.kind = "deep": "{self.ranker.kind}" has no heads to weigh'
+                )
             for source in surface.sources or ():
                 if source not in SOURCE_NAMES:
                     raise ConfigurationError(
@@ -328,6 +324,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             msgspec.structs.force_setattr(self, "training", msgspec.structs.replace(self.training, labels=labels))
         names = [t.name for t in self.events]
         _check_labels(self.training.labels, names)
+        check_fatigue(self.fatigue, self.surfaces, names)
         for name in self.limits.user_events_per_hour:
             if name not in names:
                 raise ConfigurationError(

@@ -70,7 +70,7 @@ class AlsModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class DeepModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The deep ranker: DCN-v2 crosses, target attention over the recent sequence, a head for each of ``heads``.
 
-    ``heads`` absent: every positive event type. ``value`` weighs the heads in the final order (absent: the weights of
+    ``heads`` are positive event types, absent: one head for whatever was chosen. ``value`` weighs the heads in the final order (absent: the weights of
     the event types).
     """
 

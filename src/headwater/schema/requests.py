@@ -105,6 +105,20 @@ class ServedQuery(Struct, frozen=True, array_like=True):
     rules: str = ""
 
 
+class Explored(Struct, frozen=True, array_like=True):
+    """How a list was drawn by lot (``policy.exploration``), which a ``share`` of the requests of the surface are.
+
+    ``log_propensities``: for each item the natural logarithm of the probability that it was drawn for its place, given the items
+    above it and the pinned ones; 0 where nothing else could stand there. Their sum is that of the list, given that it was
+    drawn. ``candidates`` are the dense items that were drawn from, best first, ``temperature`` what they were drawn with.
+    """
+
+    log_propensities: list[float]
+    candidates: list[int]
+    temperature: float
+    share: float
+
+
 class ServedList(Struct, frozen=True, array_like=True):
     """Payload of a ``SERVED`` record.
 
@@ -115,7 +129,8 @@ class ServedList(Struct, frozen=True, array_like=True):
     that the fitted sources of the bundle gave (``float32``, shape ``(len(items), sources)``): logged as served, not replayed.
     ``walked`` is the tier that the request was sent down to on purpose, by lot (0: none): the lists of one such tier are a
     random sample, whatever tier they came out of in the end. ``query`` is the rest of the request (None: lists of older
-    releases did not keep it).
+    releases did not keep it). ``log_propensity`` is the natural logarithm of the probability of the list, given that it was drawn by
+    lot or that it was not: 0 for one that was not; ``explored`` is there for one that was.
     """
 
     request_id: str
@@ -131,3 +146,5 @@ class ServedList(Struct, frozen=True, array_like=True):
     modelled: bytes = b""
     walked: int = 0
     query: ServedQuery | None = None
+    log_propensity: float = 0.0
+    explored: Explored | None = None

@@ -228,7 +228,8 @@ class _Items:
         self._ranked = answer.tier <= TIER_LIGHT and len(answer.features) > 0
         ranker = None
         if model is not None and self._ranked:
-            ranker = model.light if answer.tier == TIER_LIGHT and model.light is not None else model.ranker
+            aimed = model.on(query.surface)
+            ranker = aimed.light if answer.tier == TIER_LIGHT and aimed.light is not None else aimed.ranker
         self._attribution = Attribution(plan, model, ranker, pipeline.asked, stand.view)
         self._places = observer.places()
         self._listed = observer.listed

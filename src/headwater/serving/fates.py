@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from headwater.log.protocol import Vocabulary
 from headwater.log.record import Namespace
-from headwater.policy.eligibility import ABOUT, ELSEWHERE, EXCLUDED, EXPIRED, HIDDEN, SEEN, UNPUBLISHED
+from headwater.policy.eligibility import ABOUT, ELSEWHERE, EXCLUDED, EXPIRED, HIDDEN, SEEN, TIRED, UNPUBLISHED
 from headwater.schema.explanation import Candidate, ExplainedItem, ExplainedSource, Fate, Filter, Stage
 from headwater.serving.observer import Observer, Offered
 from headwater.serving.request import Query
@@ -18,6 +18,7 @@ WHY = {
     SEEN: "seen by this user",
     EXCLUDED: "excluded by the request, or shown on an earlier page",
     ABOUT: "the list is about it",
+    TIRED: "shown to this user often enough, and not touched",
     HIDDEN: "hidden: not available, or deleted",
     UNPUBLISHED: "not yet published",
     EXPIRED: "expired",

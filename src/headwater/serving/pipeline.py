@@ -26,7 +26,7 @@ from headwater.features.layout import (
 from headwater.features.plan import Plan
 from headwater.features.rows import User
 from headwater.features.zones import Zones, zone_offset_of
-from headwater.policy.eligibility import ABOUT, EXCLUDED, MAY_SHOW, SEEN, why_ineligible
+from headwater.policy.eligibility import ABOUT, EXCLUDED, MAY_SHOW, SEEN, TIRED, why_ineligible
 from headwater.retrieval.cause import co_visit_cause
 from headwater.retrieval.index import NOTHING, Ranked
 from headwater.retrieval.merge import Candidates, Merger
@@ -43,12 +43,12 @@ from headwater.serving.observer import Observer
 from headwater.serving.pace import Pace
 from headwater.serving.rank import Moment, Order, RankStage, merged_order
 from headwater.serving.region import nowhere
-from headwater.serving.request import NO_MODEL, Answer, Query
+from headwater.serving.request import NO_ITEMS, NO_MODEL, Answer, Query
 from headwater.serving.results import Key, ResultLists, given_again, named_items, row_version
 from headwater.serving.rules import Rules
 from headwater.serving.run import Deadline, Run
 from headwater.serving.scorer import DirectScorer, Scorer
-from headwater.serving.stages import TIER_FULL, TIER_LAST, TIER_POPULAR, TIER_RETRIEVAL
+from headwater.serving.stages import TIER_FULL, TIER_LAST, TIER_POPULAR
 from headwater.serving.view import View
 from headwater.serving.walk import drawn_tier
 
@@ -127,7 +127,7 @@ class Pipeline:
             run.degrade(TIER_LAST, "deadline: no time to fetch candidates")
         if run.tier < TIER_LAST:
             candidates, used = self._fetch(query, view, model, segments, now_ms, run)
-            moment = Moment(self.asked, view, model, context, now_ms, query.k)
+            moment = Moment(self.asked, view, model and model.on(query.surface), context, now_ms, query.k)
             order = self._ranking.rank(moment, candidates, run)
         else:
             candidates, used, order = self._stored(query, view, segments, now_ms, run)
@@ -145,7 +145,7 @@ class Pipeline:
         run.lap("respond")
         pace.took(run.deadline.spent_ms(), query.deadline_ms)
         lists = self.conditions.lists
-        if lists is not None and run.tier <= TIER_RETRIEVAL and not run.drawn and query.again and len(answer.items):
+        if lists is not None and run.as_ranked and not answer.explored and query.again and len(answer.items):
             lists.keep(query, segments, answer.items, self._region, now_ms)
         results = self.conditions.results
         if results is not None and key is not None and run.whole and len(answer.items) == query.k:
@@ -219,6 +219,8 @@ class Pipeline:
         if self.conditions.results is None or run.tier != TIER_FULL or query.paged or not query.reuse:
             return None
         self._begin_rules(query, view, context.segments, now_ms)
+        if self.rules is not None and self.rules.explores:
+            return None
         return Key(
             query.user, self._row_version, query.surface, query.k, context.segments, self._region, context.offset_ms,
             named_items(query), NO_MODEL if model is None else model.version,
@@ -358,7 +360,8 @@ class Pipeline:
             order = order.first(np.arange(min(k, len(order.positions))))
         else:
             ties = np.arange(len(order.positions))  # equal scores stay in the order that they have
-            order = order.first(rules.order(candidates.items[order.positions], order.scores, ties, k))
+            items = candidates.items[order.positions]
+            order = order.first(rules.order(items, order.scores, ties, k, explore=run.as_ranked))
             run.notes += rules.close(len(order.positions), k)
         run.lap("policy", len(order.positions))
         return order
@@ -397,6 +400,7 @@ class Pipeline:
             walked=run.drawn,
             quality=run.quality,
             rules_version="" if self.rules is None else self.rules.version,
+            explored=None if self.rules is None else self.rules.explored,
         )
 
     # -- parts of stages -------------------------------------------------------------------------------
@@ -443,14 +447,16 @@ class Pipeline:
     def _bar(self, query: Query) -> npt.NDArray[np.int64]:
         """Mark what this user must not get; the caller clears the returned items.
 
-        What they have seen may be among candidates of the caller: who names an item wants to know its place.
+        What they have seen, or were shown too often, may be among candidates of the caller: who names an item wants to know its place.
         """
         layout, u4 = self.plan.layout, self.user.u4
         seen = min(int(u4[U_SEEN_LENGTH]), layout.seen_size) if query.candidates is None else 0
         ring = u4[layout.seen : layout.seen + seen].astype(np.int64)
         about = [query.anchor, *query.before]
-        self._barred[ring], self._barred[query.exclude], self._barred[about] = SEEN, EXCLUDED, ABOUT
-        return np.concatenate([ring, query.exclude, about])
+        tired = NO_ITEMS if self.rules is None or query.candidates is not None else self.rules.dropped
+        self._barred[tired], self._barred[ring] = TIRED, SEEN
+        self._barred[query.exclude], self._barred[about] = EXCLUDED, ABOUT
+        return np.concatenate([ring, tired, query.exclude, about])
 
     def _may_show(self, ids: npt.NDArray[np.int64], view: View, now_ms: int) -> npt.NDArray[np.bool_]:
         if len(self._verdicts) < len(ids):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from headwater.schema.requests import Address, ServedList, ServedQuery
+from headwater.schema.requests import Address, Explored, ServedList, ServedQuery
 from headwater.serving.run import Lap
 
 NO_MODEL = "none"
@@ -56,7 +57,7 @@ class Answer:
     bundle think of them, ``float32[k, sources]``. ``trace`` is what each stage did, in order;
     ``widths`` candidates by source; ``rules`` what each rule of the configuration that acted did (``serving.rules``).
     ``walked`` is the tier that the request walked on purpose, 0: none; ``quality`` the share of the full widths that it got,
-    ``rules_version`` says which rules there were ("": none).
+    ``rules_version`` says which rules there were ("": none). ``explored`` says how the list was drawn, None: it was not.
     """
 
     items: npt.NDArray[np.int64]
@@ -76,6 +77,7 @@ class Answer:
     walked: int = 0
     quality: float = 1.0
     rules_version: str = ""
+    explored: Explored | None = None
 
     @property
     def took_ms(self) -> float:
@@ -103,4 +105,6 @@ def served_list(query: Query, answer: Answer, *, sampled: bool) -> ServedList:
             None if query.candidates is None else query.candidates.tolist(), query.paged, answer.quality,
             answer.rules_version,
         ),
+        log_propensity=0.0 if answer.explored is None else math.fsum(answer.explored.log_propensities),
+        explored=answer.explored,
     )  # fmt: skip

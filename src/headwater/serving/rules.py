@@ -1,28 +1,33 @@
-"""The rules of the configuration at work on one request: filters before ranking, everything else behind it."""
+"""The rules of the configuration at work on one request: filters before ranking, everything else, and the lot, behind it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from headwater.features.bounded import tired_of
 from headwater.features.plan import Plan
 from headwater.features.rows import User
 from headwater.log.protocol import Vocabulary
-from headwater.policy.diversity import window
+from headwater.policy.diversity import Method, window
+from headwater.policy.exploration import Lottery, drawn_lot
 from headwater.policy.expression import Among, Node, fields_of, holds, holds_for_request
 from headwater.policy.fields import Field
 from headwater.policy.order import Capped, Diverse, Pinned, Policy, Required, Weighed, apply_policy
 from headwater.policy.rules import CompiledRule, compile_rules
 from headwater.retrieval.merge import Candidates
 from headwater.schema.config import Config
+from headwater.schema.requests import Explored
 from headwater.schema.rules import encoded
-from headwater.serving.request import Query
+from headwater.schema.surfaces import Fatigue, Surface
+from headwater.serving.request import NO_ITEMS, Query
 from headwater.serving.rule_fields import Codes, Columns, ItemColumns, RequestValues, rule_fields
 from headwater.serving.view import View
 
@@ -30,35 +35,44 @@ Int64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 
-NONE: Mapping[str, float] = MappingProxyType({})
+PLAIN: Mapping[str, Surface] = MappingProxyType({})
+NO_FATIGUE = Fatigue()
+_PLAIN = Surface(name="plain")
 
 
 def open_rules(config: Config, plan: Plan, vocabulary: Vocabulary) -> Rules | None:
-    """The rules of ``config`` and the diversity of its surfaces, None when it has neither.
+    """The rules of ``config``, its fatigue, and the diversity and exploration of its surfaces; None when it has none of them.
 
     Raises:
         ConfigurationError: some rules do not compile; the message names each.
     """
-    diversity = {surface.name: surface.diversity for surface in config.surfaces if surface.diversity}
-    if not config.rules and not diversity:
+    fatigue = config.fatigue
+    surfaces = {surface.name: surface for surface in config.surfaces}
+    needed = any(surface.diversity or surface.exploration.share for surface in config.surfaces)
+    if not config.rules and not needed and not fatigue.impressions:
         return None
-    return Rules(compile_rules(config.rules, rule_fields(config, plan)), plan, vocabulary, diversity)
+    return Rules(compile_rules(config.rules, rule_fields(config, plan)), plan, vocabulary, surfaces, fatigue)
 
 
 class Rules:
     """Compiled rules and what they did to the request at hand: :meth:`begin` it, then the stages in their order.
 
-    Belongs to one pipeline. ``version`` is a hash of what the rules say. ``counts`` says of each rule that acted on the
+    Belongs to one pipeline. ``surfaces`` by name say how lists are diversified and drawn by lot; ``fatigue`` is that of all of them.
+    ``version`` is a hash of all that. ``explored`` says how the list at hand was drawn, None: it was not. ``dropped`` int64[n] are
+    the items that the user was shown too often to see them once more. ``counts`` says of each rule that acted on the
     request what it did: of a filter how many candidates it removed, of a boost or a bury how many shown items it holds for,
     of a pin whether it was placed, of a cap how many better ranked candidates it kept out, of a quota how many it brought in.
     """
 
     def __init__(
-        self, compiled: tuple[CompiledRule, ...], plan: Plan, vocabulary: Vocabulary, diversity: Mapping[str, float] = NONE
+        self, compiled: tuple[CompiledRule, ...], plan: Plan, vocabulary: Vocabulary, surfaces: Mapping[str, Surface] = PLAIN,
+        fatigue: Fatigue = NO_FATIGUE,
     ) -> None:  # fmt: skip
         self.compiled = compiled
-        self.version = _version(compiled, diversity)
+        self.version = _version(compiled, surfaces, fatigue)
         self.counts: dict[str, int] = {}
+        self.explored: Explored | None = None
+        self.dropped = self._buried = NO_ITEMS
         self._columns = ItemColumns(plan)
         self._values = RequestValues(plan, vocabulary)
         self._codes = Codes(vocabulary)
@@ -67,8 +81,9 @@ class Rules:
             for rule in compiled
             if rule.where is not None and all(field.per_item and not field.moves for field in fields_of(rule.where))
         }
-        self._diversity = diversity
-        self._weight = 0.0
+        self._surfaces, self._surface = surfaces, _PLAIN
+        self._fatigue, self._layout = fatigue, plan.layout
+        self._lot: int | None = None  # the seed that the request draws its list with
         self._acting: list[CompiledRule] = []
         self._removed: dict[str, list[Int64]] = {}
         self._scope: _Scope | None = None
@@ -76,16 +91,18 @@ class Rules:
 
     @staticmethod
     def warm_up() -> None:
-        """Order one candidate under one rule of each kind, so that no request waits for the kernel."""
+        """Order one candidate under one rule of each kind, so that no request waits for a kernel."""
         one = np.ones(1, np.bool_)
         policy = Policy(
             [Weighed(one, 2.0)],
             [Pinned(one, 1)],
             [Capped(np.ones((1, 1), np.uint32), 1)],
             [Required(one, 1, 1)],
-            lambda _: Diverse(np.ones((1, 1), np.float32), 0.5),
+            lottery=Lottery(1, 1.0, 0),
         )
-        apply_policy(np.zeros(1, np.float32), np.zeros(1, np.int64), 1, policy)
+        for method in get_args(Method):
+            policy = replace(policy, diverse=_one_alone(method))
+            apply_policy(np.zeros(1, np.float32), np.zeros(1, np.int64), 1, policy)
 
     def begin(
         self, query: Query, user: User, view: View, segments: tuple[int, int], offset_ms: int, now_ms: int
@@ -95,7 +112,12 @@ class Rules:
             for kept in self._kept.values():
                 kept.forget(view.table.count)
         self._scope = _Scope(self, view, user, query.surface, segments, now_ms, now_ms + offset_ms)
-        self._view, self._weight = view, self._diversity.get(query.surface, 0.0)
+        self._view, self._surface = view, self._surfaces.get(query.surface, _PLAIN)
+        self._lot = drawn_lot(query.request_id, self._surface.exploration.share)
+        self.explored = None
+        self.dropped = self._buried = NO_ITEMS
+        if self._fatigue.impressions:
+            self._tire(user, view, now_ms)
         self._acting = [
             rule for rule in self.compiled
             if rule.acts_at(query.surface, now_ms, now_ms + offset_ms)
@@ -108,6 +130,19 @@ class Rules:
     def acting(self) -> tuple[str, ...]:
         """The version, and the names of the rules that act on the request at hand."""
         return self.version, *(rule.name for rule in self._acting)
+
+    @property
+    def explores(self) -> bool:
+        """Whether the list at hand is one that is drawn by lot, if nothing else is wrong with it."""
+        return self._lot is not None
+
+    def _tire(self, user: User, view: View, now_ms: int) -> None:
+        impressions, action = self._fatigue.on(self._surface)
+        tired = tired_of(user.u4, impressions, now_ms, self._layout)
+        if action == "drop":  # a row may know items newer than the columns; nobody offers those
+            self.dropped = tired[tired < view.table.count]
+        elif action == "bury":
+            self._buried = tired
 
     def filter(self, items: Int64, shown: Bools) -> Bools:
         """``shown`` (``bool[n]``: may be shown otherwise) less what filters remove; the first that does not hold counts it."""
@@ -144,8 +179,11 @@ class Rules:
             np.concatenate([np.full(len(missing), source, np.int64), candidates.source]),
         )
 
-    def order(self, items: Int64, scores: Float32, ties: Int64, k: int) -> Int64:
-        """Positions of the at most ``k`` candidates to show, in their order (see :func:`apply_policy`)."""
+    def order(self, items: Int64, scores: Float32, ties: Int64, k: int, *, explore: bool = False) -> Int64:
+        """Positions of the at most ``k`` candidates to show, in their order (see :func:`apply_policy`).
+
+        ``explore``: the list may be drawn by lot, where its surface says so.
+        """
         weighed, pinned, capped, required = [], [], [], []
         names: tuple[list[str], ...] = ([], [], [], [])
         for rule in self._acting:
@@ -165,15 +203,31 @@ class Rules:
             elif said.quota is not None:
                 required.append(Required(self._holds(rule, items), said.quota.at_least, said.quota.within))
                 names[3].append(rule.name)
-        diverse = (lambda order: self._diverse(items, order, k)) if self._weight else None
-        done = apply_policy(scores, ties, k, Policy(weighed, pinned, capped, required, diverse))
-        for group, counted in zip(names, (done.weighed, done.pinned, done.capped, done.required), strict=True):
+        if len(self._buried):
+            weighed.append(Weighed(np.isin(items, self._buried), self._fatigue.factor))
+        diverse = (lambda order: self._diverse(items, order, k)) if self._surface.diversity else None
+        lottery = self._lottery() if explore else None
+        done = apply_policy(scores, ties, k, Policy(weighed, pinned, capped, required, diverse, lottery))
+        if lottery is not None:
+            self.explored = Explored(
+                done.log_propensities.tolist(), items[done.drawn_from].tolist(), lottery.temperature,
+                self._surface.exploration.share,
+            )  # fmt: skip
+        for group, counted in zip(
+            names, (done.weighed[: len(names[0])], done.pinned, done.capped, done.required), strict=True
+        ):
             self.counts.update(zip(group, counted, strict=True))
         return done.positions
 
     def _diverse(self, items: Int64, order: Int64, k: int) -> Diverse:
         assert self._view is not None  # noqa: S101  (begin comes first: a mistake of the caller, not of data)
-        return Diverse(self._view.index.content[items[order[: window(len(order), k)]]], self._weight)
+        surface = self._surface
+        vectors = self._view.index.content[items[order[: window(len(order), k)]]]
+        return Diverse(vectors, surface.diversity, surface.diversity_by)
+
+    def _lottery(self) -> Lottery | None:
+        said = self._surface.exploration
+        return None if self._lot is None else Lottery(said.candidates, said.temperature, self._lot)
 
     def removed(self) -> dict[str, Int64]:
         """The items that each filter removed from the request at hand, ``int64[n]``, each once."""
@@ -203,6 +257,8 @@ class Rules:
         if shown >= k:
             return []
         notes = []
+        if len(self.dropped):
+            notes.append(f"{shown} of {k} items: {len(self.dropped)} were shown often enough and not touched")
         for rule in self._acting:
             count = self.counts[rule.name]
             if count and rule.rule.action in ("filter", "cap"):
@@ -237,10 +293,15 @@ class Rules:
         return self._codes.code(field, text)
 
 
-def _version(compiled: tuple[CompiledRule, ...], diversity: Mapping[str, float]) -> str:
-    """16 hex digits that differ when a rule, their order or the diversity of a surface does."""
-    said = msgspec.json.encode(([encoded(rule.rule) for rule in compiled], sorted(diversity.items())))
+def _version(compiled: tuple[CompiledRule, ...], surfaces: Mapping[str, Surface], fatigue: Fatigue) -> str:
+    """16 hex digits that differ when a rule, their order, the fatigue, or what a surface does with its lists does."""
+    said = msgspec.json.encode(([encoded(rule.rule) for rule in compiled], list(surfaces.values()), fatigue))
     return hashlib.blake2b(said, digest_size=8).hexdigest()
+
+
+def _one_alone(method: Method) -> Callable[[Int64], Diverse]:
+    """The diversity of a single candidate."""
+    return lambda _: Diverse(np.ones((1, 1), np.float32), 0.5, method)
 
 
 class _Kept:

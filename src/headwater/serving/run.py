@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from headwater.serving.stages import TIER_FULL, UNTIL, Outcome
+from headwater.serving.stages import TIER_FULL, TIER_RETRIEVAL, UNTIL, Outcome
 
 
 class Lap(NamedTuple):
@@ -58,6 +58,11 @@ class Run:
         self._outcome: Outcome = "ok"
         if drawn:
             self.degrade(drawn, f"walks tier {drawn} on purpose (ladder.walk)")
+
+    @property
+    def as_ranked(self) -> bool:
+        """Whether the list is made of what the sources offer now, and no worse than it has to be: none that was made before, no walk."""
+        return self.tier <= TIER_RETRIEVAL and not self.drawn
 
     def mark(self, outcome: Outcome) -> None:
         """What the stage at hand came to, if not "ok"."""

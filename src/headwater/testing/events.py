@@ -36,6 +36,7 @@ from headwater.log.writer import LogWriter
 from headwater.schema.config import Config, CoVisits, EventType, Features, Segments
 from headwater.schema.events import Event
 from headwater.schema.items import Item
+from headwater.schema.surfaces import Fatigue
 from headwater.schema.users import UserProfile
 
 START_MS = 1_760_000_000_000
@@ -173,6 +174,7 @@ def configurations() -> dict[str, Config]:
                 EventType(name="view", weight=0.3, seen=True, sequence=True),
                 EventType(name="hide", weight=-2.0, seen=True),
             ),
+            fatigue=Fatigue(impressions=2, types=("hide",), window="10m", size=2),
         ),
         "wide": Config(
             features=wide,
@@ -183,6 +185,7 @@ def configurations() -> dict[str, Config]:
                 EventType(name="click", positive=True, weight=1.5, seen=False),
                 EventType(name="like", positive=True, weight=0.7, sequence=False),
             ),
+            fatigue=Fatigue(impressions=3, size=5),
         ),
         "plain": Config(
             features=Features(recent=1, seen=1, affinity=1, segment_slots=1, content_size=8,

@@ -78,6 +78,15 @@ class Entry:
 
 
 @dataclass(slots=True)
+class Untouched:
+    """An item that was shown and not touched: how often, and the second of the latest time."""
+
+    item: int
+    count: int
+    time_s: int
+
+
+@dataclass(slots=True)
 class SlowUser(SlowRow):
     """``seen`` is every item that was ever added; the ring holds the last ones of it."""
 
@@ -86,6 +95,7 @@ class SlowUser(SlowRow):
     liked: dict[Affinity, list[Liked]] = field(default_factory=dict)
     recent: list[Entry] = field(default_factory=list)
     seen: list[int] = field(default_factory=list)
+    untouched: list[Untouched] = field(default_factory=list)
 
     def move(self, time: int) -> None:
         """Bring the clock to ``time`` if that is later."""
@@ -286,6 +296,11 @@ class SlowFold:
             self._remember(who, Entry(event.time // 1000, item, slot))
         if kind.seen:
             self._see(who, item)
+        fatigue = self.config.fatigue
+        if fatigue.impressions and name in fatigue.types:
+            self._show(who, Untouched(item, 1, event.time // 1000))
+        elif fatigue.impressions and kind.weight > 0.0:
+            who.untouched = [shown for shown in who.untouched if shown.item != item]
 
     def _place(self, user: SlowUser, segments: list[int]) -> None:
         """What an event or a profile says of the user's segments; 0 says nothing."""
@@ -347,6 +362,24 @@ class SlowFold:
     def _see(self, user: SlowUser, item: int) -> None:
         if item not in user.seen[-self.config.features.seen :]:
             user.seen.append(item)
+
+    def _show(self, user: SlowUser, shown: Untouched) -> None:
+        """Impressions count together while no two of an item lie more than a window apart; the list forgets the oldest."""
+        fatigue = self.config.fatigue
+        window_s = parse_duration(fatigue.window) // 1000
+        for known in user.untouched:
+            if known.item == shown.item:
+                if abs(shown.time_s - known.time_s) <= window_s:
+                    known.count, known.time_s = min(known.count + shown.count, 255), max(known.time_s, shown.time_s)
+                elif shown.time_s > known.time_s:
+                    known.count, known.time_s = shown.count, shown.time_s
+                return
+        if len(user.untouched) < fatigue.size:
+            user.untouched.append(shown)
+            return
+        oldest = min(user.untouched, key=lambda known: known.time_s)
+        if shown.time_s >= oldest.time_s:
+            oldest.item, oldest.count, oldest.time_s = shown.item, shown.count, shown.time_s
 
     # -- everything else -------------------------------------------------------------------------------
 
@@ -412,3 +445,5 @@ class SlowFold:
             self._remember(target, entry)
         for item in source.seen[-self.config.features.seen :]:
             self._see(target, item)
+        for shown in source.untouched:
+            self._show(target, shown)

@@ -97,6 +97,9 @@ def user_row(plan: Plan, user: SlowUser | None) -> User:
                 f4[weights_at + k], u4[keys_at + k], u4[keys_at + cell.slots + k] = (
                     liked.weight, liked.key, liked.time_s,
                 )  # fmt: skip
+        for k, shown in enumerate(user.untouched):
+            u4[layout.untouched + k] = shown.item << 8 | shown.count
+            u4[layout.untouched + layout.untouched_size + k] = shown.time_s
         u4[U_RECENT_LENGTH] = len(user.recent)
         for k, entry in enumerate(user.recent):
             u4[layout.recent_keys + k] = entry.item | entry.slot << ITEM_BITS

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from headwater.policy.expression import Against, Among, Both, Compare, Either, Has, Node, Not, Truth, Value
 from headwater.policy.fields import Field
@@ -62,16 +64,61 @@ class SlowPolicy:
 
 def order_slowly(scores: Sequence[float], ties: Sequence[int], k: int, policy: SlowPolicy) -> list[int]:
     """The list that ``policy.order.apply_policy`` describes."""
+    ranked, _ = _ranked(scores, ties, policy)
+    places = _pinned(ranked, k, policy)
+    for place in range(len(places)):
+        if places[place] is None:
+            choices = _choices(ranked, places, place, policy)
+            if not choices:
+                break
+            places[place] = choices[0]
+    return [c for c in places if c is not None]
 
-    def counted(candidate: int) -> float:
-        score = float(np.float32(scores[candidate]))
-        value = score
+
+def lists_slowly(
+    scores: Sequence[float], ties: Sequence[int], k: int, policy: SlowPolicy, candidates: int, temperature: float
+) -> dict[tuple[int, ...], list[float]]:  # fmt: skip
+    """Every list that may be drawn from the best ``candidates``, and for each place the probability of what stands there."""
+    ranked, counted = _ranked(scores, ties, policy)
+    drawn_from = ranked[:candidates]
+    found: dict[tuple[int, ...], list[float]] = {}
+    if not ranked:
+        return {(): []}
+    best, last = counted[drawn_from[0]], counted[drawn_from[-1]]
+    weights = {c: math.exp((counted[c] - last) / (best - last or 1.0) / temperature) for c in drawn_from}
+
+    def fill(places: list[int | None], chances: list[float]) -> None:
+        place = places.index(None) if None in places else len(places)
+        choices = _choices(ranked, places, place, policy) if place < len(places) else []
+        if not choices:
+            held = [(c, chance) for c, chance in zip(places, chances, strict=True) if c is not None]
+            found[tuple(c for c, _ in held)] = [chance for _, chance in held]
+            return
+        likely = [c for c in choices if c in weights]
+        total = sum(weights[c] for c in likely)
+        for choice in likely or choices[:1]:
+            chance = weights[choice] / total if likely else 1.0
+            fill([*places[:place], choice, *places[place + 1 :]], [*chances[:place], chance, *chances[place + 1 :]])
+
+    pinned = _pinned(ranked, k, policy)
+    fill(pinned, [1.0] * len(pinned))
+    return found
+
+
+def _ranked(scores: Sequence[float], ties: Sequence[int], policy: SlowPolicy) -> tuple[list[int], list[float]]:
+    """Candidates best first, and how the score of each counts."""
+    counted = []
+    for candidate, given in enumerate(scores):
+        score = value = float(np.float32(given))
         for chosen, factor in policy.weighed:
             if candidate in chosen:
                 value = value * factor if score >= 0.0 else value / factor
-        return value
+        counted.append(value)
+    return sorted(range(len(scores)), key=lambda c: (-counted[c], ties[c])), counted
 
-    ranked = sorted(range(len(scores)), key=lambda c: (-counted(c), ties[c]))
+
+def _pinned(ranked: list[int], k: int, policy: SlowPolicy) -> list[int | None]:
+    """The places of a list, pins on them."""
     k = min(k, len(ranked))
     places: list[int | None] = [None] * k
     for chosen, position in policy.pinned:
@@ -79,6 +126,11 @@ def order_slowly(scores: Sequence[float], ties: Sequence[int], k: int, policy: S
         free = next((place for place in range(position - 1, k) if places[place] is None), None)
         if best is not None and free is not None:
             places[free] = best
+    return places
+
+
+def _choices(ranked: list[int], places: list[int | None], place: int, policy: SlowPolicy) -> list[int]:
+    """What may stand at ``place``, best first."""
 
     def is_full(candidate: int) -> bool:
         for values_of, at_most in policy.capped:
@@ -87,23 +139,15 @@ def order_slowly(scores: Sequence[float], ties: Sequence[int], k: int, policy: S
                 return True
         return False
 
-    def is_pressing(chosen: set[int], at_least: int, within: int, place: int) -> bool:
+    def is_pressing(at_least: int, within: int, chosen: set[int]) -> bool:
         reach = places[:within]
         lacks = at_least - sum(c in chosen for c in reach if c is not None)
         return place < within and lacks > 0 and lacks >= reach.count(None)
 
-    for place in range(k):
-        if places[place] is not None:
-            continue
-        left = [c for c in ranked if c not in places and not is_full(c)]
-        if not left:
-            break
-        pressing = [
-            chosen for chosen, at_least, within in policy.required if is_pressing(chosen, at_least, within, place)
-        ]
-        most = max(sum(c in chosen for chosen in pressing) for c in left)
-        places[place] = next(c for c in left if sum(c in chosen for chosen in pressing) == most)
-    return [c for c in places if c is not None]
+    left = [c for c in ranked if c not in places and not is_full(c)]
+    pressing = [chosen for chosen, at_least, within in policy.required if is_pressing(at_least, within, chosen)]
+    wanted = {c: sum(c in chosen for chosen in pressing) for c in left}
+    return [c for c in left if wanted[c] == max(wanted.values())]
 
 
 def diversify_slowly(
@@ -122,3 +166,13 @@ def diversify_slowly(
         chosen.append(taken)
         left.remove(taken)
     return [order[place] for place in [*chosen, *left]]
+
+
+def spread_slowly(
+    relevance: Sequence[float], similarity: npt.NDArray[np.float64], chosen: Sequence[int], weight: float
+) -> float:  # fmt: skip
+    """What the point process of ``policy.diversity.diversified`` makes large: ``(1 - weight) Σ relevance + weight log det``."""
+    sign, log_det = np.linalg.slogdet(similarity[np.ix_(chosen, chosen)])
+    if sign <= 0:
+        raise ValueError("the similarities of these are no kernel")
+    return (1.0 - weight) * sum(relevance[c] for c in chosen) + weight * float(log_det)

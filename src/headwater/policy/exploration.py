@@ -1,0 +1,65 @@
+"""Exploration: lists that are drawn by lot, with the probability of every draw.
+
+Place by place one of the candidates that may still stand there is drawn, with probability ``w_i / Σ w`` over those
+(Plackett 1975, Luce 1959), where ``w = exp(relevance / temperature)``. What may stand there is what caps, pins and quotas leave,
+so the product over the places is the exact probability of the list under them. Each place draws anew: noise that is
+added to the scores once and sorted by (Gumbel top-k) gives the same lists where nothing constrains them, and others where something
+does, because a candidate that could not have been taken before would keep noise that was never compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater.jit import inline
+from headwater.policy.diversity import relevance
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+NOTHING: Float64 = np.zeros(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lottery:
+    """How a list is drawn: from the best ``candidates``, with ``temperature`` (see :func:`weights`), by the numbers of ``seed``."""
+
+    candidates: int
+    temperature: float
+    seed: int
+
+
+def drawn_lot(request_id: str, share: float) -> int | None:
+    """The seed of the lottery of ``request_id``, which it takes part in with probability ``share``; None: it does not.
+
+    The same for the same id: a replay draws the same list.
+    """
+    if share <= 0.0:
+        return None
+    digest = hashlib.blake2b(request_id.encode(), digest_size=16, key=b"exploration").digest()
+    if int.from_bytes(digest[:8], "big") / 2.0**64 >= share:
+        return None
+    return int.from_bytes(digest[8:], "big")
+
+
+def weights(ranked: Float64, lottery: Lottery) -> Float64:
+    """What each of the best candidates weighs in the draw, float64[m], from all scores, best first, float64[n].
+
+    ``exp((relevance - 1) / temperature)``, relevance 1 for the best score and 0 for the last of the m that are drawn from, so that a
+    temperature means the same whatever the scale of the scores. All are above 0: the temperature is at least 0.01.
+    """
+    return np.asarray(np.exp((relevance(ranked[: lottery.candidates]) - 1.0) / lottery.temperature))
+
+
+@inline
+def uniform(seed: np.uint64, place: int) -> float:
+    """The number in [0, 1) that decides about a place: SplitMix64 (Steele, Lea and Flood 2014), the upper 53 bits."""
+    z = seed + np.uint64(place + 1) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return float(z >> np.uint64(11)) * 2.0**-53

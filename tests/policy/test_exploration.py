@@ -1,0 +1,134 @@
+"""Lists that are drawn by lot: the logged probabilities against every list that there could be, and against how often each comes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headwater.policy.diversity import Method
+from headwater.policy.exploration import Lottery, drawn_lot
+from headwater.policy.order import Diverse, Policy, apply_policy
+from headwater.testing.policy_oracle import SlowPolicy, lists_slowly, order_slowly
+from tests.features.states import STABLE
+from tests.policy.test_order import ordered, worlds
+
+SCORES = [3.0, 2.5, 2.0, 1.0, 0.5, -1.0]
+FREE = SlowPolicy()
+# one group is capped, the second place is taken, and a quota forces its hand as the list goes on
+TIED = SlowPolicy(
+    weighed=[({4}, 3.0)],
+    pinned=[({3}, 2)],
+    capped=[([{1}, {1}, {2}, {2}, {3}, set()], 1)],
+    required=[({1, 4, 5}, 2, 4)],
+)
+
+
+@STABLE
+@given(worlds(most=6), st.integers(2, 7), st.sampled_from([0.05, 0.3, 5.0]), st.integers(0, 2**64 - 1))
+def test_a_drawn_list_is_one_of_those_and_its_probability_is_exact(
+    world: tuple[list[float], list[int], int, SlowPolicy], candidates: int, temperature: float, seed: int
+) -> None:
+    scores, ties, k, policy = world
+    k = min(k, 3)
+    lists = lists_slowly(scores, ties, k, policy, candidates, temperature)
+    assert sum(math.prod(chances) for chances in lists.values()) == pytest.approx(1.0)
+    for number in range(4):
+        lottery = Lottery(candidates, temperature, (seed + number) % 2**64)
+        found = ordered(scores, k, policy, ties, lottery)
+        shown = tuple(found.positions.tolist())
+        assert shown in lists
+        assert np.exp(found.log_propensities) == pytest.approx(lists[shown])
+        assert (
+            found.drawn_from.tolist()
+            == order_slowly(scores, ties, len(scores), SlowPolicy(policy.weighed))[:candidates]
+        )
+        again = ordered(scores, k, policy, ties, lottery)
+        assert again.positions.tolist() == list(shown), "the same lot draws the same list"
+
+
+@pytest.mark.parametrize(("policy", "k", "candidates"), [(FREE, 3, 4), (TIED, 4, 6)])
+def test_lists_come_as_often_as_is_logged(policy: SlowPolicy, k: int, candidates: int) -> None:
+    draws = 2_500
+    lists = lists_slowly(SCORES, range(6), k, policy, candidates, 0.5)
+    came = Counter(
+        tuple(ordered(SCORES, k, policy, lottery=Lottery(candidates, 0.5, seed)).positions.tolist())
+        for seed in range(draws)
+    )
+    assert set(came) <= set(lists)
+    expected = {shown: draws * math.prod(chances) for shown, chances in lists.items()}
+    rare = {shown for shown, count in expected.items() if count < 5.0}  # together in one class
+    classes = [(came[shown], expected[shown]) for shown in lists if shown not in rare]
+    if rare:
+        classes.append((sum(came[shown] for shown in rare), sum(expected[shown] for shown in rare)))
+    chi2 = sum((seen - count) ** 2 / count for seen, count in classes)
+    freedom = len(classes) - 1
+    assert freedom >= 3
+    assert chi2 < freedom + 4.0 * math.sqrt(2.0 * freedom)
+
+
+def test_without_constraints_it_is_plackett_luce() -> None:
+    found = ordered(SCORES, 3, FREE, lottery=Lottery(6, 0.5, 11))
+    weights = np.exp(np.array(SCORES) / 4.0 / 0.5)  # from 3 to -1
+    left = weights.sum()
+    for place, log_propensity in zip(found.positions.tolist(), found.log_propensities.tolist(), strict=True):
+        assert math.exp(log_propensity) == pytest.approx(weights[place] / left)
+        left -= weights[place]
+
+
+def test_little_heat_leaves_the_order_and_much_makes_all_alike() -> None:
+    cold = [ordered(SCORES, 6, TIED, lottery=Lottery(6, 0.01, seed)).positions.tolist() for seed in range(50)]
+    assert cold == [ordered(SCORES, 6, TIED).positions.tolist()] * 50
+    hot = ordered(SCORES, 2, FREE, lottery=Lottery(6, 100.0, 1))
+    assert np.exp(hot.log_propensities) == pytest.approx([1 / 6, 1 / 5], rel=0.02)
+    same = ordered([1.0] * 4, 2, FREE, lottery=Lottery(4, 0.01, 1))
+    assert np.exp(same.log_propensities) == pytest.approx([1 / 4, 1 / 3])
+
+
+def test_what_no_lot_decides_is_certain() -> None:
+    pinned = ordered(SCORES, 3, TIED, lottery=Lottery(6, 1.0, 5))
+    assert pinned.positions[1] == 3
+    assert pinned.log_propensities[1] == 0.0
+    assert (pinned.log_propensities[[0, 2]] < 0.0).all()
+    plain = ordered(SCORES, 3, TIED)
+    assert plain.log_propensities.tolist() == [0.0, 0.0, 0.0]
+    assert not len(plain.drawn_from)
+    # neither of the two that are drawn from may follow the first: the best of the others does, and nothing else could
+    alone = SlowPolicy(capped=[([{1}, {1}, {2}, {3}], 1)])
+    found = ordered([4.0, 3.0, 2.0, 1.0], 3, alone, lottery=Lottery(2, 1.0, 5))
+    assert found.positions[1:].tolist() == [2, 3]
+    assert found.log_propensities[1:].tolist() == [0.0, 0.0]
+
+
+def test_diversity_says_which_rank_and_the_rank_says_how_likely() -> None:
+    vectors = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], np.float32)
+    scores, ties = np.array([4.0, 3.0, 2.0, 1.0], np.float32), np.arange(4)
+
+    def drawn(method: Method, temperature: float) -> tuple[list[int], list[float], list[int]]:
+        policy = Policy(diverse=lambda order: Diverse(vectors[order], 0.5, method), lottery=Lottery(4, temperature, 2))
+        found = apply_policy(scores, ties, 3, policy)
+        return found.positions.tolist(), found.log_propensities.tolist(), found.drawn_from.tolist()
+
+    assert drawn("mmr", 0.01)[0] == [0, 2, 1]
+    shown, logs, drawn_from = drawn("mmr", 1.0)
+    assert drawn_from == [0, 2, 1, 3]
+    weights = dict(zip(drawn_from, np.exp(np.array([1.0, 2 / 3, 1 / 3, 0.0])), strict=True))
+    assert math.exp(logs[0]) == pytest.approx(weights[shown[0]] / sum(weights.values()))
+
+
+def test_the_lot_of_a_request_is_its_own() -> None:
+    ids = [f"{n:032x}" for n in range(4_000)]
+    drawn = [drawn_lot(name, 0.1) for name in ids]
+    assert drawn == [drawn_lot(name, 0.1) for name in ids]
+    taking = [seed for seed in drawn if seed is not None]
+    assert len(set(taking)) == len(taking)
+    assert abs(len(taking) - 400) < 4 * math.sqrt(400 * 0.9)
+    assert {name for name, seed in zip(ids, drawn, strict=True) if seed is not None} < {
+        name for name in ids if drawn_lot(name, 0.2) is not None
+    }
+    assert all(drawn_lot(name, 0.0) is None for name in ids[:100])
+    assert all(drawn_lot(name, 1.0) is not None for name in ids[:100])
