@@ -147,7 +147,8 @@ def test_from_plan_to_plan_under_load(site: Site) -> None:
         time.sleep(0.02)
     assert "the server was started with" in flip.reason
     told = site.http.get("/healthz").json()
-    assert told == {"status": "ok", "plan": a, "refused": {"plan": b, "reason": flip.reason}}
+    refused = {"plan": b, "reason": flip.reason}
+    assert told == {"status": "ok", "plan": a, "rules": "", "refused": refused}
     assert site.recommend(k=1)["model"] == site.version
 
     poster = Poster(site.url, "flip", seed=3, users=50, items=60, batch=20, pause_s=0.01)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -21,7 +19,7 @@ from headwater.policy.order import Capped, Diverse, Pinned, Policy, Required, We
 from headwater.policy.rules import CompiledRule, compile_rules
 from headwater.retrieval.merge import Candidates
 from headwater.schema.config import Config
-from headwater.schema.rules import encoded
+from headwater.schema.rules import rules_version
 from headwater.serving.request import Query
 from headwater.serving.rule_fields import Codes, Columns, ItemColumns, RequestValues, rule_fields
 from headwater.serving.view import View
@@ -33,13 +31,18 @@ Float32 = npt.NDArray[np.float32]
 NONE: Mapping[str, float] = MappingProxyType({})
 
 
+def diversity_of(config: Config) -> dict[str, float]:
+    """How much difference counts beside rank, by surface; those where it does."""
+    return {surface.name: surface.diversity for surface in config.surfaces if surface.diversity}
+
+
 def open_rules(config: Config, plan: Plan, vocabulary: Vocabulary) -> Rules | None:
     """The rules of ``config`` and the diversity of its surfaces, None when it has neither.
 
     Raises:
         ConfigurationError: some rules do not compile; the message names each.
     """
-    diversity = {surface.name: surface.diversity for surface in config.surfaces if surface.diversity}
+    diversity = diversity_of(config)
     if not config.rules and not diversity:
         return None
     return Rules(compile_rules(config.rules, rule_fields(config, plan)), plan, vocabulary, diversity)
@@ -57,7 +60,7 @@ class Rules:
         self, compiled: tuple[CompiledRule, ...], plan: Plan, vocabulary: Vocabulary, diversity: Mapping[str, float] = NONE
     ) -> None:  # fmt: skip
         self.compiled = compiled
-        self.version = _version(compiled, diversity)
+        self.version = rules_version([one.rule for one in compiled], diversity)
         self.counts: dict[str, int] = {}
         self._columns = ItemColumns(plan)
         self._values = RequestValues(plan, vocabulary)
@@ -235,12 +238,6 @@ class Rules:
     def code(self, field: Field, text: str) -> int | str:
         """What columns of ``field`` hold for ``text``."""
         return self._codes.code(field, text)
-
-
-def _version(compiled: tuple[CompiledRule, ...], diversity: Mapping[str, float]) -> str:
-    """16 hex digits that differ when a rule, their order or the diversity of a surface does."""
-    said = msgspec.json.encode(([encoded(rule.rule) for rule in compiled], sorted(diversity.items())))
-    return hashlib.blake2b(said, digest_size=8).hexdigest()
 
 
 class _Kept:
