@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from headwater.cli.main import build_app
+from headwater.online.roles import PARTS, Role
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 
@@ -25,11 +26,14 @@ def accepted(words: list[str]) -> None:
     assert ran.exit_code == 0, ran.output
 
 
-def test_the_unit_starts_a_command_that_exists() -> None:
+@pytest.mark.parametrize("name", ["headwater", *(f"headwater@{role}" for role in PARTS if role is not Role.ALL)])
+def test_a_unit_starts_a_command_that_exists(name: str) -> None:
     unit = configparser.RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's names have capitals
-    unit.read(DEPLOY / "headwater.service")
-    accepted(shlex.split(unit["Service"]["ExecStart"]))
+    kind, at, role = name.partition("@")
+    unit.read(DEPLOY / f"{kind}{at}.service")
+    words = [word.replace("%i", role) for word in shlex.split(unit["Service"]["ExecStart"])]
+    accepted([word for word in words if word != "$OPTIONS"])
     assert unit["Service"]["Restart"] == "always"
     assert unit["Service"]["User"] != "root"
 
@@ -43,12 +47,14 @@ def test_the_container_starts_a_command_that_exists_and_not_as_root() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not on this machine")
-def test_systemd_understands_the_unit(tmp_path: Path) -> None:
-    text = (DEPLOY / "headwater.service").read_text().replace("/opt/headwater/bin/headwater", "/bin/true")
-    (tmp_path / "headwater.service").write_text(text)
+@pytest.mark.parametrize(
+    ("file", "name"), [("headwater.service", "headwater.service"), ("headwater@.service", "headwater@fold.service")]
+)
+def test_systemd_understands_the_units(tmp_path: Path, file: str, name: str) -> None:
+    text = (DEPLOY / file).read_text().replace("/opt/headwater/bin/headwater", "/bin/true")
+    (tmp_path / file).write_text(text)
     seen = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(tmp_path / "headwater.service")], capture_output=True, text=True,
-        check=False,
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True, check=False
     )  # fmt: skip
     assert seen.returncode == 0, seen.stderr
-    assert "headwater.service" not in seen.stderr, seen.stderr
+    assert file not in seen.stderr, seen.stderr

@@ -22,11 +22,11 @@ PRODUCT = Product(
     daily_users=5_000_000, users=50_000_000, requests=20.0, events=100.0, items=50_000, peak=4.3, headroom=2.0
 )
 SERVE = {
-    "cpu_ms_by_role": {"api": 1.5, "writer": 0.3, "fold": 0.2, "supervisor": 0.0}, "capacity_rps": 450.0, "p99_ms": 8.0,
+    "cpu_ms_by_part": {"api": 1.5, "writer": 0.3, "fold": 0.2, "supervisor": 0.0}, "capacity_rps": 450.0, "p99_ms": 8.0,
     "items": 50_000, "ranker": "lightgbm", "machine": {"cpu": "one of them", "cores": 2}, "versions": {"numpy": "2"},
 }  # fmt: skip
 INGEST = {
-    "events_per_s": 10_000.0, "duration_s": 10.0, "cpu_s_by_role": {"api": 2.0, "writer": 2.0, "fold": 1.0, "supervisor": 0.0}
+    "events_per_s": 10_000.0, "duration_s": 10.0, "cpu_s_by_part": {"api": 2.0, "writer": 2.0, "fold": 1.0, "supervisor": 0.0}
 }  # fmt: skip
 MEMORY = {"state_bytes_per_user": 400.0, "identity_bytes_per_user": 100.0}
 

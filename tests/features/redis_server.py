@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import os
 import shutil
 import signal
 import socket
@@ -18,35 +17,9 @@ from typing import Any
 
 import redis
 
-_INSTALL = (
-    ("apt-get", "update", "-qq"),
-    ("apt-get", "install", "-y", "-qq", "--no-install-recommends", "redis-server"),
-)
-_INSTALL_S = 240
+from tests.debian import program
+
 _READY = "eady to accept connections"
-
-
-@functools.cache
-def redis_binary() -> str:
-    """The path of ``redis-server``; on a fresh machine it is installed, which takes root."""
-    found = shutil.which("redis-server")
-    if found is not None:
-        return found
-    hint = "the tests of the Redis store need redis-server; install it (Debian: apt-get install redis-server)"
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise RuntimeError(f"{hint}, or run them as root on Debian, where they install it themselves")
-    # RUNLEVEL: the package shall not start a server of its own
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    for command in _INSTALL:
-        done = subprocess.run(
-            command, env=environment, timeout=_INSTALL_S, stdin=subprocess.DEVNULL, capture_output=True, check=False
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise RuntimeError(f"{hint}. `{' '.join(command)}` failed:\n{done.stderr.decode(errors='replace')}")
-    found = shutil.which("redis-server")
-    if found is None:
-        raise RuntimeError(f"{hint}: it was installed and is not on the PATH")
-    return found
 
 
 class RedisServer:
@@ -66,8 +39,8 @@ class RedisServer:
         """Returns when it takes connections."""
         self.socket.unlink(missing_ok=True)
         command = [
-            redis_binary(), "--port", str(self.port), "--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", "",
-            "--daemonize", "no", "--logfile", "", *self._options,
+            program("redis-server", "redis-server"), "--port", str(self.port), "--unixsocket", str(self.socket),
+            "--dir", str(self.folder), "--save", "", "--daemonize", "no", "--logfile", "", *self._options,
         ]  # fmt: skip
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert process.stdout is not None

@@ -29,7 +29,8 @@ from headwater.schema.errors import ConfigurationError, HeadwaterError, Unavaila
 from headwater.testing.events import Written, script, written
 from headwater.testing.state_contract import StateContract
 from headwater.testing.state_folds import fold_all, next_block, reference
-from tests.features.redis_server import RedisCluster, RedisServer, redis_binary, shared_server
+from tests.debian import program
+from tests.features.redis_server import RedisCluster, RedisServer, shared_server
 from tests.features.states import CONFIGS, PLANS, flipped
 
 TIGHT = PLANS["tight"]
@@ -528,7 +529,7 @@ def test_no_server_at_all(tmp_path: Path) -> None:
 def test_without_a_server_the_tests_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(RuntimeError, match="apt-get install redis-server"):
-        redis_binary.__wrapped__()
+        program.__wrapped__("redis-server", "redis-server")
 
 
 def writer_table() -> ItemTable:

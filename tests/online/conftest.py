@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.online.pages import Pages
 from tests.online.running import CONFIG, Running, catalogue, publish_ranker
 
 CACHE = '\n[cache]\nresult_ttl = "1s"\n'
@@ -21,9 +22,17 @@ class Site(Running):
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def pages() -> Iterator[Pages]:
+    """The site whose pages may call the running system from a browser."""
+    with Pages({}) as pages:
+        yield pages
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, pages: Pages) -> Iterator[Site]:
     """A system with a ranker and 100 items; tests add users and items of their own."""
-    with Site(tmp_path_factory.mktemp("site"), CONFIG + CACHE) as site:
+    cors = f'\n[cors]\norigins = ["{pages.origin}"]\n'
+    with Site(tmp_path_factory.mktemp("site"), CONFIG + CACHE + cors) as site:
         site.empty_answer = site.recommend(user="first")
         site.version = publish_ranker(site.data, site.config, seed=1, created_ms=1_772_000_000_000)
         site.reflected(site.ingest("/v1/items", catalogue(100)))

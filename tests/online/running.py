@@ -38,19 +38,21 @@ map_size_gib = 4.0
 """
 START_S = 300.0  # compiling every kernel from nothing takes its time
 PATIENCE_S = 120.0
-ROLES = ("writer", "fold", "api")
+PARTS = ("writer", "fold", "api")
 
 
 class Running:
     """``headwater serve`` on ``folder``, from ``__enter__`` (it answers) to ``__exit__`` (it is gone)."""
 
-    def __init__(self, folder: Path, config: str = CONFIG, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, config: str = CONFIG, arguments: Sequence[str] = (), log: str = "serve.log"
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.config_path = folder / "headwater.toml"
         self.config_path.write_text(config)
         self.config: Config = load_config(self.config_path)
         self.data = folder / "data"
-        self.log_path = folder / "serve.log"
+        self.log_path = folder / log
         self.url = ""
         self._arguments = list(arguments)
         self._process: subprocess.Popen[str] | None = None
@@ -62,15 +64,25 @@ class Running:
         return self._process
 
     def start(self) -> None:
-        """Start, and wait until the address is printed."""
+        """Start, and wait until it says that it is up."""
+        self.launch()
+        self.wait_up()
+
+    def launch(self) -> None:
+        """Start, and wait for nothing."""
         command = [sys.executable, "-m", "headwater.cli.main", "serve", "--config", str(self.config_path)]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command + self._arguments, stdout=subprocess.PIPE, stderr=log, text=True, stdin=subprocess.DEVNULL
             )
-        assert self._process.stdout is not None
-        readable, _, _ = select.select([self._process.stdout], [], [], START_S)
-        line = self._process.stdout.readline() if readable else ""
+
+    def wait_up(self) -> None:
+        """Wait until the process that was launched says that it is up; its address is then in ``url`` if it has one."""
+        assert self.process.stdout is not None
+        readable, _, _ = select.select([self.process.stdout], [], [], START_S)
+        line = self.process.stdout.readline() if readable else ""
+        if " has the role " in line:
+            return
         assert " serves at http" in line, f"{line!r}\n{self.log_path.read_text()}"
         self.url = line.split()[3]
         self.http = httpx.Client(base_url=self.url, timeout=10.0)
@@ -87,8 +99,8 @@ class Running:
             if self.process.stdout is not None:
                 self.process.stdout.close()
 
-    def pids(self, role: str) -> list[int]:
-        """Process ids of the children that have ``role`` now."""
+    def pids(self, part: str) -> list[int]:
+        """Process ids of the children that do ``part`` now."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
@@ -98,24 +110,24 @@ class Running:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
                 continue
-            if parent == self.process.pid and b"--role" in words and words[words.index(b"--role") + 1] == role.encode():
+            if parent == self.process.pid and b"--part" in words and words[words.index(b"--part") + 1] == part.encode():
                 found.append(int(entry.name))
         return found
 
-    def kill(self, role: str) -> int:
-        """SIGKILL the (first) process of ``role``; returns what its number was."""
-        (pid, *_) = self.pids(role)
+    def kill(self, part: str) -> int:
+        """SIGKILL the (first) process of ``part``; returns what its number was."""
+        (pid, *_) = self.pids(part)
         os.kill(pid, signal.SIGKILL)
         return pid
 
-    def wait_replaced(self, role: str, pid: int, patience_s: float = PATIENCE_S) -> None:
-        """Wait until process ``pid``, which was killed, is gone and there is one of ``role``.
+    def wait_replaced(self, part: str, pid: int, patience_s: float = PATIENCE_S) -> None:
+        """Wait until process ``pid``, which was killed, is gone and there is one of ``part``.
 
         Beside other work a worker may say for a moment longer that it is ready: it has not noticed yet.
         """
         until = time.monotonic() + patience_s
-        while not (found := self.pids(role)) or pid in found:
-            assert time.monotonic() < until, f"no {role} process after {patience_s} s"
+        while not (found := self.pids(part)) or pid in found:
+            assert time.monotonic() < until, f"no {part} process after {patience_s} s"
             time.sleep(0.01)
 
     def wait_ready(self, patience_s: float = PATIENCE_S) -> float:

@@ -19,6 +19,7 @@ from headwater.online.access import Access
 from headwater.online.app import create_app
 from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
+from headwater.online.roles import Role
 from headwater.online.service import Service
 from headwater.schema.config import Config
 from headwater.schema.errors import UnavailableError
@@ -42,7 +43,9 @@ def post(error: Exception) -> tuple[httpx.Response, Metrics]:
     """The answer to one good event when the writer fails with ``error``."""
     metrics = Metrics()
     access = Access(Path("no-such-folder"), Limits(), metrics, clock=wall_ms, timer=time.monotonic)
-    stub = SimpleNamespace(config=Config(), metrics=metrics, writer=FailingWriter(error), retiring=False, access=access)
+    stub = SimpleNamespace(
+        config=Config(), metrics=metrics, writer=FailingWriter(error), retiring=False, access=access, role=Role.ALL
+    )
 
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(cast(Service, stub)), raise_app_exceptions=False)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from headwater.online.app import create_app
 from headwater.online.errors import RefusalError
 from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
+from headwater.online.roles import Role
 from headwater.online.service import Service
 from headwater.schema.config import Config
 from headwater.schema.limits import Limits
@@ -29,7 +30,7 @@ class Answering:
     def __init__(self, answer: bytes | Exception, limits: Limits) -> None:
         self.config, self.metrics, self.retiring = Config(), Metrics(), False
         self.access = Access(Path("no-such-folder"), limits, self.metrics, clock=wall_ms, timer=time.monotonic)
-        self.writer = SimpleNamespace()
+        self.writer, self.role = SimpleNamespace(), Role.ALL
         self.bodies: list[bytes] = []
         self._answer = answer
 

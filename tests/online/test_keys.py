@@ -76,6 +76,14 @@ def test_a_name_has_one_good_key(tmp_path: Path) -> None:
         add_key(tmp_path, "idle", [], now_ms=0)
 
 
+def test_a_public_key_has_the_scopes_of_a_page_at_most(tmp_path: Path) -> None:
+    _, key = add_key(tmp_path, "page", [Scope.INGEST], now_ms=0, public=True)
+    assert read_keys(tmp_path) == (key,)
+    assert key.public
+    with pytest.raises(ConfigurationError, match="ingest and recommend at most, not read"):
+        add_key(tmp_path, "other", [Scope.INGEST, Scope.READ], now_ms=0, public=True)
+
+
 @pytest.mark.parametrize(
     "content",
     [

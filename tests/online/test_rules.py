@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ from typing import Any
 import pytest
 
 from headwater.cli.options import EXIT_CHECK_FAILED, EXIT_INPUT
+from headwater.online.rules import taken
+from headwater.schema.config import load_config
 from tests.online.running import CONFIG, Running, catalogue
+from tests.online.test_flip import Watcher
 
 RULES = """
 [[rules]]
@@ -132,6 +137,48 @@ def test_show_prints_rules_and_fields(shop: Running) -> None:
     assert {"name": "category", "kind": "texts", "of": "item", "optional": True, "about": "its categories"} in shown[
         "fields"
     ]
+
+
+def test_rules_change_without_a_restart_and_bad_ones_do_not(shop: Running) -> None:
+    """After the others of this file that ask this server."""
+
+    def versions() -> set[str]:
+        return {shop.http.get("/healthz").json()["rules"] for _ in range(3)}
+
+    text, workers, before = shop.config_path.read_text(), shop.pids("api"), taken(shop.config).version
+    assert versions() == {before}
+    with Watcher(shop.url, keep=True) as watcher:
+        shop.config_path.write_text(
+            text.replace("category != 'topic-3'", "category != 'topic-4'").replace(
+                'name = "bare"', 'name = "bare"\ndiversity = 0.5', 1
+            )
+        )
+        done = command(shop, "rules", "publish", "--json")
+        assert done.returncode == 0, done.stderr
+        published = json.loads(done.stdout)
+        assert published["in_service"]
+        assert versions() == {published["version"]} == {taken(load_config(shop.config_path)).version}
+        assert {"topic-3"} == {topic for topic in topics(shop.recommend(k=50)) if topic in ("topic-3", "topic-4")}
+        lines = shop.http.get("/metrics").text.splitlines()
+        assert f'headwater_rules_info{{version="{published["version"]}"}} 1.0' in lines
+        assert f'headwater_rules_info{{version="{before}"}} 0.0' in lines
+
+        shop.config_path.write_text(text + "[[rules]]\nname = 'never'\nfilter = 'price < 5 and price > 9'\n")
+        refused = command(shop, "rules", "publish")
+        assert refused.returncode == EXIT_INPUT, "the command reads the file first"
+        shop.process.send_signal(signal.SIGHUP)  # the server, too, reads it before it takes it up
+        until = time.monotonic() + 10.0
+        while "rules_refused" not in shop.log_path.read_text():
+            assert time.monotonic() < until, "nobody read the rules again"
+            time.sleep(0.02)
+        assert "`filter` can never hold" in shop.log_path.read_text()
+        assert versions() == {published["version"]}
+    assert watcher.seen
+    assert watcher.failures == []
+    assert shop.pids("api") == workers
+    shop.wait_replaced("api", shop.kill("api"))
+    shop.wait_ready()
+    assert versions() == {published["version"]}, "a new process serves what was taken up last"
 
 
 WRONG = "[[rules]]\nname = 'a'\nfilter = 'prise < 5'\n[[rules]]\nname = 'b'\nfilter = 'price < 5 and price > 9'\n"

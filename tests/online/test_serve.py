@@ -211,7 +211,9 @@ def test_a_token_that_never_comes_is_answered_with_a_reason(server: Site) -> Non
 
 
 def test_health_metrics_and_schema(server: Site) -> None:
-    assert server.http.get("/healthz").json() == {"status": "ok", "plan": compile_plan(server.config).hash}
+    assert server.http.get("/healthz").json() == {
+        "status": "ok", "plan": compile_plan(server.config).hash, "rules": ""
+    }  # fmt: skip
     assert server.http.get("/readyz").json() == {"status": "ready", "reasons": []}
     text = server.http.get("/metrics").text
     assert 'headwater_request_seconds_count{route="/v1/recommend",status="200"}' in text

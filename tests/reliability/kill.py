@@ -25,7 +25,7 @@ from headwater.features.state import LmdbState
 from headwater.log.batch import event_key
 from headwater.log.lmdb import LmdbLog
 from headwater.log.record import Kind
-from tests.online.running import ROLES, Running, catalogue
+from tests.online.running import PARTS, Running, catalogue
 from tests.reliability.load import Asker, Poster
 
 USERS, ITEMS = 500, 300
@@ -60,9 +60,9 @@ class Outcome(Struct, frozen=True):
 
 
 def run(
-    folder: Path, *, kills: int, seed: int, roles: tuple[str, ...] = ROLES, pause_s: tuple[float, float] = (0.1, 0.6)
+    folder: Path, *, kills: int, seed: int, parts: tuple[str, ...] = PARTS, pause_s: tuple[float, float] = (0.1, 0.6)
 ) -> Outcome:
-    """Serve in ``folder`` under load, kill ``roles`` in turn, stop, and look at what is on disk."""
+    """Serve in ``folder`` under load, kill ``parts`` in turn, stop, and look at what is on disk."""
     draw = random.Random(seed)
     recovery: list[float] = []
     with Running(folder) as running:
@@ -72,20 +72,20 @@ def run(
             for n in range(2)
         ]
         asker = Asker(running.url, seed=seed, users=USERS, k=10, pause_s=0.01)
-        parts: list[Poster | Asker] = [*load, asker]
-        for part in parts:
-            part.start()
+        callers: list[Poster | Asker] = [*load, asker]
+        for caller in callers:
+            caller.start()
         try:
             for number in range(kills):
                 time.sleep(draw.uniform(*pause_s))
-                role = roles[number % len(roles)]
-                began, pid = time.monotonic(), running.kill(role)
-                running.wait_replaced(role, pid)
+                part = parts[number % len(parts)]
+                began, pid = time.monotonic(), running.kill(part)
+                running.wait_replaced(part, pid)
                 running.wait_ready()
                 recovery.append(time.monotonic() - began)
         finally:
-            for part in parts:
-                part.stop()
+            for caller in callers:
+                caller.stop()
         assert running.stop() == 0
     acked = [event for poster in load for event in poster.acked]
     event_log = LmdbLog(running.data / "log", readonly=True)
@@ -145,11 +145,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument(
-        "--role", action="append", choices=ROLES, help="whom to kill (again for more) [default: all in turn]"
+        "--part", action="append", choices=PARTS, help="whom to kill (again for more) [default: all in turn]"
     )
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headwater-kill-") as folder:
-        outcome = run(Path(folder), kills=chosen.kills, seed=chosen.seed, roles=tuple(chosen.role or ROLES))
+        outcome = run(Path(folder), kills=chosen.kills, seed=chosen.seed, parts=tuple(chosen.part or PARTS))
     sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
     return 0 if outcome.good else 1
 

@@ -103,13 +103,13 @@ def calibrated(serve: dict[str, Any], ingest: dict[str, Any], memory: dict[str, 
     if serve["capacity_rps"] is None:
         raise HeadwaterError("`bench serve` found no rate that this machine holds; is it busy with something else?")
     posted: float = ingest["events_per_s"] * ingest["duration_s"]
-    spent: dict[str, float] = ingest["cpu_s_by_role"]
+    spent: dict[str, float] = ingest["cpu_s_by_part"]
 
-    def ms_per_event(*roles: str) -> float:
-        return max(1e3 * float(sum(spent.get(role, 0.0) for role in roles)) / posted, 1e-6)
+    def ms_per_event(*parts: str) -> float:
+        return max(1e3 * float(sum(spent.get(part, 0.0) for part in parts)) / posted, 1e-6)
 
     return Calibration(
-        ms_per_request=sum(serve["cpu_ms_by_role"].values()),
+        ms_per_request=sum(serve["cpu_ms_by_part"].values()),
         capacity_rps=serve["capacity_rps"], p99_ms=serve["p99_ms"],
         ms_per_event=ms_per_event(*spent), writer_ms_per_event=ms_per_event("writer"), fold_ms_per_event=ms_per_event("fold"),
         log_bytes_per_event=log_bytes, state_bytes_per_user=memory["state_bytes_per_user"],

@@ -23,6 +23,7 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires: str | None = None
     revoked: str | None = None
     key: str | None = None
+    public: bool = False
 
 
 def register(app: typer.Typer) -> None:
@@ -39,6 +40,9 @@ def add(
     expires: Annotated[
         str | None, typer.Option(metavar="DURATION", help="How long it is good, such as 90d [default: until revoked].")
     ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="It may stand in a page: it opens what one visitor needs and no more.")
+    ] = False,
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -52,12 +56,13 @@ def add(
 
     at_ms = wall_ms()
     expires_ms = None if expires is None else at_ms + parse_duration(expires)
-    text, key = add_key(settings(config, data).data, name, scope, now_ms=at_ms, expires_ms=expires_ms)
+    text, key = add_key(settings(config, data).data, name, scope, now_ms=at_ms, expires_ms=expires_ms, public=public)
     if as_json:
         print_json(_line(key, at_ms, text))
         return
     until = f"good until {_time(expires_ms)}" if expires_ms is not None else "good until it is revoked"
-    typer.echo(f"Key {key.id} of {name} ({', '.join(key.scopes)}), {until}. It is shown this once:", err=True)
+    kind = "Public key" if public else "Key"
+    typer.echo(f"{kind} {key.id} of {name} ({', '.join(key.scopes)}), {until}. It is shown this once:", err=True)
     typer.echo(text)
 
 
@@ -84,7 +89,8 @@ def list_(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpt
     for name in ("name", "scopes", "state", "created", "expires", "id"):
         table.add_column(name, overflow="fold")
     for line in lines:
-        table.add_row(line.name, " ".join(line.scopes), line.state, line.created, line.expires or "", line.id)
+        scopes = " ".join((*line.scopes, *(("(public)",) if line.public else ())))
+        table.add_row(line.name, scopes, line.state, line.created, line.expires or "", line.id)
     Console().print(table)
 
 
@@ -122,6 +128,7 @@ def _line(key: ApiKey, at_ms: int, text: str | None = None) -> Line:
         expires=None if key.expires_ms is None else _time(key.expires_ms),
         revoked=None if key.revoked_ms is None else _time(key.revoked_ms),
         key=text,
+        public=key.public,
     )
 
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headwater.cli.options import EXIT_CHECK_FAILED, ConfigOption, DataOption, JsonOption, print_json, settings
+from headwater.cli.options import (
+    EXIT_CHECK_FAILED,
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    Settings,
+    print_json,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from headwater.offline.learn import Round
 
 NICENESS = 10
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -38,25 +50,10 @@ def learn(
 
     Example: headwater learn --every 5m
     """
-    import signal
-    import threading
-    import time
-
-    for name in THREADS:  # before anything that starts threads is loaded
-        os.environ.setdefault(name, str(threads))
-    os.nice(NICENESS)
-
     from headwater.cli.options import configure_logging
-    from headwater.offline.learn import Round
-    from headwater.offline.learn import learn as run
-    from headwater.schema.durations import parse_duration
 
     configure_logging("info")
     chosen = settings(config, data)
-    every_ms = parse_duration(chosen.config.learn.every if every is None else every)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     done: list[Round] = []
 
     def report(round_: Round) -> None:
@@ -70,9 +67,32 @@ def learn(
             what = "waits" if round_.waits else "failed"
         typer.echo(f"round {round_.number} ({round_.seconds:.1f} s): {what}{why}")
 
-    failed = run(
-        chosen.config, chosen.data, every_s=every_ms / 1e3, rounds=1 if once else rounds, threads=threads, stop=stop,
-        clock=lambda: time.time_ns() // 1_000_000, report=report,
-    )  # fmt: skip
+    failed = keep_learning(chosen, every=every, rounds=1 if once else rounds, threads=threads, report=report)
     if done and failed == len(done):
         raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def keep_learning(
+    chosen: Settings, *, every: str | None, rounds: int | None, threads: int, report: Callable[[Round], None]
+) -> int:
+    """Learn round after round at low priority until SIGTERM, SIGINT or for ``rounds``; returns how many failed."""
+    import signal
+    import threading
+    import time
+
+    for name in THREADS:  # before anything that starts threads is loaded
+        os.environ.setdefault(name, str(threads))
+    os.nice(NICENESS)
+
+    from headwater.offline.learn import learn as run
+    from headwater.schema.durations import parse_duration
+
+    every_ms = parse_duration(chosen.config.learn.every if every is None else every)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # below a supervisor, which decides
+            signal.signal(number, lambda *_: stop.set())
+    return run(
+        chosen.config, chosen.data, every_s=every_ms / 1e3, rounds=rounds, threads=threads, stop=stop,
+        clock=lambda: time.time_ns() // 1_000_000, report=report,
+    )  # fmt: skip

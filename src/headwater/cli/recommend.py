@@ -82,7 +82,7 @@ def _ask(url: str, api_key: str | None, request: RecommendRequest) -> RecommendR
 
 def _ask_running(chosen: Settings, api_key: str | None, request: RecommendRequest) -> RecommendResponse | None:
     """The answer of the server that serves the data directory; None when there is none."""
-    from headwater.cli.serve import running_address
+    from headwater.cli.supervise import running_address
     from headwater.client import Client
 
     url = running_address(chosen.data)

@@ -51,11 +51,22 @@ class LintReport(Struct, frozen=True):
     unchecked: str
 
 
+class Published(Struct, frozen=True):
+    """What ``rules publish`` prints. ``refused`` says why the server did not take the rules up."""
+
+    version: str
+    rules: int
+    warnings: list[Finding]
+    in_service: bool
+    refused: str
+
+
 def register(app: typer.Typer) -> None:
     """Add ``rules``."""
     rules = typer.Typer(no_args_is_help=True, help="The business rules of the configuration.")
     rules.command("show")(show_rules)
     rules.command("lint")(lint_rules)
+    rules.command("publish")(publish_rules)
     app.add_typer(rules, name="rules")
 
 
@@ -124,6 +135,37 @@ def lint_rules(
     else:
         _print(report)
     if errors:
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def publish_rules(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Check the rules and bring them into service, without a restart and without a failed request.
+
+    Example: headwater rules publish
+
+    The running server reads its configuration file again and takes up the rules in it, and nothing else. (SIGHUP to the
+    server does the same.) Exit code 1: there are errors, or the server did not take them up; the rules from before serve on.
+    """
+    import time
+
+    from headwater.features.plan import compile_plan
+    from headwater.online.rules import check_rules, publish, taken
+
+    chosen = settings(config, data)
+    now_ms = time.time_ns() // 1_000_000
+    warnings = check_rules(chosen.config, compile_plan(chosen.config), now_ms)
+    version = taken(chosen.config).version
+    refused = publish(chosen.data, version)
+    if as_json:
+        print_json(Published(version, len(chosen.config.rules), warnings, not refused, refused))
+    else:
+        for finding in warnings:
+            typer.secho(f"warning: {finding.message}", fg="yellow")
+        if refused:
+            typer.secho(refused, err=True, fg="red")
+        else:
+            typer.echo(f"{len(chosen.config.rules)} rules, version {version}, are in service")
+    if refused:
         raise typer.Exit(EXIT_CHECK_FAILED)
 
 

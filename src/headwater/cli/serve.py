@@ -8,12 +8,10 @@ import gc
 import ipaddress
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,27 +26,22 @@ from headwater.cli.options import (
     configure_logging,
     settings,
 )
+from headwater.online.roles import PARTS, Part, Role
 from headwater.schema.errors import ConfigurationError, HeadwaterError, UnavailableError
-
-
-class Role(StrEnum):
-    """What a process does."""
-
-    ALL = "all"
-    WRITER = "writer"
-    FOLD = "fold"
-    API = "api"
-    TABLES = "tables"
 
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """What the supervisor gives an api process: descriptors, whether to hold until told, the plan it must have."""
+    """What the supervisor gives an api process: its role, descriptors, whether to hold until told, the plan it must have, and where
+    its configuration was read.
+    """
 
+    role: Role
     listen_fd: int | None
     control_fd: int | None
     hold: bool
     plan: str | None
+    pinned: Path | None
 
 
 def register(app: typer.Typer) -> None:
@@ -66,7 +59,11 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="Api processes [default: serving.workers].")
     ] = None,
-    role: Annotated[Role, typer.Option(help="all: the supervisor and every part; else that part alone.")] = Role.ALL,
+    role: Annotated[
+        Role,
+        typer.Option(help="all: everything but learn; else that alone, beside the others on the same data directory."),
+    ] = Role.ALL,
+    part: Annotated[Part | None, typer.Option(hidden=True)] = None,
     listen_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     clock_shift_ms: Annotated[int | None, typer.Option(hidden=True)] = None,
     worker: Annotated[int, typer.Option(hidden=True)] = 0,
@@ -84,30 +81,35 @@ def serve(
     import structlog
 
     configure_logging("info")
-    structlog.contextvars.bind_contextvars(role="supervisor" if role is Role.ALL else role.value)
+    structlog.contextvars.bind_contextvars(role=role.value, part="supervisor" if part is None else part.value)
     chosen = settings(config, data) if pinned is None else _pinned(pinned, data)
     serving = chosen.config.serving
     host = serving.host if host is None else host
     port = serving.port if port is None else port
     shift_ms = _clock_shift_ms(chosen) if clock_shift_ms is None else clock_shift_ms
-    if role in (Role.ALL, Role.API):
+    if part in (None, Part.API) and Part.API in PARTS[role]:
         _check_reach(host, chosen.data)
-    if role is Role.ALL:
-        _check_rules(chosen)
-        _supervise(chosen, host, port, serving.workers if workers is None else workers, shift_ms)
+    if part is None:
+        from headwater.cli.supervise import supervise
+
+        if role in (Role.ALL, Role.RECOMMEND):
+            _check_rules(chosen)
+        supervise(chosen, role, host, port, serving.workers if workers is None else workers, shift_ms)
         return
     from headwater.online.supervisor import die_with_supervisor
 
     die_with_supervisor()
     try:
-        if role is Role.WRITER:
+        if part is Part.WRITER:
             _run(lambda stop, _: _write(chosen, _clock(shift_ms), stop))
-        elif role is Role.FOLD:
+        elif part is Part.FOLD:
             _run(lambda stop, _: _fold(chosen, stop, plan))
-        elif role is Role.TABLES:
+        elif part is Part.TABLES:
             _run(lambda stop, _: _load(chosen, _clock(shift_ms), stop))
+        elif part is Part.LEARNER:
+            _learn(chosen)
         else:
-            handed = Handed(listen_fd, control_fd, hold, plan)
+            handed = Handed(role, listen_fd, control_fd, hold, plan, pinned)
             _run(lambda stop, retire: _answer(chosen, host, port, handed, _clock(shift_ms), worker, stop, retire))
     except HeadwaterError as error:
         code = EXIT_UNAVAILABLE if isinstance(error, UnavailableError) else EXIT_INPUT
@@ -245,6 +247,12 @@ async def _load(chosen: Settings, clock: Callable[[], int], stop: asyncio.Event)
     await follow_tables(chosen.config, chosen.data, clock=clock, stop=stop, served=True)
 
 
+def _learn(chosen: Settings) -> None:
+    from headwater.cli.learn import keep_learning
+
+    keep_learning(chosen, every=None, rounds=None, threads=1, report=lambda _: None)
+
+
 async def _answer(
     chosen: Settings,
     host: str,
@@ -265,78 +273,6 @@ async def _answer(
             orders.control = opened.enter_context(socket.socket(fileno=handed.control_fd))
             orders.control.setblocking(False)
         await run_worker(
-            chosen.config, chosen.data, listener, clock=clock, worker=worker, orders=orders, plan_hash=handed.plan
-        )
-
-
-def _supervise(chosen: Settings, host: str, port: int, workers: int, shift_ms: int) -> None:
-    from headwater.features.pinned import drop_pinned, load_pinned, pin_config
-    from headwater.online.flip import Flipper, Generation
-    from headwater.online.supervisor import Child, ServeLock, Supervisor, listen
-
-    run = chosen.data / "run"
-    lock = ServeLock(run / "serve.lock")
-    listeners = listen(host, port, workers)
-    port = int(listeners[0].getsockname()[1])
-    pinned = pin_config(chosen.config, run)
-    drop_pinned(run, pinned)
-
-    def command(role: Role, pinned: Path, *more: str) -> list[str]:
-        made = [sys.executable, "-m", "headwater.cli.main", "serve", "--role", role.value, "--data", str(chosen.data)]
-        return [
-            *made,
-            "--pinned",
-            str(pinned),
-            "--host",
-            host,
-            "--port",
-            str(port),
-            "--clock-shift-ms",
-            str(shift_ms),
-            *more,
-        ]
-
-    def serving(pinned: Path, plan: str | None = None) -> list[Child]:
-        """Fold, api and table-loading processes of one configuration; a later one's api waits until it is told to begin."""
-        more = () if plan is None else ("--plan", plan)
-        made = [Child(Role.FOLD.value, command(Role.FOLD, pinned, *more))]
-        for number, listener in enumerate(listeners):
-            arguments = command(Role.API, pinned, "--worker", str(number), *more)
-            made.append(Child(Role.API.value, arguments, listener, hold=plan is not None))
-        if load_pinned(pinned).tables:
-            made.append(Child(Role.TABLES.value, command(Role.TABLES, pinned)))
-        return made
-
-    address_file = run / "address"
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-    def announce() -> None:
-        address_file.write_text(url)
-        typer.echo(f"Headwater serves at {url} (Ctrl-C ends it)")
-
-    async def supervise() -> None:
-        writer = Child(Role.WRITER.value, command(Role.WRITER, pinned))
-        first = Generation(chosen.config, pinned, serving(pinned))
-        supervisor = Supervisor([writer, *first.children], chosen.data, (host, port))
-        flipper = Flipper(
-            supervisor, chosen.data, chosen.config_path, first, make=serving, writer=writer,
-            write_command=lambda pinned: command(Role.WRITER, pinned),
+            chosen.config, chosen.data, listener, clock=clock, worker=worker, orders=orders, plan_hash=handed.plan,
+            pinned=handed.pinned, role=handed.role,
         )  # fmt: skip
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, supervisor.stop)
-        await supervisor.run(announce, flipper.watch)
-
-    try:
-        asyncio.run(supervise())
-    finally:
-        address_file.unlink(missing_ok=True)
-        lock.release()
-
-
-def running_address(data: Path) -> str | None:
-    """The address of the server that says it serves ``data``; None when there is none."""
-    try:
-        return (data / "run" / "address").read_text().strip() or None
-    except FileNotFoundError:
-        return None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from headwater.features.plan import Plan
 
 PINNED = "config.json"
+_RULES = "rules.json"
 _MODULE = "features.py"
 
 
@@ -42,6 +43,7 @@ def pin_config(config: Config, run: Path) -> Path:
     if (module := _module(config)) is not None:
         (folder / _MODULE).write_bytes(module)
         config = _with_module(config, str((folder / _MODULE).absolute()))
+    (folder / _RULES).unlink(missing_ok=True)  # of an earlier server: those of `config` are in force
     (folder / PINNED).write_bytes(msgspec.json.encode(config))
     return folder / PINNED
 
@@ -52,6 +54,11 @@ def load_pinned(path: Path) -> Config:
         return msgspec.json.decode(path.read_bytes(), type=Config)
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}. Start the server again") from error
+
+
+def rules_beside(pinned: Path) -> Path:
+    """Where rules lie that were taken up after ``pinned`` was written; absent: those in it are in force."""
+    return pinned.with_name(_RULES)
 
 
 def drop_pinned(run: Path, keep: Path) -> None:

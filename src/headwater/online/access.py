@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ log = structlog.get_logger()
 
 POLL_S = 0.5
 _BUCKET = "bucket"
+PUBLIC_CALL = "public"  # in the state of a request whose key everybody may know
 REALM = 'Bearer realm="headwater"'
 
 # Every route and the scope that it takes; None: open to everybody. What is not here is refused.
@@ -44,12 +45,18 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("POST", "/v1/recommend/batch"): Scope.RECOMMEND,
     ("GET", "/v1/similar/{item_id}"): Scope.RECOMMEND,
     ("GET", "/v1/explain/{request_id}"): Scope.READ,
+    ("GET", "/v1/headwater.js"): None,
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
     ("GET", "/metrics"): Scope.READ,
     ("GET", "/schema"): Scope.READ,
     ("GET", "/schema/openapi.json"): Scope.READ,
 }
+
+# What of this a public key opens, if it has the scope: no catalogue, no profiles, no hundred requests in one.
+PUBLIC = frozenset({
+    ("POST", "/v1/events"), ("POST", "/v1/logins"), ("POST", "/v1/recommend"), ("GET", "/v1/similar/{item_id}"),
+})  # fmt: skip
 
 
 class Caller:
@@ -68,17 +75,19 @@ class Access:
     """Follows the key file of ``data`` and lets requests pass or refuses them.
 
     ``clock`` is the wall's time in Unix ms, by which keys expire (not that of the log, which may stand in the past);
-    ``timer`` gives seconds, for rates.
+    ``timer`` gives seconds, for rates. ``origins`` are those whose pages may call from a browser.
 
     Raises:
         ConfigurationError: there is a key file and it cannot be read.
     """
 
     def __init__(
-        self, data: Path, limits: Limits, metrics: Metrics, *, clock: Callable[[], int], timer: Callable[[], float]
-    ) -> None:
+        self, data: Path, limits: Limits, metrics: Metrics, *, clock: Callable[[], int], timer: Callable[[], float],
+        origins: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self._data = data
         self._clock, self._timer = clock, timer
+        self._origins = frozenset(origin.encode() for origin in origins)
         self._rate = Rate(limits.requests_per_s, limits.burst) if limits.requests_per_s else None
         self._refused = metrics.refused.labels
         self._everybody = Bucket()  # without keys all callers are one
@@ -90,10 +99,13 @@ class Access:
         """Called before a request reaches its route, and before its body is read.
 
         Raises:
-            RefusalError: 401 without a good key, 403 with one that lacks the scope, 429 above the rate.
+            RefusalError: 401 without a good key, 403 with one that lacks the scope or, where there are no keys, for a page of
+                another origin; 429 above the rate.
         """
         scope = request.scope
-        bucket = self.allowed(scope["method"], scope["path_template"], scope["headers"])
+        bucket, public = self._admit(scope["method"], scope["path_template"], scope["headers"])
+        if public:
+            scope["state"][PUBLIC_CALL] = True
         if bucket is not None:
             request.state[_BUCKET] = bucket
             self.spend(bucket, 1)
@@ -102,17 +114,24 @@ class Access:
         """Whose rate a request counts against, if it may come at all; None: nobody's. ``path`` is the route's template.
 
         Raises:
-            RefusalError: 401 without a good key, 403 with one that lacks the scope.
+            RefusalError: 401 without a good key, 403 with one that lacks the scope or, where there are no keys, for a page of
+                another origin.
         """
+        return self._admit(method, path, headers)[0]
+
+    def _admit(self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Bucket | None, bool]:
+        """Whose rate a request counts against (None: nobody's), and whether its key is public."""
         if method == "OPTIONS":  # the framework's own answer: which methods a path knows
-            return None
+            return None, False
         if (method, path) not in SCOPES:
             log.error("route_without_scope", method=method, route=path)
             raise RefusalError(403, f"{method} {path} has no entry in the table of scopes, so nobody may use it")
         if (needed := SCOPES[method, path]) is None:
-            return None
-        bucket = self._everybody
-        if self._callers is not None:
+            return None, False
+        bucket, public = self._everybody, False
+        if self._callers is None:
+            self._check_origin(headers)
+        else:
             caller = self._caller(headers, self._callers)
             bucket = caller.bucket
             if needed not in caller.scopes:
@@ -123,7 +142,11 @@ class Access:
                     "authorization",
                     headers={"www-authenticate": f'{REALM}, error="insufficient_scope", scope="{needed}"'},
                 )
-        return bucket if self._rate is not None else None
+            public = caller.key.public
+            if public and (method, path) not in PUBLIC:
+                self._refused("scope").inc()
+                raise RefusalError(403, f"This key is public; {method} {path} takes one that is not", "authorization")
+        return bucket if self._rate is not None else None, public
 
     def take(self, request: Request[Any, Any, Any], requests: int) -> None:
         """Count ``requests`` against the rate of the caller, who was let in by :meth:`check`. Raises like :meth:`spend`."""
@@ -180,6 +203,17 @@ class Access:
             except ConfigurationError as error:
                 if said != (said := str(error)):
                     log.error("keys_refused", reason=said, hint="the keys from before stay in force")
+
+    def _check_origin(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Without keys whoever reaches the server may do everything, and any page that is open in a browser on this machine
+        reaches it. A browser says whose page it is: let in those that are named, and the server's own.
+        """
+        said = dict(headers)
+        origin = said.get(b"origin")
+        if origin is None or origin in self._origins or origin.partition(b"://")[2] == said.get(b"host"):
+            return
+        self._refused("origin").inc()
+        raise RefusalError(403, "Pages of this origin may not call the server; name it in cors.origins", "origin")
 
     def _caller(self, headers: Iterable[tuple[bytes, bytes]], callers: dict[str, Caller]) -> Caller:
         given = [value for name, value in headers if name == b"authorization"]

@@ -2,7 +2,8 @@
 
 A request is looked at before its body is read. It is let in, waits for its turn (:mod:`headwater.online.gate`), or is
 answered with 503 and ``Retry-After`` at once. Answers and writes have a gate each: a writer that has stopped must not
-stop recommendations. What tells how the server is, is never turned away.
+stop recommendations. What tells how the server is, is never turned away, nor is the script of pages, which says when to
+try again.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ LEAST_BYTES_PER_S = 16_384  # a body gets `overload.body_timeout`, and time for 
 
 Reason = Literal["full", "late"]
 
-_NEVER_SHED = {"/healthz", "/readyz", "/metrics", "/schema", "/schema/openapi.json"}
+_NEVER_SHED = {"/healthz", "/readyz", "/metrics", "/schema", "/schema/openapi.json", "/v1/headwater.js"}
 _WRITES = ("/v1/events", "/v1/items", "/v1/users", "/v1/logins")
 _BODYLESS = {"GET", "HEAD", "DELETE", "OPTIONS"}
 _PRIORITIES = {priority.name.lower().encode(): priority for priority in Priority}

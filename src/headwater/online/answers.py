@@ -1,17 +1,21 @@
-"""The routes that answer: recommend, similar, and why an answer was as it was."""
+"""The routes that answer: recommend, similar, an item, and why an answer was as it was."""
 
 from __future__ import annotations
 
+import msgspec
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
+from headwater.features.layout import FLAG_HIDDEN, I_FLAGS
 from headwater.online.errors import RefusalError
-from headwater.online.ingest import JSON, Call, body_of, id_of
+from headwater.online.ingest import JSON, Call, body_of, id_of, known_item
 from headwater.online.service import Service
 from headwater.schema.explanation import MAX_EXPLAINED
 from headwater.serving.explain import Question
 
-_SIMILAR, _EXPLAIN = "/v1/similar/", "/v1/explain/"
+_SIMILAR, _EXPLAIN, _ITEMS = "/v1/similar/", "/v1/explain/", "/v1/items/"
+
+_encode = msgspec.json.Encoder().encode
 
 
 def answer_routes(service: Service) -> list[HTTPRouteHandler]:
@@ -44,7 +48,17 @@ def answer_routes(service: Service) -> list[HTTPRouteHandler]:
         question = Question(item=asked.get("item"), bundle=asked.get("bundle"), **counts)
         return Response(await service.explain(id_of(request, _EXPLAIN), question, after), media_type=JSON)
 
-    return [recommend, recommend_many, similar, explain]
+    @get(_ITEMS + "{item_id:path}")
+    async def get_item(request: Call) -> Response[bytes]:
+        dense = known_item(service, id_of(request, _ITEMS))
+        record = service.stores.state.item_record(dense)
+        rows = service.stores.view.table.rows.u4
+        hidden = dense < len(rows) and bool(rows[dense, I_FLAGS] & FLAG_HIDDEN)
+        if record is None or (hidden and record.item.available):  # hidden though available: it was deleted
+            raise RefusalError(404, "There is no item of that id", "item_id")
+        return Response(_encode(record.item), media_type=JSON)
+
+    return [recommend, recommend_many, similar, explain, get_item]
 
 
 def _parameters(request: Call, names: tuple[str, ...]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
@@ -13,27 +13,38 @@ from headwater.online.access import SCOPES
 from headwater.online.admission import Admission
 from headwater.online.answers import answer_routes
 from headwater.online.bodies import MAX_BODY
+from headwater.online.browser import browser_routes
+from headwater.online.cors import with_cors
 from headwater.online.direct import Direct
 from headwater.online.errors import RefusalError, internal
 from headwater.online.health import health_routes
 from headwater.online.ingest import JSON, ingest_routes
+from headwater.online.intake import Intake
+from headwater.online.roles import Role
 from headwater.online.service import Service
 
 _ROUTES = {path for _, path in SCOPES}
 _PREFIXES = {path[: path.index("{")]: path[path.index("{") :] for path in _ROUTES if "{" in path}
 
 
-def create_app(service: Service) -> ASGIApp:
-    """The ASGI application that serves ``service``."""
+def create_app(service: Intake) -> ASGIApp:
+    """The ASGI application that serves ``service``: of the routes those of its role, and those that tell how it is."""
+    routes = [*health_routes(service), *browser_routes()]
+    if service.role is not Role.RECOMMEND:
+        routes += ingest_routes(service)
+    if service.role is not Role.INGEST:
+        routes += answer_routes(cast(Service, service))
     app = Litestar(
-        route_handlers=[*ingest_routes(service), *answer_routes(service), *health_routes(service)],
+        route_handlers=routes,
         before_request=service.access.check,
         exception_handlers={RefusalError: _refuse, HTTPException: _refuse_http, Exception: _fail},
         request_max_body_size=MAX_BODY,
         openapi_config=None,  # the document at /schema comes from the same msgspec types that check the bodies
         logging_config=None,
     )
-    return _measured(Admission(Direct(app, service), service.config, service.metrics), service)
+    served: ASGIApp = app if service.role is Role.INGEST else Direct(app, cast(Service, service))
+    admitted = Admission(served, service.config, service.metrics)
+    return _measured(with_cors(admitted, service.config.cors.origins), service)
 
 
 def route_of(path: str) -> str:
@@ -46,7 +57,7 @@ def route_of(path: str) -> str:
     return "other"
 
 
-def _measured(app: ASGIApp, service: Service) -> ASGIApp:
+def _measured(app: ASGIApp, service: Intake) -> ASGIApp:
     requests = service.metrics.requests
 
     async def measured(scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +91,11 @@ def _refuse_http(request: Request[Any, Any, Any], error: HTTPException) -> Respo
     """What the framework refuses: unknown paths, wrong methods, oversized bodies."""
     if error.status_code >= 500:
         return _fail(request, error)
-    reasons = {404: "There is no such path", 413: f"The body is larger than {MAX_BODY} bytes; send smaller batches"}
+    other = "; this server has another role" if route_of(request.scope["path"]) in _ROUTES else ""
+    reasons = {
+        404: f"There is no such path{other}",
+        413: f"The body is larger than {MAX_BODY} bytes; send smaller batches",
+    }
     reason = reasons.get(error.status_code, error.detail)
     body = RefusalError(error.status_code, reason, "$" if error.status_code == 413 else "").body()
     headers = {k: v for k, v in (error.headers or {}).items() if k.lower() == "allow"}

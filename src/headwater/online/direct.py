@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, ReceiveMessage, Scope, Send
 
 from headwater.online.bodies import MAX_BODY
@@ -27,7 +28,10 @@ class Direct:
         self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] != ROUTE or scope["type"] != "http" or scope["method"] != "POST" or _encoded(scope["headers"]):
+        if (
+            scope["type"] != ScopeType.HTTP or scope["path"] != ROUTE or scope["method"] != "POST"
+            or _encoded(scope["headers"])
+        ):  # fmt: skip
             await self._app(scope, receive, send)
             return
         message = await receive()
@@ -44,8 +48,8 @@ class Direct:
         except RefusalError as refusal:
             status, body, more = refusal.status, refusal.body(), _headers_of(refusal)
         except Exception as error:  # noqa: BLE001  (whatever it is, the client gets an answer and the log the reason)
-            refusal = internal(ROUTE, error)
-            status, body, more = refusal.status, refusal.body(), []
+            fault = internal(ROUTE, error)
+            status, body, more = fault.status, fault.body(), []
         length = (b"content-length", str(len(body)).encode())
         await send({"type": "http.response.start", "status": status, "headers": [_JSON, length, *more]})
         await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -61,10 +61,10 @@ class Reply(Struct, frozen=True, omit_defaults=True):
 
 
 class Explaining:
-    """Has one request explained at a time, for one worker."""
+    """Has one request explained at a time, for one worker. ``config`` may be replaced between two."""
 
     def __init__(self, config: Config, data: Path) -> None:
-        self._config, self._data = config, data
+        self.config, self._data = config, data
         self._busy = False
 
     async def explain(self, request_id: str, question: Question, after: int | None) -> bytes:
@@ -80,7 +80,7 @@ class Explaining:
             raise RefusalError(503, _BUSY, retry_after_s=RETRY_AFTER_S)
         self._busy = True
         try:
-            reply = await self._run(Job(self._config, str(self._data), request_id, question, after))
+            reply = await self._run(Job(self.config, str(self._data), request_id, question, after))
         finally:
             self._busy = False
         if reply.explanation is None:

@@ -50,9 +50,9 @@ class Generation:
     pinned: Path
     children: Sequence[Child]
 
-    def of(self, role: str) -> list[Child]:
-        """Those of ``role``."""
-        return [child for child in self.children if child.role == role]
+    def of(self, part: str) -> list[Child]:
+        """Those that do ``part``."""
+        return [child for child in self.children if child.part == part]
 
 
 class Flipper:
@@ -84,6 +84,11 @@ class Flipper:
         self._current = Current(plan="")
         self._asked = _request(data)  # what was asked of an earlier server is over
         write_flip(data, None)
+
+    @property
+    def pinned(self) -> Path:
+        """The copy of the configuration that is in service."""
+        return self._now.pinned
 
     async def watch(self) -> None:
         """Write down what serves; then follow every request until cancelled."""
@@ -197,7 +202,7 @@ class Flipper:
                     for child in new.children:
                         if child.code == EXIT_INPUT:
                             raise FlipRefusedError(
-                                f"the new {child.role} process could not start; its message is in the server's log"
+                                f"the new {child.part} process could not start; its message is in the server's log"
                             )
                     await asyncio.sleep(POLL_S)
         except TimeoutError as error:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from headwater.online.ingest import JSON
+from headwater.online.intake import Intake
 from headwater.online.metrics import CONTENT_TYPE
 from headwater.online.openapi import document
-from headwater.online.service import Service
 
 
-def health_routes(service: Service) -> list[HTTPRouteHandler]:
+def health_routes(service: Intake) -> list[HTTPRouteHandler]:
     """Routes of ``service`` that say how it is."""
     described = msgspec.json.encode(document(service.config))
 
     @get("/healthz")
     async def healthz() -> Response[bytes]:
-        reply: dict[str, Any] = {"status": "ok", "plan": service.plan.hash}
-        if (flip := service.refused_flip()) is not None:
-            reply["refused"] = {"plan": flip.plan, "reason": flip.reason}
-        return Response(msgspec.json.encode(reply), media_type=JSON)
+        return Response(msgspec.json.encode({"status": "ok", **service.health()}), media_type=JSON)
 
     @get("/readyz")
     async def readyz() -> Response[bytes]:

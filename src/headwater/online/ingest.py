@@ -8,20 +8,21 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 import msgspec
-from litestar import Request, Response, delete, get, post
+from litestar import Request, Response, delete, post
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
-from headwater.features.layout import FLAG_HIDDEN, I_FLAGS
 from headwater.log.batch import events_to_batch
 from headwater.log.commands import Appended
 from headwater.log.protocol import RefusedError
 from headwater.log.record import Namespace
+from headwater.online.access import PUBLIC_CALL
 from headwater.online.bodies import MAX_BODY, BatchDecoder, Entries, decode_one, event_check
 from headwater.online.body_size import check_size
+from headwater.online.browser import check_public_body, check_public_events, check_public_login, public_check
 from headwater.online.errors import RefusalError
-from headwater.online.limits import EventCaps, capped
-from headwater.online.service import Service
+from headwater.online.intake import Intake
+from headwater.online.limits import EventCaps, capped, first_of
 from headwater.schema.errors import UnavailableError
 from headwater.schema.events import Event, IngestReply, Rejection
 from headwater.schema.items import Item
@@ -47,6 +48,12 @@ async def body_of(request: Call) -> bytes:
     return body
 
 
+async def _public_body(request: Call) -> bytes:
+    body = await body_of(request)
+    check_public_body(body)
+    return body
+
+
 def id_of(request: Call, prefix: str) -> str:
     """The id at the end of the path, decoded once, so that it may hold a slash."""
     raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
@@ -54,19 +61,25 @@ def id_of(request: Call, prefix: str) -> str:
     return unquote(path[path.index(prefix) + len(prefix) :])
 
 
-def ingest_routes(service: Service) -> list[HTTPRouteHandler]:
+def ingest_routes(service: Intake) -> list[HTTPRouteHandler]:
     """Routes of ``service`` that write."""
     check_size(b" " * MAX_BODY)  # compiles the kernel or loads it: no request is to wait for that
     caps = EventCaps(service.config.limits.user_events_per_hour, timer=time.monotonic)
     known = event_check([kind.name for kind in service.config.events])
-    events = BatchDecoder(Event, capped(known, caps, lambda kind: service.metrics.events_capped.labels(kind).inc()))
+    check = capped(known, caps, lambda kind: service.metrics.events_capped.labels(kind).inc())
+    events = BatchDecoder(Event, check)
+    public = BatchDecoder(Event, first_of(public_check(lambda: service.log.vocabulary()), check))
     items = BatchDecoder(Item)
     users = BatchDecoder(UserProfile)
     segment_keys = service.config.segments.keys
 
     @post("/v1/events", status_code=200)
     async def post_events(request: Call) -> Response[bytes]:
-        entries = _decode(service, "event", events, await body_of(request))
+        if PUBLIC_CALL in request.scope["state"]:
+            entries = _decode(service, "event", public, await _public_body(request))
+            check_public_events(entries.good)
+        else:
+            entries = _decode(service, "event", events, await body_of(request))
         batch = events_to_batch(entries.good, segment_keys)
         return await _reply(service, "event", entries.rejected, service.writer.append_events(batch))
 
@@ -83,6 +96,8 @@ def ingest_routes(service: Service) -> list[HTTPRouteHandler]:
     @post("/v1/logins", status_code=200)
     async def post_login(request: Call) -> Response[bytes]:
         joined = decode_one(_decode_login, await body_of(request))
+        if PUBLIC_CALL in request.scope["state"]:
+            check_public_login(joined)
         if joined.anonymous == joined.user:
             raise RefusalError(400, "Expected two different ids", "user")
         return await _reply(service, "login", [], service.writer.login(joined.anonymous, joined.user))
@@ -93,30 +108,21 @@ def ingest_routes(service: Service) -> list[HTTPRouteHandler]:
 
     @delete("/v1/items/{item_id:path}", status_code=200)
     async def delete_item(request: Call) -> Response[bytes]:
-        _known(service, item := id_of(request, "/v1/items/"))
+        known_item(service, item := id_of(request, "/v1/items/"))
         return await _reply(service, "item", [], service.writer.delete_items([item]))
 
-    @get("/v1/items/{item_id:path}")
-    async def get_item(request: Call) -> Response[bytes]:
-        dense = _known(service, id_of(request, "/v1/items/"))
-        record = service.stores.state.item_record(dense)
-        rows = service.stores.view.table.rows.u4
-        hidden = dense < len(rows) and bool(rows[dense, I_FLAGS] & FLAG_HIDDEN)
-        if record is None or (hidden and record.item.available):  # hidden though available: it was deleted
-            raise RefusalError(404, "There is no item of that id", "item_id")
-        return Response(_encode(record.item), media_type=JSON)
-
-    return [post_events, post_items, post_users, post_login, delete_user, delete_item, get_item]
+    return [post_events, post_items, post_users, post_login, delete_user, delete_item]
 
 
-def _known(service: Service, item: str) -> int:
-    dense = service.stores.log.vocabulary().index(Namespace.ITEM, item)
+def known_item(service: Intake, item: str) -> int:
+    """The dense number of an item. Raises :class:`RefusalError` 404."""
+    dense = service.log.vocabulary().index(Namespace.ITEM, item)
     if dense == 0:
         raise RefusalError(404, "There is no item of that id", "item_id")
     return dense
 
 
-def _decode(service: Service, kind: str, decoder: BatchDecoder[T], body: bytes) -> Entries[T]:
+def _decode(service: Intake, kind: str, decoder: BatchDecoder[T], body: bytes) -> Entries[T]:
     try:
         entries = decoder.decode(body)
     except RefusalError as refusal:
@@ -128,7 +134,7 @@ def _decode(service: Service, kind: str, decoder: BatchDecoder[T], body: bytes) 
 
 
 async def _reply(
-    service: Service, kind: str, rejected: list[Rejection], appending: Awaitable[Appended]
+    service: Intake, kind: str, rejected: list[Rejection], appending: Awaitable[Appended]
 ) -> Response[bytes]:
     """Wait until it is durable. 503 when the writer gave no answer: it may or may not have happened."""
     try:

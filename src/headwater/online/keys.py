@@ -50,12 +50,13 @@ def add_key(
     *,
     now_ms: int,
     expires_ms: int | None = None,
+    public: bool = False,
     entropy: Callable[[int], bytes] = secrets.token_bytes,
 ) -> tuple[str, ApiKey]:
     """Make a key; returns its text, which is kept nowhere, and what is kept. ``entropy`` gives so many random bytes.
 
     Raises:
-        ConfigurationError: a key of that name is in use, or the name is none.
+        ConfigurationError: a key of that name is in use, the name is none, or a public one would open too much.
     """
     number = entropy(_ID_BYTES).hex()
     text = f"{PREFIX}_{number}_{base64.urlsafe_b64encode(entropy(_SECRET_BYTES)).rstrip(b'=').decode()}"
@@ -66,6 +67,7 @@ def add_key(
         "sha256": digest_of(text.encode()).hex(),
         "created_ms": now_ms,
         "expires_ms": expires_ms,
+        "public": public,
     }
     try:
         key = msgspec.convert(fields, ApiKey)

@@ -81,6 +81,11 @@ class EventCaps:
         return None
 
 
+def first_of(one: Check, other: Check) -> Check:
+    """What ``one`` finds wrong, else what ``other`` does; ``other`` is not asked about what ``one`` refuses."""
+    return lambda event: one(event) or other(event)
+
+
 def capped(check: Check, caps: EventCaps, refused: Callable[[str], None]) -> Check:
     """``check``, then the caps; ``refused`` is told the type of each event that is above one.
 

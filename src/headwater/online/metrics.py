@@ -87,6 +87,10 @@ class Metrics:
         self.rules = Counter(
             "headwater_rule_items", "Items that a rule removed, moved, placed or kept out", ("rule",), registry=registry
         )
+        self.rules_in_force = Gauge(
+            "headwater_rules_info", "1 for the rules in service", ("version",), registry=registry,
+            multiprocess_mode="livemax",
+        )  # fmt: skip
         self.candidates = Counter(
             "headwater_source_candidates", "Candidates that a source offered", ("source",), registry=registry
         )
@@ -101,7 +105,7 @@ class Metrics:
             "headwater_events_capped", "Events refused above the cap of a user", ("type",), registry=registry
         )
         self.refused = Counter(
-            "headwater_access_refused", "Requests refused: key, scope, rate", ("reason",), registry=registry
+            "headwater_access_refused", "Requests refused: key, scope, rate, origin", ("reason",), registry=registry
         )
         self.writer_away = Counter("headwater_writer_unavailable", "Ingest calls answered with 503", registry=registry)
         self.token_wait = Histogram(

@@ -65,6 +65,7 @@ _PRIORITY = {
     "name": "x-priority", "in": "header", "schema": {"enum": ["high", "normal", "low"], "default": "normal"},
     "description": "Under load, who is answered first; `low` is turned away first", "example": "normal",
 }  # fmt: skip
+_TEXTS = {"/metrics": "text/plain", "/v1/headwater.js": "text/javascript"}
 _ERRORS = {
     400: "Bad input; names field and reason",
     404: "There is nothing of that id",
@@ -197,13 +198,14 @@ def operations(config: Config) -> list[Operation]:
             ),
             answer=answer,
         ),
+        Operation("get", "/v1/headwater.js", "The script of pages: collects events and asks for recommendations"),
         Operation(
             "get", "/v1/explain/{request_id}", "Why a list was as it was, replayed from the log", gives=Explanation,
             errors=(400, 404, 503), parameters=(_REQUEST_ID, *_EXPLAINED), answer=_explanation(answer, surface),
         ),
         Operation(
-            "get", "/healthz", "The worker is alive, and which plan it serves",
-            answer={"status": "ok", "plan": "5f6e7d8c9b0a1f2e"},
+            "get", "/healthz", "The worker is alive, and which plan and rules it serves",
+            answer={"status": "ok", "plan": "5f6e7d8c9b0a1f2e", "rules": "0c1d2e3f4a5b6c7d"},
         ),
         Operation(
             "get", "/readyz", "The worker can answer: 503 with reasons when it cannot",
@@ -278,9 +280,8 @@ def _described(operation: Operation) -> dict[str, Any]:
 
 
 def _responses(operation: Operation) -> dict[str, Any]:
-    if operation.path == "/metrics":
-        figures = {"description": "Figures", "content": {"text/plain": {"schema": _TEXT}}}
-        return {"200": figures} | _refusals(operation)
+    if (media := _TEXTS.get(operation.path)) is not None:
+        return {"200": {"description": "Done", "content": {media: {"schema": _TEXT}}}} | _refusals(operation)
     content: dict[str, Any] = {"schema": {"type": "object"}}
     if operation.gives is not None:
         given: dict[str, Any] = {"$ref": _REF.format(name=operation.gives.__name__)}

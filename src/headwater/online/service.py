@@ -6,28 +6,29 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
 from prometheus_client import Counter
 
-from headwater.features.paths import Flip, feed_socket, read_flip
+from headwater.features.paths import feed_socket, read_flip
 from headwater.features.plan import Plan
 from headwater.features.store import StateReplacedError
-from headwater.log.client import WriterClient
 from headwater.log.commands import ServedEntry
-from headwater.online.access import Access
 from headwater.online.admission import another_turn, place_given_up, waited_ms
 from headwater.online.caches import CacheKeeper, Caches, result_lists
 from headwater.online.explain import Explaining
 from headwater.online.feed import FoldFeed
-from headwater.online.keys import wall_ms
-from headwater.online.metrics import Labelled, Metrics
+from headwater.online.intake import Intake
+from headwater.online.metrics import Labelled
 from headwater.online.models import ModelWatch
 from headwater.online.recommender import Asked, Recommender
 from headwater.online.remotes import RemoteParts
+from headwater.online.roles import Role
+from headwater.online.rules import RulesWatch, rules_in_force
 from headwater.online.served import ServedLog
 from headwater.online.stores import Stores
 from headwater.online.warm import warm_up
@@ -44,34 +45,31 @@ from headwater.serving.scorer import ThreadScorer
 log = structlog.get_logger()
 
 READY_LAG = 10_000  # records that state may be behind the log
-ACK_TIMEOUT_S = 10.0
-CONNECT_TIMEOUT_S = 2.0
 FLUSH_S = 5.0
 STATE_AGAIN_S = 0.25  # a store that could not be reached is asked again after so long
-_PING_S = 0.5
 
 _encode_json = msgspec.json.Encoder().encode
 _encode_served = msgspec.msgpack.Encoder().encode
 
 
-class Service:
+class Service(Intake):
     """Everything behind the routes. Create it inside a running loop, ``start`` it, ``close`` it.
 
     ``clock`` returns Unix milliseconds, the time of requests. ``seed`` draws which served lists keep
-    their feature rows.
+    their feature rows. ``pinned``: the copy of ``config`` whose rules are to be followed.
     """
 
     def __init__(
-        self, config: Config, plan: Plan, data: Path, stores: Stores, *, clock: Callable[[], int], seed: int
-    ) -> None:
-        self.config = config
-        self.plan = plan
+        self, config: Config, plan: Plan, data: Path, stores: Stores, *, clock: Callable[[], int], seed: int,
+        role: Role = Role.ALL, pinned: Path | None = None,
+    ) -> None:  # fmt: skip
+        config = rules_in_force(config, pinned)
+        super().__init__(config, plan, data, stores.log)
+        self.role = role
         self.stores = stores
         self.clock = clock
-        self.retiring = False  # another plan is in service: the connections that are left end with their next answer
         self._data = data
-        self.metrics = metrics = Metrics()
-        self.access = Access(data, config.limits, metrics, clock=wall_ms, timer=time.monotonic)
+        metrics = self.metrics
         self._tier_of: Labelled[tuple[int, str], Counter] = Labelled(
             lambda key: metrics.tiers.labels(str(key[0]), key[1])
         )
@@ -81,9 +79,6 @@ class Service:
         self._width_of = Labelled(metrics.stage_items.labels)
         self._scorer, self._pace, self._stalls = ThreadScorer(), MeasuredPace(), 0
         self._rule_of = Labelled(metrics.rules.labels)
-        self.writer = WriterClient(
-            data / "run" / "writer.sock", ack_timeout_s=ACK_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S
-        )
         results, last = result_lists(config.cache), LastLists()
         conditions = Conditions(self._scorer, self._pace, last, results, config.ladder.walk)
         self.recommender = Recommender(config, plan, stores.log.vocabulary(), stores.identity, stores.view, conditions)
@@ -99,36 +94,31 @@ class Service:
         self.served = ServedLog(self.writer, self.metrics)
         self._explaining = Explaining(config, data)
         self.models = ModelWatch(data / "models", config, plan, self.recommender, self.metrics)
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.rules = RulesWatch(
+            pinned, config, plan, stores.log.vocabulary, self.recommender, metrics, self._explaining
+        )
         self._sample = random.Random(seed)  # noqa: S311  (sampling, not secrecy)
         self._epoch_at = time.monotonic()
         self._again: asyncio.TimerHandle | None = None
-        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Load model and kernels, then follow fold and registry. Requests may come once this returns."""
         self.models.swap(self.models.load())
         warm_up(self.config, self.plan)
         self.recommender.warm_up(self.clock())
-        self._tasks = [asyncio.create_task(part.run()) for part in (self.served, self.models, self.access, self.caches)]
-        self._tasks.append(asyncio.create_task(self.feed.follow()))
-        for task in self._tasks:
-            task.add_done_callback(self._ended)
+        super().start()
+        self.follow(self.served.run(), self.models.run(), self.rules.run(), self.caches.run(), self.feed.follow())
 
-    async def close(self) -> None:
-        """Bring the served lists into the log, then let go of everything."""
-        for task in self._tasks:
-            task.remove_done_callback(self._ended)
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    async def hand_over(self) -> None:
+        """Bring the served lists into the log."""
         if self._again is not None:
             self._again.cancel()
         await self.served.flush(FLUSH_S)
-        await self.writer.close()
+
+    def release(self) -> None:
+        """Close the stores and the ranker's thread."""
         self.stores.close()
         self._scorer.close()
-        if not self.failed.done():
-            self.failed.cancel()
 
     # -- answers ---------------------------------------------------------------------------------------
 
@@ -227,24 +217,21 @@ class Service:
         """Records that the log is ahead of what this worker was told of state."""
         return max(0, self.stores.log.last_offset - self.feed.position.user_offset)
 
-    async def why_not_ready(self) -> list[str]:
+    async def why_not_ready(self) -> Sequence[str]:
         """Reasons not to send requests here; empty when there are none."""
         reasons = []
         if not self.feed.connected:
             reasons.append("fold: not connected")
         elif (lag := self.fold_lag()) > READY_LAG:
             reasons.append(f"fold: {lag} records behind the log")
-        try:
-            async with asyncio.timeout(_PING_S):
-                await self.writer.ping()
-        except (TimeoutError, UnavailableError) as error:
-            reasons.append(f"writer: no answer ({type(error).__name__})")
-        return reasons
+        return [*reasons, *await super().why_not_ready()]
 
-    def refused_flip(self) -> Flip | None:
-        """The last request to serve another plan, if it was refused: why this one still serves."""
-        flip = read_flip(self._data)
-        return flip if flip is not None and flip.stage == "refused" else None
+    def health(self) -> dict[str, Any]:
+        """The plan and the rules in service; if another plan was refused, which and why."""
+        said: dict[str, Any] = {"plan": self.plan.hash, "rules": self.rules.version}
+        if (flip := read_flip(self._data)) is not None and flip.stage == "refused":
+            said["refused"] = {"plan": flip.plan, "reason": flip.reason}
+        return said
 
     def expose_metrics(self) -> bytes:
         """The text for Prometheus."""
@@ -291,12 +278,3 @@ class Service:
         self._check_state()
         if not self.failed.done():
             self._refresh()
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """A background task that ends has failed: the worker must not go on without it."""
-        if not task.cancelled():
-            self._fail(task.exception() or RuntimeError("A background task of the worker returned"))
-
-    def _fail(self, error: BaseException) -> None:
-        if not self.failed.done():
-            self.failed.set_exception(error)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -33,6 +35,10 @@ from headwater.serving.view import LiveView
 log = structlog.get_logger()
 
 OPEN_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25
+
+_NEEDS = "the log comes from the role ingest, the state from the role fold; both have to run on this data directory"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +121,21 @@ def open_stores(config: Config, data: Path, plan: Plan) -> Stores:
         return stores
 
 
-async def wait_for_stores(config: Config, data: Path, plan: Plan, stop: asyncio.Event) -> Stores | None:
-    """:func:`open_stores` as soon as writer and fold have made them; None when ``stop`` is set before that."""
+async def wait_for(opening: Callable[[], T], stop: asyncio.Event, *, far: bool = False) -> T | None:
+    """What ``opening`` gives as soon as writer and fold have made it; None when ``stop`` is set before that. ``far``: what is
+    waited for lies on another machine, so it is asked less and less often.
+    """
     said, pause = "", OPEN_PAUSE_S
     while not stop.is_set():
         try:
-            return open_stores(config, data, plan)
+            return opening()
         except (
             StoreError, UnavailableError, PlanChangedError, LogChangedError, PartitionsChangedError, CorruptStateError
         ) as error:  # fmt: skip
             if str(error) != said:
                 said = str(error)
-                log.info("worker_waits_for_stores", reason=said)
+                log.info("worker_waits_for_stores", reason=said, hint=_NEEDS)
         await asyncio.sleep(jittered(pause))
-        if config.state.store == "redis":  # the other ones are files of this machine, there in a moment
+        if far:  # the other ones are files of this machine, there in a moment
             pause = min(2.0 * pause, LONGEST_PAUSE_S)
     return None

@@ -1,4 +1,4 @@
-"""Keeps the processes of one machine running: writer, fold, the api workers and whoever loads tables.
+"""Keeps the processes of a role running: writer, fold, the api workers, whoever loads tables, the learner.
 
 It holds the listening sockets, so no connection is refused while a worker is replaced; it starts a dead
 process again at once, and slower when it keeps dying; it takes them down in the order in which data flows.
@@ -25,6 +25,7 @@ import lmdb
 import structlog
 
 from headwater.features.paths import state_dirs
+from headwater.online.roles import Role, home
 from headwater.schema.errors import ConfigurationError, UnavailableError
 
 log = structlog.get_logger()
@@ -53,7 +54,17 @@ def die_with_supervisor() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != int(parent):  # it died before we asked
         sys.exit(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to everyone; the supervisor decides the order
+    for number in (signal.SIGINT, signal.SIGHUP):  # those of a terminal go to everyone; the supervisor decides
+        signal.signal(number, signal.SIG_IGN)
+
+
+def has_terminal() -> bool:
+    """Whether this process belongs to a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def listen(host: str, port: int, count: int) -> list[socket.socket]:
@@ -99,9 +110,9 @@ def pause_after(failures: int) -> float:
 
 
 class ServeLock:
-    """One supervisor a data directory."""
+    """One supervisor at ``path``; ``doing`` says what it does."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, doing: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         until = time.monotonic() + LOCK_S
@@ -115,9 +126,7 @@ class ServeLock:
                     continue
                 holder = os.pread(self._handle, 32, 0).decode(errors="replace").strip() or "another process"
                 os.close(self._handle)
-                raise ConfigurationError(
-                    f"Process {holder} serves {path.parent.parent} already; stop it first"
-                ) from error
+                raise ConfigurationError(f"Process {holder} {doing} already; stop it first") from error
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
@@ -126,19 +135,21 @@ class ServeLock:
         os.close(self._handle)
 
 
-def serving_process(data: Path) -> bool:
-    """Whether a supervisor serves ``data`` now."""
+def serving_process(data: Path, role: Role = Role.ALL) -> int | None:
+    """The process id of the supervisor that has ``role`` on ``data`` now; None: there is none."""
     try:
-        handle = os.open(data / "run" / "serve.lock", os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(home(data, role) / "serve.lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        while not (said := os.pread(handle, 32, 0)):  # it has the lock and has not said its number yet
+            time.sleep(POLL_S)
+        return int(said)
     finally:
         os.close(handle)
-    return False
+    return None
 
 
 @dataclass(slots=True)
@@ -149,7 +160,7 @@ class Child:
     One that is to ``hold`` answers nobody before :meth:`Supervisor.release`. ``retired``: it is not started again.
     """
 
-    role: str
+    part: str
     command: Sequence[str]
     listener: socket.socket | None = None
     hold: bool = False
@@ -164,21 +175,24 @@ class Child:
 
 
 class Supervisor:
-    """Runs ``children`` until asked to stop. ``data`` is the directory they share.
+    """Runs ``children`` until asked to stop. ``data`` is the directory they share, ``address`` where they answer (None: none of them
+    does), ``own`` the folder where their metrics go (None: ``run`` in ``data``).
 
-    ``order`` is how roles are taken down: those who feed the next one first.
+    ``order`` is how they are taken down: those who feed the next one first.
     """
 
-    order = ("api", "tables", "writer", "fold")
+    order = ("api", "tables", "learner", "writer", "fold")
 
-    def __init__(self, children: Sequence[Child], data: Path, address: tuple[str, int] | None) -> None:
+    def __init__(
+        self, children: Sequence[Child], data: Path, address: tuple[str, int] | None, own: Path | None = None
+    ) -> None:
         self.children = list(children)
         self._data = data
         self._address = address
         self._stop = asyncio.Event()
         self._ready = False
         self._fatal: str | None = None
-        self._metrics = data / "run" / "metrics"
+        self._metrics = (home(data, Role.ALL) if own is None else own) / "metrics"
 
     def stop(self) -> None:
         """Take everything down, politely."""
@@ -246,7 +260,7 @@ class Supervisor:
         if keepers:
             _, late = await asyncio.wait(keepers, timeout=patience_s)
             if late:
-                log.warning("process_killed", child=children[0].role, after_s=patience_s)
+                log.warning("process_killed", child=children[0].part, after_s=patience_s)
                 for child in children:
                     if child.process is not None and child.process.returncode is None:
                         child.process.kill()
@@ -261,22 +275,22 @@ class Supervisor:
                 code, pid = await self._run_once(child)
             except OSError as error:  # the machine has no memory or no number for one more process; it may have soon
                 failures += 1
-                log.error("process_not_started", child=child.role, reason=str(error), failures=failures)
+                log.error("process_not_started", child=child.part, reason=str(error), failures=failures)
             else:
                 if self._stop.is_set():
                     return
                 self._clear_up(child, pid)
                 if child.retired.is_set():
-                    log.info("process_retired", child=child.role, child_pid=pid, code=code)
+                    log.info("process_retired", child=child.part, child_pid=pid, code=code)
                     return
                 failures = 1 if time.monotonic() - began > STEADY_S else failures + 1
-                log.warning("process_died", child=child.role, child_pid=pid, code=code, failures=failures)
-                if code == EXIT_INPUT and not self._ready:
-                    self._fatal = f"The {child.role} process could not start; its message is above"
+                log.warning("process_died", child=child.part, child_pid=pid, code=code, failures=failures)
+                if code == EXIT_INPUT and (not self._ready or self.children == [child]):  # alone, it keeps nobody up
+                    self._fatal = f"The {child.part} process could not start; its message is above"
                     self._stop.set()
                     return
             if pause := pause_after(failures):
-                log.warning("process_keeps_dying", child=child.role, next_start_s=pause)
+                log.warning("process_keeps_dying", child=child.part, next_start_s=pause)
                 try:
                     await asyncio.wait_for(self._stop.wait(), pause)
                 except TimeoutError:
@@ -310,7 +324,7 @@ class Supervisor:
             if theirs is not None:
                 theirs.close()
         child.starts += 1
-        log.info("process_started", child=child.role, child_pid=child.process.pid, start=child.starts)
+        log.info("process_started", child=child.part, child_pid=child.process.pid, start=child.starts)
         listening = None if child.control is None else asyncio.create_task(_hear(child, child.control))
         child.code = await child.process.wait()
         child.ready.clear()
@@ -335,7 +349,7 @@ class Supervisor:
                 log.info("readers_not_checked", store=path.name, reason=str(error))
                 continue
             if freed:
-                log.info("stale_readers_freed", store=path.name, readers=freed, child=child.role)
+                log.info("stale_readers_freed", store=path.name, readers=freed, child=child.part)
 
     async def _until_ready(self) -> bool:
         """Wait until ``/readyz`` says yes (with no api child: until all were started); False when stopped before."""
@@ -346,8 +360,8 @@ class Supervisor:
         return False
 
     async def _take_down(self) -> None:
-        for role in self.order:
-            running = [child for child in self.children if child.role == role]
+        for part in self.order:
+            running = [child for child in self.children if child.part == part]
             for child in running:
                 if child.process is not None and child.process.returncode is None:
                     child.process.terminate()
@@ -356,7 +370,7 @@ class Supervisor:
                 continue
             _, late = await asyncio.wait(keepers, timeout=DRAIN_S)
             if late:
-                log.warning("process_killed", child=role, after_s=DRAIN_S)
+                log.warning("process_killed", child=part, after_s=DRAIN_S)
                 for child in running:
                     if child.process is not None and child.process.returncode is None:
                         child.process.kill()

@@ -25,9 +25,12 @@ from granian.server.embed import Server
 from litestar.types import ASGIApp
 
 from headwater.features.pinned import expected_plan
+from headwater.log.lmdb import LmdbLog
 from headwater.online.app import create_app
+from headwater.online.intake import Intake
+from headwater.online.roles import Role
 from headwater.online.service import Service
-from headwater.online.stores import wait_for_stores
+from headwater.online.stores import open_stores, wait_for
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
 
@@ -114,18 +117,29 @@ async def run_worker(
     worker: int,
     orders: Orders,
     plan_hash: str | None = None,
+    role: Role = Role.ALL,
+    pinned: Path | None = None,
 ) -> None:
-    """Answer requests that come in on ``listener`` as ordered; ``worker`` counts from 0.
+    """Answer the requests of ``role`` that come in on ``listener`` as ordered; ``worker`` counts from 0, ``pinned`` is where
+    ``config`` was read.
 
     Raises:
         ConfigurationError: the plan of ``config`` is not the one with ``plan_hash`` (None: any will do).
         StateReplacedError: the fold started state anew; a new process has to read it.
     """
     plan = expected_plan(config, plan_hash)
-    stores = await wait_for_stores(config, data, plan, orders.stop)
-    if stores is None:
-        return
-    service = Service(config, plan, data, stores, clock=clock, seed=config.ranker.seed + worker)
+    service: Intake
+    if role is Role.INGEST:
+        event_log = await wait_for(lambda: LmdbLog(data / "log", readonly=True), orders.stop)
+        if event_log is None:
+            return
+        service = Intake(config, plan, data, event_log)
+    else:
+        stores = await wait_for(lambda: open_stores(config, data, plan), orders.stop, far=config.state.store == "redis")
+        if stores is None:
+            return
+        seed = config.ranker.seed + worker
+        service = Service(config, plan, data, stores, clock=clock, seed=seed, role=role, pinned=pinned)
     try:
         service.start()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -133,8 +147,7 @@ async def run_worker(
         server = EmbeddedServer(create_app(service), listener, header_timeout_ms)
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
-        model = service.recommender.model
-        log.info("worker_ready", worker=worker, plan=plan.hash, model=model.version if model is not None else None)
+        log.info("worker_ready", worker=worker, **service.health())
         ended: asyncio.Future[None] = service.failed
         stopping = asyncio.create_task(orders.stop.wait())
         releasing = asyncio.create_task(_until_released(service, orders))
@@ -150,7 +163,7 @@ async def run_worker(
         await service.close()
 
 
-async def _until_released(service: Service, orders: Orders) -> bool:
+async def _until_released(service: Intake, orders: Orders) -> bool:
     """Tell the supervisor that all is ready; whether to answer requests now (False: it changed its mind)."""
     if orders.control is None:
         return True
@@ -165,7 +178,7 @@ async def _until_released(service: Service, orders: Orders) -> bool:
     return not orders.hold or bool(await loop.sock_recv(orders.control, 16))
 
 
-async def _serve(service: Service, server: EmbeddedServer, orders: Orders, stopping: asyncio.Task[bool]) -> None:
+async def _serve(service: Intake, server: EmbeddedServer, orders: Orders, stopping: asyncio.Task[bool]) -> None:
     serving = asyncio.create_task(server.serve())
     retiring = asyncio.create_task(orders.retire.wait())
     ends: list[asyncio.Future[Any]] = [service.failed, serving, stopping]

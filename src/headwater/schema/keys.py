@@ -22,8 +22,15 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
+PUBLIC_SCOPES = frozenset({Scope.INGEST, Scope.RECOMMEND})
+
+
 class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One key: who has it, what it opens and until when; ``sha256`` is the hash of its text, which is kept nowhere."""
+    """One key: who has it, what it opens and until when; ``sha256`` is the hash of its text, which is kept nowhere.
+
+    A ``public`` one may stand in a page, where everybody reads it: of what its scopes open it opens
+    what one visitor needs for themself (``PUBLIC`` in :mod:`headwater.online.access`).
+    """
 
     id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
     name: Name
@@ -32,6 +39,13 @@ class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     created_ms: Millis
     expires_ms: Millis | None = None
     revoked_ms: Millis | None = None
+    public: bool = False
+
+    def __post_init__(self) -> None:
+        if self.public and (more := set(self.scopes) - PUBLIC_SCOPES):
+            raise ConfigurationError(
+                f"A public key has the scopes {' and '.join(sorted(PUBLIC_SCOPES))} at most, not {', '.join(sorted(more))}"
+            )
 
     def why_invalid(self, now_ms: int) -> str:
         """ "was revoked", "has expired", or the empty text for a key that is good at ``now_ms``."""

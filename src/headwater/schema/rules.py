@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -11,6 +13,7 @@ from msgspec import Meta, Struct
 
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Id, Name
+from headwater.schema.surfaces import Shaping
 
 ACTIONS = ("filter", "boost", "bury", "pin", "cap", "quota")
 
@@ -129,6 +132,16 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
         from_ms, until_ms, _ = self.from_ms, self.until_ms, self.minutes  # asking is what fails
         if until_ms is not None and until_ms <= from_ms:
             raise ConfigurationError(f"Expected `until` after `from`, got {self.until} and {self.from_}")
+
+
+def rules_version(rules: Sequence[Rule], shaping: Mapping[str, Shaping]) -> str:
+    """What names ``rules`` in their order and the ``shaping`` of surfaces: the first 16 hexadecimal digits of the SHA-256 of
+    their canonical JSON; the empty text for none.
+    """
+    if not rules and not shaping:
+        return ""
+    said = msgspec.json.encode(([encoded(rule) for rule in rules], dict(shaping)), order="sorted")
+    return hashlib.sha256(said).hexdigest()[:16]
 
 
 def in_hours(minutes: tuple[int, int], local_ms: int) -> bool:

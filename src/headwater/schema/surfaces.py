@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from headwater.schema.durations import Duration
 from headwater.schema.errors import ConfigurationError
@@ -56,6 +57,15 @@ class SurfaceFatigue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     action: Literal["default", "bury", "drop", "none"] = "default"
 
 
+class Shaping(Struct, frozen=True, kw_only=True):
+    """The part of a surface that shapes a ranked list; servers take it up with the rules."""
+
+    diversity: float = 0.0
+    diversity_by: Literal["mmr", "dpp"] = "mmr"
+    exploration: Exploration = Exploration()
+    fatigue: SurfaceFatigue = SurfaceFatigue()
+
+
 class Surface(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A place that shows a list. ``sources`` absent: all that are enabled. ``diversity``: what difference counts beside rank,
     by maximal marginal relevance or a determinantal point process. ``objective``: what each head of the ranker counts,
@@ -74,6 +84,20 @@ class Surface(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     exploration: Exploration = Exploration()
     fatigue: SurfaceFatigue = SurfaceFatigue()
     objective: dict[Name, Annotated[float, Meta(ge=-1e6, le=1e6)]] = {}
+
+    @property
+    def shaping(self) -> Shaping:
+        """How it shapes a ranked list."""
+        return Shaping(
+            diversity=self.diversity, diversity_by=self.diversity_by, exploration=self.exploration, fatigue=self.fatigue
+        )
+
+    def shaped(self, shaping: Shaping) -> Surface:
+        """The same place with another ``shaping``."""
+        return replace(
+            self, diversity=shaping.diversity, diversity_by=shaping.diversity_by, exploration=shaping.exploration,
+            fatigue=shaping.fatigue,
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.exploration.share and self.diversity and self.diversity_by == "dpp":

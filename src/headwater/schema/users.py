@@ -8,6 +8,9 @@ from msgspec import Meta, Struct
 
 from headwater.schema.events import Attributes, Id, Scalar, check_attributes
 
+ANONYMOUS = r"anon-[0-9a-f]{32}"
+"""Ids that pages draw for visitors whom nobody knows: 128 random bits, so that nobody names another's."""
+
 
 class UserProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What is known about a user beside their events; sending it again replaces it whole.

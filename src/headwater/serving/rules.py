@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, get_args
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -25,8 +23,8 @@ from headwater.policy.rules import CompiledRule, compile_rules
 from headwater.retrieval.merge import Candidates
 from headwater.schema.config import Config
 from headwater.schema.requests import Explored
-from headwater.schema.rules import encoded
-from headwater.schema.surfaces import Fatigue, Surface
+from headwater.schema.rules import rules_version
+from headwater.schema.surfaces import Fatigue, Shaping, Surface
 from headwater.serving.request import NO_ITEMS, Query
 from headwater.serving.rule_fields import Codes, Columns, ItemColumns, RequestValues, rule_fields
 from headwater.serving.view import View
@@ -38,6 +36,12 @@ Float32 = npt.NDArray[np.float32]
 PLAIN: Mapping[str, Surface] = MappingProxyType({})
 NO_FATIGUE = Fatigue()
 _PLAIN = Surface(name="plain")
+PLAIN_SHAPING = Shaping()
+
+
+def shaping_of(surfaces: Iterable[Surface]) -> dict[str, Shaping]:
+    """What ``surfaces`` do with a ranked list, by name; those that do something."""
+    return {surface.name: surface.shaping for surface in surfaces if surface.shaping != PLAIN_SHAPING}
 
 
 def open_rules(config: Config, plan: Plan, vocabulary: Vocabulary) -> Rules | None:
@@ -46,12 +50,10 @@ def open_rules(config: Config, plan: Plan, vocabulary: Vocabulary) -> Rules | No
     Raises:
         ConfigurationError: some rules do not compile; the message names each.
     """
-    fatigue = config.fatigue
     surfaces = {surface.name: surface for surface in config.surfaces}
-    needed = any(surface.diversity or surface.exploration.share for surface in config.surfaces)
-    if not config.rules and not needed and not fatigue.impressions:
+    if not config.rules and not shaping_of(config.surfaces) and not config.fatigue.impressions:
         return None
-    return Rules(compile_rules(config.rules, rule_fields(config, plan)), plan, vocabulary, surfaces, fatigue)
+    return Rules(compile_rules(config.rules, rule_fields(config, plan)), plan, vocabulary, surfaces, config.fatigue)
 
 
 class Rules:
@@ -69,7 +71,7 @@ class Rules:
         fatigue: Fatigue = NO_FATIGUE,
     ) -> None:  # fmt: skip
         self.compiled = compiled
-        self.version = _version(compiled, surfaces, fatigue)
+        self.version = rules_version([one.rule for one in compiled], shaping_of(surfaces.values()))
         self.counts: dict[str, int] = {}
         self.explored: Explored | None = None
         self.dropped = self._buried = NO_ITEMS
@@ -291,12 +293,6 @@ class Rules:
     def code(self, field: Field, text: str) -> int | str:
         """What columns of ``field`` hold for ``text``."""
         return self._codes.code(field, text)
-
-
-def _version(compiled: tuple[CompiledRule, ...], surfaces: Mapping[str, Surface], fatigue: Fatigue) -> str:
-    """16 hex digits that differ when a rule, their order, the fatigue, or what a surface does with its lists does."""
-    said = msgspec.json.encode(([encoded(rule.rule) for rule in compiled], list(surfaces.values()), fatigue))
-    return hashlib.blake2b(said, digest_size=8).hexdigest()
 
 
 def _one_alone(method: Method) -> Callable[[Int64], Diverse]:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from headwater.cli import bench
 from headwater.cli.bench.ingest import stored
-from headwater.cli.bench.measure import Metrics, growth, machine, processor_seconds, seconds_by_role, versions
+from headwater.cli.bench.measure import Metrics, growth, machine, processor_seconds, seconds_by_part, versions
 from headwater.cli.bench.schedule import Outcome
 from headwater.cli.bench.serve import capacity_of, holds
 from headwater.cli.bench.workload import Requests, Size
@@ -42,11 +42,11 @@ def test_processor_time_of_a_process_and_its_children(tmp_path: Path) -> None:
     assert processor_seconds(10, tmp_path) == {10: 150 / ticks, 11: 200 / ticks, 12: 300 / ticks}
     for pid, words in (
         (10, "python -m headwater.cli.main serve"),
-        (11, "python -m x serve --role api"),
-        (12, "p --role api"),
+        (11, "python -m x serve --part api"),
+        (12, "p --part api"),
     ):
         (tmp_path / str(pid) / "cmdline").write_bytes(words.replace(" ", "\0").encode() + b"\0")
-    assert seconds_by_role(10, tmp_path) == {"supervisor": 150 / ticks, "api": 500 / ticks}
+    assert seconds_by_part(10, tmp_path) == {"supervisor": 150 / ticks, "api": 500 / ticks}
     assert growth({"api": 1.0}, {"api": 3.0, "fold": 1.0}) == {"api": 2.0, "fold": 1.0}
     assert processor_seconds(os.getpid())[os.getpid()] >= 0
 

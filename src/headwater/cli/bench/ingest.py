@@ -46,7 +46,7 @@ def ingest(
     """
     import uuid
 
-    from headwater.cli.bench.measure import failures, growth, lag_p99_ms, percentile_ms, seconds_by_role, send
+    from headwater.cli.bench.measure import failures, growth, lag_p99_ms, percentile_ms, seconds_by_part, send
     from headwater.cli.bench.schedule import Plan
     from headwater.cli.bench.workload import Requests, Size, prepared
     from headwater.cli.local import Server
@@ -59,9 +59,9 @@ def ingest(
         times = requests.times(single_rate, 0.0, duration)
         singles, single_ids = requests.ingest(times, [1] * len(times), "single")
         with Server(ready.site) as server:
-            spent = seconds_by_role(server.pid)
+            spent = seconds_by_part(server.pid)
             bulk = send(Plan("127.0.0.1", server.port, batches, closed=connections, stop_after_s=duration))
-            used = growth(spent, seconds_by_role(server.pid))
+            used = growth(spent, seconds_by_part(server.pid))
             single = send(Plan("127.0.0.1", server.port, singles))
         acknowledged = {
             event_id
@@ -86,7 +86,7 @@ def ingest(
         "errors": sum(not outcome.ok for outcome in (*bulk, *single)),
         "why": failures([*bulk, *single]),
         "connections": connections,
-        "cpu_s_by_role": {role: round(seconds, 2) for role, seconds in used.items()},
+        "cpu_s_by_part": {part: round(seconds, 2) for part, seconds in used.items()},
         "load_lag_p99_ms": lag_p99_ms(single),
         "duration_s": duration,
     }

@@ -82,28 +82,28 @@ def processor_seconds(root: int, proc: Path = Path("/proc")) -> dict[int, float]
     return {pid: spent[pid] for pid in sorted(inside) if pid in spent}
 
 
-def process_role(pid: int, proc: Path = Path("/proc")) -> str:
-    """What a process of the server does: its ``--role``; "supervisor" without one, "ended" if it is gone."""
+def part_of(pid: int, proc: Path = Path("/proc")) -> str:
+    """What a process of the server does: its ``--part``; "supervisor" without one, "ended" if it is gone."""
     try:
         words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return "ended"
-    return words[words.index("--role") + 1] if "--role" in words[:-1] else "supervisor"
+    return words[words.index("--part") + 1] if "--part" in words[:-1] else "supervisor"
 
 
-def seconds_by_role(root: int, proc: Path = Path("/proc")) -> dict[str, float]:
-    """:func:`processor_seconds`, summed by role."""
-    roles: dict[str, float] = {}
+def seconds_by_part(root: int, proc: Path = Path("/proc")) -> dict[str, float]:
+    """:func:`processor_seconds`, summed by part."""
+    parts: dict[str, float] = {}
     for pid, seconds in processor_seconds(root, proc).items():
-        role = process_role(pid, proc)
-        roles[role] = roles.get(role, 0.0) + seconds
-    return roles
+        part = part_of(pid, proc)
+        parts[part] = parts.get(part, 0.0) + seconds
+    return parts
 
 
-def pin_role(root: int, role: str, core: int, proc: Path = Path("/proc")) -> None:
-    """Have all threads of the processes of a role below ``root`` run on ``core`` alone."""
+def pin_part(root: int, part: str, core: int, proc: Path = Path("/proc")) -> None:
+    """Have all threads of the processes of a part below ``root`` run on ``core`` alone."""
     for pid in processor_seconds(root, proc):
-        if process_role(pid, proc) == role:
+        if part_of(pid, proc) == part:
             for thread in (proc / str(pid) / "task").iterdir():
                 os.sched_setaffinity(int(thread.name), {core})
 

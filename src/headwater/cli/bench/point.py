@@ -12,7 +12,7 @@ from headwater.cli.bench.measure import (
     growth,
     lag_p99_ms,
     percentile_ms,
-    seconds_by_role,
+    seconds_by_part,
     send,
 )
 from headwater.cli.bench.schedule import Outcome, Plan
@@ -34,11 +34,11 @@ class Measuring:
 
     def at(self, per_s: float, seconds: float) -> dict[str, Any]:
         """Figures of that load. ``candidates`` and ``ranked`` are means over all answers, ``full`` the share of tier 0."""
-        before, spent = self._scrape(), seconds_by_role(self._server.pid)
+        before, spent = self._scrape(), seconds_by_part(self._server.pid)
         outcomes = self.load(per_s, seconds)
-        spent_after, after = seconds_by_role(self._server.pid), self._scrape()
+        spent_after, after = seconds_by_part(self._server.pid), self._scrape()
         answers = max(len(outcomes), 1)
-        cpu_ms = {role: round(s * 1_000 / answers, 3) for role, s in growth(spent, spent_after).items()}
+        cpu_ms = {part: round(s * 1_000 / answers, 3) for part, s in growth(spent, spent_after).items()}
         offered = after.growth_since(before, "headwater_source_candidates_total")
         left = after.growth_since(before, "headwater_stage_items_total")
         stages = after.means_since(before, "headwater_stage_seconds", "stage")
@@ -58,7 +58,7 @@ class Measuring:
             "errors": sum(not outcome.ok for outcome in outcomes),
             "why": failures(outcomes),
             "cpu_ms_per_request": cpu_ms.get("api"),
-            "cpu_ms_by_role": cpu_ms,
+            "cpu_ms_by_part": cpu_ms,
             "stages_ms": {stage: round(s * 1_000, 4) for stage, s in stages.items()},
             "load_lag_p99_ms": lag_p99_ms(outcomes),
         }

@@ -74,7 +74,7 @@ def serve(
     Example: headwater bench serve --items 20000 --users 100000 --ranker lightgbm --rate 100 --no-capacity --json
     """
     from headwater.cli.bench.floor import floor_ms
-    from headwater.cli.bench.measure import one_core, pin_role
+    from headwater.cli.bench.measure import one_core, pin_part
     from headwater.cli.bench.point import Measuring
     from headwater.cli.bench.workload import Requests, Size, prepared
     from headwater.cli.local import Server
@@ -83,7 +83,7 @@ def serve(
     tables = tables_of(ranker, candidates, ranked, keep_by)
     with prepared(size, keep, tables) as ready, one_core() as core, Server(ready.site) as server:
         if core is not None:
-            pin_role(server.pid, "api", core)
+            pin_part(server.pid, "api", core)
         measuring = Measuring(server, Requests(ready.world, seed, "serve", askers=True))
         if warm:
             measuring.load(rate or _FIRST_PER_S / 2, warm)

@@ -187,8 +187,8 @@ _COLOURS = {"none": "#888888", "light": "#e0a030", "lightgbm": "#4a7ebb", "deep"
 
 def drawing(curves: Sequence[Mapping[str, Any]], popular: float) -> str:
     """An SVG: NDCG@10 over the median milliseconds of a list, a line for each ranker, a point for each number of candidates."""
-    most_ms = 1.1 * max(each["p50_ms"] for each in curves)
-    values = [bound for each in curves for bound in each["ci95"]] + [popular]
+    most_ms: float = 1.1 * max(each["p50_ms"] for each in curves)
+    values: list[float] = [bound for each in curves for bound in each["ci95"]] + [popular]
     low, high = 0.95 * min(values), 1.02 * max(values)
 
     def x(ms: float) -> float:

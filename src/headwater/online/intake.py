@@ -1,0 +1,100 @@
+"""What a process needs that takes things in: the writer it hands them to, and the log's dictionaries."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from headwater.features.plan import Plan
+from headwater.log.client import WriterClient
+from headwater.log.lmdb import LmdbLog
+from headwater.online.access import Access
+from headwater.online.keys import wall_ms
+from headwater.online.metrics import Metrics
+from headwater.online.roles import Role
+from headwater.schema.config import Config
+from headwater.schema.errors import UnavailableError
+
+ACK_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 2.0
+_PING_S = 0.5
+
+
+class Intake:
+    """Everything behind the routes that write. Create it inside a running loop, ``start`` it, ``close`` it."""
+
+    role = Role.INGEST
+
+    def __init__(self, config: Config, plan: Plan, data: Path, log: LmdbLog) -> None:
+        self.config = config
+        self.plan = plan
+        self.log = log
+        self.retiring = False  # another plan is in service: the connections that are left end with their next answer
+        self.metrics = Metrics()
+        self.access = Access(
+            data, config.limits, self.metrics, clock=wall_ms, timer=time.monotonic, origins=config.cors.origins
+        )
+        self.writer = WriterClient(
+            data / "run" / "writer.sock", ack_timeout_s=ACK_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S
+        )
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Follow the key file. Requests may come once this returns."""
+        self.follow(self.access.run())
+
+    def follow(self, *parts: Coroutine[Any, Any, None]) -> None:
+        """Run ``parts`` until :meth:`close`; the process must not go on without one of them."""
+        for part in parts:
+            task = asyncio.create_task(part)
+            task.add_done_callback(self._ended)
+            self._tasks.append(task)
+
+    async def close(self) -> None:
+        """Hand over what is left, then let go of everything."""
+        for task in self._tasks:
+            task.remove_done_callback(self._ended)
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.hand_over()
+        await self.writer.close()
+        self.release()
+        if not self.failed.done():
+            self.failed.cancel()
+
+    async def hand_over(self) -> None:
+        """Give the writer what it has not got yet."""
+
+    def release(self) -> None:
+        """Close the stores."""
+        self.log.close()
+
+    async def why_not_ready(self) -> Sequence[str]:
+        """Reasons not to send requests here; empty when there are none."""
+        try:
+            async with asyncio.timeout(_PING_S):
+                await self.writer.ping()
+        except (TimeoutError, UnavailableError) as error:
+            return [f"writer: no answer ({type(error).__name__})"]
+        return []
+
+    def health(self) -> dict[str, Any]:
+        """What ``/healthz`` says beside that the process is alive."""
+        return {}
+
+    def expose_metrics(self) -> bytes:
+        """The text for Prometheus."""
+        return self.metrics.expose()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A background task that ends has failed: the worker must not go on without it."""
+        if not task.cancelled():
+            self._fail(task.exception() or RuntimeError("A background task of the worker returned"))
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(error)
