@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -44,7 +44,13 @@ ROLES = ("writer", "fold", "api")
 class Running:
     """``headwater serve`` on ``folder``, from ``__enter__`` (it answers) to ``__exit__`` (it is gone)."""
 
-    def __init__(self, folder: Path, config: str = CONFIG, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: str = CONFIG,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.config_path = folder / "headwater.toml"
         self.config_path.write_text(config)
@@ -53,6 +59,7 @@ class Running:
         self.log_path = folder / "serve.log"
         self.url = ""
         self._arguments = list(arguments)
+        self._environment = environment
         self._process: subprocess.Popen[str] | None = None
         self.http = httpx.Client()
 
@@ -66,7 +73,12 @@ class Running:
         command = [sys.executable, "-m", "headwater.cli.main", "serve", "--config", str(self.config_path)]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                command + self._arguments, stdout=subprocess.PIPE, stderr=log, text=True, stdin=subprocess.DEVNULL
+                command + self._arguments,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                env=self._environment,
             )
         assert self._process.stdout is not None
         readable, _, _ = select.select([self._process.stdout], [], [], START_S)

@@ -211,6 +211,7 @@ def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> No
 async def _write(chosen: Settings, clock: Callable[[], int], stop: asyncio.Event) -> None:
     from headwater.log.environment import GIB
     from headwater.log.socket import serve_writer
+    from headwater.log.space import MB
     from headwater.log.writer import open_writer
 
     config = chosen.config
@@ -220,6 +221,7 @@ async def _write(chosen: Settings, clock: Callable[[], int], stop: asyncio.Event
         segment_keys=config.segments.keys,
         dedup_window=config.log.dedup_window,
         map_size=int(config.log.map_size_gib * GIB),
+        min_free=int(config.log.min_free_mb * MB),
     )
     try:
         await serve_writer(writer, chosen.data / "run" / "writer.sock", stop=stop, on_ready=_settle)
@@ -325,6 +327,7 @@ def _supervise(chosen: Settings, host: str, port: int, workers: int, shift_ms: i
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.stop)
+        loop.add_signal_handler(signal.SIGUSR1, flipper.restart_workers)
         await supervisor.run(announce, flipper.watch)
 
     try:
