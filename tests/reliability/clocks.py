@@ -81,6 +81,9 @@ class _Events:
         """What went by until now does not count."""
         self._last = time.monotonic()
 
+    def close(self) -> None:
+        self._http.close()
+
     def post(self) -> None:
         """One batch of 20."""
         names = [f"clock-{n}" for n in range(self._sent, self._sent + 20)]
@@ -137,6 +140,7 @@ def run(folder: Path, *, step_s: float, seed: int, shifts_ms: tuple[int, ...] = 
                 events.forgive()
         finally:
             asker.stop()
+            events.close()
         assert running.stop() == 0
         plan = compile_plan(running.config)
     log = LmdbLog(running.data / "log", readonly=True)

@@ -8,14 +8,13 @@ What it reads is compared with what was written: equal, refused with an error, o
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -39,12 +38,12 @@ from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import Event
 from headwater.schema.items import Item
 from headwater.schema.users import UserProfile
+from tests.reliability.apart import Died, apart
 
 USERS, ITEMS, COMMITS = 200, 150, 60
 START_MS = 1_772_000_000_000
 STORES = ("log", "identity", "state")
 HARMS = ("bit", "bit", "bit", "zeros", "noise", "cut")
-TIMEOUT_S = 30
 
 Content = dict[str, bytes]  # what was read, by name
 _encode = msgspec.msgpack.Encoder().encode
@@ -184,30 +183,6 @@ def judge(read: Callable[[], Content], good: Content) -> tuple[str, list[str]]:
     return ("gone", sorted(gone)) if gone else ("unharmed", [])
 
 
-def apart(work: Callable[[], tuple[str, list[str]]]) -> tuple[str, list[str]]:
-    """``work`` done in a process of its own, for it may die of what it reads."""
-    receiving, sending = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.close(receiving)
-            signal.alarm(TIMEOUT_S)
-            os.write(sending, msgspec.json.encode(work()))
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(sending)
-    with os.fdopen(receiving, "rb") as file:
-        said = file.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return ("hung" if os.WTERMSIG(status) == signal.SIGALRM else "crashed"), []
-    if not said:
-        return "crashed", []
-    return msgspec.json.decode(said, type=tuple[str, list[str]])
-
-
 def run(folder: Path, *, seeds: int, seed: int) -> Outcome:
     """Damage a copy of the same files ``seeds`` times in ``folder``."""
     whole, copy = folder / "whole", folder / "copy"
@@ -223,7 +198,8 @@ def run(folder: Path, *, seeds: int, seed: int) -> Outcome:
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(whole / store, copy / store)
         harm(copy / store / "data.mdb", kind, draw)
-        end, at = apart(lambda store=store: judge(lambda: readers[store](copy), good[store]))  # type: ignore[misc]
+        said = apart(partial(judge, partial(readers[store], copy), good[store]), tuple[str, list[str]])
+        end, at = said if not isinstance(said, Died) else (said.value, [])
         ends[end] += 1
         if end in ("silent", "gone"):
             tables.update(f"{end}: {store} {kind} {table}" for table in at)

@@ -92,6 +92,9 @@ class _Events:
         self._http = httpx.Client(base_url=url, timeout=15.0)
         self._sent = 0
 
+    def close(self) -> None:
+        self._http.close()
+
     def post(self) -> bool:
         """One batch; whether it was acknowledged."""
         first, self._sent = self._sent, self._sent + BATCH
@@ -160,6 +163,7 @@ def fill(running: Running, *, disk_mb: int, full_s: float, seed: int) -> Outcome
         recovery_s = time.monotonic() - freed
     finally:
         asker.stop()
+        events.close()
     log = LmdbLog(running.data / "log", readonly=True)
     try:
         there = keys_in(log)

@@ -89,6 +89,20 @@ def fuzz_http(url: str, *, cases: int, seed: int) -> Http:
     done = Http()
     each = max(1, cases // (2 * len(operations)))
     with requests.Session() as session:
+
+        def asking(label: str) -> Callable[[Any], None]:
+            def ask(case: Any) -> None:
+                answer = case.call(session=session, timeout=30)
+                done.cases += 1
+                done.statuses[str(answer.status_code)] += 1
+                try:
+                    case.validate_response(answer, checks=wanted)
+                except schemathesis.core.failures.FailureGroup as group:
+                    for failure in group.exceptions:
+                        _note(done, label, failure, answer.status_code)
+
+            return ask
+
         for number, operation in enumerate(operations):
             for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
                 if mode is GenerationMode.NEGATIVE and not (
@@ -96,23 +110,13 @@ def fuzz_http(url: str, *, cases: int, seed: int) -> Http:
                 ):
                     continue
 
-                def ask(case: Any, operation: Any = operation, mode: Any = mode) -> None:
-                    answer = case.call(session=session, timeout=30)
-                    done.cases += 1
-                    done.statuses[str(answer.status_code)] += 1
-                    try:
-                        case.validate_response(answer, checks=wanted)
-                    except schemathesis.core.failures.FailureGroup as group:
-                        for failure in group.exceptions:
-                            _note(done, operation.label, failure, answer.status_code)
-
                 settings = hypothesis.settings(
                     max_examples=each, deadline=None, database=None, phases=[hypothesis.Phase.generate],
                     suppress_health_check=list(hypothesis.HealthCheck), print_blob=False,
                 )  # fmt: skip
                 try:
                     hypothesis.seed(seed + number)(
-                        settings(hypothesis.given(operation.as_strategy(generation_mode=mode))(ask))
+                        settings(hypothesis.given(operation.as_strategy(generation_mode=mode))(asking(operation.label)))
                     )()
                 except hypothesis.errors.Unsatisfiable:  # nothing about this operation can be wrong
                     continue

@@ -89,42 +89,43 @@ def _counted(http: httpx.Client) -> dict[str, float]:
 
 def send(url: str, data: Path, *, events: int, share: float, seed: int) -> Outcome:
     """Post about ``events`` events, ``share`` of them malformed, to the server at ``url`` whose log is below ``data``."""
-    draw, http = random.Random(seed), httpx.Client(base_url=url, timeout=30.0)
+    draw = random.Random(seed)
     sent = malformed = accepted = rejected = batches = unsaid = miscounted = 0
     valid, spoiled, wrong = list[str](), list[str](), set[str]()
-    before = _counted(http)
-    while sent < events:
-        batch: list[Entry] = []
-        bad: dict[int, tuple[str, str]] = {}
-        for index in range(draw.choice((1, 3, 20, 200))):
-            name = f"m{seed}-{sent + index}"
-            event = {
-                "user": f"user-{draw.randrange(USERS)}", "item": f"item-{draw.randrange(ITEMS)}", "type": "click",
-                "event_id": name, "value": draw.random(),
-            }  # fmt: skip
-            if draw.random() < share:
-                kind = draw.choice(list(SPOILS))
-                field, spoil = SPOILS[kind]
-                batch.append(spoil(event))
-                bad[index] = (kind, field)
-                spoiled.append(name)
-            else:
-                batch.append(event)
-                valid.append(name)
-        reply = http.post("/v1/events", json=batch)
-        answer = reply.json()
-        told = {entry["index"]: entry["field"] for entry in answer.get("rejected", [])}
-        for index, (kind, field) in bad.items():
-            if told.get(index) != field:
-                unsaid += 1
-                wrong.add(f"{kind}: {told.get(index)!r} and not {field!r}")
-        kept = answer.get("accepted", 0)
-        all_bad = len(bad) == len(batch)
-        miscounted += reply.status_code != (400 if all_bad else 200) or kept != len(batch) - len(bad)
-        miscounted += set(told) != set(bad)
-        batches, sent, malformed = batches + 1, sent + len(batch), malformed + len(bad)
-        accepted, rejected = accepted + kept, rejected + len(told)
-    after = _counted(http)
+    with httpx.Client(base_url=url, timeout=30.0) as http:
+        before = _counted(http)
+        while sent < events:
+            batch: list[Entry] = []
+            bad: dict[int, tuple[str, str]] = {}
+            for index in range(draw.choice((1, 3, 20, 200))):
+                name = f"m{seed}-{sent + index}"
+                event = {
+                    "user": f"user-{draw.randrange(USERS)}", "item": f"item-{draw.randrange(ITEMS)}", "type": "click",
+                    "event_id": name, "value": draw.random(),
+                }  # fmt: skip
+                if draw.random() < share:
+                    kind = draw.choice(list(SPOILS))
+                    field, spoil = SPOILS[kind]
+                    batch.append(spoil(event))
+                    bad[index] = (kind, field)
+                    spoiled.append(name)
+                else:
+                    batch.append(event)
+                    valid.append(name)
+            reply = http.post("/v1/events", json=batch)
+            answer = reply.json()
+            told = {entry["index"]: entry["field"] for entry in answer.get("rejected", [])}
+            for index, (kind, field) in bad.items():
+                if told.get(index) != field:
+                    unsaid += 1
+                    wrong.add(f"{kind}: {told.get(index)!r} and not {field!r}")
+            kept = answer.get("accepted", 0)
+            all_bad = len(bad) == len(batch)
+            miscounted += reply.status_code != (400 if all_bad else 200) or kept != len(batch) - len(bad)
+            miscounted += set(told) != set(bad)
+            batches, sent, malformed = batches + 1, sent + len(batch), malformed + len(bad)
+            accepted, rejected = accepted + kept, rejected + len(told)
+        after = _counted(http)
     rise = {outcome: int(after.get(outcome, 0.0) - before.get(outcome, 0.0)) for outcome in after}
     log = LmdbLog(data / "log", readonly=True)
     try:

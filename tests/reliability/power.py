@@ -14,8 +14,10 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
+import lmdb
 import msgspec
 from msgspec import Struct
 
@@ -28,6 +30,7 @@ from headwater.log.record import Kind, Namespace
 from headwater.log.writer import open_writer
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import Event
+from tests.reliability.apart import Died, apart
 from tests.reliability.faults import Disk, Op, environment, read_trace
 from tests.reliability.recorded import MAP_SIZE, START_MS, WINDOW, Asked
 
@@ -62,16 +65,26 @@ class Outcome(Struct, frozen=True):
         )
 
 
-class Findings:
-    """What was wrong, summed over all points."""
+class Findings(Struct):
+    """What was wrong, of one point or of all."""
 
-    def __init__(self) -> None:
-        self.lost = self.corrupt = self.halved = self.unerased = self.unopened = 0
-        self.reasons: Counter[str] = Counter()
+    lost: int = 0
+    corrupt: int = 0
+    halved: int = 0
+    unerased: int = 0
+    unopened: int = 0
+    reasons: dict[str, int] = {}
 
     @property
     def total(self) -> int:
         return self.lost + self.corrupt + self.halved + self.unerased + self.unopened
+
+    def add(self, other: Findings) -> None:
+        """Sum up."""
+        self.lost, self.corrupt = self.lost + other.lost, self.corrupt + other.corrupt
+        self.halved, self.unerased = self.halved + other.halved, self.unerased + other.unerased
+        self.unopened += other.unopened
+        self.reasons = dict(Counter(self.reasons) + Counter(other.reasons))
 
     def check(self, data: Path, asked: list[Asked], acked: int) -> None:
         """Open ``data`` as a writer does after a restart and read it all; the first ``acked`` of ``asked`` must be there."""
@@ -79,15 +92,15 @@ class Findings:
             with open_writer(data, clock=lambda: START_MS, dedup_window=WINDOW, map_size=MAP_SIZE) as writer:
                 last = Event(user="after", item="after", type="view", event_id="after the cut")
                 writer.append_events(events_to_batch([last], ()))
-        except (HeadwaterError, OSError) as error:
+        except (HeadwaterError, lmdb.Error, OSError) as error:
             self.unopened += 1
-            self.reasons[_short(error)] += 1
+            self.reasons[_short(error)] = 1
             return
         try:
             self._read(data, asked, acked)
-        except (HeadwaterError, AssertionError) as error:
+        except (HeadwaterError, lmdb.Error, AssertionError) as error:
             self.corrupt += 1
-            self.reasons[_short(error)] += 1
+            self.reasons[_short(error)] = 1
 
     def _read(self, data: Path, asked: list[Asked], acked: int) -> None:
         log, identity = LmdbLog(data / "log", readonly=True), LmdbIdentity(data / "identity", readonly=True)
@@ -133,6 +146,13 @@ class Findings:
                 self.unerased += sum(identity.lookup(name) is not None for name in command.erased)
 
 
+def examine(data: Path, asked: list[Asked], acked: int) -> Findings:
+    """The findings at one point."""
+    found = Findings()
+    found.check(data, asked, acked)
+    return found
+
+
 def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).split(':')[-1].strip()[:90]}"
 
@@ -150,7 +170,10 @@ def run(folder: Path, *, points: int, commits: int, seed: int, blind_points: int
     """Record ``commits`` commands in ``folder``, cut the power at ``points`` points; ``blind_points`` with syncs ignored."""
     trace, asked = record(folder, commits=commits, seed=seed)
     entries, draw = read_trace(trace), random.Random(seed)
-    found, blind = Findings(), Findings()
+    found, blind = (
+        examine(folder / "recorded", asked, len(asked)),
+        Findings(),
+    )  # here: the forks find all kernels loaded
     unsynced = 0
     for findings, syncs, count in ((found, True, points), (blind, False, blind_points)):
         disk, acked, at = Disk(syncs=syncs), 0, 0
@@ -165,11 +188,14 @@ def run(folder: Path, *, points: int, commits: int, seed: int, blind_points: int
                 for file, content in disk.after_power_cut(draw, LEFT_OUT).items():
                     (data / file).parent.mkdir(parents=True, exist_ok=True)
                     (data / file).write_bytes(content)
-                findings.check(data, asked, acked)
+                found_here = apart(partial(examine, data, asked, acked), Findings)
+                findings.add(
+                    Findings(corrupt=1, reasons={found_here: 1}) if isinstance(found_here, Died) else found_here
+                )
     return Outcome(
         seed=seed, points=points, commits=commits, acked_events=sum(len(command.events) for command in asked),
         lost=found.lost, corrupt=found.corrupt, halved=found.halved, unerased=found.unerased, unopened=found.unopened,
-        reasons=dict(found.reasons), unsynced_bytes=unsynced, found_without_syncs=blind.total,
+        reasons=found.reasons, unsynced_bytes=unsynced, found_without_syncs=blind.total,
     )  # fmt: skip
 
 
