@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pyarrow as pa
 from msgspec import Struct
@@ -41,6 +42,8 @@ from headwater.serving.rule_fields import rule_fields
 from tests.online.running import Running, catalogue, publish_ranker
 
 SHOWN = 12
+# Refusals of what JSON Schema allows: 1.0 as a whole number, two ids that must differ, a cursor that no answer gave.
+DELIBERATE = ("`, got `float`", "Expected two different ids", "Not a cursor")
 
 
 class Outcome(Struct, frozen=True):
@@ -80,7 +83,14 @@ def fuzz_http(url: str, *, cases: int, seed: int) -> Http:
     from schemathesis.generation import GenerationMode
     from schemathesis.specs.openapi import checks as rules
 
-    schema = schemathesis.openapi.from_url(url + "/schema/openapi.json")
+    document = httpx.get(url + "/schema/openapi.json").json()
+    for path in document[
+        "paths"
+    ].values():  # a server without keys, as this one, answers everybody; rows 19 and 21 have keys
+        for described in path.values():
+            described.pop("security", None)
+    schema = schemathesis.openapi.from_dict(document)
+    schema.config.update(base_url=url)
     operations = [found.ok() for found in schema.get_all_operations()]
     wanted = [
         schemathesis.checks.not_a_server_error, rules.status_code_conformance, rules.content_type_conformance,
@@ -99,7 +109,7 @@ def fuzz_http(url: str, *, cases: int, seed: int) -> Http:
                     case.validate_response(answer, checks=wanted)
                 except schemathesis.core.failures.FailureGroup as group:
                     for failure in group.exceptions:
-                        _note(done, label, failure, answer.status_code)
+                        _note(done, label, failure, answer)
 
             return ask
 
@@ -115,15 +125,17 @@ def fuzz_http(url: str, *, cases: int, seed: int) -> Http:
                     suppress_health_check=list(hypothesis.HealthCheck), print_blob=False,
                 )  # fmt: skip
                 try:
-                    hypothesis.seed(seed + number)(
-                        settings(hypothesis.given(operation.as_strategy(generation_mode=mode))(asking(operation.label)))
-                    )()
+                    fuzzed: Any = hypothesis.given(operation.as_strategy(generation_mode=mode))
+                    hypothesis.seed(seed + number)(settings(fuzzed(asking(operation.label))))()
                 except hypothesis.errors.Unsatisfiable:  # nothing about this operation can be wrong
                     continue
     return done
 
 
-def _note(done: Http, operation: str, failure: Any, status: int) -> None:
+def _note(done: Http, operation: str, failure: Any, answer: Any) -> None:
+    status: int = answer.status_code
+    if status == 400 and any(reason in answer.text for reason in DELIBERATE):
+        return
     if status >= 500:
         done.server_errors += 1
     else:
@@ -141,7 +153,9 @@ _USER = b'{"id":"ada","country":"DE","timezone":"Europe/Berlin","attributes":{"a
 _ASKED = (
     b'{"user":"ada","surface":"home","k":10,"token":"42","context":{"country":"DE"},"exclude":["a"],"cursor":"AQAAAA"}'
 )
-_RULE = 'category in ["shoes", "bags"] and not (price > 50 or age > "30d") and has country'
+_RULE = (
+    'category in ["shoes", "bags"] and not (price > 50 or age > "30d") and has published and context.country == "DE"'
+)
 _CSV = b"user,item,type,time,value\nu1,i1,click,1772000000000,1\nu2,i2,view,2026-11-27T10:00:00Z,\n"
 _LINES = b'{"user":"u1","item":"i1","type":"click","time":1772000000000}\n{"user":"u2","item":"i2","type":"view","time":"2026-11-27"}'
 _PIECES = (
@@ -215,22 +229,32 @@ def parsers(folder: Path) -> Sequence[Parser]:
     )
 
 
+def _of_arrow(raised: Any) -> None:
+    """Arrow shows a row of the wrong width to our handler as text. Where it is none it says so here, and ends the read."""
+    if not isinstance(raised.exc_value, UnicodeDecodeError):
+        sys.__unraisablehook__(raised)
+
+
 def fuzz_parsers(folder: Path, *, texts: int, seed: int) -> tuple[int, int, Counter[str]]:
     """Give each parser its share of ``texts``: (texts, how many were refused, crashes by parser and exception)."""
     draw, found = random.Random(seed), Counter[str]()
     given = refused = 0
     chosen = parsers(folder)
-    for name, good, parser, says in chosen:
-        parser(good)
-        for _ in range(texts // len(chosen)):
-            given += 1
-            spoiled = changed(good, draw)
-            try:
-                parser(spoiled)
-            except says:
-                refused += 1
-            except Exception as error:  # noqa: BLE001  (whatever it is, it is a finding)
-                found[f"{name}: {type(error).__name__}: {str(error)[:100]} for {spoiled[:80]!r}"] += 1
+    hook, sys.unraisablehook = sys.unraisablehook, _of_arrow
+    try:
+        for name, good, parser, says in chosen:
+            parser(good)
+            for _ in range(texts // len(chosen)):
+                given += 1
+                spoiled = changed(good, draw)
+                try:
+                    parser(spoiled)
+                except says:
+                    refused += 1
+                except Exception as error:  # noqa: BLE001  (whatever it is, it is a finding)
+                    found[f"{name}: {type(error).__name__}: {str(error)[:100]} for {spoiled[:80]!r}"] += 1
+    finally:
+        sys.unraisablehook = hook
     return given, refused, found
 
 

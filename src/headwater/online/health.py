@@ -10,7 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from headwater.online.ingest import JSON
 from headwater.online.metrics import CONTENT_TYPE
-from headwater.online.openapi import document
+from headwater.online.openapi import SCHEMA_TYPE, document
 from headwater.online.service import Service
 
 
@@ -37,6 +37,6 @@ def health_routes(service: Service) -> list[HTTPRouteHandler]:
 
     @get(["/schema", "/schema/openapi.json"])
     async def schema() -> Response[bytes]:
-        return Response(described, media_type="application/vnd.oai.openapi+json")
+        return Response(described, media_type=SCHEMA_TYPE)
 
     return [healthz, readyz, metrics, schema]
