@@ -35,6 +35,7 @@ SHIFTS_MS = (0, HOUR_MS, 0, -HOUR_MS, 0, HOUR_MS, -HOUR_MS, 0)
 ITEMS, USERS = 100, 200
 STALL_S = 3.0
 CLOSE_MS = 5_000  # how far an answer's time may be from the clock's
+NONE = -1.0  # what a time since an event is when there was none
 SIGNED = ("trend", "lift", "content", "affinity", "price")  # columns that may be below zero
 
 
@@ -183,7 +184,8 @@ def _look(log: LmdbLog, plan: Plan) -> tuple[int, int, dict[str, int]]:
             matrix = np.frombuffer(served.features, np.float32).reshape(-1, len(plan.columns))
             rows += len(matrix)
             for column in checked:
-                wrong = int((np.isinf(matrix[:, column]) | (matrix[:, column] < 0)).sum())
+                values = matrix[:, column]
+                wrong = int((np.isinf(values) | ((values < 0) & (values != NONE))).sum())
                 if wrong:
                     cells[plan.columns[column]] = cells.get(plan.columns[column], 0) + wrong
     return backwards, rows, cells
