@@ -83,7 +83,10 @@ class Running:
         assert self._process.stdout is not None
         readable, _, _ = select.select([self._process.stdout], [], [], START_S)
         line = self._process.stdout.readline() if readable else ""
-        assert " serves at http" in line, f"{line!r}\n{self.log_path.read_text()}"
+        if " serves at http" not in line:
+            self._process.kill()  # nobody else would: it never came to `__exit__`
+            self._process.wait()
+            raise AssertionError(f"{line!r}\n{self.log_path.read_text()}")
         self.url = line.split()[3]
         self.http = httpx.Client(base_url=self.url, timeout=10.0)
 
