@@ -10,11 +10,11 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 JOBS ?= auto
 
-.PHONY: help demo test lint format types unit install clean
+.PHONY: help demo test lint format types unit reliability install clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED)  ## Generate a world, import, train, serve; a visitor clicks and the list answers
 	$(BIN)/headwater demo $(ARGS)
@@ -30,6 +30,9 @@ types: $(INSTALLED)  ## mypy --strict
 
 unit: $(INSTALLED)  ## pytest, a file of tests at a time on each of JOBS processes
 	$(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
+
+reliability: $(INSTALLED)  ## Every fault of docs/reliability.md in full (hours); ARGS="--rows 3,9 --short"
+	$(BIN)/python -m tests.reliability.rows $(ARGS)
 
 format: $(INSTALLED)  ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .

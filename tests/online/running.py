@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,7 +45,8 @@ class Running:
     """``headwater serve`` on ``folder``, from ``__enter__`` (it answers) to ``__exit__`` (it is gone)."""
 
     def __init__(
-        self, folder: Path, config: str = CONFIG, arguments: Sequence[str] = (), log: str = "serve.log"
+        self, folder: Path, config: str = CONFIG, arguments: Sequence[str] = (), log: str = "serve.log",
+        environment: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.config_path = folder / "headwater.toml"
@@ -55,6 +56,7 @@ class Running:
         self.log_path = folder / log
         self.url = ""
         self._arguments = list(arguments)
+        self._environment = environment
         self._process: subprocess.Popen[str] | None = None
         self.http = httpx.Client()
 
@@ -73,7 +75,12 @@ class Running:
         command = [sys.executable, "-m", "headwater.cli.main", "serve", "--config", str(self.config_path)]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                command + self._arguments, stdout=subprocess.PIPE, stderr=log, text=True, stdin=subprocess.DEVNULL
+                command + self._arguments,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                env=self._environment,
             )
 
     def wait_up(self) -> None:
@@ -83,7 +90,10 @@ class Running:
         line = self.process.stdout.readline() if readable else ""
         if " has the role " in line:
             return
-        assert " serves at http" in line, f"{line!r}\n{self.log_path.read_text()}"
+        if " serves at http" not in line:
+            self.process.kill()  # nobody else would: it never came to `__exit__`
+            self.process.wait()
+            raise AssertionError(f"{line!r}\n{self.log_path.read_text()}")
         self.url = line.split()[3]
         self.http = httpx.Client(base_url=self.url, timeout=10.0)
 

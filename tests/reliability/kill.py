@@ -1,7 +1,8 @@
 """Kill the serving processes in turn under event load, then prove that nothing acknowledged was lost.
 
 ``python -m tests.reliability.kill --kills 30`` prints one JSON object: 0 of ``lost`` and ``doubled`` and
-``state_equal`` are what it is about. Exit code 1 otherwise.
+``state_equal`` are what it is about. Exit code 1 otherwise. Table row 1 is ``--part writer --kills 300 --acked 1000000
+--batch 200``, row 6 ``--part fold --kills 300``.
 """
 
 from __future__ import annotations
@@ -60,15 +61,19 @@ class Outcome(Struct, frozen=True):
 
 
 def run(
-    folder: Path, *, kills: int, seed: int, parts: tuple[str, ...] = PARTS, pause_s: tuple[float, float] = (0.1, 0.6)
-) -> Outcome:
-    """Serve in ``folder`` under load, kill ``parts`` in turn, stop, and look at what is on disk."""
+    folder: Path, *, kills: int, seed: int, parts: tuple[str, ...] = PARTS, pause_s: tuple[float, float] = (0.1, 0.6),
+    batch: int = 20, acked: int = 0,
+) -> Outcome:  # fmt: skip
+    """Serve in ``folder`` under load, kill ``parts`` in turn, stop, and look at what is on disk.
+
+    At least ``kills`` kills, and more until ``acked`` events were acknowledged; ``batch`` events a post.
+    """
     draw = random.Random(seed)
     recovery: list[float] = []
     with Running(folder) as running:
         running.ingest("/v1/items", catalogue(ITEMS))
         load = [
-            Poster(running.url, f"p{n}", seed=seed + n, users=USERS, items=ITEMS, batch=20, pause_s=0.01)
+            Poster(running.url, f"p{n}", seed=seed + n, users=USERS, items=ITEMS, batch=batch, pause_s=0.01)
             for n in range(2)
         ]
         asker = Asker(running.url, seed=seed, users=USERS, k=10, pause_s=0.01)
@@ -76,9 +81,9 @@ def run(
         for caller in callers:
             caller.start()
         try:
-            for number in range(kills):
+            while len(recovery) < kills or sum(len(poster.acked) for poster in load) < acked:
                 time.sleep(draw.uniform(*pause_s))
-                part = parts[number % len(parts)]
+                part = parts[len(recovery) % len(parts)]
                 began, pid = time.monotonic(), running.kill(part)
                 running.wait_replaced(part, pid)
                 running.wait_ready()
@@ -87,7 +92,7 @@ def run(
             for caller in callers:
                 caller.stop()
         assert running.stop() == 0
-    acked = [event for poster in load for event in poster.acked]
+    sent = [event for poster in load for event in poster.acked]
     event_log = LmdbLog(running.data / "log", readonly=True)
     try:
         seen = keys_in(event_log)
@@ -95,9 +100,9 @@ def run(
         rows, equal = compare_state(state_dir(running.data, plan.hash), event_log, plan, folder / "replayed")
         return Outcome(
             seed=seed,
-            kills=kills,
-            acked=len(acked),
-            lost=sum(seen[event_key(event)] == 0 for event in acked),
+            kills=len(recovery),
+            acked=len(sent),
+            lost=sum(seen[event_key(event)] == 0 for event in sent),
             doubled=sum(count > 1 for count in seen.values()),
             retried_batches=sum(poster.retries for poster in load),
             requests=asker.answered,
@@ -147,9 +152,14 @@ def main() -> int:
     parser.add_argument(
         "--part", action="append", choices=PARTS, help="whom to kill (again for more) [default: all in turn]"
     )
+    parser.add_argument("--batch", type=int, default=20, help="events a post")
+    parser.add_argument("--acked", type=int, default=0, help="go on until so many events were acknowledged")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headwater-kill-") as folder:
-        outcome = run(Path(folder), kills=chosen.kills, seed=chosen.seed, parts=tuple(chosen.part or PARTS))
+        outcome = run(
+            Path(folder), kills=chosen.kills, seed=chosen.seed, parts=tuple(chosen.part or PARTS), batch=chosen.batch,
+            acked=chosen.acked,
+        )  # fmt: skip
     sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
     return 0 if outcome.good else 1
 

@@ -1,6 +1,6 @@
-"""Swap the bundle in service again and again under load: no request fails, and no list is made by two bundles.
+"""Swap the bundle in service and restart the workers again and again under load: no request fails, no list is made by two bundles.
 
-``python -m tests.reliability.swaps --swaps 20 --requests 100000`` prints one JSON object. Requests arrive by a Poisson
+``python -m tests.reliability.swaps --swaps 20 --restarts 20 --requests 100000`` prints one JSON object. Requests arrive by a Poisson
 process whatever becomes of the earlier ones, and latency counts from the moment of arrival. A first part without swaps
 gives the baseline. Exit code 1 when a request failed, a list was mixed, or the P99 is twice the baseline.
 """
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -32,12 +34,13 @@ from tests.reliability.marked import Reply, publish_marked
 USERS, ITEMS = 500, 300
 CONNECTIONS = 64
 TAKEN_UP_S = 30.0
+REPLACED_S = 60.0
 
 _decode = msgspec.json.Decoder(Reply).decode
 
 
 class Outcome(Struct, frozen=True):
-    """``failures`` counts what the failed requests said; ``mixed``: lists whose scores are not those of the bundle that they name. ``taken_up``: swaps that came into service.
+    """``failures`` counts what the failed requests said; ``mixed``: lists whose scores are not those of the bundle that they name. ``taken_up``: swaps that came into service; ``replaced``: rolling restarts after which every worker was a new process.
 
     Latencies in ms, at ``rate`` requests a second.
     """
@@ -45,6 +48,8 @@ class Outcome(Struct, frozen=True):
     seed: int
     swaps: int
     taken_up: int
+    restarts: int
+    replaced: int
     requests: int
     failed: int
     failures: dict[str, int]
@@ -60,8 +65,8 @@ class Outcome(Struct, frozen=True):
 
     @property
     def good(self) -> bool:
-        """Whether nothing failed, nothing was mixed and every swap came into service."""
-        return self.failed == 0 and self.mixed == 0 and self.taken_up == self.swaps
+        """Whether nothing failed, nothing was mixed, every swap came into service and every worker was replaced."""
+        return not (self.failed or self.mixed) and self.taken_up == self.swaps and self.replaced == self.restarts
 
 
 class Load:
@@ -124,8 +129,34 @@ async def _swaps(registry: Registry, load: Load, order: list[str], plan_hash: st
     return taken
 
 
-def run(folder: Path, *, swaps: int, requests: int, rate: float, seed: int, workers: int = 1) -> Outcome:
-    """Serve in ``folder``, measure a baseline of a fifth of ``requests``, then the rest with ``swaps`` spread over it."""
+async def restart(running: Running) -> bool:
+    """One rolling restart: whether every worker was another process after it, and the old ones were gone."""
+    before = set(await asyncio.to_thread(running.pids, "api"))
+    os.kill(running.process.pid, signal.SIGUSR1)
+    began = time.perf_counter()
+    while time.perf_counter() - began < REPLACED_S:
+        now = set(await asyncio.to_thread(running.pids, "api"))
+        if len(now) == len(before) and not now & before:
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+async def _restarts(running: Running, count: int, pause_s: float) -> int:
+    """``count`` rolling restarts; how many replaced every worker."""
+    replaced = 0
+    for _ in range(count):
+        await asyncio.sleep(pause_s)
+        replaced += await restart(running)
+    return replaced
+
+
+def run(
+    folder: Path, *, swaps: int, requests: int, rate: float, seed: int, workers: int = 1, restarts: int = 0
+) -> Outcome:
+    """Serve in ``folder``, measure a baseline of a fifth of ``requests``, then the rest with ``swaps`` spread over it, and
+    more for as long as ``restarts`` take.
+    """
     with Running(folder, arguments=("--workers", str(workers))) as running:
         running.ingest("/v1/items", catalogue(ITEMS))
         plan, registry = compile_plan(running.config), Registry(running.data / "models")
@@ -137,14 +168,14 @@ def run(folder: Path, *, swaps: int, requests: int, rate: float, seed: int, work
             time.sleep(0.05)
         order = [versions[n + 1] if n % 4 != 3 else versions[n - 1] for n in range(swaps)]
         marks = {version: float(number) for number, version in enumerate(versions, 1)}
-        return asyncio.run(_measure(running.url, registry, plan.hash, order, marks, requests, rate, seed))
+        return asyncio.run(_measure(running, registry, plan.hash, order, marks, requests, rate, seed, restarts))
 
 
 async def _measure(
-    url: str, registry: Registry, plan_hash: str, order: list[str], marks: dict[str, float], requests: int, rate: float,
-    seed: int,
+    running: Running, registry: Registry, plan_hash: str, order: list[str], marks: dict[str, float], requests: int,
+    rate: float, seed: int, restarts: int,
 ) -> Outcome:  # fmt: skip
-    load = Load(url, marks, rate=rate, seed=seed)
+    load = Load(running.url, marks, rate=rate, seed=seed)
     try:
         await load.run(max(requests // 50, 20))  # connections open, kernels warm
         first = max(requests // 5, 50)
@@ -154,12 +185,19 @@ async def _measure(
         swapping = asyncio.create_task(_swaps(registry, load, order, plan_hash, max(pause_s, 0.05)))
         await load.run(requests)
         taken = await swapping if swapping.done() else await asyncio.wait_for(swapping, TAKEN_UP_S)
+        latency, replaced = list(load.latency_ms), 0
+        if restarts:
+            restarting = asyncio.create_task(_restarts(running, restarts, 0.5))
+            while not restarting.done():
+                await load.run(max(requests // 10, 50))
+                latency += load.latency_ms
+            replaced = restarting.result()
     finally:
         load.close()
     return Outcome(
-        seed=seed, swaps=len(order), taken_up=len(taken), requests=len(load.latency_ms), failed=load.failed, failures=dict(load.failures), mixed=load.mixed,
+        seed=seed, swaps=len(order), taken_up=len(taken), restarts=restarts, replaced=replaced, requests=len(latency), failed=load.failed, failures=dict(load.failures), mixed=load.mixed,
         versions_seen=len(load.seen), rate=rate, baseline_requests=first, baseline_p99_ms=baseline,
-        p50_ms=float(np.percentile(load.latency_ms, 50)), p99_ms=float(np.percentile(load.latency_ms, 99)),
+        p50_ms=float(np.percentile(latency, 50)), p99_ms=float(np.percentile(latency, 99)),
         swap_p50_s=float(np.median(taken)) if taken else 0.0, swap_max_s=max(taken, default=0.0),
     )  # fmt: skip
 
@@ -169,6 +207,7 @@ def main() -> int:
     configure_logging("warning")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--swaps", type=int, default=20)
+    parser.add_argument("--restarts", type=int, default=20)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--rate", type=float, default=150.0)
     parser.add_argument("--workers", type=int, default=1)
@@ -182,6 +221,7 @@ def main() -> int:
             rate=given.rate,
             seed=given.seed,
             workers=given.workers,
+            restarts=given.restarts,
         )
     print(msgspec.json.encode(outcome).decode())  # noqa: T201
     return 0 if outcome.good and outcome.p99_ms < 2.0 * outcome.baseline_p99_ms else 1

@@ -213,6 +213,7 @@ def _log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> No
 async def _write(chosen: Settings, clock: Callable[[], int], stop: asyncio.Event) -> None:
     from headwater.log.environment import GIB
     from headwater.log.socket import serve_writer
+    from headwater.log.space import MB
     from headwater.log.writer import open_writer
 
     config = chosen.config
@@ -222,6 +223,7 @@ async def _write(chosen: Settings, clock: Callable[[], int], stop: asyncio.Event
         segment_keys=config.segments.keys,
         dedup_window=config.log.dedup_window,
         map_size=int(config.log.map_size_gib * GIB),
+        min_free=int(config.log.min_free_mb * MB),
     )
     try:
         await serve_writer(writer, chosen.data / "run" / "writer.sock", stop=stop, on_ready=_settle)

@@ -114,7 +114,16 @@ async def _run(site: Site, pinned: Path) -> None:
         loop.add_signal_handler(number, supervisor.stop)
     hangup = _Hangup(site, supervisor, lambda: pinned if flipper is None else flipper.pinned)
     loop.add_signal_handler(signal.SIGHUP, hangup)
+    loop.add_signal_handler(signal.SIGUSR1, _not_alone if flipper is None else flipper.restart_workers)
     await supervisor.run(lambda: _announce(site), None if flipper is None else flipper.watch)
+
+
+def _not_alone() -> None:
+    import structlog
+
+    structlog.get_logger().error(
+        "workers_not_restarted", hint="only a server with all roles does that; start this role again"
+    )
 
 
 def _announce(site: Site) -> None:

@@ -52,7 +52,9 @@ class Refused(Struct, frozen=True, array_like=True, tag="refused"):
 
 
 class Failed(Struct, frozen=True, array_like=True, tag="failed"):
-    """The writer is going down and did not make this durable."""
+    """Not durable, and a repeat may be: the writer is going down, or (``reason``) its disk is full."""
+
+    reason: str = ""
 
 
 Outcome = Appended | Refused | Failed
@@ -149,8 +151,8 @@ def appended(outcome: Outcome) -> Appended:
             return outcome
         case Refused(reason):
             raise RefusedError(reason)
-        case Failed():
-            raise UnavailableError("The writer stopped before this was durable; try again")
+        case Failed(reason):
+            raise UnavailableError(reason or "The writer stopped before this was durable; try again")
 
 
 class Frames:

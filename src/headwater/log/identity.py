@@ -175,9 +175,24 @@ class LmdbIdentity:
         return hasher.digest()
 
     def lookup(self, external: str) -> UserKey | None:
+        hashed = self._hash(external)
         with self._env.begin(db=self._tables.users) as txn:
-            stored = txn.get(self._hash(external))
-        return None if stored is None else _user_key(stored)
+            stored = txn.get(hashed)
+            return None if stored is None else self._checked(txn, hashed, stored)
+
+    def _checked(self, txn: lmdb.Transaction[bytes], hashed: bytes, stored: bytes) -> UserKey:
+        """The numbers in an entry, which carries no checksum: what leads from them back must lead to the same hash.
+
+        Raises:
+            StoreError: it does not.
+        """
+        key = _user_key(stored)
+        back = txn.get(stored[:4], db=self._tables.keys)
+        if back is None or back[KEY_SIZE:] != hashed or txn.get(stored[4:], db=self._tables.surrogates) != stored[:4]:
+            raise StoreError(
+                f"{self._path} is damaged: the entries of user {key.user} do not agree. Restore it from a backup"
+            )
+        return key
 
     def assign(self, externals: Sequence[str]) -> Assigned:
         found = [self._recent.get(external) for external in externals]
@@ -193,8 +208,8 @@ class LmdbIdentity:
         hashes = {external: self._hash(external) for external in externals}
         with self._env.begin(db=self._tables.users) as txn, txn.cursor() as cursor:
             stored = dict(cursor.getmulti(sorted(hashes.values())))
-        new = [external for external in externals if hashes[external] not in stored]
-        resolved = {e: _user_key(stored[h]) for e, h in hashes.items() if h in stored}
+            resolved = {e: self._checked(txn, h, stored[h]) for e, h in hashes.items() if h in stored}
+        new = [external for external in externals if external not in resolved]
         if new:
             resolved.update(zip(new, self._create([hashes[external] for external in new]), strict=True))
         return resolved

@@ -12,7 +12,7 @@ import lmdb
 
 from headwater.log.block import count_of, decode_blocks, encode_blocks
 from headwater.log.environment import DEFAULT_MAP_GIB, GIB, StoreError, open_environment
-from headwater.log.protocol import READ_LIMIT, Commit, CorruptLogError, TrimmedError, Vocabulary
+from headwater.log.protocol import READ_LIMIT, Commit, CorruptLogError, CorruptTermError, TrimmedError, Vocabulary
 from headwater.log.record import Namespace, RecordBlock
 
 FORMAT = 1
@@ -180,6 +180,7 @@ class LmdbLog:
         return self._vocabulary
 
     def _texts_above(self, namespace: Namespace, size: int) -> Sequence[str]:
+        """Texts carry no checksum: each is compared with the entry that leads back from it to its number."""
         prefix = bytes((namespace,))
         found: list[str] = []
         with self._env.begin(db=self._texts) as txn, txn.cursor() as cursor:
@@ -188,6 +189,11 @@ class LmdbLog:
             for key, text in cursor.iternext():
                 if key[:1] != prefix:
                     break
+                index = size + len(found) + 1
+                if key[1:] != index.to_bytes(4, "big") or txn.get(_text_key(prefix, text), db=self._terms) != (
+                    index.to_bytes(4, "little")
+                ):
+                    raise CorruptTermError(namespace.name.lower(), index)
                 found.append(text.decode())
         return found
 

@@ -32,6 +32,13 @@ class CorruptLogError(HeadwaterError):
         self.offset = offset
 
 
+class CorruptTermError(HeadwaterError):
+    """The text of a dense number is not what was written."""
+
+    def __init__(self, namespace: str, index: int) -> None:
+        super().__init__(f"The log is corrupt at the text of {namespace} {index}. Restore it from a backup.")
+
+
 class TrimmedError(HeadwaterError):
     """Records that are asked for were removed by retention; ``first`` is the oldest one that is left."""
 

@@ -32,7 +32,9 @@ from headwater.log.frames import (
     encode_reply,
 )
 from headwater.log.protocol import RefusedError
+from headwater.log.space import FullError
 from headwater.log.writer import LogWriter
+from headwater.log.writer import Outcome as Done
 
 __all__ = ["EXIT_COMMIT_FAILED", "SyncWriterClient", "WriterClient", "WriterServer", "serve_writer"]
 
@@ -170,10 +172,9 @@ class WriterServer:
                 connection.resume()
         return group
 
-    def _answer(self, outcomes: Sequence[Appended | RefusedError]) -> None:
+    def _answer(self, outcomes: Sequence[Done]) -> None:
         for waiting, outcome in zip(self._in_flight, outcomes, strict=True):
-            answer: Outcome = outcome if isinstance(outcome, Appended) else Refused(str(outcome))
-            waiting.connection.send(encode_reply(waiting.number, answer))
+            waiting.connection.send(encode_reply(waiting.number, _answer_of(outcome)))
         self._in_flight = []
         offset = self._writer.last_offset
         if offset != self._pushed:
@@ -190,6 +191,16 @@ class WriterServer:
         self._in_flight = []
         self._pending.clear()
         self._exit_process(EXIT_COMMIT_FAILED)
+
+
+def _answer_of(outcome: Done) -> Outcome:
+    match outcome:
+        case Appended():
+            return outcome
+        case RefusedError():
+            return Refused(str(outcome))
+        case FullError():
+            return Failed(str(outcome))
 
 
 class _Connection(asyncio.Protocol):

@@ -43,6 +43,7 @@ from headwater.log.memory import MemoryLog
 from headwater.log.protocol import EventLog, ImportRange, RefusedError
 from headwater.log.record import RECORD, SEGMENT_KEYS, Kind, Namespace
 from headwater.log.scrub import ScrubError
+from headwater.log.space import FullError, room_check, unlimited
 from headwater.log.staging import NewTerms, Records, Stage, check_text
 from headwater.log.tables import check_table, table_payloads
 from headwater.schema.errors import HeadwaterError
@@ -52,7 +53,9 @@ log = structlog.get_logger()
 
 _ENCODER = msgspec.msgpack.Encoder()
 
-Outcome = Appended | RefusedError
+Outcome = Appended | RefusedError | FullError
+
+PID_BYTES = 32
 
 
 class WriterRunningError(HeadwaterError):
@@ -69,6 +72,7 @@ class LogWriter(Commands):
     ``clock`` returns Unix milliseconds and sets ``received_ms`` (which never decreases, whatever the
     clock does). ``segment_keys``: the profile fields or attributes that make a user's segments, at
     most two. ``dedup_window``: how many event ids are remembered. ``erasures``: the file that lists whom it erased.
+    ``room`` is asked before each group is recorded.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class LogWriter(Commands):
         segment_keys: Sequence[str] = (),
         dedup_window: int = DEFAULT_WINDOW,
         erasures: Path | None = None,
+        room: Callable[[], FullError | None] = unlimited,
         on_close: Callable[[], None] | None = None,
     ) -> None:
         if len(segment_keys) > SEGMENT_KEYS:
@@ -89,6 +94,7 @@ class LogWriter(Commands):
         self._clock = clock
         self._segment_keys = tuple(segment_keys)
         self._erasures = erasures
+        self._room = room
         self._failed = False
         self._on_close = on_close
         self._vocabulary = log.vocabulary()
@@ -122,24 +128,29 @@ class LogWriter(Commands):
         return self._log.last_received_ms
 
     def commit(self, command: Command) -> Appended:
-        """A group of one. Raises :class:`RefusedError` when the command was not accepted."""
+        """A group of one. Raises :class:`RefusedError` when the command was not accepted, :class:`FullError` without room."""
         outcome = self.commit_group([command])[0]
-        if isinstance(outcome, RefusedError):
+        if not isinstance(outcome, Appended):
             raise outcome
         return outcome
 
     def commit_group(self, commands: Sequence[Command]) -> list[Outcome]:
         """Do all commands in order, durably, in one transaction; the outcome of each.
 
-        A refused command changes nothing and does not disturb the others. Any exception that comes
+        A refused command changes nothing and does not disturb the others. Without room on the disk nothing is recorded;
+        users can still be erased and the log trimmed. Any exception that comes
         out of here is fatal: the writer has failed and must be replaced by a new process.
         """
         if self._failed:
             raise WriterFailedError("An earlier commit failed; restart the writer")
         outcomes: list[Outcome] = []
+        full = self._room()
         try:
             stage = self._stage()
             for command in commands:
+                if full is not None and not isinstance(command, EraseUsers | TrimLog | Ping):
+                    outcomes.append(full)
+                    continue
                 if isinstance(command, EraseUsers):
                     # what came before must find the users, what comes after must not
                     self._finish(stage)
@@ -400,13 +411,14 @@ class WriterLock:
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.pread(self._handle, 32, 0).decode(errors="replace").strip() or "unknown"
+            holder = os.pread(self._handle, PID_BYTES, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._handle)
             raise WriterRunningError(
                 f"Process {holder} writes the log in {path.parent} already; stop it or send your data to it"
             ) from error
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(
+            self._handle, f"{os.getpid()}\n".ljust(PID_BYTES).encode(), 0
+        )  # in place: a full disk has room for that
 
     def release(self) -> None:
         """Let another writer in."""
@@ -420,10 +432,12 @@ def open_writer(
     segment_keys: Sequence[str] = (),
     dedup_window: int = DEFAULT_WINDOW,
     map_size: int = DEFAULT_MAP_GIB * GIB,
+    min_free: int = 0,
 ) -> LogWriter:
     """Become the writer of ``data_dir``: lock, open log and identity, rebuild the dedup window, recover.
 
-    ``clock`` None is the log's own clock: time stands where the newest record stands.
+    ``clock`` None is the log's own clock: time stands where the newest record stands. ``min_free``: bytes of the disk that
+    are kept free, see :mod:`headwater.log.space`.
 
     Raises
     ------
@@ -444,6 +458,7 @@ def open_writer(
             segment_keys=segment_keys,
             dedup_window=dedup_window,
             erasures=data_dir / ERASURES_FILE,
+            room=room_check(data_dir, min_free),
             on_close=lock.release,
         )
     except BaseException:

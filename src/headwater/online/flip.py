@@ -83,6 +83,7 @@ class Flipper:
         self._ready_s, self._look_s = ready_s, look_s
         self._current = Current(plan="")
         self._asked = _request(data)  # what was asked of an earlier server is over
+        self._roll_asked = False
         write_flip(data, None)
 
     @property
@@ -110,7 +111,32 @@ class Flipper:
             if wanted is not None and wanted.request != self._asked:
                 self._asked = wanted.request
                 await self._answer(wanted)
+            if self._roll_asked:
+                self._roll_asked = False
+                await self._roll()
             await asyncio.sleep(self._look_s)
+
+    def restart_workers(self) -> None:
+        """Have every api process replaced soon, one after the other, while requests go on."""
+        self._roll_asked = True
+
+    async def _roll(self) -> None:
+        """A new worker on the socket of each old one, ready before that gives way. One that is not ready ends the roll."""
+        log.info("workers_restart", workers=len(self._now.of("api")))
+        for old in self._now.of("api"):
+            new = Child(old.part, old.command, old.listener, hold=True)
+            self._supervisor.add([new])
+            try:
+                await self._until_ready([new])
+            except FlipRefusedError as error:
+                await self._supervisor.retire([new], signal.SIGTERM)
+                log.error("worker_not_restarted", reason=str(error), hint="the workers that are left serve on")
+                return
+            children = [new if child is old else child for child in self._now.children]
+            self._now = Generation(self._now.config, self._now.pinned, children)
+            self._supervisor.release(new)
+            await self._supervisor.retire([old], signal.SIGUSR1)
+        log.info("workers_restarted")
 
     async def _answer(self, wanted: Current) -> None:
         log.info("flip_begins", plan=wanted.plan, before=self._current.plan)
@@ -139,7 +165,7 @@ class Flipper:
         new = Generation(config, pinned, self._make(pinned, wanted.plan))
         self._supervisor.add(new.children)
         try:
-            await self._until_ready(new)
+            await self._until_ready(new.children)
         except BaseException:
             await self._supervisor.retire(new.children, signal.SIGTERM)
             raise
@@ -194,12 +220,12 @@ class Flipper:
             raise FlipRefusedError(f"there is no state of plan {wanted.plan}: run the backfill again")
         return config
 
-    async def _until_ready(self, new: Generation) -> None:
-        apis = new.of("api")
+    async def _until_ready(self, new: Sequence[Child]) -> None:
+        apis = [child for child in new if child.part == "api"]
         try:
             async with asyncio.timeout(self._ready_s):
                 while not all(child.ready.is_set() for child in apis):
-                    for child in new.children:
+                    for child in new:
                         if child.code == EXIT_INPUT:
                             raise FlipRefusedError(
                                 f"the new {child.part} process could not start; its message is in the server's log"

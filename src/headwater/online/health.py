@@ -9,7 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 from headwater.online.ingest import JSON
 from headwater.online.intake import Intake
 from headwater.online.metrics import CONTENT_TYPE
-from headwater.online.openapi import document
+from headwater.online.openapi import SCHEMA_TYPE, document
 
 
 def health_routes(service: Intake) -> list[HTTPRouteHandler]:
@@ -32,6 +32,6 @@ def health_routes(service: Intake) -> list[HTTPRouteHandler]:
 
     @get(["/schema", "/schema/openapi.json"])
     async def schema() -> Response[bytes]:
-        return Response(described, media_type="application/vnd.oai.openapi+json")
+        return Response(described, media_type=SCHEMA_TYPE)
 
     return [healthz, readyz, metrics, schema]

@@ -37,6 +37,7 @@ _KINDS: tuple[type[Struct], ...] = (
     Event, Item, UserProfile, Joined, RecommendRequest, RecommendResponse, Explanation, IngestReply, ErrorReply,
 )  # fmt: skip
 
+SCHEMA_TYPE = "application/vnd.oai.openapi+json"
 _KEY = "apiKey"
 _TEXT = {"type": "string"}
 _ITEM_ID = {"name": "item_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "article-17"}
@@ -101,6 +102,12 @@ class Operation:
 def document(config: Config) -> dict[str, Any]:
     """The document, as JSON-ready values; examples use the event types and surfaces of ``config``."""
     _, components = msgspec.json.schema_components(_KINDS, ref_template=_REF)
+    components[Event.__name__]["properties"]["type"] = {"enum": [kind.name for kind in config.events]}
+    surfaces = [surface.name for surface in config.surfaces]
+    default = RecommendRequest().surface
+    components[RecommendRequest.__name__]["properties"]["surface"] = {"enum": surfaces} | (
+        {"default": default} if default in surfaces else {}
+    )
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations(config):
         paths.setdefault(operation.path, {})[operation.method] = _described(operation)
@@ -282,6 +289,9 @@ def _described(operation: Operation) -> dict[str, Any]:
 def _responses(operation: Operation) -> dict[str, Any]:
     if (media := _TEXTS.get(operation.path)) is not None:
         return {"200": {"description": "Done", "content": {media: {"schema": _TEXT}}}} | _refusals(operation)
+    if operation.path == "/schema":
+        document = {"description": "This document", "content": {SCHEMA_TYPE: {"schema": {"type": "object"}}}}
+        return {"200": document} | _refusals(operation)
     content: dict[str, Any] = {"schema": {"type": "object"}}
     if operation.gives is not None:
         given: dict[str, Any] = {"$ref": _REF.format(name=operation.gives.__name__)}

@@ -180,11 +180,12 @@ class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The event log: how many event ids are remembered, the largest size, the rows of an import that are committed together."""
+    """The event log: event ids remembered, largest size, rows of an import committed together, disk kept free."""
 
     dedup_window: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = 4_000_000
     map_size_gib: Annotated[float, Meta(ge=0.0625, le=65_536.0)] = 64.0
     max_batch: Annotated[int, Meta(ge=1, le=1_000_000)] = 262_144
+    min_free_mb: Annotated[float, Meta(ge=0.0, le=1e9)] = 64.0
 
 
 class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -107,10 +107,14 @@ class CsvTable:
         with self._open() as stream:
             head = stream.read(_BLOCK)
         try:
-            text = head.decode(self._encoding, errors="ignore").removeprefix("\ufeff")
+            # what is no text shows as such: left out, it could make a name that Arrow does not find in the file
+            text = head.decode(self._encoding, errors="replace").removeprefix("\ufeff")
         except LookupError as error:
             raise ImportFailedError(f"--encoding {self._encoding}: There is no such encoding") from error
-        names = next(csv.reader(io.StringIO(text), delimiter=self._delimiter), [])
+        try:
+            names = next(csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter), [])
+        except csv.Error as error:
+            raise ImportFailedError(f"{self._path}: The header cannot be read: {error}") from error
         if not names:
             raise ImportFailedError(f"{self._path}: Expected a header line, the file is empty")
         for index, name in enumerate(names):
@@ -149,6 +153,10 @@ class CsvTable:
                 if "Empty CSV file" in str(error):
                     return
                 raise ImportFailedError(f"{self._path}: {error} (is it --encoding or --delimiter?)") from error
+            except pa.ArrowKeyError as error:
+                raise ImportFailedError(
+                    f"{self._path}: The header cannot be read as --encoding {self._encoding}: {error}"
+                ) from error
 
 
 class ParquetTable:

@@ -21,7 +21,8 @@ from headwater.log.client import SyncWriterClient
 from headwater.log.commands import Appended, AppendEvents, Command, PutItems, PutProfiles
 from headwater.log.environment import GIB
 from headwater.log.lmdb import LmdbLog
-from headwater.log.protocol import ImportRange, RefusedError
+from headwater.log.protocol import ImportRange
+from headwater.log.space import MB
 from headwater.log.writer import LogWriter, open_writer
 from headwater.offline.importing.rejects import RejectFile, by_reason
 from headwater.schema.config import Config
@@ -142,7 +143,7 @@ class ImportRun:
             return [self._writer.commit(command) for command in commands]
         done: list[Appended] = []
         for outcome in self._writer.commit_group(commands):
-            if isinstance(outcome, RefusedError):
+            if not isinstance(outcome, Appended):
                 raise outcome
             done.append(outcome)
         return done
@@ -210,4 +211,5 @@ def connect(data: Path, config: Config) -> LogWriter | SyncWriterClient:
         segment_keys=config.segments.keys,
         dedup_window=config.log.dedup_window,
         map_size=int(config.log.map_size_gib * GIB),
+        min_free=int(config.log.min_free_mb * MB),
     )
