@@ -24,8 +24,9 @@ from headwater.features.rows import CorruptStateError, ItemTable
 from headwater.features.state import open_store
 from headwater.features.state_redis import RedisState, Wire, drop_redis_state
 from headwater.features.store import StateConflictError, StateMovedError
-from headwater.schema.config import Config, State, parse_config
+from headwater.schema.config import Config, parse_config
 from headwater.schema.errors import ConfigurationError, HeadwaterError, UnavailableError
+from headwater.schema.stores import State
 from headwater.testing.events import Written, script, written
 from headwater.testing.state_contract import StateContract
 from headwater.testing.state_folds import fold_all, next_block, reference

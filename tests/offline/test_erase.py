@@ -27,8 +27,9 @@ from headwater.log.record import Kind
 from headwater.log.socket import SyncWriterClient
 from headwater.offline.archive import Archiver
 from headwater.offline.erase import Finder, erase
-from headwater.schema.config import Config, Log
+from headwater.schema.config import Config
 from headwater.schema.events import Event
+from headwater.schema.stores import Log
 from headwater.schema.users import UserProfile
 from tests.offline.sites import CONFIG, KEYS, Clock, folded, user, writer_of
 

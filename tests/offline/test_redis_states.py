@@ -33,8 +33,9 @@ from headwater.offline.backfill import build_state
 from headwater.offline.backup import backup, restore
 from headwater.offline.erase import erase
 from headwater.offline.retain import NotCoveredError, retain
-from headwater.schema.config import Config, Features, Log, State
+from headwater.schema.config import Config, Features
 from headwater.schema.errors import UnavailableError
+from headwater.schema.stores import Log, State
 from tests.features.redis_server import shared_server
 from tests.features.test_state_redis import flush
 from tests.offline.sites import DAY_MS, MAP, Clock, fill, folded, user, writer_of
@@ -147,7 +148,8 @@ from pathlib import Path
 from headwater.log.archived import open_log
 from headwater.offline.backfill import build_state
 from tests.offline.test_redis_states import LOG, OLD
-from headwater.schema.config import Config, State
+from headwater.schema.config import Config
+    from headwater.schema.stores import State
 
 config = Config(log=LOG, state=State(store="redis", url=sys.argv[2], partitions=3))
 now = 0.0

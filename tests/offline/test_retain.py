@@ -20,7 +20,8 @@ from headwater.log.protocol import TrimmedError
 from headwater.log.socket import SyncWriterClient
 from headwater.offline.archive import Archiver
 from headwater.offline.retain import NotCoveredError, RetainReport, retain
-from headwater.schema.config import Config, Log
+from headwater.schema.config import Config
+from headwater.schema.stores import Log
 from tests.offline.sites import CONFIG, DAY_MS, Clock, fill, folded, records_of, writer_of
 
 SETTINGS = Config(log=Log(map_size_gib=1.0, dedup_window=1_000))

@@ -24,13 +24,13 @@ from headwater.schema.events import Name
 from headwater.schema.limits import Limits, Overload
 from headwater.schema.models import Gate, Learn, Limit, Models
 from headwater.schema.rules import Rule
+from headwater.schema.stores import Log, Retention, State
 from headwater.schema.surfaces import Fatigue, Surface, check_fatigue
 from headwater.schema.tables import TableSource
 from headwater.schema.urls import check_host, check_url
 
 MAX_EVENT_TYPES = 15
 MAX_SEGMENT_KEYS = 2
-STATE_SCHEMES = ("redis://", "rediss://", "unix://")
 REMOTE = r"^(https?://[^/?#@\\]+(/[^?#@]*)?/v2/models/[A-Za-z0-9_.\-]+)?$"
 FITTED_NAMES = ("sequence", "item_knn", "ease", "als")
 SOURCE_NAMES = ("popular", "trending", "covisit", "content", "fresh", *FITTED_NAMES)
@@ -177,37 +177,6 @@ class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     log_served: bool = True
     feature_sample: _Share = 0.01
-
-
-class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The event log: event ids remembered, largest size, rows of an import committed together, disk kept free."""
-
-    dedup_window: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = 4_000_000
-    map_size_gib: Annotated[float, Meta(ge=0.0625, le=65_536.0)] = 64.0
-    max_batch: Annotated[int, Meta(ge=1, le=1_000_000)] = 262_144
-    min_free_mb: Annotated[float, Meta(ge=0.0, le=1e9)] = 64.0
-
-
-class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where state is kept: in files below the data directory, or in Redis, spread over ``partitions``.
-
-    ``timeout_ms`` is how long a server waits for Redis before it answers without the user's row.
-    """
-
-    store: Literal["lmdb", "redis"] = "lmdb"
-    url: Annotated[str, Meta(max_length=4_096)] = "redis://127.0.0.1:6379/0"
-    partitions: Annotated[int, Meta(ge=1, le=4_096)] = 8
-    timeout_ms: Annotated[float, Meta(ge=1.0, le=10_000.0)] = 50.0
-
-    def __post_init__(self) -> None:
-        check_url("state.url", self.url, STATE_SCHEMES)
-
-
-class Retention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long records stay in the log and in the lake; `headwater retain` applies it."""
-
-    log: Limit = "never"
-    lake: Limit = "never"
 
 
 class Label(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

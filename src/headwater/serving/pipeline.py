@@ -12,11 +12,6 @@ import numpy.typing as npt
 from headwater.features.assemble import Context, anchor_user, forget_idle, stranger
 from headwater.features.attributes import surface_code
 from headwater.features.layout import (
-    FLAG_HIDDEN,
-    I_EXPIRES,
-    I_FLAGS,
-    I_PUBLISHED,
-    I_REGIONS,
     MAX_ITEMS,
     U_RECENT_LENGTH,
     U_SEEN_LENGTH,
@@ -26,16 +21,15 @@ from headwater.features.layout import (
 from headwater.features.plan import Plan
 from headwater.features.rows import User
 from headwater.features.zones import Zones, zone_offset_of
-from headwater.policy.eligibility import ABOUT, EXCLUDED, MAY_SHOW, SEEN, TIRED, why_ineligible
 from headwater.retrieval.cause import co_visit_cause
 from headwater.retrieval.index import NOTHING, Ranked
 from headwater.retrieval.merge import Candidates, Merger
 from headwater.retrieval.sources import Asked, Catalogue, Source, configured_sources
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
-from headwater.schema.items import MAX_REGIONS
 from headwater.schema.requests import Address
 from headwater.serving.assembly import Assembly, modelled
+from headwater.serving.eligibility import Eligibility
 from headwater.serving.given import GIVEN, given_candidates
 from headwater.serving.lists import OWN_LIST, SNAPSHOT, LastLists, Origin, PopularSnapshot, by_popularity
 from headwater.serving.model import Model
@@ -43,7 +37,7 @@ from headwater.serving.observer import Observer
 from headwater.serving.pace import Pace
 from headwater.serving.rank import Moment, Order, RankStage, merged_order
 from headwater.serving.region import nowhere
-from headwater.serving.request import NO_ITEMS, NO_MODEL, Answer, Query
+from headwater.serving.request import NO_MODEL, Answer, Query
 from headwater.serving.results import Key, ResultLists, given_again, named_items, row_version
 from headwater.serving.rules import Rules
 from headwater.serving.run import Deadline, Run
@@ -90,15 +84,12 @@ class Pipeline:
         self.user: User = stranger(plan)
         self.limit = config.ranker.candidates
         self.asked = Asked(self.user, (0, 0), 0)
-        self._region = 0
         self._assembly = Assembly(plan, max(self.limit, 256))
         self._ranking = RankStage(config, self._assembly, self.conditions.scorer, self.conditions.pace)
         self.popular = PopularSnapshot(plan)
         self._merger = Merger()
         self._row_version = b""
-        self._barred = np.zeros(1024, np.uint8)
-        self._verdicts = np.zeros(8192, np.uint8)
-        self._observer: Observer | None = None
+        self._eligibility = Eligibility(plan)
 
     def recommend(
         self, query: Query, view: View, model: Model | None, now_ms: int, observer: Observer | None = None
@@ -108,7 +99,7 @@ class Pipeline:
         An ``observer`` is told what each stage had before it and what it left.
         """
         pace = self.conditions.pace
-        self._observer = observer
+        self._eligibility.observer = observer
         run = Run(
             Deadline(self.timer, query.deadline_ms),
             quality=pace.quality,
@@ -136,7 +127,7 @@ class Pipeline:
         order = self._policy(candidates, order, query.k, run)
         if observer is not None:
             observer.chosen(order)
-            self._observer = None
+            self._eligibility.observer = None
         address = Address(
             user_offset, view.item_offset, now_ms, self.plan.hash, model.version if model is not None else NO_MODEL
         )
@@ -146,7 +137,7 @@ class Pipeline:
         pace.took(run.deadline.spent_ms(), query.deadline_ms)
         lists = self.conditions.lists
         if lists is not None and run.as_ranked and not answer.explored and query.again and len(answer.items):
-            lists.keep(query, segments, answer.items, self._region, now_ms)
+            lists.keep(query, segments, answer.items, self._eligibility.region, now_ms)
         results = self.conditions.results
         if results is not None and key is not None and run.whole and len(answer.items) == query.k:
             results.keep(key, answer, now_ms)
@@ -158,7 +149,7 @@ class Pipeline:
         run.degrade(TIER_LAST, why)
         for part in self.user:
             part[:] = 0
-        self._region = query.region or 0
+        self._eligibility.region = query.region or 0
         self._make_room(query, view)
         candidates, used, order = self._stored(query, view, query.segments, now_ms, run)
         version = model.version if model is not None else NO_MODEL
@@ -201,7 +192,7 @@ class Pipeline:
         if self.conditions.results is not None:
             self._row_version = row_version(self.user)
         forget_idle(self.user, now_ms, self.plan)
-        self._region = self.stored_region(self.user) if query.region is None else query.region
+        self._eligibility.region = self.stored_region(self.user) if query.region is None else query.region
         if not query.anchor and query.surface in self._about_latest:
             query = replace(query, anchor=self._latest())
             if not query.anchor:
@@ -222,7 +213,7 @@ class Pipeline:
         if self.rules is not None and self.rules.explores:
             return None
         return Key(
-            query.user, self._row_version, query.surface, query.k, context.segments, self._region, context.offset_ms,
+            query.user, self._row_version, query.surface, query.k, context.segments, self._eligibility.region, context.offset_ms,
             named_items(query), NO_MODEL if model is None else model.version,
             () if self.rules is None else self.rules.acting,
         )  # fmt: skip
@@ -230,13 +221,10 @@ class Pipeline:
     def _again(self, key: Key, query: Query, view: View, user_offset: int, now_ms: int, run: Run) -> Answer | None:
         """The answer that was given to the same question a moment ago, if all of it may still be shown."""
         assert self.conditions.results is not None  # noqa: S101  (else there is no key)
-        barred = self._bar(query)
-        try:
+        with self._eligibility.barring(query, self.user, self.rules):
             found = self.conditions.results.find(
                 key, now_ms, lambda items: bool(self._may_show(items, view, now_ms).all())
             )
-        finally:
-            self._barred[barred] = 0
         if found is None:
             return None
         run.lap("eligibility", len(found.answer.items))
@@ -256,8 +244,7 @@ class Pipeline:
         def may_show(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
             return self._may_show(ids, view, now_ms)
 
-        barred = self._bar(query)
-        try:
+        with self._eligibility.barring(query, self.user, self.rules):
             wanted = self.by_surface.get(query.surface)
             fitted = model.sources if model is not None else ()
             offering = (*self.sources, *(s for s in fitted if getattr(self.config.sources, s.name).enabled))
@@ -277,14 +264,12 @@ class Pipeline:
                 offers.append((source.weight, width, ranked))
             run.lap("fetch", sum(run.widths.values()))
             limit = max(run.width(self.limit, query.k), query.k)
-            if self._observer is not None:
-                self._observer.offered([source.name for source in used], offers, limit, run.notes, may_show)
+            if (observer := self._eligibility.observer) is not None:
+                observer.offered([source.name for source in used], offers, limit, run.notes, may_show)
             candidates = self._merger.merge(offers, limit, may_show)
             if len(candidates) < query.k:
                 candidates = self._fill(candidates, used, query, view, now_ms)
             candidates = self._with_pinned(candidates, len(used), view, now_ms)
-        finally:
-            self._barred[barred] = 0
         run.lap("eligibility", len(candidates))
         return candidates, [*used, Catalogue()]
 
@@ -293,11 +278,8 @@ class Pipeline:
     ) -> tuple[Candidates, Sequence[Source | Origin]]:
         """The caller's own candidates."""
         self.asked = Asked(self.user, segments, now_ms)
-        barred = self._bar(query)
-        try:
+        with self._eligibility.barring(query, self.user, self.rules):
             candidates = given_candidates(items, lambda ids: self._may_show(ids, view, now_ms))
-        finally:
-            self._barred[barred] = 0
         run.widths[GIVEN.name] = len(items)
         run.skip("fetch")
         run.lap("eligibility", len(candidates))
@@ -329,10 +311,9 @@ class Pipeline:
             return candidates, used, merged_order(candidates)
         lists = self.conditions.lists
         kept = lists.find(query, segments, now_ms) if lists is not None and run.tier == TIER_LAST else None
-        if kept is not None and kept.origin is OWN_LIST and query.region is None and self._region == 0:
-            self._region = kept.region  # where this user was when their row could be read
-        barred = self._bar(query)
-        try:
+        if kept is not None and kept.origin is OWN_LIST and query.region is None and self._eligibility.region == 0:
+            self._eligibility.region = kept.region  # where this user was when their row could be read
+        with self._eligibility.barring(query, self.user, self.rules):
             own = kept.items[self._may_show(kept.items, view, now_ms)] if kept is not None else np.zeros(0, np.int64)
             if not len(own) and run.tier == TIER_LAST:
                 run.degrade(TIER_POPULAR, "no last good list that may be shown")
@@ -345,8 +326,6 @@ class Pipeline:
             source = np.ones(len(items), np.int64)
             source[: len(own)] = 0
             candidates = self._with_pinned(Candidates(items, np.zeros(len(items), np.float32), source), 2, view, now_ms)
-        finally:
-            self._barred[barred] = 0
         for stage in ("fetch", "assemble", "deep_rank"):
             run.skip(stage)
         run.lap("eligibility", len(candidates))
@@ -440,36 +419,11 @@ class Pipeline:
         capacity = len(view.table.dirty)
         if len(view.index.has_content) < capacity:
             view.index.update(np.zeros(0, np.int64))
-        if len(self._barred) < capacity:
-            self._barred = np.zeros(capacity, np.uint8)
+        if self._eligibility.make_room(capacity):
             self._assembly.make_room(capacity)
 
-    def _bar(self, query: Query) -> npt.NDArray[np.int64]:
-        """Mark what this user must not get; the caller clears the returned items.
-
-        What they have seen, or were shown too often, may be among candidates of the caller: who names an item wants to know its place.
-        """
-        layout, u4 = self.plan.layout, self.user.u4
-        seen = min(int(u4[U_SEEN_LENGTH]), layout.seen_size) if query.candidates is None else 0
-        ring = u4[layout.seen : layout.seen + seen].astype(np.int64)
-        about = [query.anchor, *query.before]
-        tired = NO_ITEMS if self.rules is None or query.candidates is not None else self.rules.dropped
-        self._barred[tired], self._barred[ring] = TIRED, SEEN
-        self._barred[query.exclude], self._barred[about] = EXCLUDED, ABOUT
-        return np.concatenate([ring, tired, query.exclude, about])
-
     def _may_show(self, ids: npt.NDArray[np.int64], view: View, now_ms: int) -> npt.NDArray[np.bool_]:
-        if len(self._verdicts) < len(ids):
-            self._verdicts = np.zeros(2 * len(ids), np.uint8)
-        rows = view.table.rows
-        why_ineligible(
-            ids, rows.u4[:, I_FLAGS], FLAG_HIDDEN, rows.i8[:, I_PUBLISHED], rows.i8[:, I_EXPIRES],
-            rows.u4[:, I_REGIONS : I_REGIONS + MAX_REGIONS], self._region, now_ms, self._barred, self._verdicts,
-        )  # fmt: skip
-        shown = self._verdicts[: len(ids)] == MAY_SHOW
-        if self._observer is not None:
-            self._observer.looked_at(ids, self._verdicts[: len(ids)])
-        return shown if self.rules is None else self.rules.filter(ids, shown)
+        return self._eligibility.may_show(ids, view, now_ms, self.rules)
 
     def _begin_rules(self, query: Query, view: View, segments: tuple[int, int], now_ms: int) -> None:
         if self.rules is not None:
