@@ -26,12 +26,10 @@ from headwater.schema.models import Gate, Learn, Limit, Models
 from headwater.schema.rules import Rule
 from headwater.schema.surfaces import Fatigue, Surface, check_fatigue
 from headwater.schema.tables import TableSource
-from headwater.schema.urls import check_host, check_url
+from headwater.schema.urls import REMOTE, STATE_SCHEMES, check_host, check_url
 
 MAX_EVENT_TYPES = 15
 MAX_SEGMENT_KEYS = 2
-STATE_SCHEMES = ("redis://", "rediss://", "unix://")
-REMOTE = r"^(https?://[^/?#@\\]+(/[^?#@]*)?/v2/models/[A-Za-z0-9_.\-]+)?$"
 FITTED_NAMES = ("sequence", "item_knn", "ease", "als")
 SOURCE_NAMES = ("popular", "trending", "covisit", "content", "fresh", *FITTED_NAMES)
 
