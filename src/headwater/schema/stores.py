@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from headwater.schema.models import Limit
-from headwater.schema.urls import check_url
-
-STATE_SCHEMES = ("redis://", "rediss://", "unix://")
+from headwater.schema.urls import STATE_SCHEMES, check_url
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,6 +8,10 @@ from urllib.parse import parse_qs, urlsplit
 
 from headwater.schema.errors import ConfigurationError
 
+STATE_SCHEMES = ("redis://", "rediss://", "unix://")
+REMOTE = r"^(https?://[^/?#@\\]+(/[^?#@]*)?/v2/models/[A-Za-z0-9_.\-]+)?$"
+"""The URL of a model behind the Open Inference Protocol, or nothing."""
+
 
 def check_url(key: str, url: str, schemes: Sequence[str]) -> None:
     """Raises :class:`ConfigurationError`: another scheme, or no host and port. What stands there may hold a password, so it
