@@ -1,7 +1,7 @@
 """What the caches of a worker save: processor time of the pipeline for a hit and a miss, of a popular list, of a user row.
 
-``python -m tests.reliability.caching --items 20000`` prints one JSON object. One process and one thread; a redis-server on a
-Unix socket is started for the user rows.
+``OPENBLAS_NUM_THREADS=1 python -m tests.reliability.caching`` prints one JSON object. One process; without the variable the threads
+of the matrix product are counted while they wait. A redis-server on a Unix socket is started for the user rows.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from headwater.serving.pipeline import Conditions, Pipeline
 from headwater.serving.request import Answer, Query, served_list
 from headwater.serving.results import ResultLists
 from headwater.serving.rules import Rules, open_rules
-from headwater.serving.stages import TIER_FULL, TIER_LAST
+from headwater.serving.stages import TIER_FULL, TIER_LAST, TIER_POPULAR
 from headwater.serving.walk import drawn_tier
 from headwater.testing.events import START_MS, Step
 from tests.evaluation.served import rows_of
@@ -336,6 +336,24 @@ def test_without_state_there_is_no_hit() -> None:
     view.refresh()
     answer = asker.cached.recommend(asker.query(), view, asker.model, small.now_ms)
     assert (answer.tier, asker.results.hits) == (TIER_LAST, 0), "nobody knows whether the user's row is the same"
+
+
+def test_no_list_is_older_than_the_event_that_is_asked_for() -> None:
+    small = small_world()
+    asker = Asker(small)
+    asker.cached.conditions.lists = LastLists()
+    query = asker.query()
+    asker.ask(query)
+    stands = small.fold.offset
+    assert asker.is_hit(replace(query, since=stands))
+    assert not asker.is_hit(replace(query, since=stands + 1)), "the state has not got there, and says so"
+    view = Away(small.plan, small.fold)
+    view.refresh()
+    tiers = [
+        asker.cached.recommend(replace(query, since=since), view, asker.model, small.now_ms).tier
+        for since in (0, stands, stands + 1)
+    ]
+    assert tiers == [TIER_LAST, TIER_LAST, TIER_POPULAR]
 
 
 def test_lists_are_bounded_and_those_of_an_erased_user_go() -> None:

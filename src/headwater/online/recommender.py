@@ -137,6 +137,7 @@ class Recommender:
             candidates=candidates if request.candidates else None,
             paged=request.cursor is not None,
             reuse=not request.trace,
+            since=0 if request.token is None else int(request.token),
             deadline_ms=deadline_ms,
         )
         return Asked(query, user, request.trace, before, tuple(notes))

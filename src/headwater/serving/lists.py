@@ -42,12 +42,13 @@ _Key = tuple[int, str, int, tuple[int, int]]
 
 
 class LastList(NamedTuple):
-    """A list as it was ranked: items best first, when, and the region of whom it was made for."""
+    """A list as it was ranked: items best first, when, the region of whom it was made for, the offset of their row."""
 
     items: Int64
     at_ms: int
     region: int
     origin: Origin
+    user_offset: int
 
 
 class LastLists:
@@ -64,11 +65,13 @@ class LastLists:
     def __len__(self) -> int:
         return len(self._lists)
 
-    def keep(self, query: Query, segments: tuple[int, int], items: Int64, region: int, now_ms: int) -> None:
+    def keep(
+        self, query: Query, segments: tuple[int, int], items: Int64, region: int, now_ms: int, user_offset: int = 0
+    ) -> None:
         """Remember ``items`` (best first, copied) as the last good list for whoever asks like ``query``."""
         key = _user_key(query) if query.user else _segment_key(query, segments)
         origin = OWN_LIST if query.user else SEGMENT_LIST
-        self._lists[key] = LastList(items[:MAX_LENGTH].copy(), now_ms, region, origin)
+        self._lists[key] = LastList(items[:MAX_LENGTH].copy(), now_ms, region, origin, user_offset)
         self._lists.move_to_end(key)
         self.drop_old(now_ms)
         while len(self._lists) > self._most:
@@ -76,10 +79,14 @@ class LastLists:
             self.evictions += 1
 
     def find(self, query: Query, segments: tuple[int, int], now_ms: int) -> LastList | None:
-        """The user's own list, else that of strangers in their segments, else of strangers anywhere; none older than an hour."""
+        """The user's own list, else that of strangers in their segments, else of strangers anywhere; none older than an hour,
+        and none of the user's own from before the event that the query is to reflect.
+        """
         for key in (_user_key(query), _segment_key(query, segments), _segment_key(query, (0, 0))):
             found = self._lists.get(key)
-            if found is not None and 0 <= now_ms - found.at_ms < KEEP_MS:
+            if found is None or not 0 <= now_ms - found.at_ms < KEEP_MS:
+                continue
+            if found.origin is not OWN_LIST or found.user_offset >= query.since:
                 self.hits += 1
                 return found
         self.misses += 1

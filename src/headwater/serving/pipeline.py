@@ -110,7 +110,7 @@ class Pipeline:
         user_offset, query = self._hydrate(query, view, now_ms, run)
         segments = self._segments(query)
         context = Context(segments, self._offset_ms(query, now_ms), surface_code(query.surface))
-        key = self._result_key(query, view, model, context, now_ms, run)
+        key = None if user_offset < query.since else self._result_key(query, view, model, context, now_ms, run)
         if key is not None and (again := self._again(key, query, view, user_offset, now_ms, run)) is not None:
             pace.took(run.deadline.spent_ms(), query.deadline_ms)
             return again
@@ -137,7 +137,7 @@ class Pipeline:
         pace.took(run.deadline.spent_ms(), query.deadline_ms)
         lists = self.conditions.lists
         if lists is not None and run.as_ranked and not answer.explored and query.again and len(answer.items):
-            lists.keep(query, segments, answer.items, self._eligibility.region, now_ms)
+            lists.keep(query, segments, answer.items, self._eligibility.region, now_ms, user_offset)
         results = self.conditions.results
         if results is not None and key is not None and run.whole and len(answer.items) == query.k:
             results.keep(key, answer, now_ms)

@@ -23,8 +23,8 @@ class Query:
     ``region`` None is a request that says nothing of it: the user's last known country counts instead.
     ``zone`` is the name of a time zone; None: that of the user's profile. ``anchor`` makes the list about that item
     ("similar to") and about those ``before`` it (a cart). ``candidates`` int64[n]: rank these, in place of what the sources find.
-    ``paged``: earlier pages are excluded. ``reuse`` False: an answer that was given before will not do. ``deadline_ms`` counts
-    from the call.
+    ``paged``: earlier pages are excluded. ``reuse`` False: an answer that was given before will not do. ``since`` is the offset
+    of the user's own event that the request asks for: no list from before it will do. ``deadline_ms`` counts from the call.
     """
 
     request_id: str
@@ -40,6 +40,7 @@ class Query:
     candidates: npt.NDArray[np.int64] | None = None
     paged: bool = False
     reuse: bool = True
+    since: int = 0
     deadline_ms: float = 50.0
 
     @property
