@@ -46,7 +46,7 @@ def test_a_list_is_explained_beside_the_server_and_by_the_command(server: Site, 
     kept = tmp_path / "backup"
     backup(server.data, kept, created_ms=1, with_state=True)
     server.reflected(server.ingest("/v1/events", {"user": "ada", "item": "item-7", "type": "click"}))
-    time.sleep(1.0)  # lists of what is popular and new are kept for a second: this request looks them up itself
+    time.sleep(1.3)  # what is popular and new is kept for a second: this request looks it up itself
     answer, why = run_the_page(server)
     assert (why.request.request_id, why.request.k, why.request.excluded) == (answer.request_id, 5, 1)
     assert (why.replay.exact, why.replay.same_list, why.replay.same_features) == (True, True, True)
