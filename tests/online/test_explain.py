@@ -92,17 +92,14 @@ def test_what_cannot_be_explained_is_said(server: Site) -> None:
 
 
 def test_one_request_is_explained_at_a_time_and_not_for_long(server: Site) -> None:
-    explaining = Explaining(server.config, server.data)
-
-    async def ask(*request_ids: str) -> list[RefusalError]:
+    async def ask(most_s: float, *request_ids: str) -> list[RefusalError]:
+        explaining = Explaining(server.config, server.data, most_s=most_s)
         asked = [explaining.explain(request_id, Question(), None) for request_id in request_ids]
         return await asyncio.gather(*asked, return_exceptions=True)  # type: ignore[return-value]
 
-    unknown, busy = asyncio.run(ask("f" * 32, "e" * 32))
+    unknown, busy = asyncio.run(ask(300.0, "f" * 32, "e" * 32))
     assert (unknown.status, unknown.field) == (404, "request_id")
     assert "in the background" in str(unknown)
     assert (busy.status, busy.retry_after_s) == (503, 2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headwater.online.explain.MOST_S", 0.01)
-        (late,) = asyncio.run(ask("f" * 32))
+    (late,) = asyncio.run(ask(0.01, "f" * 32))
     assert (late.status, "`headwater explain` takes its time" in str(late)) == (503, True)
