@@ -34,6 +34,7 @@ from headwater.serving.pace import Pace
 from headwater.serving.pipeline import Conditions, Pipeline
 from headwater.serving.region import StoredRegion
 from headwater.serving.request import Query, served_list
+from headwater.serving.results import ResultLists
 from headwater.serving.rules import open_rules
 from headwater.serving.served import UnknownRequestError, find_served
 from headwater.serving.stages import TIER_LAST
@@ -369,6 +370,26 @@ def test_a_stranger_a_lower_tier_and_the_words_of_the_request() -> None:
     assert why.replay.same_list
     assert all(item.score is None and item.heads == {} and item.merged is not None for item in why.items)
     assert all(feature.effect is None for item in why.items for feature in item.features)
+
+
+def test_an_answer_from_the_cache_is_explained_where_it_was_made() -> None:
+    small, config = a_shop(), parse_config(SHOP)
+    model = by_column(small.plan, "item_count")
+    vocabulary, made_ms = small.log.log.vocabulary(), small.now_ms
+    results = ResultLists(1_000, 10)
+    pipeline = Pipeline(
+        config, small.plan, stored_region=StoredRegion(vocabulary), conditions=Conditions(results=results)
+    )
+    for number, later_ms in enumerate((0, 500)):
+        query = replace(asked(f"again-{number}"), user=small.log.user("me"))
+        answer = pipeline.recommend(query, small.view, model, made_ms + later_ms)
+        payload = msgspec.msgpack.encode(served_list(query, answer, sampled=True))
+        small.add(Step(made_ms + later_ms, AppendServed([ServedEntry(query.user, query.user, payload)])))
+    assert results.hits == 1
+    why = explained(small, "again-1", model, config=config)
+    assert why.request.reasons == ["from the cache: made 500 ms ago"]
+    assert (why.replay.exact, why.replay.same_list, why.replay.same_features) == (True, True, None)
+    assert (why.replay.now_ms, why.replay.notes) == (made_ms, [])
 
 
 def test_lists_of_older_releases_are_explained_as_far_as_they_say() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import math
 import os
 import re
 import signal
@@ -31,14 +32,16 @@ from headwater.serving.served import UnknownRequestError
 log = structlog.get_logger()
 
 LIMITS = Limits(find_s=5.0, replay_s=10.0)
-MOST_S = 30.0  # the process, from its start to its end
+MOST_S = 30.0
 RETRY_AFTER_S = 2
 LOCK = "explain.lock"
 
 _NICE = 10
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 _BUSY = "Another request is being explained; one at a time, send it again after the time in Retry-After"
-_LONG = f"The explanation was not there in {MOST_S:g} s; `headwater explain` takes its time, on the machine of the data directory"
+_LONG = (
+    "The explanation was not there in {:g} s; `headwater explain` takes its time, on the machine of the data directory"
+)
 
 
 class Job(Struct, frozen=True):
@@ -49,6 +52,7 @@ class Job(Struct, frozen=True):
     request_id: str
     question: Question
     after: int | None
+    most_s: float
 
 
 class Reply(Struct, frozen=True, omit_defaults=True):
@@ -61,10 +65,12 @@ class Reply(Struct, frozen=True, omit_defaults=True):
 
 
 class Explaining:
-    """Has one request explained at a time, for one worker. ``config`` may be replaced between two."""
+    """Has one request explained at a time, for one worker. ``config`` may be replaced between two. ``most_s``: a process has so
+    long, from its start to its end.
+    """
 
-    def __init__(self, config: Config, data: Path) -> None:
-        self.config, self._data = config, data
+    def __init__(self, config: Config, data: Path, *, most_s: float = MOST_S) -> None:
+        self.config, self._data, self._most_s = config, data, most_s
         self._busy = False
 
     async def explain(self, request_id: str, question: Question, after: int | None) -> bytes:
@@ -80,7 +86,7 @@ class Explaining:
             raise RefusalError(503, _BUSY, retry_after_s=RETRY_AFTER_S)
         self._busy = True
         try:
-            reply = await self._run(Job(self.config, str(self._data), request_id, question, after))
+            reply = await self._run(Job(self.config, str(self._data), request_id, question, after, self._most_s))
         finally:
             self._busy = False
         if reply.explanation is None:
@@ -94,10 +100,10 @@ class Explaining:
             sys.executable, "-m", "headwater.online.explain", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )  # fmt: skip
         try:
-            async with asyncio.timeout(MOST_S):
+            async with asyncio.timeout(self._most_s):
                 said, _ = await process.communicate(msgspec.json.encode(job))
         except TimeoutError:
-            return Reply(status=503, reason=_LONG)
+            return Reply(status=503, reason=_LONG.format(self._most_s))
         finally:
             if process.returncode is None:  # time was up, or the worker ends
                 process.kill()
@@ -127,8 +133,7 @@ def _reply(job: Job) -> Reply:
 
 
 def main() -> None:
-    """Answer one job, politely to everything else on the machine; the end comes after half a minute, whoever waits or not."""
-    signal.alarm(int(MOST_S))
+    """Answer one job, politely to everything else on the machine; the end comes when its time is up, whoever waits or not."""
     os.nice(_NICE)
     structlog.configure(
         processors=[
@@ -143,7 +148,9 @@ def main() -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # standard output is for the reply
     )
     try:
-        reply = _reply(msgspec.json.decode(sys.stdin.buffer.read(), type=Job))
+        job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+        signal.alarm(math.ceil(job.most_s))
+        reply = _reply(job)
     except Exception as error:  # a defect: a line in the log, without the values of variables, in place of a traceback
         log.exception("explain_failed", error=type(error).__name__)
         sys.exit(1)

@@ -47,8 +47,8 @@ Float32 = npt.NDArray[np.float32]
 FOREVER_MS = float("inf")
 
 _OLDER_LISTS = (
-    "the replay gives another list: popular, trending and new items are looked up at most once a second when serving, so what "
-    "was served may rest on lists up to a second older"
+    "the replay gives another list: what is popular, trending or new is not looked up for each request when serving, so the list "
+    "may rest on lookups as old as cache.popular_ttl and cache.popular_stale together"
 )
 
 
