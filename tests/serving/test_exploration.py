@@ -160,8 +160,8 @@ def test_a_drawn_list_comes_from_no_cache_and_stays_in_none() -> None:
 def test_what_a_surface_does_with_its_lists_is_part_of_the_version_of_the_rules() -> None:
     vocabulary = small().log.log.vocabulary()
     versions = set()
-    for config in (exploring(0.0), exploring(0.1), exploring(0.0, RULES + "[fatigue]\nimpressions = 3\n")):
+    for config in (exploring(0.0), exploring(0.1)):
         rules = open_rules(config, small().plan, vocabulary)
         assert rules is not None
         versions.add(rules.version)
-    assert len(versions) == 3
+    assert len(versions) == 2
