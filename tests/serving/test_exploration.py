@@ -18,6 +18,7 @@ from headwater.serving.lists import LastLists
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Conditions, Pipeline
 from headwater.serving.request import Answer, Query, served_list
+from headwater.serving.results import ResultLists
 from headwater.serving.rules import open_rules
 from headwater.serving.stages import TIER_FULL, TIER_LAST, TIER_RETRIEVAL
 from headwater.serving.view import View
@@ -142,3 +143,25 @@ def test_records_of_releases_that_drew_nothing_read_as_certain() -> None:
 def test_what_does_not_go_together_is_refused(text: str, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         parse_config(f'[[surfaces]]\nname = "home"\n{text}\n')
+
+
+def test_a_drawn_list_comes_from_no_cache_and_stays_in_none() -> None:
+    results = ResultLists(60_000, 100)
+    drawing, plain = made(exploring(), Conditions(results=results)), made(exploring(0.0), Conditions(results=results))
+    for n in range(2):
+        assert ask(drawing, f"r{n}").explored is not None
+    assert not len(results)
+    first, again = ask(plain, "r0"), ask(plain, "r1")
+    assert again.items.tolist() == first.items.tolist()
+    assert results.hits == 1
+    assert ask(drawing, "r2").explored is not None
+
+
+def test_what_a_surface_does_with_its_lists_is_part_of_the_version_of_the_rules() -> None:
+    vocabulary = small().log.log.vocabulary()
+    versions = set()
+    for config in (exploring(0.0), exploring(0.1)):
+        rules = open_rules(config, small().plan, vocabulary)
+        assert rules is not None
+        versions.add(rules.version)
+    assert len(versions) == 2
