@@ -1,7 +1,7 @@
 """The remote ranker hangs, then dies, while requests come in: every one is answered, in time and labelled, and the ranker comes back.
 
-``python -m tests.reliability.remote_ranker --down-s 30 --server mlserver`` prints one JSON object (``strict`` where MLServer is not
-installed). First the server is stopped (SIGSTOP) and goes on, then it is killed and started again. Its short form, in a
+``python -m tests.reliability.remote_ranker --down-s 30 --server mlserver`` prints one JSON object (``strict``: a small
+server of our own). First the server is stopped (SIGSTOP) and goes on, then it is killed and started again. Its short form, in a
 pipeline without a server, is ``tests/serving/test_remote_ranker.py``. Exit code 1 when a target was missed.
 """
 
@@ -29,7 +29,7 @@ from headwater.schema.config import parse_config
 from tests.online.running import CONFIG, Running, catalogue, publish_ranker
 from tests.reliability.redis_down import until
 from tests.reliability.stalled import Load
-from tests.serving.elsewhere import HAS_MLSERVER, Elsewhere, Kind, elsewhere
+from tests.serving.elsewhere import Elsewhere, Kind, elsewhere
 
 ITEMS = 300
 AFTER_S = 8.0
@@ -143,7 +143,7 @@ def main() -> int:
     """Run from the command line."""
     configure_logging("warning")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--server", choices=("strict", "mlserver"), default="mlserver" if HAS_MLSERVER else "strict")
+    parser.add_argument("--server", choices=("strict", "mlserver"), default="mlserver")
     parser.add_argument("--down-s", type=float, default=30.0)
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--seed", type=int, default=7)

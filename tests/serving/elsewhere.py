@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -17,10 +16,10 @@ from typing import Literal
 import httpx
 
 from headwater.registry.bundle import Bundle
+from tests.serving.mlserver import mlserver_path
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
-HAS_MLSERVER = importlib.util.find_spec("mlserver") is not None
 
 Kind = Literal["strict", "mlserver"]
 
@@ -31,6 +30,9 @@ class Elsewhere:
     def __init__(self, kind: Kind, folder: Path, bundle: Bundle) -> None:
         self.bundle = bundle
         self._folder, self._port = folder, _free_port()
+        self._path = [str(ROOT / "deploy" / "mlserver"), *sys.path]
+        if kind == "mlserver":
+            self._path.insert(0, str(mlserver_path()))
         self._address = f"http://127.0.0.1:{self._port}"
         self.url = f"{self._address}/v2/models/headwater"
         self._command = self._mlserver() if kind == "mlserver" else self._strict()
@@ -38,7 +40,7 @@ class Elsewhere:
 
     def start(self) -> None:
         """Returns when it is ready."""
-        path = os.pathsep.join([str(ROOT / "deploy" / "mlserver"), *sys.path])
+        path = os.pathsep.join(self._path)
         with (self._folder / "elsewhere.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *self._command], cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log,

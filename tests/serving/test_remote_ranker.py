@@ -1,7 +1,7 @@
 """A ranker in another process: the scores of the one in this process, and no request that fails when it hangs, dies or is another.
 
-The other process is a real MLServer with the runtime of ``deploy/mlserver`` where that is installed (``pip install mlserver``,
-which brings 49 packages; it is no part of the development tools), and in any case a strict server of our own.
+The other process is a real MLServer with the runtime of ``deploy/mlserver``, and a strict server of our own, which accepts nothing that the
+protocol does not say.
 """
 
 from __future__ import annotations
@@ -33,14 +33,9 @@ from headwater.serving.scorer import ThreadScorer
 from headwater.serving.stages import TIER_FULL, TIER_LIGHT, TIER_RETRIEVAL
 from headwater.testing.events import START_MS, Step
 from tests.retrieval.worlds import World, clicks, many, world
-from tests.serving.elsewhere import HAS_MLSERVER, PATIENCE_S, Elsewhere, elsewhere
+from tests.serving.elsewhere import PATIENCE_S, Elsewhere, elsewhere
 from tests.serving.rankers import by_column
 from tests.serving.test_pipeline import CONFIG, NO_DEADLINE_MS
-
-MLSERVER = pytest.param(
-    "mlserver",
-    marks=pytest.mark.skipif(not HAS_MLSERVER, reason="MLServer is not installed"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +60,7 @@ def trees(folder: Path, plan: Plan) -> Bundle:
     return load_bundle(write_bundle(folder, fields, {MODEL_FILE: text}), plan_hash=plan.hash)
 
 
-@pytest.fixture(scope="module", params=["strict", MLSERVER])
+@pytest.fixture(scope="module", params=["strict", "mlserver"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small: World
 ) -> Iterator[Elsewhere]:

@@ -1,6 +1,6 @@
 """A server of the Open Inference Protocol, written from its specification and strict about it; one bundle, one model.
 
-``python -m tests.serving.v2_server BUNDLE NAME PORT``. Stands in for MLServer where that is not installed.
+``python -m tests.serving.v2_server BUNDLE NAME PORT``. Accepts nothing that the protocol does not say.
 Source: https://github.com/kserve/open-inference-protocol, ``specification/protocol/inference_rest.md``.
 """
 
