@@ -149,7 +149,7 @@ from headwater.log.archived import open_log
 from headwater.offline.backfill import build_state
 from tests.offline.test_redis_states import LOG, OLD
 from headwater.schema.config import Config
-    from headwater.schema.stores import State
+from headwater.schema.stores import State
 
 config = Config(log=LOG, state=State(store="redis", url=sys.argv[2], partitions=3))
 now = 0.0

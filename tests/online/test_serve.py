@@ -277,6 +277,15 @@ def test_a_second_server_is_refused_clearly(server: Site, tmp_path: Any) -> None
     same.stop()
 
 
+def test_a_data_directory_that_sockets_do_not_fit_in_is_refused(tmp_path: Any) -> None:
+    data = tmp_path / ("long-" * 20) / "data"
+    running = Running(tmp_path, arguments=["--data", str(data)])
+    with pytest.raises(AssertionError, match="bytes too long"):
+        running.start()
+    assert running.process.wait(10) == EXIT_INPUT
+    running.stop()
+
+
 def test_an_address_that_others_can_reach_is_refused(tmp_path: Any) -> None:
     running = Running(tmp_path, arguments=["--host", "0.0.0.0"])  # noqa: S104
     with pytest.raises(AssertionError, match="no API keys"):

@@ -148,7 +148,9 @@ def _note(done: Http, operation: str, failure: Any, answer: Any) -> None:
         done.server_errors += 1
     else:
         done.violations += 1
-    done.found[f"{operation}: {status} {type(failure).__name__}: {str(failure).splitlines()[0][:120]}"] += 1
+    done.found[
+        f"{operation}: {status} {type(failure).__name__}: {str(failure).splitlines()[0][:120]}: {answer.text[:200]}"
+    ] += 1
 
 
 # -- parsers: a good text, changed at random ---------------------------------------------------------------

@@ -68,9 +68,11 @@ def supervise(chosen: Settings, role: Role, host: str, port: int, workers: int, 
         ConfigurationError: somebody does that already, or the port is taken.
         UnavailableError: a process gave up before everything was up.
     """
+    from headwater.features.paths import check_sockets_fit
     from headwater.features.pinned import drop_pinned, pin_config
     from headwater.online.supervisor import listen
 
+    check_sockets_fit(chosen.data)
     own = home(chosen.data, role)
     with contextlib.ExitStack() as held:
         _lock(held, chosen.data, role)

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from headwater.schema.errors import HeadwaterError
+from headwater.schema.errors import ConfigurationError, HeadwaterError
 
 BUILDING = ".building"
 SNAPSHOT = ".snapshot"
@@ -57,6 +57,20 @@ def state_dir(data: Path, plan: str) -> Path:
 def building_dir(data: Path, plan: str) -> Path:
     """The folder in which a backfill builds that state; renamed when it is done."""
     return data / "state" / f"{plan}{BUILDING}"
+
+
+SOCKET_BYTES = 107
+"""The longest path of a Unix socket on Linux."""
+
+
+def check_sockets_fit(data: Path) -> None:
+    """Raises :class:`ConfigurationError` when the path of ``data`` is too long for the sockets in it."""
+    over = len(os.fsencode(feed_socket(data, 16 * "0"))) - SOCKET_BYTES
+    if over > 0:
+        raise ConfigurationError(
+            f"data: The path {data} is {over} bytes too long: the sockets in it may have {SOCKET_BYTES}. Choose a shorter one, or reach it by a "
+            "symbolic link or from a folder nearer to it (--data)"
+        )
 
 
 def feed_socket(data: Path, plan: str) -> Path:

@@ -56,7 +56,7 @@ _EXPLAINED = (
         "description": "Compare with the list that this bundle of the registry gives",
     },
     {
-        "name": "after", "in": "query", "schema": {"type": "integer", "minimum": 0},
+        "name": "after", "in": "query", "schema": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
         "description": "Look for the list behind this offset, the `user_offset` of the answer's address; from the newest back otherwise",
     },
     {"name": "candidates", "in": "query", "schema": {**_COUNT, "default": 10}, "description": "So many of each source"},
