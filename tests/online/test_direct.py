@@ -15,6 +15,7 @@ import structlog
 
 from headwater.online.access import Access
 from headwater.online.app import create_app
+from headwater.online.direct import Direct
 from headwater.online.errors import RefusalError
 from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
@@ -76,6 +77,35 @@ def test_a_plain_body_and_one_in_pieces_have_the_same_answer() -> None:
 def test_the_body_reaches_the_service_as_sent() -> None:
     _, service = asked(b"{}", {"content": b'{"user":"u"}'}, {"content": pieces()})
     assert service.bodies == [b'{"user":"u"}'] * 2
+
+
+@pytest.mark.parametrize("messages", [[b"{}"], [b"{}", b""]])
+def test_what_the_server_hands_over_goes_past_the_framework(messages: list[bytes]) -> None:
+    """Granian gives the body and then an empty message that ends it."""
+    service = Answering(b"{}", Limits())
+    sent: list[Any] = []
+
+    async def framework(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("the framework was asked")
+
+    async def run() -> None:
+        left = [
+            {"type": "http.request", "body": body, "more_body": number < len(messages) - 1}
+            for number, body in enumerate(messages)
+        ]
+
+        async def receive() -> Any:
+            return left.pop(0)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope: Any = {"type": "http", "path": "/v1/recommend", "method": "POST", "headers": []}
+        await Direct(framework, cast(Service, service))(scope, receive, send)
+
+    asyncio.run(run())
+    assert service.bodies == [b"{}"]
+    assert [sent[0]["status"], sent[1]["body"]] == [200, b"{}"]
 
 
 def test_a_refusal_keeps_its_status_reason_and_headers() -> None:

@@ -7,6 +7,7 @@ and all other routes, are the framework's.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 from litestar.enums import ScopeType
@@ -34,17 +35,17 @@ class Direct:
         ):  # fmt: skip
             await self._app(scope, receive, send)
             return
-        message = await receive()
-        if message["type"] != "http.request" or message.get("more_body") or len(message["body"]) > MAX_BODY:
-            await self._app(scope, _after(message, receive), send)
+        body, messages = await _in_one_piece(receive)
+        if body is None:
+            await self._app(scope, _after(messages, receive), send)
             return
         try:
             access = self._service.access
             bucket = access.allowed("POST", ROUTE, scope["headers"])
             if bucket is not None:
                 access.spend(bucket, 1)
-            check_size(message["body"])
-            status, body, more = 200, await self._service.recommend(message["body"]), []
+            check_size(body)
+            status, body, more = 200, await self._service.recommend(body), []
         except RefusalError as refusal:
             status, body, more = refusal.status, refusal.body(), _headers_of(refusal)
         except Exception as error:  # noqa: BLE001  (whatever it is, the client gets an answer and the log the reason)
@@ -66,11 +67,31 @@ def _headers_of(refusal: RefusalError) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-def _after(message: ReceiveMessage, receive: Receive) -> Receive:
-    """``receive`` with ``message`` still to come."""
-    waiting = [message]
+async def _in_one_piece(receive: Receive) -> tuple[bytes | None, list[ReceiveMessage]]:
+    """The body, None unless it came in one piece; and the messages that were read. The server says in a second, empty one that
+    there is no more.
+    """
+    messages: list[ReceiveMessage] = []
+    body: bytes | None = None
+    for _ in range(2):
+        message = await receive()
+        messages.append(message)
+        if message["type"] != "http.request" or len(message["body"]) > MAX_BODY:
+            return None, messages
+        if body is None:
+            body = message["body"]
+        elif message["body"]:
+            return None, messages
+        if not message.get("more_body"):
+            return body, messages
+    return None, messages
+
+
+def _after(messages: Iterable[ReceiveMessage], receive: Receive) -> Receive:
+    """``receive`` with ``messages`` still to come."""
+    waiting = deque(messages)
 
     async def again() -> ReceiveMessage:
-        return waiting.pop() if waiting else await receive()
+        return waiting.popleft() if waiting else await receive()
 
     return again

@@ -36,8 +36,8 @@ class Overload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     target_ms: Annotated[float, Meta(ge=0.0, le=10_000.0)] = 0.0
     write_target_ms: Annotated[float, Meta(ge=1.0, le=60_000.0)] = 1_000.0
-    high_share: _Share = 0.8
-    normal_share: _Share = 0.6
+    high_share: _Share = 0.9
+    normal_share: _Share = 0.8
     low_share: _Share = 0.2
     min_concurrency: Annotated[int, Meta(ge=1, le=65_536)] = 4
     max_concurrency: Annotated[int, Meta(ge=1, le=65_536)] = 256
