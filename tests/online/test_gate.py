@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headwater.online.gate import FIRST_GUESS_S, Gate, Priority
+from headwater.online.gate import FIRST_GUESS_S, PATIENCE, Gate, Priority
 from headwater.schema.limits import Overload
 
 TARGET_S = 0.05
@@ -72,7 +72,7 @@ def test_whoever_waited_too_long_is_told_so() -> None:
     assert gate.goes_at_once()
     for _ in range(3):
         waiter = gate.wait(Priority.NORMAL, told.append)
-        clock.now += 0.02
+        clock.now += 0.04
     gate.expire(waiter)  # its timer: it stands behind others
     assert gate.turn()
     assert told == [False, False, True], "the last by its timer, the first by its time; the second goes"
@@ -198,8 +198,11 @@ def test_under_overload_capacity_is_used_and_nobody_waits_long(service_ms: float
     simulated.run(20.0, {Priority.NORMAL: times * capacity})
     good = simulated.outcomes[Priority.NORMAL]["good"]
     assert good >= 0.9 * 20.0 * capacity
-    assert max(simulated.waits) <= TARGET_S + service_ms / 1e3
-    assert simulated.outcomes[Priority.NORMAL]["late"] <= (0.001 if service_ms < 5.0 else 0.1) * good
+    assert max(simulated.waits) <= PATIENCE * TARGET_S + service_ms / 1e3
+    assert sorted(simulated.waits)[len(simulated.waits) // 2] <= TARGET_S + service_ms / 1e3
+    assert (
+        simulated.outcomes[Priority.NORMAL]["late"] <= (0.001 if service_ms <= 5.0 else 0.05) * good
+    )  # until the time of a release is known
 
     simulated.outcomes[Priority.NORMAL].update(good=0, full=0, late=0)
     simulated.run(1.0, {Priority.NORMAL: 0.8 * capacity})  # what waited is through

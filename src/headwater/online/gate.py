@@ -23,6 +23,9 @@ from headwater.schema.limits import Overload
 
 FIRST_GUESS_S = 0.002  # until something was measured
 LEAST_GUESS_S = 0.0001
+PATIENCE = 2.0
+"""Times the target: who was let into the queue waits so long at most. Its time at the gate is part of its deadline, so one that comes late
+gets a cheaper list: better than to be turned away after having waited."""
 _SMOOTHING = 0.1  # weight of the newest of the times between two releases
 _BACK_OFF = 0.9
 _WINDOW = 20  # finished requests that decide together about the limit
@@ -54,7 +57,7 @@ class Waiter:
 class Gate:
     """Queue and limit of one kind of request; times in seconds of ``clock``, which never runs backwards.
 
-    ``target_s``: no request waits longer. ``adapt`` False: the limit stays at ``overload.max_concurrency``.
+    ``target_s``: no request is to wait longer; one that does all the same is told so at twice that. ``adapt`` False: the limit stays at ``overload.max_concurrency``.
     """
 
     def __init__(self, overload: Overload, target_s: float, *, clock: Callable[[], float], adapt: bool) -> None:
@@ -98,7 +101,7 @@ class Gate:
 
     def wait(self, priority: Priority, tell: Callable[[bool], None]) -> Waiter:
         """Put a request into the queue."""
-        waiter = Waiter(self._clock() + self.target_s, tell)
+        waiter = Waiter(self._clock() + PATIENCE * self.target_s, tell)
         self._queues[priority].append(waiter)
         return waiter
 
