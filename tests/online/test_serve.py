@@ -224,7 +224,7 @@ def test_health_metrics_and_schema(server: Site) -> None:
 
 def test_a_model_is_swapped_without_a_restart_and_a_bad_one_refused(server: Site) -> None:
     before = server.pids("api")
-    version = publish_ranker(server.data, server.config, seed=2, created_ms=1_772_000_001_000)
+    server.version = version = publish_ranker(server.data, server.config, seed=2, created_ms=1_772_000_001_000)
     until = time.monotonic() + 10.0
     while (answer := server.recommend(user="swap", k=5))["model"] != version:
         assert answer["tier"] == 0
@@ -235,7 +235,6 @@ def test_a_model_is_swapped_without_a_restart_and_a_bad_one_refused(server: Site
     answer = server.recommend(user="swap", k=5)
     assert (answer["model"], answer["tier"]) == (version, 0)
     assert "bundle_refused" in server.log_path.read_text()
-    server.version = version
     assert server.pids("api") == before
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,8 +25,9 @@ from headwater.serving.lists import KEEP_MS, LastLists, PopularSnapshot, by_popu
 from headwater.serving.model import Model
 from headwater.serving.pace import BUSY, LEAST_QUALITY, RANK_MS, MeasuredPace, Pace
 from headwater.serving.pipeline import Conditions, Pipeline
+from headwater.serving.rank import LEAST_ASK_MS
 from headwater.serving.request import Answer, Query, served_list
-from headwater.serving.scorer import ThreadScorer
+from headwater.serving.scorer import DirectScorer, ThreadScorer
 from headwater.serving.stages import (
     STAGES,
     TIER_FULL,
@@ -189,6 +191,24 @@ def test_too_little_time_for_all_is_enough_for_some(small: World, light: bool) -
             "shortened" if tier == TIER_LIGHT else "skipped"
         )
         check_tier(answer, query, small)
+
+
+def test_a_ranker_is_not_asked_with_so_little_time_that_it_would_count_as_stalled(small: World) -> None:
+    asked: list[float] = []
+
+    class Noting(DirectScorer):
+        def score(self, ranker: Any, rows: Any, attention: Any, limit_ms: float) -> Scores:
+            asked.append(limit_ms)
+            return super().score(ranker, rows, attention, limit_ms)
+
+    made = Pipeline(NARROW, small.plan, timer=lambda: 0.0, conditions=Conditions(scorer=Noting()))  # no time passes
+    for deadline_ms, tier in ((RANK_MS + 1.0, TIER_RETRIEVAL), (50.0, TIER_FULL)):
+        query = Query("r", k=5, deadline_ms=deadline_ms)
+        answer = made.recommend(query, small.view, by_column(small.plan, "item_count"), small.now_ms)
+        assert answer.tier == tier
+        assert ("deadline: no time to ask the ranker" in answer.degraded) == (tier == TIER_RETRIEVAL)
+    assert len(asked) == 1
+    assert asked[0] >= LEAST_ASK_MS
 
 
 def check_tier(answer: Answer, query: Query, small: World) -> None:

@@ -56,10 +56,19 @@ class Order(NamedTuple):
         return Order(self.positions[which], self.scores[which], self.features, self.modelled)
 
 
+LEAST_ASK_MS = 5.0
+"""With less time a ranker is not asked: a call that is given up counts against it, so one request with a deadline of a millisecond
+would keep it away from everybody."""
+
+
 class _Rows(NamedTuple):
     features: Features
     wide: Features
     modelled: Features
+
+
+class TooLateError(RankerError):
+    """There was no time to ask the ranker."""
 
 
 class RankStage:
@@ -155,6 +164,8 @@ class RankStage:
         return rows
 
     def _ask(self, ranker: Ranker, rows: Features, attention: Attended | None, limit_ms: float) -> Scores:
+        if limit_ms < LEAST_ASK_MS:
+            raise TooLateError("deadline: no time to ask the ranker")
         try:
             scores = self._scorer.score(ranker, rows, attention, limit_ms)
         except StalledError:
@@ -167,7 +178,9 @@ class RankStage:
     def _failed(self, stage: str, error: RankerError | SourceError, tier: int, run: Run) -> None:
         run.mark("failed")
         run.lap(stage)
-        if isinstance(error, StalledError | RestingError | UnreachableError):  # logged once, by the scorer
+        if isinstance(
+            error, StalledError | RestingError | UnreachableError | TooLateError
+        ):  # what is to be logged, the scorer does
             run.degrade(tier, str(error))
         else:
             log.error("ranker_failed", error=str(error), stage=stage)
