@@ -29,7 +29,7 @@ from litestar.types import (
 
 from headwater.online.bodies import MAX_BODY
 from headwater.online.errors import RefusalError
-from headwater.online.gate import Gate, Priority
+from headwater.online.gate import PATIENCE, Gate, Priority
 from headwater.online.metrics import Labelled, Metrics
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
@@ -56,8 +56,7 @@ class _Canned:
     def __init__(self, refusal: RefusalError, *, close: bool = False) -> None:
         body = refusal.body()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        if refusal.retry_after_s:
-            headers.append((b"retry-after", str(refusal.retry_after_s).encode()))
+        headers += [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
         if close:
             headers.append((b"connection", b"close"))
         self._start: HTTPResponseStartEvent = {
@@ -171,7 +170,10 @@ class Admission:
                 self._shed[priority, "full"]()
                 await _SHED.send(send)
                 return
-            if not await lane.turn_of(priority, self._metrics):
+            queued = lane.clock()
+            go = await lane.turn_of(priority, PATIENCE * lane.gate.target_s)
+            self._metrics.admission_wait.observe(lane.clock() - queued)
+            if not go:
                 self._shed[priority, "late"]()
                 await _SHED.send(send)
                 return
@@ -189,10 +191,9 @@ class _Lane:
         self.clock = clock
         self._paced = False
 
-    async def turn_of(self, priority: Priority, metrics: Metrics) -> bool:
-        """Wait in the queue; whether the request may go."""
+    async def turn_of(self, priority: Priority, limit_s: float) -> bool:
+        """Wait in the queue, at most ``limit_s``; whether the request may go. It then is one of those at work."""
         loop = asyncio.get_running_loop()
-        came = self.clock()
         told: asyncio.Future[bool] = loop.create_future()
 
         def tell(go: bool) -> None:
@@ -202,7 +203,7 @@ class _Lane:
                 self.gate.finish(0.0)
 
         waiter = self.gate.wait(priority, tell)
-        timer = loop.call_later(waiter.until - came, self.gate.expire, waiter)
+        timer = loop.call_later(limit_s, self.gate.expire, waiter)
         self.pace()
         try:
             go = await told
@@ -213,7 +214,6 @@ class _Lane:
             raise
         finally:
             timer.cancel()
-        metrics.admission_wait.observe(self.clock() - came)
         return go
 
     async def passed_by(self, priority: Priority) -> None:
@@ -221,20 +221,8 @@ class _Lane:
         if not self.gate.waiting:
             await asyncio.sleep(0)
             return
-        passed = asyncio.Event()
-
-        def tell(go: bool) -> None:
-            if go:
-                self.gate.running -= 1  # this was its place in the queue, not among those at work
-            passed.set()
-
-        waiter = self.gate.wait(priority, tell)
-        timer = asyncio.get_running_loop().call_later(self.gate.target_s, self.gate.expire, waiter)
-        self.pace()
-        try:
-            await passed.wait()
-        finally:
-            timer.cancel()
+        if await self.turn_of(priority, self.gate.target_s):
+            self.gate.running -= 1  # this was its place in the queue, not among those at work
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, place: _Place) -> None:
         """Run ``app`` on a request that was let in to ``place``."""

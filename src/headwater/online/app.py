@@ -81,10 +81,7 @@ def _measured(app: ASGIApp, service: Intake) -> ASGIApp:
 
 
 def _refuse(_: Request[Any, Any, Any], refusal: RefusalError) -> Response[bytes]:
-    headers = dict(refusal.headers)
-    if refusal.retry_after_s:
-        headers["retry-after"] = str(refusal.retry_after_s)
-    return Response(refusal.body(), status_code=refusal.status, headers=headers, media_type=JSON)
+    return Response(refusal.body(), status_code=refusal.status, headers=refusal.headers, media_type=JSON)
 
 
 def _refuse_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

@@ -14,6 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 from headwater.log.protocol import Vocabulary
 from headwater.log.record import Namespace
 from headwater.online.errors import RefusalError
+from headwater.online.limits import Check
 from headwater.schema.events import Event
 from headwater.schema.users import ANONYMOUS, Joined
 
@@ -24,8 +25,6 @@ MAX_PUBLIC_BODY = 65_536
 _TEXTS = re.compile(r"('[^'\n]*'|`[^`]*`)")
 _SPACED_SIGN = re.compile(r" ?([^\w\s$]) ?")
 _anonymous = re.compile(ANONYMOUS)
-
-Check = Callable[[Event], tuple[str, str] | None]
 
 
 def script() -> bytes:

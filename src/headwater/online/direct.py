@@ -61,10 +61,7 @@ def _encoded(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def _headers_of(refusal: RefusalError) -> list[tuple[bytes, bytes]]:
-    headers = dict(refusal.headers)
-    if refusal.retry_after_s:
-        headers["retry-after"] = str(refusal.retry_after_s)
-    return [(name.encode(), value.encode()) for name, value in headers.items()]
+    return [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
 
 
 async def _in_one_piece(receive: Receive) -> tuple[bytes | None, list[ReceiveMessage]]:

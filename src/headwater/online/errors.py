@@ -28,7 +28,9 @@ class ErrorReply(Struct, frozen=True, omit_defaults=True):
 
 
 class RefusalError(Exception):
-    """A request that is answered with ``status`` and an :class:`ErrorReply`."""
+    """A request that is answered with ``status`` and an :class:`ErrorReply`. ``headers`` are all that the answer has beside its
+    type and length.
+    """
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class RefusalError(Exception):
         self.field = field
         self.rejected = rejected or []
         self.retry_after_s = retry_after_s
-        self.headers = headers or {}
+        self.headers = {**(headers or {}), **({"retry-after": str(retry_after_s)} if retry_after_s else {})}
 
     def body(self) -> bytes:
         """The JSON body."""
