@@ -53,6 +53,10 @@ class InferenceRequest(Struct, forbid_unknown_fields=True):
 class Handler(BaseHTTPRequestHandler):
     """The routes of the specification."""
 
+    disable_nagle_algorithm = (
+        True  # head and body are two writes: the second would wait 40 ms for the first to be acknowledged
+    )
+
     protocol_version = "HTTP/1.1"
     name: ClassVar[str]
     manifest: ClassVar[Manifest]
