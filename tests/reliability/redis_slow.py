@@ -10,23 +10,20 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from msgspec import Struct
 
 from headwater.cli.options import configure_logging
 from tests.features.redis_server import RedisServer
 from tests.online.running import Running
-from tests.reliability.load import Poster
+from tests.reliability.asking import Answered, Load, figures, recovery_s, unlabelled
 from tests.reliability.proxy import SlowProxy
-from tests.reliability.redis_down import AFTER_S, BEFORE_S, ITEMS, USERS, counted, prepare, settings, unlabelled, until
-from tests.reliability.stalled import Load
+from tests.reliability.redis_down import AFTER_S, BEFORE_S, counted, under_events
 
 
-class Outcome(Struct, frozen=True):
+class Outcome(Answered, frozen=True, kw_only=True):
     """Requests while Redis was slow and afterwards. ``retry_ratio``: tries of a read over reads; ``asked_per_request``: what
     went to Redis while it was slow (by all processes), over requests.
     """
@@ -37,15 +34,7 @@ class Outcome(Struct, frozen=True):
     delay_ms: float
     loss: float
     workers: int
-    requests: int
-    failed: int
-    unlabelled: int
-    tiers: dict[str, int]
     baseline_p95_ms: float
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    max_ms: float
     recovery_s: float
     retry_ratio: float
     asked_per_request: float
@@ -54,13 +43,7 @@ class Outcome(Struct, frozen=True):
     @property
     def good(self) -> bool:
         """Whether the targets are met."""
-        return (
-            self.failed <= 0.001 * self.requests
-            and not self.unlabelled
-            and self.p95_ms < 100.0
-            and self.retry_ratio <= 1.1
-            and self.recovery_s <= 5.0
-        )
+        return self.answered_well and self.retry_ratio <= 1.1 and self.recovery_s <= 5.0
 
 
 async def measure(
@@ -70,11 +53,8 @@ async def measure(
     """Make ``proxy``, behind which the state of ``running`` lies, slow for so long, with so much load before and after."""
     load = Load(running.url, rate=rate, seed=seed)
 
-    async def full() -> bool:
-        return await load.tier() == 0
-
     try:
-        await until(full, "the ranker does not come into service")
+        await load.until_full()
         await load.run(0.2 * before_s)  # connections open, kernels warm
         await load.run(before_s)
         baseline = float(np.percentile(load.latency_ms, 95))
@@ -93,14 +73,11 @@ async def measure(
         ]
     finally:
         load.close()
-    latency, answers = np.array(load.latency_ms), list(load.answers)
-    recovered = max((due for due, reply in answers if due >= back and (reply is None or reply.tier)), default=back)
+    answers = list(load.answers)
     return Outcome(
-        seed=seed, rate=rate, slow_s=slow_s, delay_ms=1e3 * delay_s, loss=loss, workers=running.config.serving.workers, requests=len(answers),
-        failed=sum(reply is None for _, reply in answers), unlabelled=unlabelled(answers, back),
-        tiers={str(t): n for t, n in sorted(Counter(reply.tier for _, reply in answers if reply is not None).items())},
-        baseline_p95_ms=baseline, p50_ms=float(np.percentile(latency, 50)), p95_ms=float(np.percentile(latency, 95)),
-        p99_ms=float(np.percentile(latency, 99)), max_ms=float(latency.max()), recovery_s=recovered - back,
+        **figures(load.latency_ms, answers, unlabelled(answers, back, least_tier=3)),
+        seed=seed, rate=rate, slow_s=slow_s, delay_ms=1e3 * delay_s, loss=loss, workers=running.config.serving.workers,
+        baseline_p95_ms=baseline, recovery_s=recovery_s(answers, back),
         retry_ratio=(calls + retries) / calls, asked_per_request=asked / sum(due < back for due, _ in answers),
         pieces_lost=proxy.lost,
     )  # fmt: skip
@@ -113,31 +90,15 @@ def run(
     server = RedisServer("--appendonly", "no")
     proxy = SlowProxy(server.folder / "proxy.sock", server.socket, seed=seed)
     try:
-        with Running(folder, settings(proxy.url, workers)) as running:
-            prepare(running)
-            poster = Poster(running.url, "p", seed=seed, users=USERS, items=ITEMS, batch=5, pause_s=0.1)
-            poster.start()
-            try:
-                outcome = asyncio.run(
-                    measure(
-                        running,
-                        proxy,
-                        before_s=BEFORE_S,
-                        slow_s=slow_s,
-                        after_s=AFTER_S,
-                        delay_s=delay_s,
-                        loss=loss,
-                        rate=rate,
-                        seed=seed,
-                    )
+        with under_events(folder, proxy.url, workers=workers, seed=seed) as running:
+            return asyncio.run(
+                measure(
+                    running, proxy, before_s=BEFORE_S, slow_s=slow_s, after_s=AFTER_S, delay_s=delay_s, loss=loss, rate=rate, seed=seed
                 )
-            finally:
-                poster.stop()
-            assert running.stop() == 0
+            )  # fmt: skip
     finally:
         proxy.close()
         server.stop()
-    return outcome
 
 
 def main() -> int:

@@ -13,7 +13,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,8 +26,7 @@ from headwater.features.plan import compile_plan
 from headwater.registry.registry import Registry
 from headwater.schema.config import parse_config
 from tests.online.running import CONFIG, Running, catalogue, publish_ranker
-from tests.reliability.redis_down import until
-from tests.reliability.stalled import Load
+from tests.reliability.asking import Answered, Load, figures, recovery_s, unlabelled
 from tests.serving.elsewhere import Elsewhere, Kind, elsewhere
 
 ITEMS = 300
@@ -36,30 +34,17 @@ AFTER_S = 8.0
 BEFORE_S = 3.0
 
 
-class Phase(Struct, frozen=True):
+class Phase(Answered, frozen=True, kw_only=True):
     """Requests while the ranker was away and in the seconds after. ``unlabelled``: in full, or without a reason, after the first
     answer that noticed. ``recovery_s``: from its return to the last answer that was not in full. Latencies in ms.
     """
 
-    requests: int
-    failed: int
-    unlabelled: int
-    tiers: dict[str, int]
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    max_ms: float
     recovery_s: float
 
     @property
     def good(self) -> bool:
         """Whether the targets are met."""
-        return (
-            self.failed <= 0.001 * self.requests
-            and not self.unlabelled
-            and self.p95_ms < 100.0
-            and self.recovery_s <= 5.0
-        )
+        return self.answered_well and self.recovery_s <= 5.0
 
 
 class Outcome(Struct, frozen=True):
@@ -84,17 +69,10 @@ async def _phase(load: Load, down_s: float, down: Callable[[], object], up: Call
     await asyncio.to_thread(up)
     back = time.perf_counter()
     await during
-    latency, answers = np.array(load.latency_ms), list(load.answers)
-    noticed = min((due for due, reply in answers if reply is not None and reply.tier > 0), default=back)
-    given = [reply for due, reply in answers if noticed <= due < back - 0.5 and reply is not None]
+    answers = list(load.answers)
     return Phase(
-        requests=len(answers), failed=sum(reply is None for _, reply in answers),
-        unlabelled=sum(reply.tier == 0 or not reply.reasons for reply in given) if given else len(answers),
-        tiers={str(t): n for t, n in sorted(Counter(reply.tier for _, reply in answers if reply is not None).items())},
-        p50_ms=float(np.percentile(latency, 50)), p95_ms=float(np.percentile(latency, 95)),
-        p99_ms=float(np.percentile(latency, 99)), max_ms=float(latency.max()),
-        recovery_s=max((due for due, reply in answers if due >= back and (reply is None or reply.tier)), default=back) - back,
-    )  # fmt: skip
+        **figures(load.latency_ms, answers, unlabelled(answers, back - 0.5)), recovery_s=recovery_s(answers, back)
+    )
 
 
 async def _measure(
@@ -102,11 +80,8 @@ async def _measure(
 ) -> Outcome:  # fmt: skip
     load = Load(running.url, rate=rate, seed=seed)
 
-    async def full() -> bool:
-        return await load.tier() == 0
-
     try:
-        await until(full, "the ranker does not come into service")
+        await load.until_full()
         await load.run(1.0)
         await load.run(BEFORE_S)
         before, tiers = np.array(load.latency_ms), [reply.tier for _, reply in load.answers if reply is not None]

@@ -10,60 +10,35 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import random
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
-from msgspec import Struct
 
-from headwater.cli.bench.load import Pool
-from headwater.cli.bench.schedule import http_request
 from headwater.cli.options import configure_logging
 from headwater.features.plan import compile_plan
 from headwater.registry.bundle import DataRange, ManifestFields
 from headwater.registry.registry import Registry
 from tests.online.running import CONFIG, Running, catalogue
+from tests.reliability.asking import DEADLINE_MS, Answered, Load, figures, since_noticed, tiers, unlabelled
 from tests.serving.endless import endless
 
-ITEMS, USERS, CONNECTIONS = 300, 200, 64
-PATIENCE_S = 60.0
+ITEMS = 300
 STALLING_PRICE = 1e12  # turns of a loop: hours
-DEADLINE_MS = 50.0
 
 
-class Reply(Struct):
-    """What is looked at in an answer."""
-
-    items: list[Any]
-    tier: int
-    reasons: list[str]
-
-
-class Outcome(Struct, frozen=True):
-    """Requests during the stall. ``unlabelled``: answers of tier 0, or without a reason, that came after the stall had been
-    noticed; ``labelled`` is their share. Latencies in ms from arrival, at ``rate`` requests a second.
+class Outcome(Answered, frozen=True, kw_only=True):
+    """Requests during the stall, at ``rate`` a second. ``unlabelled``: answers of tier 0, or without a reason, that came after the
+    stall had been noticed; ``tiers`` are those of the answers since then.
     """
 
     seed: int
     rate: float
     stall_s: float
-    requests: int
-    failed: int
-    unlabelled: int
-    tiers: dict[str, int]
     baseline_p95_ms: float
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    max_ms: float
     over_deadline: int
     stalls: int
     recovery_s: float
@@ -71,54 +46,7 @@ class Outcome(Struct, frozen=True):
     @property
     def good(self) -> bool:
         """Whether all were answered, all were labelled, the P95 is below 100 ms and the ranker came back within 6 s."""
-        return (
-            self.failed <= 0.001 * self.requests
-            and not self.unlabelled
-            and self.p95_ms < 100.0
-            and self.recovery_s < 6.0
-        )
-
-
-class Load:
-    """Asks at random moments; keeps when, how long it took and what came."""
-
-    def __init__(self, url: str, *, rate: float, seed: int) -> None:
-        address = urlsplit(url)
-        assert address.hostname is not None
-        assert address.port is not None
-        self._pool = Pool(address.hostname, address.port, CONNECTIONS)
-        self._rate, self._random = rate, random.Random(seed)
-        self.latency_ms: list[float] = []
-        self.answers: list[tuple[float, Reply | None]] = []
-
-    async def run(self, seconds: float) -> None:
-        """Send for so long, and wait for all answers."""
-        self.latency_ms.clear()
-        self.answers.clear()
-        due = time.perf_counter()
-        end = due + seconds
-        async with asyncio.TaskGroup() as group:
-            while (due := due + self._random.expovariate(self._rate)) < end:
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                group.create_task(self._ask(due))
-
-    async def tier(self) -> int | None:
-        """The tier of one answer; ``None``: it was no good one."""
-        await self._ask(time.perf_counter())
-        reply = self.answers[-1][1]
-        return None if reply is None else reply.tier
-
-    async def _ask(self, due: float) -> None:
-        user = f"user-{self._random.randrange(USERS)}"
-        body = msgspec.json.encode({"user": user, "k": 10, "deadline_ms": DEADLINE_MS})
-        answer = await self._pool.ask(http_request("POST", "/v1/recommend", body))
-        self.latency_ms.append(1e3 * (time.perf_counter() - due))
-        good = answer.status == 200
-        reply = msgspec.json.decode(answer.body, type=Reply) if good else None
-        self.answers.append((due, reply if reply is not None and len(reply.items) == 10 else None))
-
-    def close(self) -> None:
-        self._pool.close()
+        return self.answered_well and self.recovery_s < 6.0
 
 
 def publish_endless(running: Running) -> str:
@@ -134,27 +62,15 @@ def publish_endless(running: Running) -> str:
     return version
 
 
-async def _until(condition: Callable[[], Awaitable[bool]], what: str) -> float:
-    """Seconds until ``condition``."""
-    began = time.perf_counter()
-    while not await condition():
-        assert time.perf_counter() - began < PATIENCE_S, what
-        await asyncio.sleep(0.02)
-    return time.perf_counter() - began
-
-
 async def _measure(running: Running, *, stall_s: float, rate: float, seed: int) -> Outcome:
     load = Load(running.url, rate=rate, seed=seed)
-
-    async def full() -> bool:
-        return await load.tier() == 0
 
     async def priced(price: float) -> None:
         items = [{**item, "price": price} for item in catalogue(ITEMS)]
         await asyncio.to_thread(running.ingest, "/v1/items", items)
 
     try:
-        await _until(full, "the ranker does not come into service")
+        await load.until_full()
         await load.run(2.0)  # connections open, kernels warm
         await load.run(2.0)
         baseline = float(np.percentile(load.latency_ms, 95))
@@ -166,22 +82,17 @@ async def _measure(running: Running, *, stall_s: float, rate: float, seed: int) 
             return time.perf_counter()
 
         await stalls()
-        latency, answers = np.array(load.latency_ms), list(load.answers)
-        noticed = min((due for due, reply in answers if reply is not None and reply.tier > 0), default=float("inf"))
+        latency, answers = list(load.latency_ms), list(load.answers)
         await priced(1.0)
-        recovery = await _until(full, "the ranker does not come back")
+        recovery = await load.until_full("the ranker does not come back")
         text = await asyncio.to_thread(lambda: running.http.get("/metrics").text)
         counted = [line for line in text.splitlines() if line.startswith("headwater_ranker_stalls_total")]
     finally:
         load.close()
-    given = [reply for due, reply in answers if due >= noticed and reply is not None]
+    seen = figures(latency, answers, unlabelled(answers)) | {"tiers": tiers(since_noticed(answers))}
     return Outcome(
-        seed=seed, rate=rate, stall_s=stall_s, requests=len(answers), failed=sum(reply is None for _, reply in answers),
-        unlabelled=sum(reply.tier == 0 or not reply.reasons for reply in given) if given else len(answers),
-        tiers={str(tier): count for tier, count in sorted(Counter(reply.tier for reply in given).items())},
-        baseline_p95_ms=baseline, p50_ms=float(np.percentile(latency, 50)), p95_ms=float(np.percentile(latency, 95)),
-        p99_ms=float(np.percentile(latency, 99)), max_ms=float(latency.max()),
-        over_deadline=int((latency > DEADLINE_MS).sum()), stalls=int(float(counted[0].split()[-1])), recovery_s=recovery,
+        **seen, seed=seed, rate=rate, stall_s=stall_s, baseline_p95_ms=baseline,
+        over_deadline=sum(ms > DEADLINE_MS for ms in latency), stalls=int(float(counted[0].split()[-1])), recovery_s=recovery,
     )  # fmt: skip
 
 
