@@ -185,7 +185,9 @@ def run(folder: Path, *, points: int, commits: int, seed: int, blind_points: int
             unsynced += disk.unsynced() if syncs else 0
             with tempfile.TemporaryDirectory(dir=folder, prefix=f"cut{number}-") as name:
                 data = Path(name)
-                chance = None if syncs else 0.5  # drawn as well, it may be "everything is there" at each of a few points
+                chance = (
+                    None if syncs else 0.5
+                )  # drawn as well, it may be "everything is there" at each of a few points
                 for file, content in disk.after_power_cut(draw, LEFT_OUT, chance).items():
                     (data / file).parent.mkdir(parents=True, exist_ok=True)
                     (data / file).write_bytes(content)
