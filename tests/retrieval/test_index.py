@@ -50,6 +50,7 @@ def test_a_list_is_kept_for_its_time() -> None:
     index, now_ms = ItemIndex(small.plan, small.fold.items), small.now_ms
     first = index.popular(1, 10, now_ms)
     small.add(clicks(*many("b", 9), at_ms=now_ms))
+    index.update(None)
     assert index.popular(1, 10, now_ms + 999) is first
     assert index.popular(1, 11, now_ms + 999) is not first, "another width is another list"
     assert small.names(index.popular(1, 10, now_ms + 1_000)) == ["b", "a"]

@@ -7,21 +7,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from headwater.features.assemble import born_ms
 from headwater.features.decay import since_landmark
-from headwater.features.layout import FLAG_CONTENT, FLAG_HIDDEN, I_CLOCK, I_EXPIRES, I_FLAGS, I_PUBLISHED, WIDE
+from headwater.features.layout import FLAG_CONTENT, I_FLAGS, WIDE
 from headwater.features.plan import Plan
 from headwater.features.rows import ItemTable
-from headwater.features.rowset import Rows
-from headwater.jit import inline, kernel
+from headwater.jit import kernel
+from headwater.retrieval.columns import Columns
 from headwater.retrieval.kept import KeptLists, Key
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
 UInt32 = npt.NDArray[np.uint32]
 UInt64 = npt.NDArray[np.uint64]
 
 TTL_MS = 1_000
+_DIGITS = 17  # bits of a float32 that `best` does not look at first: 6 of the fraction's stay
+_BINS = 1 << (31 - _DIGITS)
 LIST_DEPTH = 4  # a list is this many times as long as its width, so that seen items can be skipped
 
 
@@ -76,46 +78,64 @@ def best(scores: Float32, count: int) -> Ranked:
     if len(scores) <= 4 * count:  # so few are sorted sooner than cut
         positive = np.flatnonzero(scores > 0.0)
         return in_order(positive, scores[positive], count)
-    least = np.partition(scores, len(scores) - count)[len(scores) - count]
-    # all that tie with the last one are looked at: which of them come in is not left to the partition
-    cut = np.flatnonzero((scores >= least) & (scores > 0.0))
+    cut = np.empty(len(scores), np.int64)
+    cut = cut[: _cut(scores, scores.view(np.uint32), count, np.zeros(_BINS, np.int32), cut)]
     return in_order(cut, scores[cut], count)
 
 
-@inline
-def _showable(items: Rows, i: int, now_ms: int) -> bool:
-    """Whether an item is published, not expired and not hidden at ``now_ms``: true for everyone or for nobody."""
-    expires = items.i8[i, I_EXPIRES]
-    return (
-        not items.u4[i, I_FLAGS] & FLAG_HIDDEN
-        and (expires == 0 or expires > now_ms)
-        and items.i8[i, I_PUBLISHED] <= now_ms
-    )
+@kernel
+def _cut(scores: Float32, bits: UInt32, count: int, bins: Int32, out: Int64) -> int:
+    """Positions of the ``count`` highest positive scores, and of some that are nearly as high; returns how many.
+
+    Numbers are counted by exponent and first digits: in weights that span many powers of two no bin holds much of the whole.
+    """
+    for i in range(len(scores)):
+        if scores[i] > 0.0:
+            bins[bits[i] >> _DIGITS] += 1
+    least, above = _BINS, 0
+    while least > 0 and above < count:
+        least -= 1
+        above += bins[least]
+    found = 0
+    for i in range(len(scores)):
+        if scores[i] > 0.0 and bits[i] >> _DIGITS >= least:
+            out[found] = i
+            found += 1
+    return found
 
 
 @kernel
-def popularity(
-    items: Rows, count: int, cell: int, rate: float, period_ms: int, now_ms: int, out: Float32
+def _popularity(
+    sums: Float32, shown_from: Int64, shown_until: Int64, clock: Int64, count: int, rate: float, period_ms: int, now_ms: int,
+    out: Float32,
 ) -> None:  # fmt: skip
-    """Decayed weight of f4 cell ``cell`` at ``now_ms`` of all showable items; 0 for the others."""
+    """Decayed sums at ``now_ms`` of all items that may be shown to anybody; 0 for the others."""
+    low = high = np.int64(0)
+    factor = 0.0
     out[0] = np.float32(0.0)
     for i in range(1, count):
         out[i] = np.float32(0.0)
-        value = items.f4[i, cell]
-        if value > 0.0 and _showable(items, i, now_ms):
-            out[i] = np.float32(value * since_landmark(items.i8[i, I_CLOCK], now_ms, rate, period_ms))
+        value = sums[i]
+        if value > 0.0 and shown_from[i] <= now_ms and shown_until[i] > now_ms:
+            at = clock[i]
+            if at < low or at >= high or at > now_ms:  # else the factor is that of the clock before, as they share a landmark
+                low = at // period_ms * period_ms
+                high = low + period_ms if at <= now_ms else low
+                factor = since_landmark(at, now_ms, rate, period_ms)
+            out[i] = np.float32(value * factor)
 
 
 @kernel
-def _freshness(items: Rows, count: int, max_age_ms: int, now_ms: int, out: Float32) -> None:
+def _freshness(
+    shown_from: Int64, shown_until: Int64, born: Int64, count: int, max_age_ms: int, now_ms: int, out: Float32
+) -> None:  # fmt: skip
     """1 for an item that was published (or first seen) just now, falling to 0 at ``max_age_ms``."""
     out[0] = np.float32(0.0)
     for i in range(1, count):
         out[i] = np.float32(0.0)
-        born = born_ms(items, i)
-        if born == 0 or born > now_ms or not _showable(items, i, now_ms):
+        if born[i] == 0 or born[i] > now_ms or shown_from[i] > now_ms or shown_until[i] <= now_ms:
             continue
-        age = now_ms - born
+        age = now_ms - born[i]
         if age < max_age_ms:
             out[i] = np.float32(1.0 - age / max_age_ms)
 
@@ -136,10 +156,11 @@ class ItemIndex:
         self.version = 0  # counts the changes of content and price; `stamps` says at which one an item last changed
         self.stamps = np.zeros(len(table.dirty), np.int64)
         self.price = np.zeros(len(table.dirty), np.float32)
+        self.columns = Columns()
         self.update(None)
 
     def update(self, changed: Int64 | None) -> None:
-        """Take over the content of ``changed`` items (``None``: of all)."""
+        """Take over columns and content of ``changed`` items (``None``: of all)."""
         layout, rows, count = self.plan.layout, self.table.rows, self.table.count
         if len(self.has_content) < len(self.table.dirty):
             grown = np.zeros((len(self.table.dirty), layout.content_size), np.float32)
@@ -151,6 +172,7 @@ class ItemIndex:
                 [self.has_content, np.zeros(len(grown) - len(self.has_content), np.bool_)]
             )
         ids = np.arange(count) if changed is None else changed
+        self.columns.update(rows, ids)
         has = (rows.u4[ids, I_FLAGS] & FLAG_CONTENT) != 0
         touched = ids[has | self.has_content[ids]]
         content = rows.f4[touched, layout.content_f4 : layout.content_f4 + layout.content_size]
@@ -184,18 +206,26 @@ class ItemIndex:
         """The newest items."""
 
         def make(now_ms: int) -> Ranked:
-            out = np.empty(self.table.count, np.float32)
-            _freshness(self.table.rows, self.table.count, max_age_ms, now_ms, out)
+            out = np.zeros(self.table.count, np.float32)
+            held = self.columns
+            _freshness(held.shown_from, held.shown_until, held.born, self._followed(), max_age_ms, now_ms, out)
             return best(out, width * LIST_DEPTH)
 
         return self.lists.get(("fresh", max_age_ms, width), now_ms, make)
+
+    def _followed(self) -> int:
+        """How many items of the table there are columns of: a table that is folded into may have grown since the last update."""
+        return min(self.table.count, len(self.columns.clock))
 
     def _weight_list(self, key: Key, cell: int, life: int, width: int, now_ms: int) -> Ranked:
         return self.lists.get(key, now_ms, lambda at_ms: best(self.weights(cell, life, at_ms), width * LIST_DEPTH))
 
     def weights(self, cell: int, life: int, now_ms: int) -> Float32:
         """``float32[items]``: the decayed sum in f4 cell ``cell`` at ``now_ms``; 0 for items that nobody may be shown."""
-        out = np.empty(self.table.count, np.float32)
-        lives = self.plan.lives
-        popularity(self.table.rows, self.table.count, cell, lives.rate[life], lives.period_ms[life], now_ms, out)
+        out = np.zeros(self.table.count, np.float32)
+        lives, held = self.plan.lives, self.columns
+        _popularity(
+            held.sums(self.table.rows, cell), held.shown_from, held.shown_until, held.clock, self._followed(),
+            lives.rate[life], lives.period_ms[life], now_ms, out,
+        )  # fmt: skip
         return out
