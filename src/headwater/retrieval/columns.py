@@ -12,25 +12,26 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.features.assemble import born_ms
-from headwater.features.layout import FLAG_HIDDEN, I_CLOCK, I_EXPIRES, I_FLAGS, I_PUBLISHED
+from headwater.features.layout import I_CLOCK, I_EXPIRES, I_FLAGS, I_PUBLISHED, I_REGIONS
 from headwater.features.rowset import Rows
 from headwater.jit import kernel
+from headwater.schema.items import MAX_REGIONS
 
 Int64 = npt.NDArray[np.int64]
+UInt32 = npt.NDArray[np.uint32]
 Float32 = npt.NDArray[np.float32]
 
 _T = TypeVar("_T", bound=np.generic)
 
-NEVER = np.iinfo(np.int64).max
-
 
 class Columns:
-    """Of each item: from when until when anybody may be shown it (``shown_from`` and ``shown_until``, ms, int64[n]; hidden: until 0),
-    ``born`` (ms, 0: not known), the ``clock`` of its sums, and those sums that were asked for.
+    """Of each item what says whether it may be shown (``flags`` uint32[n], ``published`` and ``expires`` int64[n] in ms, dense ``regions``
+    uint32[n, r]), when it was ``born`` (ms, 0: not known), the ``clock`` of its sums, and those sums that were asked for.
     """
 
     def __init__(self) -> None:
-        self.shown_from, self.shown_until = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self.flags, self.regions = np.zeros(0, np.uint32), np.zeros((0, MAX_REGIONS), np.uint32)
+        self.published, self.expires = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self.born, self.clock = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._sums: dict[int, Float32] = {}
 
@@ -38,7 +39,7 @@ class Columns:
         """Take over the ``changed`` items int64[n] of ``rows``."""
         if len(self.clock) < len(rows.i8):
             self._make_room(len(rows.i8))
-        _take_times(rows, changed, self.shown_from, self.shown_until, self.born, self.clock)
+        _take(rows, changed, self.flags, self.regions, self.published, self.expires, self.born, self.clock)
         for cell, column in self._sums.items():
             _take_sums(rows, changed, cell, column)
 
@@ -51,29 +52,29 @@ class Columns:
         return column
 
     def _make_room(self, capacity: int) -> None:
-        before = len(self.clock)
-        self.shown_from, self.shown_until, self.born, self.clock = (
-            _grown(old, capacity) for old in (self.shown_from, self.shown_until, self.born, self.clock)
-        )
-        self.shown_until[before:] = NEVER  # as an empty row has it
+        self.flags, self.regions = _grown(self.flags, capacity), _grown(self.regions, capacity)
+        self.published, self.expires = _grown(self.published, capacity), _grown(self.expires, capacity)
+        self.born, self.clock = _grown(self.born, capacity), _grown(self.clock, capacity)
         self._sums = {cell: _grown(old, capacity) for cell, old in self._sums.items()}
 
 
 def _grown(old: npt.NDArray[_T], capacity: int) -> npt.NDArray[_T]:
-    new = np.zeros(capacity, old.dtype)
+    new = np.zeros((capacity, *old.shape[1:]), old.dtype)
     new[: len(old)] = old
     return new
 
 
 @kernel
-def _take_times(rows: Rows, changed: Int64, shown_from: Int64, shown_until: Int64, born: Int64, clock: Int64) -> None:
+def _take(
+    rows: Rows, changed: Int64, flags: UInt32, regions: UInt32, published: Int64, expires: Int64, born: Int64, clock: Int64
+) -> None:  # fmt: skip
     for k in range(len(changed)):
         i = changed[k]
-        shown_from[i] = rows.i8[i, I_PUBLISHED]
-        expires = rows.i8[i, I_EXPIRES]
-        shown_until[i] = 0 if rows.u4[i, I_FLAGS] & FLAG_HIDDEN else expires if expires != 0 else NEVER
-        born[i] = born_ms(rows, i)
-        clock[i] = rows.i8[i, I_CLOCK]
+        flags[i] = rows.u4[i, I_FLAGS]
+        for r in range(regions.shape[1]):
+            regions[i, r] = rows.u4[i, I_REGIONS + r]
+        published[i], expires[i] = rows.i8[i, I_PUBLISHED], rows.i8[i, I_EXPIRES]
+        born[i], clock[i] = born_ms(rows, i), rows.i8[i, I_CLOCK]
 
 
 @kernel

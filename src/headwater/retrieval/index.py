@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.features.decay import since_landmark
-from headwater.features.layout import FLAG_CONTENT, I_FLAGS, WIDE
+from headwater.features.layout import FLAG_CONTENT, FLAG_HIDDEN, I_FLAGS, WIDE
 from headwater.features.plan import Plan
 from headwater.features.rows import ItemTable
-from headwater.jit import kernel
+from headwater.jit import inline, kernel
 from headwater.retrieval.columns import Columns
 from headwater.retrieval.kept import KeptLists, Key
 
@@ -104,10 +104,16 @@ def _cut(scores: Float32, bits: UInt32, count: int, bins: Int32, out: Int64) -> 
     return found
 
 
+@inline
+def _showable(flags: UInt32, published: Int64, expires: Int64, i: int, now_ms: int) -> bool:
+    """Whether an item is published, not expired and not hidden at ``now_ms``: true for everyone or for nobody."""
+    return not flags[i] & FLAG_HIDDEN and published[i] <= now_ms and (expires[i] == 0 or expires[i] > now_ms)
+
+
 @kernel
 def _popularity(
-    sums: Float32, shown_from: Int64, shown_until: Int64, clock: Int64, count: int, rate: float, period_ms: int, now_ms: int,
-    out: Float32,
+    sums: Float32, flags: UInt32, published: Int64, expires: Int64, clock: Int64, count: int, rate: float, period_ms: int,
+    now_ms: int, out: Float32,
 ) -> None:  # fmt: skip
     """Decayed sums at ``now_ms`` of all items that may be shown to anybody; 0 for the others."""
     low = high = np.int64(0)
@@ -116,9 +122,11 @@ def _popularity(
     for i in range(1, count):
         out[i] = np.float32(0.0)
         value = sums[i]
-        if value > 0.0 and shown_from[i] <= now_ms and shown_until[i] > now_ms:
+        if value > 0.0 and _showable(flags, published, expires, i, now_ms):
             at = clock[i]
-            if at < low or at >= high or at > now_ms:  # else the factor is that of the clock before, as they share a landmark
+            if (
+                at < low or at >= high or at > now_ms
+            ):  # else the factor is that of the clock before, as they share a landmark
                 low = at // period_ms * period_ms
                 high = low + period_ms if at <= now_ms else low
                 factor = since_landmark(at, now_ms, rate, period_ms)
@@ -127,13 +135,13 @@ def _popularity(
 
 @kernel
 def _freshness(
-    shown_from: Int64, shown_until: Int64, born: Int64, count: int, max_age_ms: int, now_ms: int, out: Float32
+    flags: UInt32, published: Int64, expires: Int64, born: Int64, count: int, max_age_ms: int, now_ms: int, out: Float32
 ) -> None:  # fmt: skip
     """1 for an item that was published (or first seen) just now, falling to 0 at ``max_age_ms``."""
     out[0] = np.float32(0.0)
     for i in range(1, count):
         out[i] = np.float32(0.0)
-        if born[i] == 0 or born[i] > now_ms or shown_from[i] > now_ms or shown_until[i] <= now_ms:
+        if born[i] == 0 or born[i] > now_ms or not _showable(flags, published, expires, i, now_ms):
             continue
         age = now_ms - born[i]
         if age < max_age_ms:
@@ -208,7 +216,7 @@ class ItemIndex:
         def make(now_ms: int) -> Ranked:
             out = np.zeros(self.table.count, np.float32)
             held = self.columns
-            _freshness(held.shown_from, held.shown_until, held.born, self._followed(), max_age_ms, now_ms, out)
+            _freshness(held.flags, held.published, held.expires, held.born, self._followed(), max_age_ms, now_ms, out)
             return best(out, width * LIST_DEPTH)
 
         return self.lists.get(("fresh", max_age_ms, width), now_ms, make)
@@ -225,7 +233,7 @@ class ItemIndex:
         out = np.zeros(self.table.count, np.float32)
         lives, held = self.plan.lives, self.columns
         _popularity(
-            held.sums(self.table.rows, cell), held.shown_from, held.shown_until, held.clock, self._followed(),
+            held.sums(self.table.rows, cell), held.flags, held.published, held.expires, held.clock, self._followed(),
             lives.rate[life], lives.period_ms[life], now_ms, out,
         )  # fmt: skip
         return out

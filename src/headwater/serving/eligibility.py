@@ -8,18 +8,10 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from headwater.features.layout import (
-    FLAG_HIDDEN,
-    I_EXPIRES,
-    I_FLAGS,
-    I_PUBLISHED,
-    I_REGIONS,
-    U_SEEN_LENGTH,
-)
+from headwater.features.layout import FLAG_HIDDEN, U_SEEN_LENGTH
 from headwater.features.plan import Plan
 from headwater.features.rows import User
 from headwater.policy.eligibility import ABOUT, EXCLUDED, MAY_SHOW, SEEN, TIRED, why_ineligible
-from headwater.schema.items import MAX_REGIONS
 from headwater.serving.observer import Observer
 from headwater.serving.request import NO_ITEMS, Query
 from headwater.serving.rules import Rules
@@ -71,10 +63,10 @@ class Eligibility:
         """``bool[n]``: which of ``ids`` may be shown, filters of ``rules`` included."""
         if len(self._verdicts) < len(ids):
             self._verdicts = np.zeros(2 * len(ids), np.uint8)
-        rows = view.table.rows
+        held = view.index.columns
         why_ineligible(
-            ids, rows.u4[:, I_FLAGS], FLAG_HIDDEN, rows.i8[:, I_PUBLISHED], rows.i8[:, I_EXPIRES],
-            rows.u4[:, I_REGIONS : I_REGIONS + MAX_REGIONS], self.region, now_ms, self._barred, self._verdicts,
+            ids, held.flags, FLAG_HIDDEN, held.published, held.expires, held.regions, self.region, now_ms, self._barred,
+            self._verdicts,
         )  # fmt: skip
         shown = self._verdicts[: len(ids)] == MAY_SHOW
         if self.observer is not None:
