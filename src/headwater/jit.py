@@ -33,6 +33,9 @@ def cache_dir() -> Path:
 os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_dir()))
 
 import numba  # noqa: E402  (the cache folder must be set before numba is imported)
+from llvmlite import ir  # noqa: E402
+from numba.core import cgutils, types  # noqa: E402
+from numba.extending import intrinsic  # noqa: E402
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": False, "error_model": "numpy"}
 _NO_REFERENCE_COUNTS: dict[str, Any] = {"_nrt": False}
@@ -61,3 +64,28 @@ def inline(function: _F) -> _F:
     what an :func:`allocating_kernel` made of it, and others would count.
     """
     return cast(_F, numba.njit(**_OPTIONS, **_NO_REFERENCE_COUNTS, forceinline=True)(function))
+
+
+_code: Any = cgutils  # it says nothing of types
+
+
+def _prefetch(_typing: Any, array: Any, _row: Any, _column: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        kind = signature.args[0]
+        at = _code.get_item_pointer(
+            context, builder, kind, context.make_array(kind)(context, builder, given[0]), given[1:]
+        )
+        address, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        asks = ir.FunctionType(ir.VoidType(), [address, number, number, number])
+        function = _code.get_or_insert_function(builder.module, asks, "llvm.prefetch.p0")
+        read, soon, data = (ir.Constant(number, value) for value in (0, 3, 1))
+        builder.call(function, [builder.bitcast(at, address), read, soon, data])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp), generate
+
+
+prefetch = cast(Callable[[Any, int, int], None], intrinsic(_prefetch))
+"""In a kernel: fetch the line of memory around ``array[row, column]`` of a two-dimensional array, and do not wait for it.
+
+For rows in no order that are read soon: the processor guesses none of them, and each would be waited for by itself."""
