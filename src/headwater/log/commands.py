@@ -21,6 +21,17 @@ class ServedEntry(Struct, frozen=True, array_like=True):
     payload: bytes
 
 
+class ExposureEntry(Struct, frozen=True, array_like=True):
+    """An exposure to record: dense user and surrogate, or (0, 0) and the id of a user that nobody knew when the list was given;
+    and the encoded ``ExposureRecord``.
+    """
+
+    user: int
+    surrogate: int
+    external: str
+    payload: bytes
+
+
 class AppendEvents(Struct, frozen=True):
     """Record events; with ``source`` once only, whatever its age."""
 
@@ -81,6 +92,12 @@ class AppendServed(Struct, frozen=True, array_like=True, tag="served"):
     entries: list[ServedEntry]
 
 
+class AppendExposures(Struct, frozen=True, array_like=True, tag="exposures"):
+    """Record that users saw variants of experiments. Who was not known is assigned a number, as for an event."""
+
+    entries: list[ExposureEntry]
+
+
 class EraseUsers(Struct, frozen=True, array_like=True, tag="erase"):
     """Destroy keys, mappings and (by the fold) state rows; ids that were never seen are not counted."""
 
@@ -108,7 +125,17 @@ class Ping(Struct, frozen=True, array_like=True, tag="ping"):
 
 
 Command = (
-    AppendEvents | PutItems | DeleteItems | PutProfiles | PutTable | AppendServed | EraseUsers | TrimLog | Login | Ping
+    AppendEvents
+    | PutItems
+    | DeleteItems
+    | PutProfiles
+    | PutTable
+    | AppendServed
+    | AppendExposures
+    | EraseUsers
+    | TrimLog
+    | Login
+    | Ping
 )
 
 
@@ -159,6 +186,10 @@ class Commands(Protocol):
     def append_served(self, entries: Sequence[ServedEntry]) -> Appended:
         """Record lists that were shown."""
         return self.commit(AppendServed(list(entries)))
+
+    def append_exposures(self, entries: Sequence[ExposureEntry]) -> Appended:
+        """Record exposures to experiments."""
+        return self.commit(AppendExposures(list(entries)))
 
     def erase_users(self, ids: Sequence[str]) -> Appended:
         """Destroy what ties these users to their history."""
@@ -211,6 +242,10 @@ class AsyncCommands(Protocol):
     async def append_served(self, entries: Sequence[ServedEntry]) -> Appended:
         """Record lists that were shown."""
         return await self.commit(AppendServed(list(entries)))
+
+    async def append_exposures(self, entries: Sequence[ExposureEntry]) -> Appended:
+        """Record exposures to experiments."""
+        return await self.commit(AppendExposures(list(entries)))
 
     async def erase_users(self, ids: Sequence[str]) -> Appended:
         """Destroy what ties these users to their history."""

@@ -19,6 +19,7 @@ from headwater.log.batch import EventBatch
 from headwater.log.commands import (
     Appended,
     AppendEvents,
+    AppendExposures,
     AppendServed,
     AppendWire,
     Command,
@@ -84,6 +85,7 @@ WireRequest = (
     | PutProfiles
     | PutTable
     | AppendServed
+    | AppendExposures
     | EraseUsers
     | TrimLog
     | Login

@@ -55,7 +55,7 @@ class Kind(IntEnum):
     ITEM_DELETED = 3
     PROFILE = 4  # user profile; payload encrypted with the user's key, segments in the header
     SERVED = 5  # payload: ServedList
-    EXPOSURE = 6  # an experiment's exposure
+    EXPOSURE = 6  # a user got a list from where the variants of an experiment part; payload: ExposureRecord
     ERASURE = 7  # the user's key, mapping and state row are destroyed
     LOGIN = 8  # `user` is the known user, payload the dense index of the anonymous one (<u4)
     TERM = 9  # assigns dense index `item` to the payload's text in Namespace `type`

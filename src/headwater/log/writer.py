@@ -21,16 +21,19 @@ from headwater.log.batch import ItemRecord, events_to_batch
 from headwater.log.commands import (
     Appended,
     AppendEvents,
+    AppendExposures,
     AppendServed,
     Command,
     Commands,
     DeleteItems,
     EraseUsers,
+    ExposureEntry,
     Login,
     Ping,
     PutItems,
     PutProfiles,
     PutTable,
+    ServedEntry,
     TrimLog,
 )
 from headwater.log.dedup import DEFAULT_WINDOW, LOOKED_AT, DedupWindow
@@ -204,6 +207,8 @@ class LogWriter(Commands):
                 accepted = self._delete(stage, command)
             case AppendServed():
                 accepted = self._served(stage, command)
+            case AppendExposures():
+                accepted = self._exposures(stage, command)
             case Login():
                 accepted = self._login(stage, command)
             case Ping():
@@ -303,12 +308,19 @@ class LogWriter(Commands):
         return len(rows)
 
     def _served(self, stage: Stage, command: AppendServed) -> int:
-        records = _records(len(command.entries), Kind.SERVED)
-        try:
-            records["user"] = np.array([entry.user for entry in command.entries], np.uint32)
-            records["surrogate"] = np.array([entry.surrogate for entry in command.entries], np.uint64)
-        except OverflowError as error:
-            raise RefusedError("A served list names no user that could exist") from error
+        records = _of_users(Kind.SERVED, command.entries)
+        if command.entries:
+            stage.others(None, records, [entry.payload for entry in command.entries])
+        return len(records)
+
+    def _exposures(self, stage: Stage, command: AppendExposures) -> int:
+        records = _of_users(Kind.EXPOSURE, command.entries)
+        unknown = [entry.external for entry in command.entries if not entry.user]
+        for external in unknown:
+            check_text(external)
+        if unknown:
+            new = records["user"] == 0
+            records["user"][new], records["surrogate"][new] = self._identity.assign(unknown)
         if command.entries:
             stage.others(None, records, [entry.payload for entry in command.entries])
         return len(records)
@@ -388,6 +400,16 @@ class LogWriter(Commands):
 def _records(count: int, kind: Kind) -> Records:
     records = np.zeros(count, RECORD)
     records["kind"] = kind
+    return records
+
+
+def _of_users(kind: Kind, entries: Sequence[ServedEntry] | Sequence[ExposureEntry]) -> Records:
+    records = _records(len(entries), kind)
+    try:
+        records["user"] = np.array([entry.user for entry in entries], np.uint32)
+        records["surrogate"] = np.array([entry.surrogate for entry in entries], np.uint64)
+    except OverflowError as error:
+        raise RefusedError(f"{kind.name.capitalize()}: an entry names no user that could exist") from error
     return records
 
 

@@ -18,9 +18,11 @@ from headwater.log.block import MAX_RECORDS
 from headwater.log.commands import (
     Appended,
     AppendEvents,
+    AppendExposures,
     AppendServed,
     Command,
     DeleteItems,
+    ExposureEntry,
     Login,
     PutItems,
     ServedEntry,
@@ -77,6 +79,13 @@ def _steps() -> st.SearchStrategy[list[Step]]:
         st.just(Login("anonymous", "u1")),
         st.builds(
             AppendServed, st.lists(st.builds(ServedEntry, st.just(0), st.just(0), st.binary(max_size=9)), max_size=2)
+        ),
+        st.builds(
+            AppendExposures,
+            st.lists(
+                st.builds(ExposureEntry, st.just(0), st.just(0), st.sampled_from(["u1", "u7"]), st.binary(max_size=9)),
+                max_size=3,
+            ),
         ),
     )
     return st.lists(st.builds(Step, st.integers(0, 5_000), st.lists(command, min_size=1, max_size=4)), max_size=8)

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headwater.log.batch import encode_detail, event_key
-from headwater.log.commands import Appended, AppendEvents, AppendServed, Command, DeleteItems, Login, PutItems
+from headwater.log.commands import (
+    Appended,
+    AppendEvents,
+    AppendExposures,
+    AppendServed,
+    Command,
+    DeleteItems,
+    Login,
+    PutItems,
+)
 from headwater.log.protocol import ImportRange
 from headwater.log.record import FLAG_RETRACT, Kind, Namespace
 from headwater.schema.events import Event
@@ -122,6 +131,8 @@ class SlowLog:
                 new = [Row(Kind.LOGIN, at, at, user=user, payload=None)]
             case AppendServed(entries):
                 new = [Row(Kind.SERVED, at, at, payload=entry.payload) for entry in entries]
+            case AppendExposures(entries):
+                new = [Row(Kind.EXPOSURE, at, at, user=entry.external, payload=entry.payload) for entry in entries]
             case AppendEvents() | PutItems():
                 raise ValueError("Use the method of that name")
             case _:

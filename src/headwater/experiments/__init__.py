@@ -1,0 +1,1 @@
+"""Experiments: who sees what, what was seen, and what came of it."""

@@ -1,0 +1,18 @@
+"""What the log keeps of an experiment."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class ExposureRecord(Struct, frozen=True, array_like=True):
+    """Payload of an ``EXPOSURE`` record: a user got a list from where the variants part.
+
+    ``version`` names what the variants were then (:attr:`headwater.experiments.definitions.Experiment.version`),
+    ``request_id`` the list. A user has one record an hour for each worker that they met, so readers count users, not records.
+    """
+
+    experiment: str
+    variant: str
+    version: str
+    request_id: str
