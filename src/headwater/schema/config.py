@@ -6,12 +6,10 @@ misspelt key that is silently ignored is a setting that its writer believes in.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -25,6 +23,7 @@ from headwater.schema.limits import Limits, Overload
 from headwater.schema.models import Gate, Learn, Limit, Models
 from headwater.schema.rules import Rule
 from headwater.schema.stores import Log, Retention, State
+from headwater.schema.strict import nearest, suggestion, unknown_keys, walk_keys
 from headwater.schema.surfaces import Fatigue, Surface, check_fatigue
 from headwater.schema.tables import TableSource
 from headwater.schema.urls import REMOTE, check_host, check_url
@@ -274,7 +273,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             for source in surface.sources or ():
                 if source not in SOURCE_NAMES:
                     raise ConfigurationError(
-                        f'surfaces[{index}].sources: There is no source "{source}"{_nearest(source, SOURCE_NAMES)}'
+                        f'surfaces[{index}].sources: There is no source "{source}"{nearest(source, SOURCE_NAMES)}'
                     )
         for key, url in (("state.url", self.state.url), ("ranker.remote", self.ranker.remote)):
             check_host(key, url, self.limits.hosts)
@@ -288,7 +287,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             for name in rule.surfaces or ():
                 if name not in surfaces:
                     raise ConfigurationError(
-                        f'rules[{index}].surfaces: There is no surface "{name}"{_nearest(name, surfaces)}'
+                        f'rules[{index}].surfaces: There is no surface "{name}"{nearest(name, surfaces)}'
                     )
         if not self.training.labels:
             labels = tuple(Label(name=t.name) for t in self.events if t.positive)
@@ -299,7 +298,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for name in self.limits.user_events_per_hour:
             if name not in names:
                 raise ConfigurationError(
-                    f'limits.user_events_per_hour: There is no event type "{name}"{_nearest(name, names)}'
+                    f'limits.user_events_per_hour: There is no event type "{name}"{nearest(name, names)}'
                 )
 
 
@@ -332,8 +331,8 @@ def parse_config(text: str, source: str = "headwater.toml") -> Config:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{source}: Not valid TOML: {error}") from error
-    for key, owner in _unknown_keys(raw, Config, ""):
-        raise ConfigurationError(f"{source}: Unknown key `{key}`{_suggestion(key, owner)}")
+    for key, owner in unknown_keys(raw, Config):
+        raise ConfigurationError(f"{source}: Unknown key `{key}`{suggestion(key, owner, Config)}")
     try:
         return msgspec.convert(raw, Config)
     except ConfigurationError as error:
@@ -351,75 +350,13 @@ def parse_config(text: str, source: str = "headwater.toml") -> Config:
 
 def known_keys(kind: type = Config) -> list[str]:
     """Every dotted key that a file may hold, in order: ``features.co_visits.depth``, ``events[].name``, ..."""
-    return [key for key, _ in _walk(kind, "")]
+    return [key for key, _ in walk_keys(kind)]
 
 
 def resolve_data_dir(config: Config, config_path: Path | None) -> Path:
     """The data directory: ``data_dir``, taken from the folder of the configuration file (else the current one)."""
     base = config_path.parent if config_path is not None else Path()
     return base / config.data_dir
-
-
-def _walk(kind: type, prefix: str) -> Iterator[tuple[str, type]]:
-    for field in msgspec.structs.fields(kind):
-        inner, repeated = _struct_in(field.type)
-        name = f"{prefix}{field.encode_name}"
-        if inner is None:
-            yield name, kind
-        else:
-            yield from _walk(inner, f"{name}[]." if repeated else f"{name}.")
-
-
-def _struct_in(annotation: Any) -> tuple[type | None, bool]:
-    """The struct that a field holds (or may hold), and whether it holds a tuple of them."""
-    if get_origin(annotation) in (Union, UnionType):
-        inside = [_struct_in(part) for part in get_args(annotation)]
-        return next((found for found in inside if found[0] is not None), (None, False))
-    if isinstance(annotation, type) and issubclass(annotation, Struct):
-        return annotation, False
-    if get_origin(annotation) is tuple:
-        first = get_args(annotation)[0]
-        if isinstance(first, type) and issubclass(first, Struct):
-            return first, True
-    return None, False
-
-
-def _unknown_keys(raw: dict[str, Any], kind: type, prefix: str) -> Iterator[tuple[str, type]]:
-    """Dotted keys of ``raw`` that ``kind`` does not have, each with the struct that it was looked for in."""
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    for name, value in raw.items():
-        if name not in fields:
-            yield f"{prefix}{name}", kind
-            continue
-        inner, repeated = _struct_in(fields[name].type)
-        if inner is None:
-            continue
-        if repeated and isinstance(value, list):
-            for index, entry in enumerate(value):
-                if isinstance(entry, dict):
-                    yield from _unknown_keys(entry, inner, f"{prefix}{name}[{index}].")
-        elif not repeated and isinstance(value, dict):
-            yield from _unknown_keys(value, inner, f"{prefix}{name}.")
-
-
-def _suggestion(key: str, owner: type) -> str:
-    """The nearest key in the same table; failing that, the table where a key of that name does exist."""
-    table, _, name = key.rpartition(".")
-    siblings = [field.encode_name for field in msgspec.structs.fields(owner)]
-    close = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean `{table + '.' if table else ''}{close[0]}`?"
-    everywhere = {full.rpartition(".")[2]: full for full in reversed(known_keys())}
-    close = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean `{everywhere[close[0]]}`?"
-    nearest = max(siblings, key=lambda sibling: difflib.SequenceMatcher(None, name, sibling).ratio())
-    return f"; the nearest known key is `{table + '.' if table else ''}{nearest}` (known here: {', '.join(siblings)})"
-
-
-def _nearest(text: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(text, known, n=1)
-    return f', did you mean "{close[0]}"?' if close else f" (there are {', '.join(known)})"
 
 
 def _check_events(events: Sequence[EventType]) -> None:
@@ -439,7 +376,7 @@ def _check_labels(labels: Sequence[Label], types: Sequence[str]) -> None:
         for name in label.types:
             if name not in types:
                 raise ConfigurationError(
-                    f'training.labels[{index}].types: There is no event type "{name}"{_nearest(name, types)}'
+                    f'training.labels[{index}].types: There is no event type "{name}"{nearest(name, types)}'
                 )
 
 
