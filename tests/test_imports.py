@@ -44,8 +44,10 @@ ALLOWED: dict[str, set[str]] = {
     "breaker": set(),
     "": set(),
 }
-# `online` may ask which variant a user is in, and nothing else of the observers.
-ALLOWED_MODULES: dict[str, set[str]] = {"online": {"headwater.experiments.assignment"}}
+# `online` may ask which variant a user is in and what the variant changes, and nothing else of the observers.
+ALLOWED_MODULES: dict[str, set[str]] = {
+    "online": {f"headwater.experiments.{name}" for name in ("assignment", "changes", "definitions", "store")}
+}
 # Only this room may import torch.
 ROOM_OF_TORCH = "learning"
 

@@ -24,7 +24,7 @@ from headwater.schema.events import Scalar
 
 _FULL = float(1 << 64)
 
-Arm = tuple[tuple[str, str], ...]
+ArmKey = tuple[tuple[str, str], ...]
 """What a request gets that is not the control: (experiment, variant), by the experiment's name. Empty: the configuration as it is."""
 
 
@@ -87,15 +87,15 @@ class Assigner:
         return tuple(choice for choice in found if choice is not None)
 
 
-def arm_of(choices: Sequence[Choice]) -> Arm:
+def arm_of(choices: Sequence[Choice]) -> ArmKey:
     """What of ``choices`` is not the control."""
     return tuple(sorted((choice.experiment, choice.variant) for choice in choices if not choice.is_control))
 
 
-def arms_of(acting: Sequence[Acting]) -> set[Arm]:
+def arms_of(acting: Sequence[Acting]) -> set[ArmKey]:
     """Every arm that a request can have: on each surface one variant at most of each layer."""
     places: list[str | None] = [None, *sorted({name for each in acting for name in each.surfaces or ()})]
-    found: set[Arm] = set()
+    found: set[ArmKey] = set()
     for place in places:
         here = [each for each in acting if each.surfaces is None or (place is not None and place in each.surfaces)]
         by_layer: dict[str, list[tuple[str, str] | None]] = {}

@@ -171,6 +171,24 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.experiment_answers = Counter(
+            "headwater_experiment_answers", "Answers to users who take part in an experiment", ("experiment", "variant"),
+            registry=registry,
+        )  # fmt: skip
+        self.experiments_refused = Gauge(
+            "headwater_experiments_refused", "Experiments that are not served as their files say", registry=registry,
+            multiprocess_mode="livemax",
+        )  # fmt: skip
+        self.exposures_logged = Counter("headwater_exposures_logged", "Exposures in the log", registry=registry)
+        self.exposures_lost = Counter(
+            "headwater_exposures_lost", "Exposures dropped because the writer was away too long", registry=registry
+        )
+        self.exposures_waiting = Gauge(
+            "headwater_exposures_waiting",
+            "Exposures not yet in the log",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
 
     def expose(self) -> bytes:
         """The text that Prometheus scrapes."""

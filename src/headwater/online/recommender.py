@@ -12,11 +12,13 @@ import numpy.typing as npt
 import structlog
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from headwater.experiments.assignment import Choice
 from headwater.features.plan import Plan
 from headwater.features.zones import Zones
 from headwater.log.identity import IdentityStore, UserKey
 from headwater.log.protocol import Vocabulary
 from headwater.log.record import Namespace
+from headwater.online.arms import NO_ARMS, Arm, Arms
 from headwater.online.bodies import decode_one
 from headwater.online.cursor import next_cursor, shown_before
 from headwater.online.errors import RefusalError
@@ -33,7 +35,7 @@ from headwater.schema.requests import (
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Conditions, Pipeline
 from headwater.serving.region import REGION_KEY, StoredRegion
-from headwater.serving.request import NO_ITEMS, NO_MODEL, Answer, Query
+from headwater.serving.request import NO_ITEMS, Answer, Query
 from headwater.serving.rules import open_rules
 from headwater.serving.view import View
 
@@ -56,29 +58,38 @@ _decode_stated = msgspec.json.Decoder(_Stated)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request in the pipeline's terms, and whom the served list is recorded for."""
+    """A request in the pipeline's terms, and whom the served list is recorded for.
+
+    ``external`` is the id that it named; ``choices`` are the user's variants, ``arm`` what answers in place of the control.
+    """
 
     query: Query
     user: UserKey
     trace: bool = False
     before: npt.NDArray[np.int64] = field(default_factory=lambda: NO_ITEMS)  # what earlier pages showed
     notes: tuple[str, ...] = ()
+    external: str | None = None
+    choices: tuple[Choice, ...] = ()
+    arm: Arm | None = None
 
 
 class Recommender:
-    """Answers requests from one view of state. ``model`` may be replaced between two requests."""
+    """Answers requests from one view of state. ``model`` and ``arms`` may be replaced between two requests; ``config`` is the one with
+    the rules that are in force.
+    """
 
     def __init__(
         self, config: Config, plan: Plan, vocabulary: Vocabulary, identity: IdentityStore, view: View,
         conditions: Conditions | None = None,
     ) -> None:  # fmt: skip
         self.model: Model | None = None
+        self.arms: Arms = NO_ARMS
+        self.config = config
         self.view = view
         self.pipeline = Pipeline(
             config, plan, stored_region=StoredRegion(vocabulary), zones=Zones(vocabulary), conditions=conditions,
             rules=open_rules(config, plan, vocabulary),
         )  # fmt: skip
-        self._config = config
         self._plan = plan
         self._vocabulary = vocabulary
         self._identity = identity
@@ -115,6 +126,7 @@ class Recommender:
         Raises :class:`RefusalError` 400 for a cursor that no answer gave.
         """
         user, notes = self._user(request.user), []
+        choices, arm = self.arms.choose(request.user, request.surface, request.context)
         about, candidates = self._known(request.about), self._known(request.candidates)
         for name, given, found in (("about", request.about, about), ("candidates", request.candidates, candidates)):
             if len(found) < len(given):
@@ -139,8 +151,9 @@ class Recommender:
             reuse=not request.trace,
             since=0 if request.token is None else int(request.token),
             deadline_ms=deadline_ms,
+            arm="" if arm is None else arm.name,
         )
-        return Asked(query, user, request.trace, before, tuple(notes))
+        return Asked(query, user, request.trace, before, tuple(notes), request.user, choices, arm)
 
     def similar(self, item: str, k: int | None, user: str | None, request_id: str) -> Asked:
         """The query for items like ``item``. Raises :class:`RefusalError`: 404 for an unknown item, 400 for a wrong k."""
@@ -153,25 +166,30 @@ class Recommender:
         if anchor == 0:
             raise RefusalError(404, "There is no item of that id", "item_id")
         owner = self._user(user)
+        choices, arm = self.arms.choose(user, SIMILAR, None)
         query = Query(
             request_id=request_id,
             user=owner.user,
-            surface=surface.name if surface is not None else SIMILAR,
+            surface=SIMILAR,
             k=k,
             anchor=anchor,
-            deadline_ms=self._config.ladder.deadline_ms,
+            deadline_ms=self.config.ladder.deadline_ms,
+            arm="" if arm is None else arm.name,
         )
-        return Asked(query, owner)
+        return Asked(query, owner, external=user, choices=choices, arm=arm)
 
     def answer(self, asked: Asked, now_ms: int) -> Answer:
         """Run the pipeline. It always answers; what went wrong is in the answer."""
+        pipeline, model = self.pipeline, self.model
+        if asked.arm is not None:
+            pipeline, model = asked.arm.pipeline, asked.arm.model or model
         try:
-            return self.pipeline.recommend(asked.query, self.view, self.model, now_ms)
+            return pipeline.recommend(asked.query, self.view, model, now_ms)
         except Exception as error:
             # a defect, of ours or of a plug-in; the visitor gets what needs no model and no store
             log.exception("pipeline_failed", surface=asked.query.surface)
             why = f"internal error, it is in the log: {type(error).__name__}"
-            return self.pipeline.fallback(asked.query, self.view, self.model, now_ms, why)
+            return pipeline.fallback(asked.query, self.view, model, now_ms, why)
 
     def response(self, asked: Asked, answer: Answer, notes: list[str]) -> RecommendResponse:
         """The answer in the API's words; ``notes`` are reasons from before the pipeline."""
@@ -191,11 +209,12 @@ class Recommender:
             items=items,
             tier=answer.tier,
             reasons=[*notes, *asked.notes, *answer.degraded],
-            model=self.model.version if self.model is not None else NO_MODEL,
+            model=answer.address.bundle,
             address=answer.address,
             about=[text(Namespace.ITEM, item) or "" for item in about] if about else UNSET,
             next=UNSET if cursor is None else cursor,
             trace=[StageTrace(name, *lap) for name, lap in answer.trace.items()] if asked.trace else UNSET,
+            experiments={choice.experiment: choice.variant for choice in asked.choices} if asked.trace else UNSET,
         )
 
     def warm_up(self, now_ms: int) -> None:

@@ -180,6 +180,7 @@ class RulesWatch:
         """Serve with ``rules``, those of ``config``, from the next request on."""
         before, self.version = self.version, taken(config).version
         self._recommender.pipeline.rules = rules
+        self._recommender.config = config
         self._explaining.config = config
         self._metrics.rules_in_force.labels(before or NO_RULES).set(0)
         self._metrics.rules_in_force.labels(self.version or NO_RULES).set(1)

@@ -1,17 +1,18 @@
-"""Served lists on their way to the log: buffered, batched, counted when lost."""
+"""Served lists and exposures on their way to the log: buffered, batched, counted when lost."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
+from prometheus_client import Counter, Gauge
 
 from headwater.breaker import jittered
-from headwater.log.commands import Appended, ServedEntry
+from headwater.log.commands import Appended, ExposureEntry, ServedEntry
 from headwater.log.protocol import RefusedError
 from headwater.online.metrics import Metrics
 from headwater.schema.errors import UnavailableError
@@ -25,31 +26,48 @@ GATHER_S = 0.05
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 
+E = TypeVar("E", bound=ServedEntry | ExposureEntry)
+
 
 class ServedAppender(Protocol):
-    """The one thing this needs of a writer client."""
+    """The one thing that served lists need of a writer client."""
 
     async def append_served(self, entries: Sequence[ServedEntry]) -> Appended: ...
 
 
-class ServedLog:
-    """A bounded buffer in front of the writer.
+class ExposureAppender(Protocol):
+    """The one thing that exposures need of a writer client."""
 
-    A batch whose acknowledgement did not come is sent again, so a list may be recorded twice: readers tell
-    by its request id. When the buffer is full the oldest lists go, and are counted.
+    async def append_exposures(self, entries: Sequence[ExposureEntry]) -> Appended: ...
+
+
+class _Figures(NamedTuple):
+    logged: Counter
+    lost: Counter
+    waiting: Gauge
+
+
+class Outgoing(Generic[E]):
+    """A bounded buffer in front of the writer. ``what`` is what log lines call the entries.
+
+    A batch whose acknowledgement did not come is sent again, so an entry may be recorded twice: readers tell
+    by its request id. When the buffer is full the oldest entries go, and are counted.
     """
 
-    def __init__(self, writer: ServedAppender, metrics: Metrics, *, max_entries: int = MAX_ENTRIES) -> None:
-        self._writer = writer
-        self._metrics = metrics
+    def __init__(
+        self, append: Callable[[Sequence[E]], Awaitable[Appended]], figures: _Figures, what: str, *, max_entries: int
+    ) -> None:
+        self._send = append
+        self._figures = figures
+        self._what = what
         self._max_entries = max_entries
-        self._entries: deque[ServedEntry] = deque()
+        self._entries: deque[E] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
         self._lost_since_log = 0
 
-    def add(self, entry: ServedEntry) -> None:
-        """Queue a list; never waits."""
+    def add(self, entry: E) -> None:
+        """Queue an entry; never waits."""
         self._entries.append(entry)
         self._bytes += len(entry.payload)
         while len(self._entries) > self._max_entries or self._bytes > MAX_BYTES:
@@ -69,7 +87,7 @@ class ServedLog:
                 else:
                     await asyncio.sleep(jittered(pause))
                     pause = min(2 * pause, _LONGEST_PAUSE_S)
-            self._metrics.served_waiting.set(0)
+            self._figures.waiting.set(0)
 
     async def flush(self, timeout_s: float) -> None:
         """Append what is left, at shutdown; what cannot be appended in time is counted as lost."""
@@ -84,33 +102,49 @@ class ServedLog:
 
     async def _append(self) -> bool:
         batch = [self._entries.popleft() for _ in range(min(BATCH, len(self._entries)))]
-        self._metrics.served_waiting.set(len(self._entries) + len(batch))
+        self._figures.waiting.set(len(self._entries) + len(batch))
         try:
-            await self._writer.append_served(batch)
+            await self._send(batch)
         except RefusedError as error:
-            log.error("served_refused", error=str(error), lists=len(batch))
+            log.error(f"{self._what}_refused", error=str(error), entries=len(batch))
             self._bytes -= sum(len(entry.payload) for entry in batch)
-            self._metrics.served_lost.inc(len(batch))
+            self._figures.lost.inc(len(batch))
             return True
         except UnavailableError as error:
-            log.warning("served_waits_for_writer", error=str(error), lists=len(self._entries) + len(batch))
+            log.warning(f"{self._what}_waits_for_writer", error=str(error), entries=len(self._entries) + len(batch))
             self._entries.extendleft(reversed(batch))
             return False
         except asyncio.CancelledError:
             self._entries.extendleft(reversed(batch))
             raise
         self._bytes -= sum(len(entry.payload) for entry in batch)
-        self._metrics.served_logged.inc(len(batch))
+        self._figures.logged.inc(len(batch))
         self._report()
         return True
 
     def _drop(self, count: int) -> None:
         for _ in range(count):
             self._bytes -= len(self._entries.popleft().payload)
-        self._metrics.served_lost.inc(count)
+        self._figures.lost.inc(count)
         self._lost_since_log += count
 
     def _report(self) -> None:
         if self._lost_since_log:
-            log.error("served_lost", lists=self._lost_since_log)
+            log.error(f"{self._what}_lost", entries=self._lost_since_log)
             self._lost_since_log = 0
+
+
+class ServedLog(Outgoing[ServedEntry]):
+    """Lists that were served."""
+
+    def __init__(self, writer: ServedAppender, metrics: Metrics, *, max_entries: int = MAX_ENTRIES) -> None:
+        figures = _Figures(metrics.served_logged, metrics.served_lost, metrics.served_waiting)
+        super().__init__(writer.append_served, figures, "served", max_entries=max_entries)
+
+
+class ExposureLog(Outgoing[ExposureEntry]):
+    """Exposures to experiments."""
+
+    def __init__(self, writer: ExposureAppender, metrics: Metrics, *, max_entries: int = MAX_ENTRIES) -> None:
+        figures = _Figures(metrics.exposures_logged, metrics.exposures_lost, metrics.exposures_waiting)
+        super().__init__(writer.append_exposures, figures, "exposures", max_entries=max_entries)

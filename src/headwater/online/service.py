@@ -20,6 +20,7 @@ from headwater.features.store import StateReplacedError
 from headwater.log.commands import ServedEntry
 from headwater.online.admission import another_turn, place_given_up, waited_ms
 from headwater.online.caches import CacheKeeper, Caches, result_lists
+from headwater.online.experiments import ExperimentsWatch
 from headwater.online.explain import Explaining
 from headwater.online.feed import FoldFeed
 from headwater.online.intake import Intake
@@ -29,7 +30,7 @@ from headwater.online.recommender import Asked, Recommender
 from headwater.online.remotes import RemoteParts
 from headwater.online.roles import Role
 from headwater.online.rules import RulesWatch, rules_in_force
-from headwater.online.served import ServedLog
+from headwater.online.served import ExposureLog, ServedLog
 from headwater.online.stores import Stores
 from headwater.online.warm import warm_up
 from headwater.schema.config import Config
@@ -91,12 +92,13 @@ class Service(Intake):
             on_changes=self.caches.follow, on_lost=self.caches.lose,
         )  # fmt: skip
         self._remotes = RemoteParts(metrics, stores.state, self.writer, self._scorer)
-        self.served = ServedLog(self.writer, self.metrics)
+        self.served, self.exposures = ServedLog(self.writer, metrics), ExposureLog(self.writer, metrics)
         self._explaining = Explaining(config, data)
         self.models = ModelWatch(data / "models", config, plan, self.recommender, self.metrics)
         self.rules = RulesWatch(
             pinned, config, plan, stores.log.vocabulary, self.recommender, metrics, self._explaining
         )
+        self.experiments = ExperimentsWatch(data, plan, stores.log.vocabulary, self.recommender, metrics)
         self._sample = random.Random(seed)  # noqa: S311  (sampling, not secrecy)
         self._epoch_at = time.monotonic()
         self._again: asyncio.TimerHandle | None = None
@@ -104,16 +106,20 @@ class Service(Intake):
     def start(self) -> None:
         """Load model and kernels, then follow fold and registry. Requests may come once this returns."""
         self.models.swap(self.models.load())
+        self.experiments.swap(self.experiments.load())
         warm_up(self.config, self.plan)
         self.recommender.warm_up(self.clock())
         super().start()
-        self.follow(self.served.run(), self.models.run(), self.rules.run(), self.caches.run(), self.feed.follow())
+        self.follow(
+            self.served.run(), self.exposures.run(), self.models.run(), self.rules.run(), self.experiments.run(),
+            self.caches.run(), self.feed.follow(),
+        )  # fmt: skip
 
     async def hand_over(self) -> None:
-        """Bring the served lists into the log."""
+        """Bring the served lists and the exposures into the log."""
         if self._again is not None:
             self._again.cancel()
-        await self.served.flush(FLUSH_S)
+        await asyncio.gather(self.served.flush(FLUSH_S), self.exposures.flush(FLUSH_S))
 
     def release(self) -> None:
         """Close the stores and the ranker's thread."""
@@ -178,13 +184,18 @@ class Service(Intake):
             notes.append(f"token not reached: waited {limit_ms:g} ms, state stands at {stands}")
 
     def _answer(self, asked: Asked, notes: list[str]) -> bytes:
-        answer = self.recommender.answer(asked, self.clock())
+        now_ms = self.clock()
+        answer = self.recommender.answer(asked, now_ms)
         response = self.recommender.response(asked, answer, notes)
         self._count(asked, answer, response)
+        if asked.choices:
+            for exposure in self.experiments.exposures(asked, now_ms):
+                self.exposures.add(exposure)
         if self.config.serving.log_served:
             sampled = self._sample.random() < self.config.serving.feature_sample
             began = time.perf_counter()
-            payload = _encode_served(served_list(asked.query, answer, sampled=sampled))
+            variants = {choice.experiment: choice.variant for choice in asked.choices}
+            payload = _encode_served(served_list(asked.query, answer, sampled=sampled, experiments=variants))
             self.served.add(ServedEntry(asked.user.user, asked.user.surrogate, payload))
             self._stage_of["log"].observe(time.perf_counter() - began)
         return _encode_json(response)

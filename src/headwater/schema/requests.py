@@ -73,7 +73,8 @@ class StageTrace(Struct, frozen=True):
 
 class RecommendResponse(Struct, frozen=True):
     """The answer. ``tier`` 0 is the full path; ``reasons`` say why it is not, and what was skipped. ``about`` are the items
-    that the list is about, ``next`` the ``cursor`` of the next page, if there may be one. ``trace`` is there when it was asked for.
+    that the list is about, ``next`` the ``cursor`` of the next page, if there may be one. ``trace`` is there when it was asked for, and
+    with it ``experiments``: the user's variant of each that had a say in the list.
     """
 
     request_id: str
@@ -85,6 +86,7 @@ class RecommendResponse(Struct, frozen=True):
     about: list[str] | UnsetType = UNSET
     next: str | UnsetType = UNSET
     trace: list[StageTrace] | UnsetType = UNSET
+    experiments: dict[str, str] | UnsetType = UNSET
 
 
 class ServedQuery(Struct, frozen=True, array_like=True):
@@ -130,7 +132,7 @@ class ServedList(Struct, frozen=True, array_like=True):
     ``walked`` is the tier that the request was sent down to on purpose, by lot (0: none): the lists of one such tier are a
     random sample, whatever tier they came out of in the end. ``query`` is the rest of the request (None: lists of older
     releases did not keep it). ``log_propensity`` is the natural logarithm of the probability of the list, given that it was drawn by
-    lot or that it was not: 0 for one that was not; ``explored`` is there for one that was.
+    lot or that it was not: 0 for one that was not; ``explored`` is there for one that was. ``experiments`` names the user's variant of each experiment that had a say in the list.
     """
 
     request_id: str
@@ -148,3 +150,4 @@ class ServedList(Struct, frozen=True, array_like=True):
     query: ServedQuery | None = None
     log_propensity: float = 0.0
     explored: Explored | None = None
+    experiments: dict[str, str] = {}

@@ -38,7 +38,7 @@ OWN_LIST = Origin("last", "from the last list for you")
 SEGMENT_LIST = Origin("last", "from the last list for new visitors like you")
 SNAPSHOT = Origin("popular", "popular now")
 
-_Key = tuple[int, str, int, tuple[int, int]]
+_Key = tuple[int, str, int, tuple[int, int], str]
 
 
 class LastList(NamedTuple):
@@ -54,7 +54,8 @@ class LastList(NamedTuple):
 class LastLists:
     """The last good list of each user, and of strangers in each segment, by surface and anchor; the oldest go.
 
-    A segment's list is one that was made for a stranger there: nobody gets what was chosen for somebody else.
+    A segment's list is one that was made for a stranger there: nobody gets what was chosen for somebody else, or for themselves in
+    another arm of an experiment.
     """
 
     def __init__(self, most: int = MAX_LISTS) -> None:
@@ -105,11 +106,11 @@ class LastLists:
 
 
 def _user_key(query: Query) -> _Key:
-    return query.user, query.surface, query.anchor, (0, 0)
+    return query.user, query.surface, query.anchor, (0, 0), query.arm
 
 
 def _segment_key(query: Query, segments: tuple[int, int]) -> _Key:
-    return 0, query.surface, query.anchor, segments
+    return 0, query.surface, query.anchor, segments, ""
 
 
 class PopularSnapshot:

@@ -215,7 +215,7 @@ class Pipeline:
         return Key(
             query.user, self._row_version, query.surface, query.k, context.segments, self._eligibility.region, context.offset_ms,
             named_items(query), NO_MODEL if model is None else model.version,
-            () if self.rules is None else self.rules.acting,
+            () if self.rules is None else self.rules.acting, query.arm,
         )  # fmt: skip
 
     def _again(self, key: Key, query: Query, view: View, user_offset: int, now_ms: int, run: Run) -> Answer | None:

@@ -24,7 +24,8 @@ class Query:
     ``zone`` is the name of a time zone; None: that of the user's profile. ``anchor`` makes the list about that item
     ("similar to") and about those ``before`` it (a cart). ``candidates`` int64[n]: rank these, in place of what the sources find.
     ``paged``: earlier pages are excluded. ``reuse`` False: an answer that was given before will not do. ``since`` is the offset
-    of the user's own event that the request asks for: no list from before it will do. ``deadline_ms`` counts from the call.
+    of the user's own event that the request asks for: no list from before it will do. ``arm`` names how the configuration differs for
+    this request ("": not at all), so that lists of one arm are never given in another. ``deadline_ms`` counts from the call.
     """
 
     request_id: str
@@ -41,6 +42,7 @@ class Query:
     paged: bool = False
     reuse: bool = True
     since: int = 0
+    arm: str = ""
     deadline_ms: float = 50.0
 
     @property
@@ -86,8 +88,10 @@ class Answer:
         return sum(lap.ms for lap in self.trace.values())
 
 
-def served_list(query: Query, answer: Answer, *, sampled: bool) -> ServedList:
-    """The record of an answer; ``sampled`` keeps the feature rows for replay."""
+def served_list(
+    query: Query, answer: Answer, *, sampled: bool, experiments: dict[str, str] | None = None
+) -> ServedList:
+    """The record of an answer; ``sampled`` keeps the feature rows for replay, ``experiments`` are the variants that it was made with."""
     return ServedList(
         request_id=query.request_id,
         surface=query.surface,
@@ -108,4 +112,5 @@ def served_list(query: Query, answer: Answer, *, sampled: bool) -> ServedList:
         ),
         log_propensity=0.0 if answer.explored is None else math.fsum(answer.explored.log_propensities),
         explored=answer.explored,
+        experiments=experiments or {},
     )  # fmt: skip

@@ -39,6 +39,7 @@ class Key(NamedTuple):
     items: bytes
     model: str
     rules: tuple[str, ...]
+    arm: str
 
 
 class Result(NamedTuple):

@@ -1,0 +1,57 @@
+"""The arms of experiments in a worker: for each combination of variants that a request can have, what answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from headwater.experiments.assignment import ArmKey, Assigner, Choice, arm_of
+from headwater.schema.config import Config
+from headwater.schema.events import Scalar
+from headwater.serving.model import Model
+from headwater.serving.pace import MeasuredPace
+from headwater.serving.pipeline import Pipeline
+from headwater.serving.rules import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What differs from the control. ``name`` tells its lists from those of others, whatever its variants are later; ``base`` is the
+    configuration that ``config`` was made of; ``model`` None: the bundle in service.
+    """
+
+    name: str
+    base: Config
+    config: Config
+    pipeline: Pipeline
+    model: Model | None
+
+
+class Arms:
+    """Who gets which arm. It does not change: another one takes its place."""
+
+    def __init__(self, assigner: Assigner, by_key: Mapping[ArmKey, Arm]) -> None:
+        self._choose = assigner.choose
+        self.by_key = by_key
+
+    def choose(
+        self, user: str | None, surface: str, context: Mapping[str, Scalar] | None
+    ) -> tuple[tuple[Choice, ...], Arm | None]:
+        """The variants of ``user`` on ``surface``, and what answers (None: the control)."""
+        choices = self._choose(user, surface, context)
+        return choices, (self.by_key[arm_of(choices)] if any(not choice.is_control for choice in choices) else None)
+
+
+NO_ARMS = Arms(Assigner(), {})
+
+
+def branched(control: Pipeline, config: Config, rules: Rules | None) -> Pipeline:
+    """A pipeline with another configuration that shares all that is not configuration with ``control``: caches, the ranker's thread,
+    what is popular. Its pace is its own, so that a slow variant narrows itself and not the others.
+    """
+    pipeline = Pipeline(
+        config, control.plan, stored_region=control.stored_region, zones=control.zones, timer=control.timer,
+        conditions=replace(control.conditions, pace=MeasuredPace()), rules=rules,
+    )  # fmt: skip
+    pipeline.popular = control.popular
+    return pipeline

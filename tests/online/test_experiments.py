@@ -1,0 +1,344 @@
+"""Experiments in service: variants answer whom they are assigned to, exposures are recorded, and stopping is at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from headwater.experiments.assignment import variant_of
+from headwater.experiments.exposures import first_exposures, read_exposures
+from headwater.experiments.store import (
+    create,
+    folder_of,
+    override,
+    read_experiment,
+    start,
+    stop,
+    switch,
+)
+from headwater.log.commands import PutItems
+from headwater.log.identity import LmdbIdentity
+from headwater.log.lmdb import LmdbLog
+from headwater.log.protocol import EventLog
+from headwater.online.experiments import HOUR_MS, ExperimentsWatch, _Exposed
+from headwater.online.metrics import Metrics
+from headwater.online.recommender import Asked, Recommender
+from headwater.registry.registry import Registry
+from headwater.schema.config import parse_config
+from headwater.schema.experiments import ExposureRecord
+from headwater.schema.requests import RecommendRequest, RecommendResponse
+from headwater.schema.rules import Rule
+from headwater.serving.lists import LastLists
+from headwater.serving.pipeline import Conditions
+from headwater.serving.results import ResultLists
+from headwater.serving.served import newest_served
+from tests.online.conftest import Site
+from tests.online.running import publish_ranker
+from tests.retrieval.worlds import World, clicks, many, world
+from tests.serving.test_results import START_MS, Step, items
+
+CONFIG = parse_config('[ranker]\nkind = "none"\n')
+TEXT = """
+name = "topics"
+hypothesis = "one topic is enough"
+
+[[variants]]
+name = "control"
+
+[[variants]]
+name = "one"
+[[variants.rules]]
+name = "only-one"
+surfaces = ["home"]
+filter = "category == 'c1'"
+
+[[variants]]
+name = "two"
+[[variants.rules]]
+name = "only-two"
+surfaces = ["home"]
+filter = "category == 'c2'"
+"""
+TOPIC = {"control": {0, 1, 2}, "one": {1}, "two": {2}}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    with capture_logs():
+        yield
+
+
+@dataclass
+class Worker:
+    """What of a worker decides on an answer, in a small world."""
+
+    data: Path
+    small: World = field(default_factory=lambda: small_world())
+    metrics: Metrics = field(default_factory=Metrics)
+    results: ResultLists = field(default_factory=lambda: ResultLists(1_000, 500))
+
+    def __post_init__(self) -> None:
+        log = self.small.log
+        conditions = Conditions(lists=LastLists(), results=self.results)
+        self.recommender = Recommender(
+            CONFIG, self.small.plan, log.log.vocabulary(), log.identity, self.small.view, conditions
+        )
+        self.watch = ExperimentsWatch(self.data, self.small.plan, log.log.vocabulary, self.recommender, self.metrics)
+        self.follow()
+
+    def follow(self) -> bool:
+        """Take up what changed; whether something did."""
+        loaded = self.watch.load()
+        self.watch.swap(loaded)
+        return loaded is not None
+
+    def asked(self, user: str | None, surface: str = "home", **more: Any) -> Asked:
+        return self.recommender.asked(RecommendRequest(user=user, surface=surface, k=4, **more), "r", 1e6)
+
+    def ask(self, user: str | None, surface: str = "home", **more: Any) -> RecommendResponse:
+        asked = self.asked(user, surface, **more)
+        return self.recommender.response(asked, self.recommender.answer(asked, self.small.now_ms), [])
+
+    def topics(self, user: str | None, surface: str = "home", **more: Any) -> set[int]:
+        return {int(item.id[1:]) % 3 for item in self.ask(user, surface, **more).items}
+
+
+def small_world() -> World:
+    liked = [*many("i1", 4), *many("i2", 3), *many("i3", 2, "y"), ("ann", "i3")]
+    return world(Step(START_MS, PutItems(items())), clicks(*liked), config=CONFIG)
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Worker:
+    made = Worker(tmp_path)
+    create(tmp_path, TEXT)
+    start(tmp_path, "topics", CONFIG, now_ms=1)
+    assert made.follow()
+    return made
+
+
+def wanted(at: Worker, user: str) -> set[int]:
+    return TOPIC[variant_of(read_experiment(at.data, "topics"), user)]
+
+
+# -- variants ------------------------------------------------------------------------------------------------
+
+
+def test_each_user_gets_their_variant_also_from_the_caches(worker: Worker) -> None:
+    users = [f"u{n}" for n in range(60)]
+    assert {variant_of(read_experiment(worker.data, "topics"), user) for user in users} == set(TOPIC)
+    for _ in range(2):
+        for user in users:  # all of them are unknown: the same row, the same question, and still never another's list
+            assert worker.topics(user) <= wanted(worker, user)
+    assert worker.results.hits >= 100
+    assert worker.ask("u1").experiments is msgspec.UNSET
+    traced = worker.ask("u1", trace=True)
+    assert traced.experiments == {"topics": variant_of(read_experiment(worker.data, "topics"), "u1")}
+    worker.small.view.read_user = None  # type: ignore[method-assign, assignment]  # a defect: the last good lists answer
+    for user in users:
+        answer = worker.ask(user, trace=True)
+        assert answer.tier >= 3
+        assert {int(item.id[1:]) % 3 for item in answer.items} <= wanted(worker, user)
+
+
+def test_strangers_and_other_surfaces_are_the_control(worker: Worker) -> None:
+    assert worker.topics(None) == {0, 1, 2}
+    assert worker.ask(None, trace=True).experiments == {}
+    for user in ("u1", "u2", "u3", "u4"):
+        asked = worker.asked(user, "cart")
+        assert (asked.arm, asked.choices, asked.query.arm) == (None, (), "")
+
+
+def test_stopping_and_the_switch_for_all_are_taken_up(worker: Worker) -> None:
+    (treated, *_) = [f"u{n}" for n in range(60) if wanted(worker, f"u{n}") == {1}]
+    assert worker.topics(treated) == {1}
+    switch(worker.data, on=False)
+    assert worker.follow()
+    assert worker.topics(treated) == {0, 1, 2}
+    switch(worker.data, on=True)
+    assert worker.follow()
+    assert worker.topics(treated) == {1}
+    assert not worker.follow(), "nothing changed"
+    stop(worker.data, "topics", now_ms=2)
+    assert worker.follow()
+    assert worker.topics(treated) == {0, 1, 2}
+
+
+def test_testers_get_their_variant_and_are_not_counted(worker: Worker) -> None:
+    override(worker.data, "topics", "ann", "two")
+    worker.follow()
+    assert worker.topics("ann") <= {2}
+    assert worker.watch.exposures(worker.asked("ann"), START_MS) == []
+
+
+def test_a_file_that_breaks_changes_nothing_and_is_told(worker: Worker) -> None:
+    path = folder_of(worker.data) / "topics.toml"
+    path.write_text(path.read_text().replace("'c1'", "'c1"))
+    with capture_logs() as said:
+        worker.follow()
+    assert [line["event"] for line in said] == ["experiment_refused", "experiments_in_service"]
+    assert "'c1" in said[0]["reason"]
+    assert worker.metrics.experiments_refused._value.get() == 1
+    users = [f"u{n}" for n in range(30)]
+    assert all(worker.topics(user) == {0, 1, 2} for user in users), "its rule does not compile: no part of it is served"
+    path.write_text("nonsense")
+    worker.follow()
+    assert worker.metrics.experiments_refused._value.get() == 1
+
+
+def test_new_rules_of_the_configuration_reach_the_variants(worker: Worker) -> None:
+    (treated, *_) = [f"u{n}" for n in range(60) if wanted(worker, f"u{n}") == {1}]
+    assert "i1" in {item.id for item in worker.ask(treated).items}
+    worker.recommender.config = msgspec.structs.replace(CONFIG, rules=(Rule(name="no-i1", filter="id != 'i1'"),))
+    assert worker.follow()
+    assert "i1" not in {item.id for item in worker.ask(treated).items}
+    assert worker.topics(treated) == {1}
+
+
+def test_a_bundle_of_a_variant_answers_and_a_bad_one_leaves_everybody_the_control(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    first = publish_ranker(tmp_path, CONFIG, seed=1, created_ms=1_772_000_000_000)
+    text = f'name = "next"\n[[variants]]\nname = "control"\n[[variants]]\nname = "new"\nbundle = "{first}"\n'
+    create(tmp_path, text)
+    start(tmp_path, "next", CONFIG, now_ms=1)
+    worker.follow()
+    experiment = read_experiment(tmp_path, "next")
+    new = [f"u{n}" for n in range(20) if variant_of(experiment, f"u{n}") == "new"]
+    old = [f"u{n}" for n in range(20) if variant_of(experiment, f"u{n}") == "control"]
+    assert {worker.ask(user).model for user in new} == {first}
+    assert {worker.ask(user).model for user in old} == {"none"}
+    path = folder_of(tmp_path) / "next.toml"
+    gone = "20260101T000000000Z-0123456789ab"
+    path.write_text(path.read_text().replace(first, gone))
+    with capture_logs() as said:
+        worker.follow()
+    assert said[0]["event"] == "experiment_refused"
+    assert gone in said[0]["reason"]
+    assert {worker.ask(user).model for user in new} == {"none"}
+    assert worker.asked(old[0]).choices == (), "nobody is exposed"
+    assert Registry(tmp_path / "models").current(worker.small.plan.hash) == first
+
+
+def test_a_variant_that_would_change_the_state_is_refused(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    text = (
+        'name = "tired"\n[[variants]]\nname = "control"\n[[variants]]\nname = "v"\nset = {"fatigue.impressions" = 3}\n'
+    )
+    create(tmp_path, text)
+    start(tmp_path, "tired", CONFIG, now_ms=1)
+    with capture_logs() as said:
+        worker.follow()
+    assert "changes what the state holds" in said[0]["reason"]
+    assert worker.asked("ann").choices == ()
+
+
+# -- exposures -----------------------------------------------------------------------------------------------
+
+
+def test_an_exposure_is_recorded_once_an_hour_for_each_user(worker: Worker) -> None:
+    known = worker.small.log.identity.lookup("ann")
+    assert known is not None
+    (entry,) = worker.watch.exposures(worker.asked("ann"), START_MS)
+    assert (entry.user, entry.surrogate, entry.external) == (*known, "")
+    assert worker.watch.exposures(worker.asked("ann"), START_MS + 1) == []
+    (new,) = worker.watch.exposures(worker.asked("new"), START_MS + 1)
+    assert (new.user, new.external) == (0, "new")
+    record = msgspec.msgpack.decode(new.payload, type=ExposureRecord)
+    experiment = read_experiment(worker.data, "topics")
+    assert record == ExposureRecord("topics", variant_of(experiment, "new"), experiment.version, "r")
+    assert len(worker.watch.exposures(worker.asked("ann"), START_MS + HOUR_MS)) == 1
+    assert worker.watch.exposures(worker.asked("ann", "cart"), START_MS + 2 * HOUR_MS) == []
+    counted = worker.metrics.registry.get_sample_value(
+        "headwater_experiment_answers_total",
+        {"experiment": "topics", "variant": variant_of(experiment, "ann")},
+    )
+    assert counted is not None
+    assert counted >= 3
+
+
+def test_what_is_remembered_of_exposures_is_bounded() -> None:
+    exposed = _Exposed(most=10)
+    new = [exposed.is_new((f"u{n % 20}", "e", "v", "x"), 5) for n in range(40)]
+    assert len(exposed._known) <= 10
+    assert new[:20] == [True] * 20
+
+
+# -- a whole system ------------------------------------------------------------------------------------------
+
+
+def eventually(holds: Callable[[], bool], patience_s: float = 10.0) -> float:
+    """Seconds until ``holds``."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < patience_s
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def topics_of(answer: dict[str, Any]) -> set[int]:
+    return {int(item["id"].removeprefix("item-")) % 10 for item in answer["items"]}
+
+
+def test_an_experiment_from_its_file_to_the_log_and_its_end(server: Site) -> None:
+    text = TEXT.replace("'c1'", "'topic-1'").replace("'c2'", "'topic-2'").replace('"topics"', '"live"')
+    create(server.data, text + '\n[[guardrails]]\nmetric = "empty"\ndirection = "increase"\nbound = 0.01\n')
+    experiment = start(server.data, "live", server.config, now_ms=1)
+    users = [f"experiment-{n}" for n in range(200)]
+    variant = {user: variant_of(experiment, user) for user in users}
+    wanted = {"control": set(range(10)), "one": {1}, "two": {2}}
+    (probe, *_) = [user for user in users if variant[user] == "one"]
+    try:
+        eventually(lambda: topics_of(server.recommend(user=probe, k=5)) == {1})
+        for user in users:
+            answer = server.recommend(user=user, k=5, trace=user == probe)
+            assert topics_of(answer) <= wanted[variant[user]]
+            assert ("experiments" in answer) == (user == probe)
+            assert answer.get("experiments", {"live": "one"}) == {"live": "one"}
+        assert len(topics_of(server.recommend(k=5))) > 1, "a stranger"
+        assert exposed_in(server, experiment.variant_names) == variant
+        took_s = stopped_in(server, probe)
+        assert took_s < 1.5, "the files are looked at every quarter of a second"
+        assert all(len(topics_of(server.recommend(user=user, k=5))) > 1 for user in users[:20])
+    finally:
+        folder_of(server.data).joinpath("live.toml").unlink()
+    told = server.http.get("/metrics").text
+    assert 'headwater_experiment_answers_total{experiment="live",variant="two"}' in told
+
+
+def stopped_in(server: Site, probe: str) -> float:
+    """Stop it; seconds until a user of a variant gets the control."""
+    stop(server.data, "live", now_ms=2, why="enough")
+    return eventually(lambda: len(topics_of(server.recommend(user=probe, k=5))) > 1)
+
+
+def exposed_in(server: Site, variants: tuple[str, ...]) -> dict[str, str]:
+    """The variant of each user of the log, by their names; waits until all are there."""
+    event_log = LmdbLog(server.data / "log", readonly=True)
+    identity = LmdbIdentity(server.data / "identity", readonly=True)
+    try:
+        eventually(lambda: len(first_exposures(read_exposures(event_log, "live", variants)).user) >= 200)
+        arms = first_exposures(read_exposures(event_log, "live", variants))
+        assert arms.mixed == 0
+        by_user = dict(zip(arms.user.tolist(), arms.variant.tolist(), strict=True))
+        assert in_served_lists(event_log) >= 200
+        found = {}
+        for n in range(200):
+            key = identity.lookup(f"experiment-{n}")
+            assert key is not None, "who was not known is a user now"
+            found[f"experiment-{n}"] = variants[by_user[key.user]]
+        return found
+    finally:
+        event_log.close()
+        identity.close()
+
+
+def in_served_lists(event_log: EventLog) -> int:
+    """How many served lists say which variant they were made with."""
+    return sum("live" in served.answer.experiments for served in newest_served(event_log, 1_000))
