@@ -39,10 +39,11 @@ from headwater.serving.lists import LastLists
 from headwater.serving.pipeline import Conditions
 from headwater.serving.results import ResultLists
 from headwater.serving.served import newest_served
+from headwater.testing.events import START_MS, Step
 from tests.online.conftest import Site
 from tests.online.running import publish_ranker
 from tests.retrieval.worlds import World, clicks, many, world
-from tests.serving.test_results import START_MS, Step, items
+from tests.serving.test_results import items
 
 CONFIG = parse_config('[ranker]\nkind = "none"\n')
 TEXT = """

@@ -114,12 +114,12 @@ def where_it_parts(experiment: Experiment, config: Config) -> frozenset[str] | N
             raise ExperimentError(
                 f'experiment "{experiment.name}": surfaces: There is no surface "{name}"{nearest(name, known)}'
             )
-    found: set[str] | None = set()
+    found: frozenset[str] | None = frozenset()
     for variant in experiment.variants[1:]:
         own = surfaces_of(variant, config)
         found = None if own is None or found is None else found | own
     if experiment.surfaces is None:
-        return None if found is None else frozenset(found)
+        return found
     both = frozenset(experiment.surfaces) if found is None else found & frozenset(experiment.surfaces)
     if not both:
         raise ExperimentError(
