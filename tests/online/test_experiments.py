@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
+from headwater.cli.main import build_app
 from headwater.experiments.assignment import variant_of
 from headwater.experiments.exposures import first_exposures, read_exposures
 from headwater.experiments.store import (
@@ -304,6 +308,9 @@ def test_an_experiment_from_its_file_to_the_log_and_its_end(server: Site) -> Non
             assert answer.get("experiments", {"live": "one"}) == {"live": "one"}
         assert len(topics_of(server.recommend(k=5))) > 1, "a stranger"
         assert exposed_in(server, experiment.variant_names) == variant
+        (standing,) = status_of(server, "live")["experiments"]
+        assert {each["name"]: each["users"] for each in standing["variants"]} == Counter(variant.values())
+        assert (standing["mixed"], standing["unknown"], standing["exposures"] >= 200) == (0, 0, True)
         took_s = stopped_in(server, probe)
         assert took_s < 1.5, "the files are looked at every quarter of a second"
         assert all(len(topics_of(server.recommend(user=user, k=5))) > 1 for user in users[:20])
@@ -311,6 +318,14 @@ def test_an_experiment_from_its_file_to_the_log_and_its_end(server: Site) -> Non
         folder_of(server.data).joinpath("live.toml").unlink()
     told = server.http.get("/metrics").text
     assert 'headwater_experiment_answers_total{experiment="live",variant="two"}' in told
+
+
+def status_of(server: Site, name: str) -> dict[str, Any]:
+    """What ``headwater experiments status`` says."""
+    arguments = ["experiments", "status", name, "--config", str(server.config_path), "--json"]
+    result = CliRunner().invoke(build_app(), arguments, catch_exceptions=False)
+    said: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return said
 
 
 def stopped_in(server: Site, probe: str) -> float:

@@ -21,6 +21,7 @@ from headwater.cli import (
     doctor,
     erase,
     evaluate,
+    experiments,
     explain,
     features,
     importing,
@@ -40,7 +41,7 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, keys, recommend, explain, pipeline, ladder, rules, features, archive,
+    init, importing, train, evaluate, experiments, models, learn, serve, keys, recommend, explain, pipeline, ladder, rules, features, archive,
     backup, erase, bench, capacity, demo, doctor,
 )  # fmt: skip
 

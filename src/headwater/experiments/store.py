@@ -32,7 +32,7 @@ MAX_ARMS = 16
 """Each is a pipeline of its own in every worker."""
 
 _FILE = re.compile(r"[A-Za-z0-9_:\-][A-Za-z0-9_.:\-]{0,63}")
-_TABLE = re.compile(r"^\s*\[", re.MULTILINE)
+_TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
 Mark = tuple[object, ...]
 

@@ -1,0 +1,419 @@
+"""``headwater experiments new | list | show | start | status | stop | override``: files in the data directory, and who is in them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from msgspec import Struct
+
+from headwater.cli.options import (
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    Settings,
+    print_json,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from headwater.experiments.definitions import Experiment
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The experiment.")]
+
+CANARY_SHARE = 0.01
+CANARY_GUARDRAILS = (("clicks_per_user", 0.05), ("clicks_per_list", 0.05))
+
+
+class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An experiment as the lists show it. ``problem``: what is wrong with its file, or why it is not served as it says."""
+
+    name: str
+    layer: str = ""
+    status: str = ""
+    share: float = 0.0
+    variants: dict[str, float] = {}
+    surfaces: list[str] | None = None
+    version: str = ""
+    started_ms: int = 0
+    stopped_ms: int = 0
+    stopped_why: str = ""
+    problem: str = ""
+
+
+class VariantCount(Struct, frozen=True):
+    """Of a variant: the users that were exposed to it, and how many of all exposed users its weight makes expect."""
+
+    name: str
+    users: int
+    expected: float
+
+
+class Standing(Struct, frozen=True):
+    """What ``status`` prints of an experiment. ``mixed`` users saw more than one variant, ``unknown`` exposures are to none that it has."""
+
+    experiment: Line
+    exposures: int
+    variants: list[VariantCount]
+    mixed: int
+    unknown: int
+    last_ms: int
+
+
+def register_runs(group: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (new, list_, show, start, status, stop, override):
+        group.command(command.__name__.rstrip("_"))(command)
+
+
+def new(
+    name: NameArgument,
+    file: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Take this definition, in TOML.")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of the configuration that the variant changes; give several times."),
+    ] = None,
+    bundle: Annotated[str, typer.Option(metavar="VERSION", help="The bundle that the variant ranks with.")] = "",
+    canary: Annotated[
+        str, typer.Option(metavar="VERSION", help="Let a few users have this bundle, with guardrails on what they click.")
+    ] = "",
+    layer: Annotated[str, typer.Option(metavar="NAME", help="Experiments of one layer never share a user.")] = "main",
+    share: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="The part of the layer's users [default: 1; of a canary 0.01].")
+    ] = None,
+    hypothesis: Annotated[str, typer.Option(help="What is expected, and why.")] = "",
+    metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="What decides; give several times for several.")] = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Write the file of a new experiment, a draft that nobody is in yet; edit it as you like, then start it.
+
+    Example: headwater experiments new wide --set ranker.candidates=400 --metric clicks_per_user --share 0.2
+
+    A canary is an experiment too: headwater experiments new next --canary VERSION
+    """
+    from headwater.experiments import store
+    from headwater.experiments.changes import check_changes
+    from headwater.experiments.definitions import ExperimentError, parse_experiment
+
+    chosen = settings(config, data)
+    if file is not None:
+        text = file.read_text()
+        if (found := parse_experiment(text, str(file)).name) != name:
+            raise ExperimentError(f'{file}: name: Expected "{name}", got "{found}"')
+    else:
+        given = share if share is not None else CANARY_SHARE if canary else 1.0
+        text = _text(name, layer, given, hypothesis, metric or [], change or [], bundle, canary)
+    check_changes(parse_experiment(text, "the new experiment"), chosen.config)
+    made = store.create(chosen.data, text)
+    if as_json:
+        print_json(_line(made))
+        return
+    typer.echo(
+        f"{store.folder_of(chosen.data) / name}.toml is a draft; `headwater experiments start {name}` lets users in"
+    )
+
+
+def list_(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """All experiments: their layer, status, share and variants, and what is wrong with them.
+
+    Example: headwater experiments list
+    """
+    from headwater.experiments import store
+
+    chosen = settings(config, data)
+    lines = _lines(chosen)
+    if as_json:
+        print_json({"experiments": lines, "off": store.is_off(chosen.data)})
+        return
+    if store.is_off(chosen.data):
+        typer.secho("All experiments are switched off; `headwater experiments start --all` ends that", fg="yellow")
+    for line in lines:
+        variants = ", ".join(f"{name} {part:.0%}" for name, part in line.variants.items())
+        typer.echo(f"{line.name:24} {line.status or '?':8} {line.layer:12} {line.share:7.2%}  {variants}")
+        if line.problem:
+            typer.secho(f"  {line.problem}", fg="red")
+    if not lines:
+        typer.echo("There are none; `headwater experiments new` writes one")
+
+
+def show(name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Print the file of an experiment.
+
+    Example: headwater experiments show wide
+    """
+    import msgspec
+
+    from headwater.experiments import store
+
+    chosen = settings(config, data)
+    found = store.read_experiment(chosen.data, name)
+    if as_json:
+        print_json({**msgspec.to_builtins(found), "version": found.version})
+        return
+    typer.echo((store.folder_of(chosen.data) / f"{name}.toml").read_text(), nl=False)
+
+
+def start(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The experiment.")] = None,
+    share: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="The part of the layer's users [default: as the file says].")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Switch on again what `stop --all` has switched off.")] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Let users take part; of a running experiment, more of them: who is in stays in, with the same variant.
+
+    Example: headwater experiments start wide --share 0.05
+
+    A running server takes it up within a second. Bundles of variants are checked as when they are promoted.
+    """
+    from headwater.experiments import store
+
+    chosen = settings(config, data)
+    if _only_one(name, everything) is None:
+        store.switch(chosen.data, on=True)
+        _say(as_json, {"off": False}, "Experiments are switched on")
+        return
+    _check_bundles(chosen, store.read_experiment(chosen.data, str(name)))
+    started = store.start(chosen.data, str(name), chosen.config, now_ms=_now_ms(chosen), share=share)
+    _say(as_json, _line(started), f"{name} runs with {started.share:.2%} of layer {started.layer}")
+
+
+def stop(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The experiment.")] = None,
+    why: Annotated[str, typer.Option(metavar="TEXT", help="Kept in the file.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="The kill switch: all experiments, whatever is in their files.")] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Give everybody the control again; a running server does so within a second.
+
+    Example: headwater experiments stop wide --why "no effect after two weeks"
+    """
+    from headwater.experiments import store
+
+    chosen = settings(config, data)
+    if _only_one(name, everything) is None:
+        store.switch(chosen.data, on=False)
+        _say(as_json, {"off": True}, "All experiments are switched off")
+        return
+    stopped = store.stop(chosen.data, str(name), now_ms=_now_ms(chosen), why=why)
+    _say(as_json, _line(stopped), f"{name} is stopped")
+
+
+def override(
+    name: NameArgument,
+    user: Annotated[str, typer.Argument(metavar="USER", help="The id of a tester; only a hash of it is kept.")],
+    variant: Annotated[str, typer.Argument(metavar="VARIANT", help="What they get.")],
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a tester a variant, whatever the hashes say, as soon as the experiment runs; a share of 0 is enough. They are not counted.
+
+    Example: headwater experiments override wide ada wide
+    """
+    from headwater.experiments import store
+
+    chosen = settings(config, data)
+    made = store.override(chosen.data, name, user, variant)
+    _say(as_json, _line(made), f"This user gets {variant}")
+
+
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The experiment [default: all that run].")] = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Who was exposed to which variant, from the log, since the experiment was started.
+
+    Example: headwater experiments status wide
+    """
+    from contextlib import closing
+
+    from headwater.experiments import store
+    from headwater.log.archived import open_log
+
+    chosen = settings(config, data)
+    lines = {line.name: line for line in _lines(chosen)}
+    if name is None:
+        wanted = [each for each in store.read_experiments(chosen.data)[0].values() if each.is_running]
+    else:
+        wanted = [store.read_experiment(chosen.data, name)]
+    with closing(open_log(chosen.data)) as event_log:
+        found = [_standing(event_log, each, lines[each.name]) for each in wanted]
+    if as_json:
+        print_json({"experiments": found, "off": store.is_off(chosen.data)})
+        return
+    if store.is_off(chosen.data):
+        typer.secho("All experiments are switched off; `headwater experiments start --all` ends that", fg="yellow")
+    for each in found:
+        _print(each)
+    if not found:
+        typer.echo("No experiment is running")
+
+
+def _only_one(name: str | None, everything: bool) -> str | None:
+    if (name is None) != everything:
+        raise typer.BadParameter("name one experiment, or say --all", param_hint="NAME")
+    return name
+
+
+def _say(as_json: bool, value: Any, text: str) -> None:
+    if as_json:
+        print_json(value)
+    else:
+        typer.echo(text)
+
+
+def _check_bundles(chosen: Settings, experiment: Experiment) -> None:
+    """Whether servers could load the bundles of the variants.
+
+    Raises:
+        BundleError: one of them is not there, is damaged, or was trained on another plan.
+    """
+    versions = {variant.bundle for variant in experiment.variants if variant.bundle}
+    if versions:
+        from headwater.features.plan import compile_plan
+        from headwater.registry.registry import Registry
+
+        registry, plan = Registry(chosen.data / "models"), compile_plan(chosen.config)
+        for version in sorted(versions):
+            registry.load(version, plan_hash=plan.hash)
+
+
+def _now_ms(chosen: Settings) -> int:
+    """The time of records: the wall's, or where the log ends."""
+    from contextlib import closing
+
+    from headwater.log.environment import StoreError
+    from headwater.log.lmdb import LmdbLog
+
+    if chosen.config.clock == "log":
+        try:
+            with closing(LmdbLog(chosen.data / "log", readonly=True)) as event_log:
+                return event_log.last_received_ms
+        except StoreError:  # nothing was ever written: time starts now
+            pass
+    return time.time_ns() // 1_000_000
+
+
+def _lines(chosen: Settings) -> list[Line]:
+    from headwater.experiments import store
+
+    read, wrong = store.read_experiments(chosen.data)
+    files = store.ExperimentFiles(chosen.data)
+    files.read(chosen.config)
+    lines = [_line(each, files.problems.get(each.name, "")) for each in read.values()]
+    return sorted([*lines, *(Line(name=name, problem=why) for name, why in wrong.items())], key=lambda line: line.name)
+
+
+def _line(experiment: Experiment, problem: str = "") -> Line:
+    return Line(
+        name=experiment.name, layer=experiment.layer, status=experiment.status, share=experiment.share, variants=_parts(experiment),
+        surfaces=None if experiment.surfaces is None else list(experiment.surfaces), version=experiment.version,
+        started_ms=experiment.started_ms, stopped_ms=experiment.stopped_ms, stopped_why=experiment.stopped_why, problem=problem,
+    )  # fmt: skip
+
+
+def _parts(experiment: Experiment) -> dict[str, float]:
+    total = sum(variant.weight for variant in experiment.variants)
+    return {variant.name: variant.weight / total for variant in experiment.variants}
+
+
+def _standing(event_log: Any, experiment: Experiment, line: Line) -> Standing:
+    import numpy as np
+
+    from headwater.experiments.exposures import first_exposures, read_exposures
+
+    names = experiment.variant_names
+    found = read_exposures(
+        event_log, experiment.name, names, version=experiment.version, since_ms=experiment.started_ms
+    )
+    arms = first_exposures(found)
+    counts = np.bincount(arms.variant, minlength=len(names)).tolist()
+    parts = _parts(experiment)
+    variants = [
+        VariantCount(name, count, parts[name] * len(arms.user)) for name, count in zip(names, counts, strict=True)
+    ]
+    last_ms = int(found.time_ms.max(initial=0))
+    return Standing(line, len(found), variants, arms.mixed, found.unknown, last_ms)
+
+
+def _print(standing: Standing) -> None:
+    from datetime import UTC, datetime
+
+    line = standing.experiment
+    last = (
+        f", the last at {datetime.fromtimestamp(standing.last_ms / 1e3, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        if standing.last_ms
+        else ""
+    )
+    typer.echo(
+        f"{line.name}: {line.status}, {line.share:.2%} of layer {line.layer}, {standing.exposures} exposures{last}"
+    )
+    for variant in standing.variants:
+        typer.echo(f"  {variant.name:24} {variant.users:9} users, {variant.expected:.1f} expected by weight")
+    if standing.mixed:
+        typer.echo(f"  {standing.mixed} users saw more than one variant")
+    if line.problem:
+        typer.secho(f"  {line.problem}", fg="red")
+
+
+def _text(
+    name: str, layer: str, share: float, hypothesis: str, metrics: list[str], changes: list[str], bundle: str, canary: str
+) -> str:  # fmt: skip
+    """The file of a new experiment with one variant beside the control."""
+    from headwater.experiments.definitions import ExperimentError
+
+    if not (changes or bundle or canary):
+        raise ExperimentError(
+            "Say what the variant changes: --set KEY=VALUE, --bundle VERSION or --canary VERSION; or give a definition with --from FILE"
+        )
+    if canary and (changes or bundle):
+        raise ExperimentError("--canary is about a bundle and nothing else; leave --set and --bundle out")
+    hypothesis = hypothesis or (f"bundle {canary} does no harm" if canary else "")
+    lines = [
+        f"name = {json.dumps(name)}", f"layer = {json.dumps(layer)}", f"hypothesis = {json.dumps(hypothesis)}", f"share = {share!r}",
+        f"metrics = {json.dumps(metrics)}",
+    ]  # fmt: skip
+    for guarded, bound in CANARY_GUARDRAILS if canary else ():
+        lines += ["", "[[guardrails]]", f'metric = "{guarded}"', 'direction = "decrease"', f"bound = {bound!r}"]
+    lines += [
+        "",
+        "[[variants]]",
+        'name = "control"',
+        "",
+        "[[variants]]",
+        f'name = "{"canary" if canary else "treatment"}"',
+    ]
+    if canary or bundle:
+        lines.append(f"bundle = {json.dumps(canary or bundle)}")
+    if changes:
+        lines.append("set = {" + ", ".join(_change(text) for text in changes) + "}")
+    return "\n".join(lines) + "\n"
+
+
+def _change(text: str) -> str:
+    """``KEY=VALUE`` as TOML; what is no value of TOML is a text."""
+    import tomllib
+
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise typer.BadParameter(f'"{text}" is not KEY=VALUE', param_hint="--set")
+    try:
+        tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        value = json.dumps(value)
+    return f"{json.dumps(key)} = {value}"
