@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from headwater.experiments.definitions import parse_experiment
 from headwater.schema.config import known_keys, parse_config
 from headwater.schema.errors import ConfigurationError
 from tests.command_tree import command_tree
@@ -41,7 +42,10 @@ def test_every_toml_example_loads() -> None:
         if "[project" in example:
             continue
         try:
-            parse_config(example)
+            if "[[variants]]" in example:
+                parse_experiment(example, "the example")
+            else:
+                parse_config(example)
         except ConfigurationError as error:
             pytest.fail(f"{error}\n{example}")
 

@@ -112,6 +112,9 @@ def test_a_backup_under_load_restores_to_the_same_state(tmp_path: Path) -> None:
 
 def test_everything_comes_back_and_the_log_goes_on(data: Path, tmp_path: Path) -> None:
     add_key(data, "shop", [Scope.READ], now_ms=1)
+    (data / "experiments").mkdir()
+    (data / "experiments" / "wide.toml").write_text("an experiment")
+    (data / "experiments" / ".lock").write_text("")
     made = backup(data, tmp_path / "b", created_ms=17)
     assert made.left_out == ["notes.txt"]
     report = restore(tmp_path / "b", tmp_path / "there" / "data", map_size=MAP)
@@ -128,6 +131,7 @@ def test_everything_comes_back_and_the_log_goes_on(data: Path, tmp_path: Path) -
     assert (restored / KEYS_FILE).stat().st_mode & 0o777 == 0o600
     assert (restored / "models" / "bundles" / "v1" / "model.txt").read_text() == "a model"
     assert not (restored / "models" / "bundles" / ".incoming-1").exists()
+    assert [path.name for path in (restored / "experiments").iterdir()] == ["wide.toml"]
     one.close()
     other.close()
     clock = Clock(report.received_ms)

@@ -19,6 +19,7 @@ from headwater.cli.main import build_app
 from headwater.experiments.assignment import variant_of
 from headwater.experiments.exposures import first_exposures, read_exposures
 from headwater.experiments.store import (
+    as_served,
     create,
     folder_of,
     override,
@@ -39,6 +40,8 @@ from headwater.schema.config import parse_config
 from headwater.schema.experiments import ExposureRecord
 from headwater.schema.requests import RecommendRequest, RecommendResponse
 from headwater.schema.rules import Rule
+from headwater.serving.explain import Question
+from headwater.serving.explain_logged import explain_logged
 from headwater.serving.lists import LastLists
 from headwater.serving.pipeline import Conditions
 from headwater.serving.results import ResultLists
@@ -301,13 +304,14 @@ def test_an_experiment_from_its_file_to_the_log_and_its_end(server: Site) -> Non
     (probe, *_) = [user for user in users if variant[user] == "one"]
     try:
         eventually(lambda: topics_of(server.recommend(user=probe, k=5)) == {1})
-        for user in users:
-            answer = server.recommend(user=user, k=5, trace=user == probe)
+        answers = {user: server.recommend(user=user, k=5, trace=user == probe) for user in users}
+        for user, answer in answers.items():
             assert topics_of(answer) <= wanted[variant[user]]
             assert ("experiments" in answer) == (user == probe)
             assert answer.get("experiments", {"live": "one"}) == {"live": "one"}
         assert len(topics_of(server.recommend(k=5))) > 1, "a stranger"
         assert exposed_in(server, experiment.variant_names) == variant
+        assert explained_in(server, answers[probe]["request_id"]) == {1}
         (standing,) = status_of(server, "live")["experiments"]
         assert {each["name"]: each["users"] for each in standing["variants"]} == Counter(variant.values())
         assert (standing["mixed"], standing["unknown"], standing["exposures"] >= 200) == (0, 0, True)
@@ -326,6 +330,17 @@ def status_of(server: Site, name: str) -> dict[str, Any]:
     result = CliRunner().invoke(build_app(), arguments, catch_exceptions=False)
     said: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return said
+
+
+def explained_in(server: Site, request_id: str) -> set[int]:
+    """The topics of a replay of the request."""
+    found = explain_logged(
+        server.config, server.data, request_id, Question(),
+        arms=lambda config, variants: as_served(server.data, config, variants),
+    )  # fmt: skip
+    assert found.request.experiments == {"live": "one"}
+    assert found.replay.rules, "they are those of the variant"
+    return {int(item.id.removeprefix("item-")) % 10 for item in found.items}
 
 
 def stopped_in(server: Site, probe: str) -> float:

@@ -82,12 +82,14 @@ def _replay(
     chosen: Settings, request_id: str, question: Question, after: int | None, backup: Path | None
 ) -> Explanation:  # fmt: skip
     from headwater.cli.train import Bars
+    from headwater.experiments.store import as_served
     from headwater.serving.explain_logged import explain_logged
 
     with Bars() as bars:
         return explain_logged(
             chosen.config, chosen.data, request_id, question, after=after, backup=backup,
             progress=lambda done, last: bars.update("replay", done, last),
+            arms=lambda config, variants: as_served(chosen.data, config, variants),
         )  # fmt: skip
 
 
@@ -102,6 +104,8 @@ def _show(explanation: Explanation) -> None:
         f"request {request.request_id}: {request.k} items for {'a known user' if request.known_user else 'a stranger'} on {request.surface}, "
         f"tier {request.tier}, bundle {request.address.bundle}"
     )
+    for name, variant in request.experiments.items():
+        say(f"  {variant} of experiment {name}")
     for reason in request.reasons:
         say(f"  {reason}")
     same = {None: "were not logged", True: "the same bytes", False: "OTHER BYTES"}[replay.same_features]

@@ -16,14 +16,14 @@ import msgspec
 from msgspec.structs import replace
 
 from headwater.experiments.assignment import Acting, arms_of
-from headwater.experiments.changes import check_changes, where_it_parts
+from headwater.experiments.changes import changed, check_changes, where_it_parts
 from headwater.experiments.definitions import Experiment, ExperimentError, hashed_id, parse_experiment
 from headwater.experiments.layers import check_together, find, with_buckets
 from headwater.registry.files import read_regular, replace_file, stamp, writers_lock
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError
+from headwater.schema.experiments import FOLDER
 
-FOLDER = "experiments"
 OFF = "OFF"
 """A file of this name in the folder ends all experiments at once, until it is gone."""
 
@@ -186,6 +186,22 @@ def accept(running: Sequence[Experiment], config: Config) -> list[Acting]:
             "pipelines: run fewer at a time, put them into one layer, or limit their `surfaces`"
         )
     return acting
+
+
+def as_served(data: Path, config: Config, variants: Mapping[str, str]) -> tuple[Config, tuple[str, ...]]:
+    """``config`` as ``variants`` (by experiment) change it, by their definitions of today; and notes on what is not known any more."""
+    notes: list[str] = []
+    for name, chosen in sorted(variants.items()):
+        try:
+            experiment = read_experiment(data, name)
+            if chosen in experiment.variant_names:
+                config = changed(config, [experiment.variant(chosen)])
+                continue
+            why = f'it has no variant "{chosen}" any more'
+        except ConfigurationError as error:
+            why = str(error)
+        notes.append(f'served with variant "{chosen}" of experiment "{name}", explained without: {why}')
+    return config, tuple(notes)
 
 
 class ExperimentFiles:

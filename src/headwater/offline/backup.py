@@ -36,6 +36,7 @@ from headwater.offline.states import state_offset
 from headwater.registry.files import sync_directory, write_synced, writers_lock
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
+from headwater.schema.experiments import FOLDER as EXPERIMENTS
 from headwater.schema.keys import KEYS_FILE
 
 FORMAT = 1
@@ -43,7 +44,7 @@ MANIFEST = "manifest.json"
 INCOMPLETE = ".incomplete"
 
 _CHUNK = 4 * 1024 * 1024
-_KNOWN = {"log", "identity", "lake", "models", "state", ERASURES_FILE, KEYS_FILE}  # what a backup takes
+_KNOWN = {"log", "identity", "lake", "models", "state", EXPERIMENTS, ERASURES_FILE, KEYS_FILE}  # what a backup takes
 _LIVE = {"run", "writer.lock", "metrics", "rejects"}  # what belongs to the processes or can be had again
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -152,6 +153,8 @@ def backup(
     shutil.copyfile(data / "identity" / SECRET_FILE, partial / "identity" / SECRET_FILE)
     (partial / "identity" / SECRET_FILE).chmod(0o600)
     _copy_models(data, partial)
+    if (data / EXPERIMENTS).is_dir():  # each file is there whole, whoever changes it meanwhile
+        shutil.copytree(data / EXPERIMENTS, partial / EXPERIMENTS, ignore=shutil.ignore_patterns(".*"))
     if (data / ERASURES_FILE).exists():
         shutil.copyfile(data / ERASURES_FILE, partial / ERASURES_FILE)
     if (data / KEYS_FILE).exists():  # without it what is restored would be open to everybody

@@ -21,6 +21,7 @@ import structlog
 import structlog.tracebacks
 from msgspec import Struct
 
+from headwater.experiments.store import as_served
 from headwater.online.errors import RefusalError
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
@@ -122,7 +123,11 @@ def _reply(job: Job) -> Reply:
         except BlockingIOError:
             return Reply(status=503, reason=_BUSY)
         try:
-            return Reply(explain_logged(job.config, data, job.request_id, job.question, after=job.after, limits=LIMITS))
+            found = explain_logged(
+                job.config, data, job.request_id, job.question, after=job.after, limits=LIMITS,
+                arms=lambda config, variants: as_served(data, config, variants),
+            )  # fmt: skip
+            return Reply(found)
         except UnknownRequestError as error:
             return Reply(status=404, reason=str(error), field="request_id")
         except OtherBundleError as error:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+FOLDER = "experiments"
+"""Where definitions lie in a data directory."""
+
 
 class ExposureRecord(Struct, frozen=True, array_like=True):
     """Payload of an ``EXPOSURE`` record: a user got a list from where the variants part.

@@ -17,7 +17,7 @@ class ExplainedRequest(Struct, frozen=True, kw_only=True):
     """The request as it was recorded. ``known_user``: it was not a stranger; who it was is not said.
 
     ``segments`` are the texts that counted ("country=DE"), ``region`` the one that the request named, ``about`` and ``candidates`` items, ``excluded`` how many
-    it excluded or had seen on earlier pages. ``whole``: the record has all of it (lists of older releases lack ``k`` and others).
+    it excluded or had seen on earlier pages. ``experiments`` are the variants that had a say in the list. ``whole``: the record has all of it (lists of older releases lack ``k`` and others).
     """
 
     request_id: str
@@ -37,6 +37,7 @@ class ExplainedRequest(Struct, frozen=True, kw_only=True):
     quality: float
     rules: str
     whole: bool
+    experiments: dict[str, str] = {}
 
 
 class Replay(Struct, frozen=True, kw_only=True):

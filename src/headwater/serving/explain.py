@@ -147,6 +147,7 @@ class Explainer:
             quality=said.quality,
             rules=said.rules,
             whole=answer.query is not None,
+            experiments=answer.experiments,
         )
 
     def _replay(self, served: Served, stand: Stand, model: Model | None, query: Query, answer: Answer) -> Replay:

@@ -5,7 +5,7 @@ It reads a data directory and writes nothing, beside a server or without one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from headwater.serving.served import Served, find_served
 from headwater.serving.standing import Patience, Progress, TooFarError, stand_at
 from headwater.serving.view import LiveView, View
 
+Changing = Callable[[Config, Mapping[str, str]], tuple[Config, tuple[str, ...]]]
+
 
 class OtherBundleError(HeadwaterError):
     """The bundle that was asked for cannot be used."""
@@ -48,11 +50,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 def explain_logged(
     config: Config, data: Path, request_id: str, question: Question, *, after: int | None = None,
-    backup: Path | None = None, limits: Limits | None = None, progress: Progress | None = None,
+    backup: Path | None = None, limits: Limits | None = None, progress: Progress | None = None, arms: Changing | None = None,
 ) -> Explanation:  # fmt: skip
     """Explain the served list of ``request_id`` in the data directory ``data``.
 
     ``after``: it was recorded behind this offset. ``backup``: replay from the state in this backup on. ``progress(offset, last)`` tells of the replay; with a limit it is not called.
+    ``arms``: what the experiments that had a say in the list make of ``config``, with notes on what they said then and nobody knows now.
 
     Raises:
         UnknownRequestError: no list of that id was found.
@@ -65,6 +68,9 @@ def explain_logged(
     with ExitStack() as opened:
         event_log = opened.enter_context(closing(open_log(data)))
         served = find_served(event_log, request_id, after=after, limit_s=limits.find_s)
+        changed: tuple[str, ...] = ()
+        if arms is not None and served.answer.experiments:
+            config, changed = arms(config, served.answer.experiments)
         registry = Registry(data / "models")
         other = None
         if question.bundle is not None:  # before the replay: a wrong name is to be known at once
@@ -74,7 +80,7 @@ def explain_logged(
             progress = Patience(limits.replay_s)
         start = None if backup is None else opened.enter_context(_state_in(backup, plan, event_log.log_id))
         stand = opened.enter_context(_stand(config, data, plan, event_log, served, start, progress))
-        stand = Stand(stand.view, stand.state, stand.now_ms, (*stand.notes, *missing))
+        stand = Stand(stand.view, stand.state, stand.now_ms, (*stand.notes, *changed, *missing))
         for each in (model, other):
             for source in () if each is None else each.sources:
                 source.prepare(stand.view.index)
