@@ -99,11 +99,23 @@ def test_a_canary_has_a_bundle_and_guardrails(data: Path) -> None:
         run(data, "start", "next")
 
 
+def test_a_shadow_takes_no_users(data: Path) -> None:
+    assert said(data, "new", "next", "--shadow", VERSION, "--share", "0.25")["shadow"] == 0.25
+    path = folder_of(data) / "next.toml"
+    path.write_text(path.read_text().replace(f'bundle = "{VERSION}"', 'set = {"ranker.candidates" = 50}'))
+    assert run(data, "start", "next") == "next is asked copies of 25.00% of the requests\n"
+    assert read_experiment(data, "next").buckets == ()
+    assert "(shadow)      25.00%" in run(data, "list")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["new", "x"], "Say what the variant changes"),
-        (["new", "x", "--canary", VERSION, "--set", "a=1"], "--canary is about a bundle and nothing else"),
+        (
+            ["new", "x", "--canary", VERSION, "--set", "a=1"],
+            "--canary and --shadow are about one bundle and nothing else",
+        ),
         (["new", "x", "--set", "ranker.candidats=1"], "did you mean `ranker.candidates`"),
         (["new", "x", "--set", "log.dedup_window=1"], "cannot differ between variants"),
         (["start", "x"], 'There is no experiment "x"'),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from headwater.log.protocol import EventLog
 from headwater.online.experiments import HOUR_MS, ExperimentsWatch, _Exposed
 from headwater.online.metrics import Metrics
 from headwater.online.recommender import Asked, Recommender
+from headwater.online.shadow import Shadowing
 from headwater.registry.registry import Registry
 from headwater.schema.config import parse_config
 from headwater.schema.experiments import ExposureRecord
@@ -43,6 +45,7 @@ from headwater.schema.rules import Rule
 from headwater.serving.explain import Question
 from headwater.serving.explain_logged import explain_logged
 from headwater.serving.lists import LastLists
+from headwater.serving.pace import Pace
 from headwater.serving.pipeline import Conditions
 from headwater.serving.results import ResultLists
 from headwater.serving.served import newest_served
@@ -247,6 +250,72 @@ def test_a_variant_that_would_change_the_state_is_refused(tmp_path: Path) -> Non
     assert worker.asked("ann").choices == ()
 
 
+# -- shadows -------------------------------------------------------------------------------------------------
+
+
+def test_a_shadow_is_asked_copies_and_answers_nobody(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    create(tmp_path, TEXT.replace('"topics"\n', '"topics"\nshadow = 0.5\n', 1))
+    start(tmp_path, "topics", CONFIG, now_ms=1)
+    worker.follow()
+    shadows = Shadowing(worker.recommender, worker.metrics, timer=iter(range(1_000)).__next__)
+    for number in range(32):
+        asked = worker.asked(f"u{number}", "home" if number % 4 else "cart")
+        assert (asked.arm, asked.choices) == (None, ())
+        asked = replace(asked, query=replace(asked.query, request_id=f"{number << 27:08x}{number:024x}"))
+        answer = worker.recommender.answer(asked, worker.small.now_ms)
+        assert {int(name[1:]) % 3 for name in worker.small.log.names(answer.items.tolist())} == {0, 1, 2}
+        shadows.offer(asked, answer, worker.small.now_ms)
+    while shadows._copies:
+        assert shadows.ask_one() == 1.0
+    # 16 of the 32 requests are in the sample, 12 of these on its surface, each for two shadows; 16 copies wait at most
+    assert {outcome: told(worker, "lists_total", outcome=outcome) for outcome in ("full", "dropped")} == {
+        "full": 8,
+        "dropped": 4,
+    }
+    assert 0.0 < told(worker, "overlap_sum") / 8 < 0.6, "a list of one topic beside one of three"
+    assert not [key for key in worker.results._results if key.arm], "nobody may get what a shadow said"
+
+
+def test_copies_take_a_twentieth_of_the_time_and_none_under_load(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    create(tmp_path, TEXT.replace('"topics"\n', '"topics"\nshadow = 1.0\n', 1))
+    start(tmp_path, "topics", CONFIG, now_ms=1)
+    worker.follow()
+    asked = worker.asked("ann")
+    asked = replace(asked, query=replace(asked.query, request_id="0" * 32))
+    answer = worker.recommender.answer(asked, worker.small.now_ms)
+
+    async def check() -> float:
+        shadows = Shadowing(worker.recommender, worker.metrics)
+        running = asyncio.create_task(shadows.run())
+        shadows.offer(asked, answer, worker.small.now_ms)
+        began = time.perf_counter()
+        while shadows._copies:
+            await asyncio.sleep(0.001)
+        running.cancel()
+        worker.recommender.pipeline.conditions.pace = Narrowed()
+        shadows.offer(asked, answer, worker.small.now_ms)
+        assert not shadows._copies
+        return time.perf_counter() - began
+
+    assert asyncio.run(check()) >= 19 * told(worker, "seconds_sum"), "the second copy waits for its time"
+
+
+class Narrowed(Pace):
+    """That of a worker under load."""
+
+    quality = 0.9
+
+
+def told(at: Worker, figure: str, **labels: str) -> float:
+    """A figure of the shadow that is variant ``one``."""
+    labels |= {"experiment": "topics", "variant": "one"}
+    found = at.metrics.registry.get_sample_value(f"headwater_shadow_{figure}", labels)
+    assert found is not None
+    return found
+
+
 # -- exposures -----------------------------------------------------------------------------------------------
 
 
@@ -340,7 +409,7 @@ def explained_in(server: Site, request_id: str) -> set[int]:
     )  # fmt: skip
     assert found.request.experiments == {"live": "one"}
     assert found.replay.rules, "they are those of the variant"
-    return {int(item.id.removeprefix("item-")) % 10 for item in found.items}
+    return {int(item.item.removeprefix("item-")) % 10 for item in found.items}
 
 
 def stopped_in(server: Site, probe: str) -> float:

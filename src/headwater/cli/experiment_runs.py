@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct
 
+from headwater.cli.experiment_text import Wanted
 from headwater.cli.options import (
     ConfigOption,
     DataOption,
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The experiment.")]
 
-CANARY_SHARE = 0.01
-CANARY_GUARDRAILS = (("clicks_per_user", 0.05), ("clicks_per_list", 0.05))
-
 
 class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An experiment as the lists show it. ``problem``: what is wrong with its file, or why it is not served as it says."""
@@ -35,6 +32,7 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     layer: str = ""
     status: str = ""
     share: float = 0.0
+    shadow: float = 0.0
     variants: dict[str, float] = {}
     surfaces: list[str] | None = None
     version: str = ""
@@ -82,9 +80,12 @@ def new(
     canary: Annotated[
         str, typer.Option(metavar="VERSION", help="Let a few users have this bundle, with guardrails on what they click.")
     ] = "",
+    shadow: Annotated[
+        str, typer.Option(metavar="VERSION", help="Ask this bundle copies of requests, and show nobody what it says.")
+    ] = "",
     layer: Annotated[str, typer.Option(metavar="NAME", help="Experiments of one layer never share a user.")] = "main",
     share: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="The part of the layer's users [default: 1; of a canary 0.01].")
+        float | None, typer.Option(min=0.0, max=1.0, help="The part of the layer's users [default: 1, of a canary 0.01]; for a shadow, of all requests [0.05].")
     ] = None,
     hypothesis: Annotated[str, typer.Option(help="What is expected, and why.")] = "",
     metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="What decides; give several times for several.")] = None,
@@ -96,7 +97,7 @@ def new(
 
     Example: headwater experiments new wide --set ranker.candidates=400 --metric clicks_per_user --share 0.2
 
-    A canary is an experiment too: headwater experiments new next --canary VERSION
+    A canary is an experiment too (headwater experiments new next --canary VERSION), and so is a shadow (--shadow VERSION).
     """
     from headwater.experiments import store
     from headwater.experiments.changes import check_changes
@@ -108,8 +109,7 @@ def new(
         if (found := parse_experiment(text, str(file)).name) != name:
             raise ExperimentError(f'{file}: name: Expected "{name}", got "{found}"')
     else:
-        given = share if share is not None else CANARY_SHARE if canary else 1.0
-        text = _text(name, layer, given, hypothesis, metric or [], change or [], bundle, canary)
+        text = Wanted(name, layer, share, hypothesis, metric or [], change or [], bundle, canary, shadow).text()
     check_changes(parse_experiment(text, "the new experiment"), chosen.config)
     made = store.create(chosen.data, text)
     if as_json:
@@ -136,7 +136,8 @@ def list_(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpt
         typer.secho("All experiments are switched off; `headwater experiments start --all` ends that", fg="yellow")
     for line in lines:
         variants = ", ".join(f"{name} {part:.0%}" for name, part in line.variants.items())
-        typer.echo(f"{line.name:24} {line.status or '?':8} {line.layer:12} {line.share:7.2%}  {variants}")
+        place = "(shadow)" if line.shadow else line.layer
+        typer.echo(f"{line.name:24} {line.status or '?':8} {place:12} {line.shadow or line.share:7.2%}  {variants}")
         if line.problem:
             typer.secho(f"  {line.problem}", fg="red")
     if not lines:
@@ -185,7 +186,9 @@ def start(
         return
     _check_bundles(chosen, store.read_experiment(chosen.data, str(name)))
     started = store.start(chosen.data, str(name), chosen.config, now_ms=_now_ms(chosen), share=share)
-    _say(as_json, _line(started), f"{name} runs with {started.share:.2%} of layer {started.layer}")
+    runs = f"runs with {started.share:.2%} of layer {started.layer}"
+    asked = f"is asked copies of {started.shadow:.2%} of the requests"
+    _say(as_json, _line(started), f"{name} {asked if started.shadow else runs}")
 
 
 def stop(
@@ -321,7 +324,8 @@ def _lines(chosen: Settings) -> list[Line]:
 
 def _line(experiment: Experiment, problem: str = "") -> Line:
     return Line(
-        name=experiment.name, layer=experiment.layer, status=experiment.status, share=experiment.share, variants=_parts(experiment),
+        name=experiment.name, layer=experiment.layer, status=experiment.status, share=experiment.share, shadow=experiment.shadow,
+        variants=_parts(experiment),
         surfaces=None if experiment.surfaces is None else list(experiment.surfaces), version=experiment.version,
         started_ms=experiment.started_ms, stopped_ms=experiment.stopped_ms, stopped_why=experiment.stopped_why, problem=problem,
     )  # fmt: skip
@@ -355,6 +359,9 @@ def _print(standing: Standing) -> None:
     from datetime import UTC, datetime
 
     line = standing.experiment
+    if line.shadow:
+        typer.echo(f"{line.name}: {line.status}, a shadow: its figures are headwater_shadow_* of /metrics")
+        return
     last = (
         f", the last at {datetime.fromtimestamp(standing.last_ms / 1e3, UTC):%Y-%m-%d %H:%M:%S} UTC"
         if standing.last_ms
@@ -369,51 +376,3 @@ def _print(standing: Standing) -> None:
         typer.echo(f"  {standing.mixed} users saw more than one variant")
     if line.problem:
         typer.secho(f"  {line.problem}", fg="red")
-
-
-def _text(
-    name: str, layer: str, share: float, hypothesis: str, metrics: list[str], changes: list[str], bundle: str, canary: str
-) -> str:  # fmt: skip
-    """The file of a new experiment with one variant beside the control."""
-    from headwater.experiments.definitions import ExperimentError
-
-    if not (changes or bundle or canary):
-        raise ExperimentError(
-            "Say what the variant changes: --set KEY=VALUE, --bundle VERSION or --canary VERSION; or give a definition with --from FILE"
-        )
-    if canary and (changes or bundle):
-        raise ExperimentError("--canary is about a bundle and nothing else; leave --set and --bundle out")
-    hypothesis = hypothesis or (f"bundle {canary} does no harm" if canary else "")
-    lines = [
-        f"name = {json.dumps(name)}", f"layer = {json.dumps(layer)}", f"hypothesis = {json.dumps(hypothesis)}", f"share = {share!r}",
-        f"metrics = {json.dumps(metrics)}",
-    ]  # fmt: skip
-    for guarded, bound in CANARY_GUARDRAILS if canary else ():
-        lines += ["", "[[guardrails]]", f'metric = "{guarded}"', 'direction = "decrease"', f"bound = {bound!r}"]
-    lines += [
-        "",
-        "[[variants]]",
-        'name = "control"',
-        "",
-        "[[variants]]",
-        f'name = "{"canary" if canary else "treatment"}"',
-    ]
-    if canary or bundle:
-        lines.append(f"bundle = {json.dumps(canary or bundle)}")
-    if changes:
-        lines.append("set = {" + ", ".join(_change(text) for text in changes) + "}")
-    return "\n".join(lines) + "\n"
-
-
-def _change(text: str) -> str:
-    """``KEY=VALUE`` as TOML; what is no value of TOML is a text."""
-    import tomllib
-
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise typer.BadParameter(f'"{text}" is not KEY=VALUE', param_hint="--set")
-    try:
-        tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
-        value = json.dumps(value)
-    return f"{json.dumps(key)} = {value}"

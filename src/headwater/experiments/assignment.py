@@ -70,6 +70,7 @@ class Assigner:
     """Assigns users to the variants of running experiments."""
 
     def __init__(self, acting: Sequence[Acting] = ()) -> None:
+        acting = [each for each in acting if not each.experiment.shadow]
         self._everywhere = _layers([each for each in acting if each.surfaces is None])
         named = {name for each in acting for name in each.surfaces or ()}
         self._on = {name: _layers([each for each in acting if each.acts_on(name)]) for name in named}
@@ -93,7 +94,9 @@ def arm_of(choices: Sequence[Choice]) -> ArmKey:
 
 
 def arms_of(acting: Sequence[Acting]) -> set[ArmKey]:
-    """Every arm that a request can have: on each surface one variant at most of each layer."""
+    """Every arm that a request can have: on each surface one variant at most of each layer; and the variants of shadows, each alone."""
+    shadows = [each.experiment for each in acting if each.experiment.shadow]
+    acting = [each for each in acting if not each.experiment.shadow]
     places: list[str | None] = [None, *sorted({name for each in acting for name in each.surfaces or ()})]
     found: set[ArmKey] = set()
     for place in places:
@@ -104,7 +107,7 @@ def arms_of(acting: Sequence[Acting]) -> set[ArmKey]:
             options += [(each.experiment.name, variant.name) for variant in each.experiment.variants[1:]]
         for chosen in product(*by_layer.values()):
             found.add(tuple(sorted(pair for pair in chosen if pair is not None)))
-    return found - {()}
+    return (found - {()}) | {((each.name, variant.name),) for each in shadows for variant in each.variants[1:]}
 
 
 class _Arranged:

@@ -70,6 +70,7 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``layer``: experiments of one layer never share a user, those of different layers overlap as if each were alone. ``share`` is the
     part of the layer's users that take part, ``buckets`` which they are (``[first, end)`` of 10,000, given when it is started),
     ``holdout`` the part of the layer that is in none of its experiments. ``salt`` mixes users among the variants ("": the name).
+    ``shadow``: nobody gets a variant; they are asked a copy of this share of all requests, and what they say is only measured.
     ``surfaces`` absent: wherever a variant changes something. ``when``: only requests whose context has one of these values
     for each key. ``overrides``: hashes of testers' ids (:func:`hashed_id`) and the variant that they get; they are not counted.
     Times are Unix ms, 0: not yet.
@@ -83,6 +84,7 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     share: _Share = 1.0
     buckets: tuple[tuple[int, int], ...] = ()
     holdout: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.0
+    shadow: _Share = 0.0
     surfaces: Annotated[tuple[Name, ...], Meta(min_length=1)] | None = None
     when: dict[_Value, Annotated[tuple[_Value, ...], Meta(min_length=1)]] = {}
     metrics: tuple[Name, ...] = ()
@@ -164,7 +166,7 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def wanted_buckets(self) -> int:
         """How many make up its share."""
-        return round(self.share * BUCKETS)
+        return 0 if self.shadow else round(self.share * BUCKETS)
 
 
 def hashed_id(experiment: Experiment, user: str) -> str:

@@ -10,7 +10,7 @@ from headwater.schema.config import Config
 from headwater.schema.events import Scalar
 from headwater.serving.model import Model
 from headwater.serving.pace import MeasuredPace
-from headwater.serving.pipeline import Pipeline
+from headwater.serving.pipeline import Conditions, Pipeline
 from headwater.serving.rules import Rules
 
 
@@ -27,12 +27,24 @@ class Arm:
     model: Model | None
 
 
-class Arms:
-    """Who gets which arm. It does not change: another one takes its place."""
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """An arm that is asked copies of a ``share`` of the requests to its ``surfaces`` (None: all), and answers nobody."""
 
-    def __init__(self, assigner: Assigner, by_key: Mapping[ArmKey, Arm]) -> None:
+    experiment: str
+    variant: str
+    share: float
+    surfaces: frozenset[str] | None
+    arm: Arm
+
+
+class Arms:
+    """Who gets which arm, and the shadows. It does not change: another one takes its place."""
+
+    def __init__(self, assigner: Assigner, by_key: Mapping[ArmKey, Arm], shadows: tuple[Shadow, ...] = ()) -> None:
         self._choose = assigner.choose
         self.by_key = by_key
+        self.shadows = shadows
 
     def choose(
         self, user: str | None, surface: str, context: Mapping[str, Scalar] | None
@@ -45,13 +57,15 @@ class Arms:
 NO_ARMS = Arms(Assigner(), {})
 
 
-def branched(control: Pipeline, config: Config, rules: Rules | None) -> Pipeline:
+def branched(control: Pipeline, config: Config, rules: Rules | None, *, shadow: bool = False) -> Pipeline:
     """A pipeline with another configuration that shares all that is not configuration with ``control``: caches, the ranker's thread,
-    what is popular. Its pace is its own, so that a slow variant narrows itself and not the others.
+    what is popular. Its pace is its own, so that a slow variant narrows itself and not the others. A ``shadow`` keeps no lists, for nobody
+    is to get them, and its requests walk no tier.
     """
+    ours = Conditions(control.conditions.scorer) if shadow else control.conditions
     pipeline = Pipeline(
         config, control.plan, stored_region=control.stored_region, zones=control.zones, timer=control.timer,
-        conditions=replace(control.conditions, pace=MeasuredPace()), rules=rules,
+        conditions=replace(ours, pace=MeasuredPace()), rules=rules,
     )  # fmt: skip
     pipeline.popular = control.popular
     return pipeline

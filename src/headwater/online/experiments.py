@@ -22,7 +22,7 @@ from headwater.experiments.store import ExperimentFiles, Mark, mark
 from headwater.features.plan import Plan, compile_plan
 from headwater.log.commands import ExposureEntry
 from headwater.log.protocol import Vocabulary
-from headwater.online.arms import Arm, Arms, branched
+from headwater.online.arms import Arm, Arms, Shadow, branched
 from headwater.online.metrics import Labelled, Metrics
 from headwater.online.recommender import Asked, Recommender
 from headwater.registry.registry import Registry
@@ -98,7 +98,11 @@ class ExperimentsWatch:
         wanted = arms_of(accepted)
         kept = {key: arm for key, arm in arms.items() if key in wanted}
         running = tuple(sorted(each.experiment.name for each in accepted))
-        return Loaded(Arms(Assigner(accepted), kept), running, refused)
+        shadows = tuple(
+            Shadow(each.experiment.name, variant.name, each.experiment.shadow, each.surfaces, kept[((each.experiment.name, variant.name),)])
+            for each in accepted if each.experiment.shadow for variant in each.experiment.variants[1:]
+        )  # fmt: skip
+        return Loaded(Arms(Assigner(accepted), kept, shadows), running, refused)
 
     def swap(self, loaded: Loaded | None) -> None:
         """Serve with ``loaded`` from the next request on; None changes nothing."""
@@ -136,10 +140,13 @@ class ExperimentsWatch:
         for key in sorted(arms_of(acting) - arms.keys(), key=lambda key: (len(key), key)):
             variants = [by_name[experiment].variant(variant) for experiment, variant in key]
             name = ";".join(f"{experiment}={variant}@{by_name[experiment].version}" for experiment, variant in key)
-            made[key] = self._arm(name, variants, config, models)
+            shadow = any(by_name[experiment].shadow for experiment, _ in key)
+            made[key] = self._arm(f"shadow of {name}" if shadow else name, variants, config, models, shadow=shadow)
         return made
 
-    def _arm(self, name: str, variants: Sequence[Variant], base: Config, models: dict[object, Model]) -> Arm:
+    def _arm(
+        self, name: str, variants: Sequence[Variant], base: Config, models: dict[object, Model], *, shadow: bool
+    ) -> Arm:
         before = next((arm for arm in self._recommender.arms.by_key.values() if arm.name == name), None)
         if before is not None and before.base == base:
             return Arm(name, base, before.config, before.pipeline, self._model(variants, before.config, base, models))
@@ -152,7 +159,7 @@ class ExperimentsWatch:
         rules = open_rules(config, self._plan, self._vocabulary())
         if rules is not None:
             rules.warm_up()  # here, in the loading thread, so that no request waits for the kernel
-        return Arm(name, base, config, branched(self._recommender.pipeline, config, rules), model)
+        return Arm(name, base, config, branched(self._recommender.pipeline, config, rules, shadow=shadow), model)
 
     def _model(
         self, variants: Sequence[Variant], config: Config, base: Config, models: dict[object, Model]

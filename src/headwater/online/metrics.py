@@ -19,6 +19,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _REQUEST_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
 _STAGE_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+_TENTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _WAIT_S = (0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
 
 
@@ -179,6 +180,21 @@ class Metrics:
             "headwater_experiments_refused", "Experiments that are not served as their files say", registry=registry,
             multiprocess_mode="livemax",
         )  # fmt: skip
+        self.shadow_lists = Counter(
+            "headwater_shadow_lists", "Copies of requests for a variant that answers nobody: full, degraded, failed, dropped",
+            ("experiment", "variant", "outcome"), registry=registry,
+        )  # fmt: skip
+        self.shadow_overlap = Histogram(
+            "headwater_shadow_overlap", "Share of a list that was given that the variant would have given too",
+            ("experiment", "variant"), buckets=_TENTHS, registry=registry,
+        )  # fmt: skip
+        self.shadow_seconds = Histogram(
+            "headwater_shadow_seconds",
+            "Time of such a copy",
+            ("experiment", "variant"),
+            buckets=_REQUEST_S,
+            registry=registry,
+        )
         self.exposures_logged = Counter("headwater_exposures_logged", "Exposures in the log", registry=registry)
         self.exposures_lost = Counter(
             "headwater_exposures_lost", "Exposures dropped because the writer was away too long", registry=registry

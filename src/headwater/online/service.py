@@ -31,6 +31,7 @@ from headwater.online.remotes import RemoteParts
 from headwater.online.roles import Role
 from headwater.online.rules import RulesWatch, rules_in_force
 from headwater.online.served import ExposureLog, ServedLog
+from headwater.online.shadow import Shadowing
 from headwater.online.stores import Stores
 from headwater.online.warm import warm_up
 from headwater.schema.config import Config
@@ -99,6 +100,7 @@ class Service(Intake):
             pinned, config, plan, stores.log.vocabulary, self.recommender, metrics, self._explaining
         )
         self.experiments = ExperimentsWatch(data, plan, stores.log.vocabulary, self.recommender, metrics)
+        self.shadows = Shadowing(self.recommender, metrics)
         self._sample = random.Random(seed)  # noqa: S311  (sampling, not secrecy)
         self._epoch_at = time.monotonic()
         self._again: asyncio.TimerHandle | None = None
@@ -112,7 +114,7 @@ class Service(Intake):
         super().start()
         self.follow(
             self.served.run(), self.exposures.run(), self.models.run(), self.rules.run(), self.experiments.run(),
-            self.caches.run(), self.feed.follow(),
+            self.shadows.run(), self.caches.run(), self.feed.follow(),
         )  # fmt: skip
 
     async def hand_over(self) -> None:
@@ -191,6 +193,8 @@ class Service(Intake):
         if asked.choices:
             for exposure in self.experiments.exposures(asked, now_ms):
                 self.exposures.add(exposure)
+        if self.recommender.arms.shadows:
+            self.shadows.offer(asked, answer, now_ms)
         if self.config.serving.log_served:
             sampled = self._sample.random() < self.config.serving.feature_sample
             began = time.perf_counter()

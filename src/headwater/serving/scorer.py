@@ -73,7 +73,7 @@ class DirectScorer:
 
 
 class ThreadScorer:
-    """One thread for all rankers, replaced when a call in it stalls. Belongs to one pipeline, the only one that calls it.
+    """One thread for all rankers, replaced when a call in it stalls. Belongs to the pipelines of one worker, which call it one at a time.
 
     ``clock`` is monotonic, in seconds; the breaker reads it.
     """
