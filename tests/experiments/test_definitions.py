@@ -108,6 +108,7 @@ def test_a_mistake_is_named(old: str, new: str, message: str) -> None:
         ("ranker.candidate", 3, "no configuration key `ranker.candidate`; did you mean `ranker.candidates`?"),
         ("surfaces.home.diversty", 0.1, "did you mean `surfaces.home.diversity`?"),
         ("surfaces.hom.diversity", 0.1, 'There is no surface "hom", did you mean "home"?'),
+        ("ranker.candidates.x", 3, "`candidates` holds a value and no keys"),
         ("ranker", 3, "`ranker` is a table: say which of its keys"),
         ("log.dedup_window", 3, "cannot differ between variants: what is stored, and where, is the same for all"),
         ("features.recent", 3, "all users share one state"),

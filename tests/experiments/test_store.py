@@ -126,6 +126,13 @@ def test_a_file_that_breaks_leaves_what_was_in_force(tmp_path: Path) -> None:
     assert taken(files) == ["other"]
 
 
+def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
+    folder_of(tmp_path).write_text("a file")
+    assert "Not a directory" in str(mark(tmp_path))
+    with pytest.raises(ExperimentError, match="Expected a folder that can be read"):
+        read_experiments(tmp_path)
+
+
 def test_all_are_off_at_once_and_on_again(tmp_path: Path) -> None:
     files = ExperimentFiles(tmp_path)
     create(tmp_path, TEXT)

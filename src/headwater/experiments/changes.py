@@ -198,4 +198,6 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
         if at.get(parent) is None:  # a rule that has no such action yet; what it becomes is checked as a whole
             at[parent] = {}
         at = at[parent]
+        if not isinstance(at, dict):
+            raise ExperimentError(f"There is no configuration key `{key}`: `{parent}` holds a value and no keys")
     at[last] = value

@@ -6,6 +6,7 @@ People write the files; starting and stopping changes single lines of them and l
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -43,8 +44,15 @@ def folder_of(data: Path) -> Path:
 
 
 def read_experiments(data: Path) -> tuple[dict[str, Experiment], dict[str, str]]:
-    """All experiments by name, and of files that cannot be read why (by the name of the file, less its ending)."""
+    """All experiments by name, and of files that cannot be read why (by the name of the file, less its ending).
+
+    Raises:
+        ExperimentError: the folder cannot be read.
+    """
     found: dict[str, Experiment] = {}
+    folder = folder_of(data)
+    if (folder.exists() and not os.access(folder, os.R_OK | os.X_OK)) or folder.is_file():
+        raise ExperimentError(f"{folder}: Expected a folder that can be read")
     wrong: dict[str, str] = {}
     for path in sorted(folder_of(data).glob("*.toml")):
         try:
@@ -166,7 +174,10 @@ def is_off(data: Path) -> bool:
 def mark(data: Path) -> Mark:
     """What changes with every file of the folder; a few microseconds for each."""
     folder = folder_of(data)
-    return (stamp(folder / OFF), *((path.name, stamp(path)) for path in sorted(folder.glob("*.toml"))))
+    try:
+        return (stamp(folder / OFF), *((path.name, stamp(path)) for path in sorted(folder.glob("*.toml"))))
+    except OSError as error:  # reading says what is wrong
+        return (str(error),)
 
 
 def accept(running: Sequence[Experiment], config: Config) -> list[Acting]:

@@ -25,6 +25,7 @@ from headwater.log.protocol import Vocabulary
 from headwater.online.arms import Arm, Arms, Shadow, branched
 from headwater.online.metrics import Labelled, Metrics
 from headwater.online.recommender import Asked, Recommender
+from headwater.ranking.remote import RemoteRanker
 from headwater.registry.registry import Registry
 from headwater.retrieval.fitted import OPENERS
 from headwater.schema.config import Config
@@ -86,7 +87,11 @@ class ExperimentsWatch:
         models: dict[object, Model] = {}
         arms: dict[ArmKey, Arm] = {}
         accepted: list[Acting] = []
-        found = self._files.read(seen.config)
+        try:
+            found = self._files.read(seen.config)
+        except HeadwaterError as error:
+            log.error("experiments_unreadable", reason=str(error), serving=self._running)
+            return None
         refused = dict(self._files.problems)
         for each in found:
             try:
@@ -171,7 +176,12 @@ class ExperimentsWatch:
         version = own or (current.version if current is not None else "")
         if not version or (opened_alike and not own):
             return None
-        if opened_alike and current is not None and current.version == version:
+        if (
+            opened_alike
+            and current is not None
+            and current.version == version
+            and not isinstance(current.ranker, RemoteRanker)
+        ):
             return current
         key = version, msgspec.json.encode(_opening(config))
         found = models.get(key) or self._models.get(key)
