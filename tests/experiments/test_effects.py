@@ -86,7 +86,7 @@ def test_tea_tasting_says_the_same(covariate: bool, mean: bool) -> None:
             group[:, 1] = group[:, 3] = 1.0
     control, treatment = (one(group) for group in groups)
     ours = effect(control, treatment, cuped=covariate)
-    theirs = fixed_horizon(control, treatment, alpha=0.05, covariate=covariate)
+    theirs = fixed_horizon(control, treatment, alpha=0.05, cuped=covariate)
     assert theirs.difference == pytest.approx(float(ours.difference), rel=1e-9)
     assert theirs.relative == pytest.approx(float(ours.relative), rel=1e-9)
     half = (theirs.interval[1] - theirs.interval[0]) / 2

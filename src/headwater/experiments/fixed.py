@@ -21,7 +21,7 @@ _NAMES = ("numerator", "denominator", "numerator_before", "denominator_before")
 
 
 class FixedHorizon(Struct, frozen=True, kw_only=True):
-    """Welch's t-test on the ratio of means, with CUPED when ``covariate``. Intervals are at 1 − alpha."""
+    """Welch's t-test on the ratio of means. Intervals are at 1 − alpha."""
 
     difference: float
     interval: Interval
@@ -30,11 +30,15 @@ class FixedHorizon(Struct, frozen=True, kw_only=True):
     p_value: float
 
 
-def fixed_horizon(control: Moments, treatment: Moments, *, alpha: float, covariate: bool) -> FixedHorizon:
-    """Compare two variants once; each holds the moments of one variant (no leading axes)."""
+def fixed_horizon(control: Moments, treatment: Moments, *, alpha: float, cuped: bool = True) -> FixedHorizon:
+    """Compare two variants once; each holds the moments of one variant (no leading axes).
+
+    CUPED where ``cuped`` and users differ in what they did before.
+    """
     from tea_tasting import RatioOfMeans  # heavy: it brings ibis
 
-    before = ("numerator_before", "denominator_before") if covariate else (None, None)
+    differ = float(control.cov[2, 2] + treatment.cov[2, 2]) > 0.0
+    before = ("numerator_before", "denominator_before") if cuped and differ else (None, None)
     metric = RatioOfMeans("numerator", "denominator", *before, confidence_level=1.0 - alpha)
     found = metric.analyze_aggregates(aggregates(control), aggregates(treatment))
     return FixedHorizon(
