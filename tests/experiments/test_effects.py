@@ -106,6 +106,8 @@ def test_without_a_past_cuped_changes_nothing_and_nobody_gives_nan() -> None:
     assert float(found.error) == float(plain.error)
     assert float(found.variance_ratio) == 1.0
     assert np.isnan(effect(one(outcomes[:0]), one(outcomes)).difference)
+    no_lists = outcomes * np.array([1.0, 0.0, 1.0, 0.0])
+    assert np.isnan(effect(one(no_lists[:200]), one(no_lists[200:])).difference)
     outcomes[:200, 0] = 0.0
     nothing = effect(one(outcomes[:200]), one(outcomes[200:]))
     assert nothing.control == 0.0

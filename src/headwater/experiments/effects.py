@@ -51,7 +51,8 @@ def effect(control: Moments, treatment: Moments, *, cuped: bool = True) -> Effec
         means, variances, plain = [], [], []
         for variant in (control, treatment):
             covariate, on_metric, on_covariate = _gradients(variant)
-            value = variant.mean[..., _NUMERATOR] / variant.mean[..., _DENOMINATOR]
+            some = variant.mean[..., _DENOMINATOR] != 0.0
+            value = np.where(some, variant.mean[..., _NUMERATOR] / variant.mean[..., _DENOMINATOR], np.nan)
             shift = np.where(slope != 0.0, slope * (covariate - covariate_of_both), 0.0)
             used = np.where(slope[..., None] != 0.0, on_metric - slope[..., None] * on_covariate, on_metric)
             means.append(value - shift)
