@@ -141,13 +141,15 @@ def split_alarms(
 class Comparison:
     """Users that find the better of two rankers with 80% power at 5%, by an A/B test on ``clicks_per_user`` and by interleaving.
 
-    ``lift``: true relative gain in clicks. ``power`` of both with as many users as interleaving needs, by resampling.
+    ``lift``: true relative gain in clicks. ``factor`` with its 95% interval (delta method on the two effects that it is made of).
+    ``power`` of both with as many users as interleaving needs, by resampling.
     """
 
     lift: float
     ab_users: int
     interleaved_users: int
     factor: float
+    factor_ci95: tuple[float, float]
     score: float
     power: dict[str, float]
 
@@ -190,6 +192,9 @@ def interleaving_gain(*, users: int, noise: tuple[float, float], resamples: int,
     variance = clicks[arm == 0].var(ddof=1) + clicks[arm == 1].var(ddof=1)
     ab_users = 2.0 * variance * (quantiles / gain) ** 2
     needed = scores.var(ddof=1) * (quantiles / scores.mean()) ** 2
+    parts = (expected[1] - expected[0], scores)
+    off = 2.0 * norm.ppf(0.975) * np.sqrt(sum(one.var(ddof=1) / users / one.mean() ** 2 for one in parts))
+    factor = float(ab_users / needed)
     by_ab, by_interleaving = [], []
     limit, count = norm.ppf(1.0 - ALPHA / 2.0), round(needed)
     for _ in range(resamples):
@@ -200,7 +205,8 @@ def interleaving_gain(*, users: int, noise: tuple[float, float], resamples: int,
         error = np.sqrt(first.var(ddof=1) / len(first) + second.var(ddof=1) / len(second))
         by_ab.append((second.mean() - first.mean()) / error > limit)
     return Comparison(
-        lift=float(gain / expected[0].mean()), ab_users=round(ab_users), interleaved_users=count, factor=float(ab_users / needed),
+        lift=float(gain / expected[0].mean()), ab_users=round(ab_users), interleaved_users=count, factor=factor,
+        factor_ci95=(float(factor * np.exp(-off)), float(factor * np.exp(off))),
         score=float(scores.mean()), power={"ab": float(np.mean(by_ab)), "interleaving": float(np.mean(by_interleaving))},
     )  # fmt: skip
 
