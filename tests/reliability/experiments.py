@@ -37,7 +37,7 @@ class Sighted(Struct, frozen=True, kw_only=True):
     runs: int
     users: int
     found: float
-    median_users: float | None
+    median_users: int | None
 
     @property
     def good(self) -> bool:
@@ -56,9 +56,10 @@ def sound(*, tests: int, looks: int, splits: int, seed: int) -> Sound:
 def sighted(*, splits: int, seed: int) -> Sighted:
     """``splits`` experiments whose split is off by 1%."""
     found = mismatch_test(splits, seed)
+    at: float | None = found["mismatch"]["users_at_alarm"]
     return Sighted(
         seed=seed, runs=splits, users=found["mismatch"]["users"], found=found["mismatch_found"],
-        median_users=found["mismatch"]["users_at_alarm"],
+        median_users=None if at is None else round(at),
     )  # fmt: skip
 
 
