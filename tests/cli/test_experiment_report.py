@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from headwater.cli.main import build_app
 from headwater.experiments.definitions import parse_experiment
-from headwater.experiments.store import folder_of
+from headwater.experiments.store import folder_of, read_experiment
 from headwater.log.batch import events_to_batch
 from headwater.log.commands import ExposureEntry
 from headwater.schema.errors import ConfigurationError, HeadwaterError
@@ -87,12 +88,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *arguments: str) -> Any:
+def run(folder: Path, *arguments: str, code: int = 0) -> Any:
     at = ("--config", str(folder / "headwater.toml"), "--data", str(folder / "data"))
     done = CliRunner().invoke(build_app(), ["experiments", *arguments, *at])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == code, done.output
     return done.stdout
 
 
@@ -158,3 +159,24 @@ def test_power_from_numbers_and_from_the_log(site: Path) -> None:
         run(site, "power", "--mean", "0.4")
     with pytest.raises(ConfigurationError, match="clicks_per_user"):
         run(site, "power", "--metric", "clicks")
+
+
+def test_the_guard_stops_what_does_harm_and_nothing_else(site: Path, tmp_path: Path) -> None:
+    shutil.copytree(site, tmp_path / "site")
+    folder = tmp_path / "site"
+    path = folder_of(folder / "data") / "wider.toml"
+    options = ("--window", "1d", "--before", "1d", "--json")
+    said = json.loads(run(folder, "guard", *options, code=1).splitlines()[-1])["experiments"]
+    assert said[0]["problem"].startswith('experiment "wider": there is no metric views')
+    assert read_experiment(folder / "data", "wider").is_running
+    good = path.read_text().replace(', "views"', "").replace("bound = 0.5", "bound = 9.0")
+    path.write_text(good)
+    said = json.loads(run(folder, "guard", *options).splitlines()[-1])["experiments"]
+    assert [(one["decision"], one["stopped"], one["users"]) for one in said] == [("ship", False, USERS)]
+    harmful = '[[guardrails]]\nmetric = "clicks_per_user"\ndirection = "increase"\nbound = 0.01\n[[variants]]\nname = "control"'
+    path.write_text(good.replace('[[variants]]\nname = "control"', harmful))
+    assert "stop: harm" in run(folder, "guard", *options[:-1], code=1)
+    stopped = read_experiment(folder / "data", "wider")
+    assert (stopped.status, stopped.stopped_ms) == ("stopped", START_MS + 75 * HOUR)
+    assert "guardrail clicks_per_user is violated" in stopped.stopped_why
+    assert "no experiment is running" in run(folder, "guard")

@@ -64,7 +64,7 @@ def report(
 
     chosen = settings(config, data)
     experiment = read_experiment(chosen.data, name)
-    defined = _metrics(chosen, window, metrics)
+    defined = metrics_of(chosen, window, metrics)
     with closing(open_log(chosen.data)) as event_log:
         found = judge(
             event_log, experiment, list(defined.values()), before_ms=parse_delay(before), alpha=alpha, planned_users=planned,
@@ -118,7 +118,7 @@ def power(
         from headwater.schema.durations import parse_delay
 
         chosen = settings(config, data)
-        defined = _metrics(chosen, window, metrics)
+        defined = metrics_of(chosen, window, metrics)
         if metric not in defined:
             raise ConfigurationError(f"--metric {metric}: there is no such metric; there are {', '.join(defined)}")
         with closing(open_log(chosen.data)) as event_log:
@@ -136,7 +136,8 @@ def power(
     _show_sizes(found)
 
 
-def _metrics(chosen: Settings, window: str, path: Path | None) -> dict[str, Metric]:
+def metrics_of(chosen: Settings, window: str, path: Path | None) -> dict[str, Metric]:
+    """The metrics that ``--window`` and ``--metrics`` define, by name."""
     from headwater.experiments.metrics import check_types, parse_metrics, predefined
     from headwater.schema.durations import parse_duration
 

@@ -1,9 +1,10 @@
-"""``headwater experiments``: write, start, watch, judge and stop them."""
+"""``headwater experiments``: write, start, watch, judge, guard and stop them."""
 
 from __future__ import annotations
 
 import typer
 
+from headwater.cli.experiment_guard import register_guard
 from headwater.cli.experiment_report import register_report
 from headwater.cli.experiment_runs import register_runs
 
@@ -15,4 +16,5 @@ def register(app: typer.Typer) -> None:
     )
     register_runs(group)
     register_report(group)
+    register_guard(group)
     app.add_typer(group, name="experiments")

@@ -25,6 +25,10 @@ DAY_MS = 86_400_000
 _RECORDED_WITHIN_MS = 5_000  # a list and its exposure are recorded a moment after it was given, in either order
 
 
+class NobodyExposedError(HeadwaterError):
+    """An experiment that nobody has met yet."""
+
+
 def judge(
     event_log: EventLog, experiment: Experiment, metrics: Sequence[Metric], *, before_ms: int = 14 * DAY_MS,
     alpha: float = 0.05, planned_users: int = 10_000, until_ms: int | None = None,
@@ -34,7 +38,8 @@ def judge(
     Its ``metrics`` decide (``clicks_per_user`` when it names none), its guardrails stop it, all others of ``metrics`` are looked at.
 
     Raises:
-        HeadwaterError: it names a metric that is not among ``metrics``, or nobody was exposed to its variants as they are.
+        HeadwaterError: it names a metric that is not among ``metrics``.
+        NobodyExposedError: nobody was exposed to its variants as they are.
     """
     names = experiment.variant_names
     primary = experiment.metrics or DEFAULT_PRIMARY
@@ -49,7 +54,7 @@ def judge(
         event_log, experiment.name, names, version=experiment.version, since_ms=experiment.started_ms, until_ms=until_ms
     )
     if not len(found):
-        raise HeadwaterError(
+        raise NobodyExposedError(
             f'experiment "{experiment.name}": nobody was exposed to its variants as they are now; start it, serve lists, then ask again'
         )
     arms = first_exposures(found)
