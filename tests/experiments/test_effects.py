@@ -8,6 +8,7 @@ import pytest
 from headwater.experiments.effects import effect, winsorised
 from headwater.experiments.fixed import fixed_horizon
 from headwater.experiments.moments import Float64, Moments, moments_by_look, pooled
+from headwater.experiments.sequences import mixture, sequence
 
 
 def people(rng: np.random.Generator, count: int, lift: float = 0.0, far: float = 0.0) -> Float64:
@@ -94,6 +95,22 @@ def test_tea_tasting_says_the_same(covariate: bool, mean: bool) -> None:
     assert theirs.relative_interval[1] - theirs.relative_interval[0] == pytest.approx(
         2 * 1.96 * float(ours.relative_error), rel=2e-2
     )
+
+
+def test_sequences_of_the_relative_change_hold_the_truth_at_all_looks() -> None:
+    rng = np.random.default_rng(10)
+    tests, users, looks, missed, late = 200, 3_000, 15, 0, 0
+    for _ in range(tests):
+        outcomes = np.concatenate([people(rng, users // 2), people(rng, users // 2, 0.2)])
+        variant = np.repeat([0, 1], users // 2)
+        look = np.tile(np.arange(users // 2) * looks // (users // 2), 2)
+        moments = moments_by_look(outcomes, variant, look, 2, looks)
+        found = effect(moments[:, 0], moments[:, 1])
+        low, high = sequence(found.relative, found.relative_error, found.users, mixture(0.05, users), 0.05)
+        missed += int(not low[-1] < 0.2 < high[-1])
+        late += int(not abs(found.relative[-1] - 0.2) < 1.96 * found.relative_error[-1])
+    assert missed <= 0.05 * tests
+    assert 0.02 * tests <= late <= 0.09 * tests  # one look at the end, at the same level
 
 
 def test_without_a_past_cuped_changes_nothing_and_nobody_gives_nan() -> None:

@@ -152,7 +152,7 @@ def _ends(shown: Sequence[Comparison]) -> list[float]:
     fixed = [abs(end) for one in shown if one.fixed is not None for end in one.fixed.relative_interval]
     sequences = [abs(end) for one in shown for end in one.relative_sequence if end is not None]
     finite = sorted(end for end in [*fixed, *sequences] if end < float("inf"))
-    return finite[: max(len(finite) - len(finite) // 10, 1)]  # one wild metric shall not flatten all others
+    return finite[: max(len(finite) - len(finite) // 20, 1)]  # one wild metric shall not flatten all others
 
 
 def _path(parts: list[str], one: Comparison, top: int) -> int:
