@@ -16,7 +16,7 @@ from tests.reliability.experiments import sighted, sound
 
 
 def test_the_short_form_keeps_the_promises() -> None:
-    size = ["--tests", "100", "--looks", "30", "--splits", "1000", "--users", "1000"]
+    size = ["--tests", "100", "--looks", "30", "--splits", "1000", "--users", "1000", "--seed", "1"]
     result = CliRunner().invoke(build_app(), ["bench", "experiments", *size, "--json"])
     assert result.exit_code == 0, result.output
     figures = msgspec.json.decode(result.output.strip().splitlines()[-1])
@@ -25,6 +25,9 @@ def test_the_short_form_keeps_the_promises() -> None:
     assert figures["naive_false_positives"] > 0.15 > figures["false_positives"]
     assert figures["mismatch_found"] == 1.0
     assert figures["cuped_factor"] > 1.4
+    verdicts = figures["verdicts"]
+    assert figures["wrong_verdicts"] <= 0.1
+    assert verdicts["clicks +10%"].get("ship", 0) >= 8 <= verdicts["clicks -10%"].get("stop: harm", 0)
     low, high = figures["interleaving"]["factor_ci95"]
     assert 1.0 < low < figures["interleaving_factor"] < high
     assert {"seed", "machine", "versions", "cpu_s"} <= set(figures)

@@ -47,7 +47,7 @@ def experiments(
     began = time.process_time()
     figures: dict[str, Any] = {
         "tests": tests, "looks": looks, "users_per_test": looks * each,
-        **aa_tests(tests, looks, each, seed), **split_tests(splits, seed), **mismatch_test(splits, seed), **gains(tests, users, seed),
+        **aa_tests(tests, looks, each, seed), **split_tests(splits, seed), **mismatch_test(splits, seed), **verdict_tests(max(tests // 5, 10), seed), **gains(tests, users, seed),
     }  # fmt: skip
     figures["missed"] = missed(figures)
     figures |= {"cpu_s": time.process_time() - began, "seed": seed, "machine": machine(), "versions": versions()}
@@ -72,6 +72,21 @@ def aa_tests(tests: int, looks: int, each: int, seed: int) -> dict[str, Any]:
         "false_positives": max(one["always_valid"]["share"] for one in found.values()),
         "naive_false_positives": max(one["naive"]["share"] for one in found.values()),
     }
+
+
+def verdict_tests(runs: int, seed: int) -> dict[str, Any]:
+    """Verdicts of whole reports, where nothing differs and where the treated click more."""
+    from headwater.cli.bench.verdicts import aa_verdicts
+
+    users = 5_000
+    nothing = aa_verdicts(runs=runs, users=users, lift=0.0, seed=seed)
+    return {
+        "verdicts": {
+            "runs": runs, "users": users, "nothing": nothing, f"clicks +{2 * LIFT:.0%}": aa_verdicts(runs=runs, users=users, lift=2 * LIFT, seed=seed),
+            f"clicks -{2 * LIFT:.0%}": aa_verdicts(runs=runs, users=users, lift=-2 * LIFT, seed=seed),
+        },
+        "wrong_verdicts": 1.0 - nothing.get("continue", 0) / runs,
+    }  # fmt: skip
 
 
 def split_tests(runs: int, seed: int) -> dict[str, Any]:

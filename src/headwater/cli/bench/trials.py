@@ -19,7 +19,7 @@ from headwater.experiments.srm import ALARM, log_bayes_factor
 from headwater.experiments.srm import always_valid_p as split_p
 
 Float64 = npt.NDArray[np.float64]
-Outcomes = Callable[[np.random.Generator, tuple[int, ...]], Float64]
+Draw = Callable[[np.random.Generator, tuple[int, ...]], Float64]
 
 ALPHA, POWER = 0.05, 0.8
 _CHUNK = 500_000  # users that are in memory at a time
@@ -49,7 +49,7 @@ def clicks_per_list(rng: np.random.Generator, size: tuple[int, ...]) -> Float64:
     return _columns(rng.binomial(lists, taste), lists, rng.binomial(before, taste), before)
 
 
-METRICS: dict[str, Outcomes] = {
+METRICS: dict[str, Draw] = {
     "conversion": conversion, "value_per_user": value_per_user, "clicks_per_user": clicks_per_user,
     "clicks_per_list": clicks_per_list,
 }  # fmt: skip
@@ -74,7 +74,7 @@ def rate(found: npt.NDArray[np.bool_]) -> Rate:
 
 
 def looked_at(
-    outcomes: Outcomes, *, tests: int, looks: int, each: int, seed: int, treated: Outcomes | None = None, cuped: bool = True
+    outcomes: Draw, *, tests: int, looks: int, each: int, seed: int, treated: Draw | None = None, cuped: bool = True
 ) -> tuple[dict[str, Rate], float]:  # fmt: skip
     """Simulate ``tests`` experiments with ``looks`` looks, ``each`` new users a look; the users come to the variants by a coin.
 
@@ -138,7 +138,7 @@ def split_alarms(
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Saving:
     """Users that find the better of two rankers with 80% power at 5%, by an A/B test on ``clicks_per_user`` and by interleaving.
 
     ``lift``: true relative gain in clicks. ``factor`` with its 95% interval (delta method on the two effects that it is made of).
@@ -154,7 +154,7 @@ class Comparison:
     power: dict[str, float]
 
 
-def interleaving_gain(*, users: int, noise: tuple[float, float], resamples: int, seed: int) -> Comparison:
+def interleaving_gain(*, users: int, noise: tuple[float, float], resamples: int, seed: int) -> Saving:
     """Two rankers that see relevance through noise (standard deviations ``noise``), and users that differ in taste and activity.
 
     A user has a taste and an item a vector of 8 standard normal numbers, relevance is their product over √8. A list ranks 40 items and shows 10. A user
@@ -204,7 +204,7 @@ def interleaving_gain(*, users: int, noise: tuple[float, float], resamples: int,
         first, second = clicks[drawn][arm[drawn] == 0], clicks[drawn][arm[drawn] == 1]
         error = np.sqrt(first.var(ddof=1) / len(first) + second.var(ddof=1) / len(second))
         by_ab.append((second.mean() - first.mean()) / error > limit)
-    return Comparison(
+    return Saving(
         lift=float(gain / expected[0].mean()), ab_users=round(ab_users), interleaved_users=count, factor=factor,
         factor_ci95=(float(factor * np.exp(-off)), float(factor * np.exp(off))),
         score=float(scores.mean()), power={"ab": float(np.mean(by_ab)), "interleaving": float(np.mean(by_interleaving))},
