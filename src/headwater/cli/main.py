@@ -22,6 +22,7 @@ from headwater.cli import (
     erase,
     evaluate,
     explain,
+    exploration,
     features,
     importing,
     init,
@@ -40,8 +41,8 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, keys, recommend, explain, pipeline, ladder, rules, features, archive,
-    backup, erase, bench, capacity, demo, doctor,
+    init, importing, train, evaluate, models, learn, serve, keys, recommend, explain, pipeline, ladder, exploration, rules, features,
+    archive, backup, erase, bench, capacity, demo, doctor,
 )  # fmt: skip
 
 
