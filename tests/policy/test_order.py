@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.policy.diversity import LEAST_WINDOW, OWN, diversified, relevance, window
-from headwater.policy.exploration import Lottery
+from headwater.policy.exploration import Lottery, Promise
 from headwater.policy.order import Capped, Diverse, Ordered, Pinned, Policy, Required, Weighed, apply_policy
 from headwater.testing.policy_oracle import SlowPolicy, diversify_slowly, order_slowly, spread_slowly
 from tests.features.states import STABLE
@@ -23,7 +23,12 @@ def mask(chosen: set[int], n: int) -> npt.NDArray[np.bool_]:
 
 
 def ordered(
-    scores: Sequence[float], k: int, slow: SlowPolicy, ties: Sequence[int] | None = None, lottery: Lottery | None = None
+    scores: Sequence[float],
+    k: int,
+    slow: SlowPolicy,
+    ties: Sequence[int] | None = None,
+    lottery: Lottery | None = None,
+    promise: Promise | None = None,
 ) -> Ordered:
     """``apply_policy`` of the same policy in arrays."""
     n = len(scores)
@@ -40,6 +45,7 @@ def ordered(
         caps,
         [Required(mask(chosen, n), at_least, within) for chosen, at_least, within in slow.required],
         lottery=lottery,
+        promise=promise,
     )
     return apply_policy(np.array(scores, np.float32), np.array(ties or range(n), np.int64), k, policy)
 

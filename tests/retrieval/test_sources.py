@@ -166,15 +166,15 @@ def test_fresh_offers_the_newest_first_and_nothing_old() -> None:
         ]
     )
     small = world(Step(START_MS, put))
-    assert names(Fresh(CONFIG), small, small.asked(later_ms=1)) == ["just now", "yesterday"]
+    assert names(Fresh(CONFIG, small.plan), small, small.asked(later_ms=1)) == ["just now", "yesterday"]
     brief = Config(sources=Sources(fresh=FreshConfig(max_age="1h")))
-    assert names(Fresh(brief), small, small.asked(later_ms=MINUTE_MS)) == ["just now"]
-    assert names(Fresh(brief), small, small.asked(later_ms=2 * HOUR_MS)) == []
+    assert names(Fresh(brief, small.plan), small, small.asked(later_ms=MINUTE_MS)) == ["just now"]
+    assert names(Fresh(brief, small.plan), small, small.asked(later_ms=2 * HOUR_MS)) == []
 
 
 def test_an_item_without_a_date_is_as_old_as_it_is_known() -> None:
     small = world(Step(START_MS, PutItems([Item(id="a")])), clicks(("u", "b"), at_ms=START_MS + HOUR_MS))
-    assert names(Fresh(CONFIG), small, small.asked()) == ["b", "a"]
+    assert names(Fresh(CONFIG, small.plan), small, small.asked()) == ["b", "a"]
 
 
 def test_an_empty_world_offers_nothing_and_says_so() -> None:

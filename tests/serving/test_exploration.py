@@ -126,8 +126,8 @@ def test_it_explores_without_rules_and_without_a_ranker_but_not_on_what_is_left_
 
 def test_records_of_releases_that_drew_nothing_read_as_certain() -> None:
     record = msgspec.to_builtins(served_list(Query("r"), ask(made(exploring(0.0)), "r"), sampled=False))
-    old = msgspec.convert(record[:-2], ServedList)
-    assert (old.log_propensity, old.explored) == (0.0, None)
+    old = msgspec.convert(record[:-3], ServedList)
+    assert (old.log_propensity, old.explored, old.promised) == (0.0, None, None)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from headwater.cli import (
     evaluate,
     experiments,
     explain,
+    exploration,
     features,
     importing,
     init,
@@ -41,8 +42,8 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, experiments, models, learn, serve, keys, recommend, explain, pipeline, ladder, rules, features, archive,
-    backup, erase, bench, capacity, demo, doctor,
+    init, importing, train, evaluate, experiments, models, learn, serve, keys, recommend, explain, pipeline, ladder, exploration, rules,
+    features, archive, backup, erase, bench, capacity, demo, doctor,
 )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
                 "tiers": [tier._asdict() for tier in TIERS],
                 "surfaces": msgspec.to_builtins(chosen.surfaces),
                 "fatigue": msgspec.to_builtins(chosen.fatigue),
+                "new_items": msgspec.to_builtins(chosen.new_items),
             }
         )
         return
@@ -63,6 +64,11 @@ def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         surfaces.add_row(surface.name, str(surface.k), *_policy_of(surface, chosen.fatigue))
     console.print()
     console.print(surfaces)
+    if (said := chosen.new_items).impressions:
+        console.print()
+        console.print(
+            f"new items: {said.impressions:,} impressions within {said.within}, at most {said.share:.3g} of the places on {', '.join(said.surfaces)}"
+        )
 
 
 def _policy_of(surface: Surface, fatigue: Fatigue) -> tuple[str, str, str, str]:
@@ -73,7 +79,17 @@ def _policy_of(surface: Surface, fatigue: Fatigue) -> tuple[str, str, str, str]:
         ", ".join(f"{weight:g} × {head}" for head, weight in surface.objective.items()) or "of the bundle",
         f"{action} after {impressions} in {fatigue.window}" if action != "none" else "–",
         f"{surface.diversity_by} {surface.diversity:g}" if surface.diversity else "–",
-        f"{explores.share:.3g} of requests, from {explores.candidates}, temperature {explores.temperature:g}"
-        if explores.share
-        else "–",
+        "; ".join(
+            [
+                *(
+                    [
+                        f"{explores.share:.3g} of requests, from {explores.candidates}, temperature {explores.temperature:g}"
+                    ]
+                    if explores.share
+                    else []
+                ),
+                *([f"{explores.uniform:.3g} uniformly"] if explores.uniform else []),
+            ]
+        )
+        or "–",
     )

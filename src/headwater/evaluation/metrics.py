@@ -239,6 +239,29 @@ def compare(metric: str, ranks: Ranks, baseline: Ranks, users: npt.NDArray[np.in
     )
 
 
+def weighted_difference(
+    values: Values, weights: Values, ours: npt.NDArray[np.bool_], users: npt.NDArray[np.integer]
+) -> tuple[float, Interval]:
+    """Weighted mean of ``values`` float64[n] where ``ours`` bool[n] holds less that where it does not, with a 95% interval for ``users`` int[n] as
+    clusters: from the linearised ``±w (y - mean) / Σw`` of each answer, summed by user. One user: no interval (infinite).
+
+    Raises:
+        ValueError: one of the two has no weight, or arrays of unequal length.
+    """
+    _check(values, users)
+    totals = [float(weights[which].sum()) for which in (ours, ~ours)]
+    if min(totals) <= 0.0:
+        raise ValueError("one of the two has no weight")
+    means = [float((weights * values)[which].sum()) / total for which, total in zip((ours, ~ours), totals, strict=True)]
+    pull = np.where(ours, (values - means[0]) / totals[0], (means[1] - values) / totals[1]) * weights
+    sums, _ = _by_user(users, pull)
+    difference = means[0] - means[1]
+    if len(sums) < 2:
+        return difference, (-np.inf, np.inf)
+    half = _student(len(sums)) * _standard_error(sums, 1.0)
+    return difference, (difference - half, difference + half)
+
+
 def _check(values: npt.NDArray[np.generic], users: npt.NDArray[np.integer]) -> None:
     if not len(values):
         raise ValueError("there are no questions")

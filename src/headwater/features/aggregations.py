@@ -18,6 +18,9 @@ Of = Literal["one", "value", "given"]
 # the same user had a positive event on another item within ``co_visits.window`` before it.
 FOLLOWED = "@followed"
 
+# Another one for item rows: a place in a served list. It counts nothing unless an aggregation names it.
+SERVED = "@served"
+
 
 class Decayed(Struct, frozen=True, tag=True):
     """``sum weight * x * 2^(-age / half_life)`` over events of ``types`` (weights in the same order).

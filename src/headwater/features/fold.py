@@ -18,6 +18,7 @@ from headwater.features.fold_kernel import (
     Programs,
     Workspace,
     fold_events,
+    fold_shown,
     new_workspace,
     touch_user,
 )
@@ -44,6 +45,7 @@ from headwater.log.record import Kind, Namespace, RecordBlock
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.feed import Changes
 from headwater.schema.items import MAX_CATEGORIES, MAX_REGIONS
+from headwater.schema.requests import ServedList
 from headwater.schema.users import UserProfile
 
 log = structlog.get_logger()
@@ -51,6 +53,7 @@ log = structlog.get_logger()
 _SINGLE = np.array([Kind.ITEM, Kind.ITEM_DELETED, Kind.PROFILE, Kind.ERASURE, Kind.LOGIN, Kind.TABLE], np.uint8)
 _decode_item = msgspec.msgpack.Decoder(ItemRecord).decode
 _decode_table = msgspec.msgpack.Decoder(TableRecord).decode
+_decode_served = msgspec.msgpack.Decoder(ServedList).decode
 _decode_profile = msgspec.msgpack.Decoder(UserProfile).decode
 
 IDLE_MARGIN_MS = 3_600_000
@@ -134,6 +137,8 @@ class Fold:
             plan.layout, plan.lives, plan.types, plan.users, plan.items, plan.everybody, plan.affinities
         )
         self.workspace: Workspace = new_workspace(plan.lives)
+        counts_served = plan.outcomes is not None and plan.outcomes.served
+        self._single = np.append(_SINGLE, np.uint8(Kind.SERVED)) if counts_served else _SINGLE
         self.items = ItemTable(plan.layout)
         # room for the whole cache from the start (the pages come with use): growing copies every row, a stall that
         # the freshness of whoever acts at that moment would pay for
@@ -176,7 +181,7 @@ class Fold:
                 self._learn_type(int(records["item"][i]), block.payload(i).decode())
         self.items.reserve(int(records["item"][kinds != Kind.TERM].max(initial=0)) + 1)
         start = 0
-        for i in np.flatnonzero(np.isin(kinds, _SINGLE)).tolist():
+        for i in np.flatnonzero(np.isin(kinds, self._single)).tolist():
             self._fold_run(block, start, i)
             self._fold_one(block, i)
             start = i + 1
@@ -325,6 +330,8 @@ class Fold:
             self._fold_profile(record, block.payload(i))
         elif kind == Kind.TABLE:
             self._fold_table(block.payload(i), user, item, int(record["time_ms"]), int(record["received_ms"]))
+        elif kind == Kind.SERVED:
+            self._fold_served(block.payload(i), min(int(record["time_ms"]), int(record["received_ms"])))
         elif kind == Kind.ERASURE:
             self._empty_user(user)
         elif kind == Kind.LOGIN:
@@ -350,6 +357,12 @@ class Fold:
             profile = None if plain is None else _decode_profile(plain)
             for attribute, at in self.plan.user_attributes:
                 u4[at] = 0 if profile is None else attribute_code(profile.field_of(attribute.name), attribute.kind)
+
+    def _fold_served(self, payload: bytes, time_ms: int) -> None:
+        """Count the places of a list (a plan that asks for them: ``features.outcomes``)."""
+        shown = np.array(_decode_served(payload).items, np.int64)
+        self.items.reserve(int(shown.max(initial=0)) + 1)
+        fold_shown(shown, time_ms, self.items.rows, self.programs, self.workspace, self.items.dirty)
 
     def _fold_table(self, payload: bytes, user: int, item: int, valid_ms: int, received_ms: int) -> None:
         record = _decode_table(payload)

@@ -407,6 +407,23 @@ def fold_events(
 
 
 @kernel
+def fold_shown(
+    shown: Int64, time_ms: int, items: Rows, programs: Programs, workspace: Workspace, dirty_items: UInt8
+) -> None:  # fmt: skip
+    """Fold the places of a served list of items ``shown`` into their rows and that of everybody: the type slot behind ``FOLLOWED``."""
+    layout, lives, types = programs.layout, programs.lives, len(programs.types.weight)
+    item_program, everybody = programs.items, programs.everybody
+    latest, earliest = set_moment(workspace, lives, time_ms)
+    for k in range(len(shown)):
+        item = shown[k]
+        for row, program in ((np.int64(0), everybody), (item, item_program)):
+            _fold_item(items.i8[row], items.f4[row], items.u4[row], types + 1, 1.0, time_ms, np.nan, 0, item, 0, False, 0.0, False,
+                       0, 0, latest, earliest, workspace, layout, lives, program, types)  # fmt: skip
+        dirty_items[item] = 1
+        dirty_items[0] = 1
+
+
+@kernel
 def touch_user(users: Rows, user: int, now_ms: int, programs: Programs, workspace: Workspace) -> None:
     """Note that something was said of a user at ``now_ms``: the row starts anew if it was idle, and is not idle now."""
     i8, f4, u4 = users.i8[user], users.f4[user], users.u4[user]

@@ -28,6 +28,7 @@ import numpy as np
 
 from headwater.features.aggregations import (
     FOLLOWED,
+    SERVED,
     Affinity,
     Aggregation,
     Attribute,
@@ -71,6 +72,7 @@ from headwater.features.layout import (
     TypeProgram,
 )
 from headwater.features.module import configured_columns
+from headwater.features.outcomes import OutcomeCells, kept_outcomes
 from headwater.features.reads import compile_reads
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
@@ -108,6 +110,7 @@ class Plan:
     popular_cells: tuple[int, ...]  # f4 position of the positive weight, one a configured half-life
     popular_lives: tuple[int, ...]
     half_lives: tuple[str, ...]
+    outcomes: OutcomeCells | None  # None: nothing asks for them
 
 
 def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> Plan:
@@ -119,7 +122,9 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
     columns = configured_columns(config) if columns is None else columns
     features, names = config.features, tuple(t.name for t in config.events)
     popular = [popularity_cell(config, parse_duration(text)) for text in features.item_half_lives]
-    declared: list[Aggregation] = [default_affinity(config), *popular, *(a for column in columns for a in column.reads)]
+    outcomes = kept_outcomes(config)
+    declared: list[Aggregation] = [default_affinity(config), *popular, *(outcomes or ())]
+    declared += [a for column in columns for a in column.reads]
     keyed = [Attribute("item", a.key, "category") for a in declared if isinstance(a, Affinity) and a.key != "category"]
     cells = list(dict.fromkeys([*declared, *keyed]))
 
@@ -177,6 +182,7 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
     shown = fatigue.types if untouched_size else ()
     touching = [t.name for t in config.events if untouched_size and t.weight > 0.0 and t.name not in shown]
     positions = {**users.at, **items.at, **affinities.at}
+    of_all = of_everybody(columns) | ({outcomes.traffic} if outcomes is not None else set())
     versions = tuple(version_of(column) for column in columns)
     described = {
         "state": STATE_VERSION,
@@ -214,7 +220,7 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
         ),
         users=users.program(names, lives_ms, spans),
         items=items.program(names, lives_ms, spans),
-        everybody=items.program(names, lives_ms, spans, of_everybody(columns)),
+        everybody=items.program(names, lives_ms, spans, of_all),
         affinities=affinities.program(names, lives_ms, items.at),
         reads=compile_reads(columns, positions, lives_ms, affinities.groups, layout),
         positions=positions,
@@ -224,6 +230,10 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
         popular_cells=tuple(items.at[cell][0] for cell in popular),
         popular_lives=tuple(lives_ms.index(cell.half_life_ms) for cell in popular),
         half_lives=features.item_half_lives,
+        outcomes=None if outcomes is None else OutcomeCells(
+            items.at[outcomes.shown][0], items.at[outcomes.liked][0], items.at[outcomes.traffic][0],
+            lives_ms.index(outcomes.traffic.half_life_ms), SERVED in outcomes.shown.types,
+        ),
     )  # fmt: skip
 
 
@@ -281,7 +291,7 @@ class _Cells:
         self, types: tuple[str, ...], lives_ms: list[int], spans: list[tuple[int, int]],
         only: frozenset[Aggregation] | None = None,
     ) -> CellProgram:  # fmt: skip
-        names = (*types, FOLLOWED)  # the last slot stands behind all configured types
+        names = (*types, FOLLOWED, SERVED)  # these slots stand behind all configured types
         bumps: list[list[tuple[int, float]]] = [[] for _ in range(len(names) + 1)]
         extras: list[list[tuple[int, int, int, float, int]]] = [[] for _ in range(len(names) + 1)]
         chosen = [c for c in self.cells if only is None or c in only]

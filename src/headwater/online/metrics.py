@@ -85,6 +85,13 @@ class Metrics:
             "headwater_walked", "Answers that walked a lower tier on purpose", ("tier",), registry=registry
         )
         self.explored = Counter("headwater_explored", "Answers that were drawn by lot", ("surface",), registry=registry)
+        self.new_items = Gauge(
+            "headwater_new_items", "Items that are new, by what became of what they were promised", ("state",), registry=registry,
+            multiprocess_mode="livemax",
+        )  # fmt: skip
+        self.new_item_places = Counter(
+            "headwater_new_item_places", "Places that went to a promised item", ("surface",), registry=registry
+        )
         self.rules = Counter(
             "headwater_rule_items", "Items that a rule removed, moved, placed or kept out", ("rule",), registry=registry
         )

@@ -217,6 +217,8 @@ class Service(Intake):
             self.metrics.walked.labels(str(answer.walked)).inc()
         if answer.explored is not None:
             self.metrics.explored.labels(asked.query.surface).inc()
+        if answer.promised is not None:
+            self.metrics.new_item_places.labels(asked.query.surface).inc(sum(answer.promised.kept))
         if (stalls := self._scorer.stalls) > self._stalls:
             self.metrics.stalls.inc(stalls - self._stalls)
             self._stalls = stalls
@@ -256,7 +258,15 @@ class Service(Intake):
         self._remotes.count(self.recommender.model)
         self._remotes.show_breakers()
         self.metrics.epoch_age.set(time.monotonic() - self._epoch_at)
+        self._tell_new_items()
         return self.metrics.expose()
+
+    def _tell_new_items(self) -> None:
+        rules = self.recommender.pipeline.rules
+        if rules is not None and rules.budget is not None:
+            standing = rules.budget.standing(self.recommender.view, self.clock())
+            for state in ("promised", "reached", "behind", "stopped"):
+                self.metrics.new_items.labels(state).set(getattr(standing, state))
 
     def _refresh(self) -> None:
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The order in which ranked candidates are shown once boosts, pins, caps and quotas, and perhaps the lot, have had their say."""
+"""The order in which ranked candidates are shown once boosts, pins, caps and quotas, promises and the lot have had their say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from headwater.jit import inline, kernel
 from headwater.policy.diversity import Method, diversified
-from headwater.policy.exploration import NOTHING, Lottery, uniform, weights
+from headwater.policy.exploration import NOTHING, Lottery, Promise, uniform, weights
 
 Bools = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
@@ -18,6 +18,9 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 UInt8 = npt.NDArray[np.uint8]
 Int32 = npt.NDArray[np.int32]
+
+
+NO_PROMISE = Promise(np.zeros(0, np.int64), np.zeros(0, np.int64), NOTHING, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,9 @@ class Diverse:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What acts on one list. Where rules of one kind disagree, the earlier one goes first. ``lottery`` None: nothing is drawn."""
+    """What acts on one list. Where rules of one kind disagree, the earlier one goes first. ``lottery`` None: nothing is drawn;
+    ``promise`` None: no place is promised.
+    """
 
     weighed: Sequence[Weighed] = ()
     pinned: Sequence[Pinned] = ()
@@ -72,6 +77,7 @@ class Policy:
     required: Sequence[Required] = ()
     diverse: Callable[[Int64], Diverse] | None = None  # from the order of the candidates
     lottery: Lottery | None = None
+    promise: Promise | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +87,9 @@ class Ordered:
     how many it brought in (``required``).
 
     ``log_propensities`` float64 is for each place the natural logarithm of the probability of its candidate, given those above it and
-    all pins: 0 where nothing else could stand there, and without a lottery. ``drawn_from`` int64: the candidates of the lottery,
-    best first.
+    all pins: 0 where nothing else could stand there, and without a lottery or a promise. ``drawn_from`` int64: the candidates of the
+    lottery, best first. ``chances`` float64 is for each place the probability that it went to a promised candidate as such,
+    ``kept`` bool whether it did.
     """
 
     positions: Int64
@@ -92,6 +99,8 @@ class Ordered:
     required: list[int]
     log_propensities: Float64
     drawn_from: Int64
+    chances: Float64
+    kept: Bools
 
 
 def weigh(scores: Float32, weighed: Sequence[Weighed]) -> Float64:
@@ -115,7 +124,8 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
        list as its cap allows. A quota is pressing when it lacks as many items as there are free positions left
        within its reach. Of those that most pressing quotas want, the best ranked candidate is taken; with a lottery, one that is drawn
        from those among its candidates, if there are any. What is drawn by is the score that belongs to the rank: the first
-       of the order weighs as the best score, whether diversity put it there or not.
+       of the order weighs as the best score, whether diversity put it there or not. At a promised place that may come to one of the
+       promised candidates, with the chance of each, and only else to the one that it would have come to.
     4. Where candidates end before ``k``, pins behind the end close up.
     """
     n = len(scores)
@@ -130,14 +140,18 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
         order = diversified(order, counted, diverse.vectors, k, diverse.weight, diverse.method)
     if lottery is not None:
         drawn_from = order[: len(weight)]
-    elif not (policy.pinned or policy.capped or policy.required):
+    elif not (policy.pinned or policy.capped or policy.required or policy.promise):
         shown = order[:k]
         held = [int(each.holds[shown].sum()) for each in policy.weighed]
-        return Ordered(shown, held, [], [], [], np.zeros(len(shown)), drawn_from)
+        certain = np.zeros(len(shown))
+        return Ordered(shown, held, [], [], [], certain, drawn_from, certain, certain > 0.0)
     groups, limits, rule_of = _groups(n, policy.capped)
     pins, quotas = policy.pinned, policy.required
     chosen = np.full(min(k, n), -1, np.int64)
-    log_propensities = np.zeros(len(chosen))
+    log_propensities, chances, kept = np.zeros(len(chosen)), np.zeros(len(chosen)), np.zeros(len(chosen), np.uint8)
+    promise = NO_PROMISE if policy.promise is None else policy.promise
+    promised = np.zeros(len(chosen), np.uint8)
+    promised[promise.places[promise.places < len(chosen)]] = 1
     pinned, capped, required = (np.zeros(max(len(s), 1), np.int64) for s in (pins, policy.capped, quotas))
     length = _select(
         order,
@@ -151,8 +165,14 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
         np.array([q.within for q in quotas], np.int64),
         weight,
         seed,
+        promised,
+        promise.candidates,
+        promise.chances,
+        np.uint64(promise.seed),
         chosen,
         log_propensities,
+        chances,
+        kept,
         np.zeros(n, np.uint8),
         np.zeros(len(limits), np.int64),
         np.zeros(max(len(quotas), 1), np.uint8),
@@ -170,6 +190,8 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
         required[: len(quotas)].tolist(),
         log_propensities[:length],
         drawn_from,
+        chances[:length],
+        kept[:length] > 0,
     )
 
 
@@ -202,11 +224,12 @@ def _groups(n: int, capped: Sequence[Capped]) -> tuple[Int32, Int64, Int64]:
 @kernel
 def _select(
     order: Int64, pins: UInt8, pin_at: Int64, groups: Int32, limits: Int64, rule_of: Int64, quotas: UInt8,
-    at_least: Int64, within: Int64, weight: Float64, seed: np.uint64, chosen: Int64, log_propensities: Float64, taken: UInt8,
-    counts: Int64, pressing: UInt8, pinned: Int64, capped: Int64, required: Int64,
+    at_least: Int64, within: Int64, weight: Float64, seed: np.uint64, promised: UInt8, promised_to: Int64, promise: Float64,
+    promise_seed: np.uint64, chosen: Int64, log_propensities: Float64, chances: Float64, kept: UInt8, taken: UInt8, counts: Int64,
+    pressing: UInt8, pinned: Int64, capped: Int64, required: Int64,
 ) -> int:  # fmt: skip
     """Fill ``chosen`` (-1 throughout at first) as :func:`apply_policy` says; returns how many. ``weight``: that of the first ranks,
-    empty without a lottery.
+    empty without a lottery. ``promised``: the promised places, ``promised_to`` whom, ``promise`` the chance of each.
     """
     n, k, columns = len(order), len(chosen), groups.shape[1]
     for p in range(len(pin_at)):
@@ -258,7 +281,30 @@ def _select(
                 break
         if best < 0:
             break
-        if total > 0.0:
+        chance = 0.0  # that the place goes to a promised candidate as such
+        if promised[place]:
+            for g in range(len(promised_to)):
+                i = promised_to[g]
+                if not taken[i] and not _full(i, groups, counts, limits) and _wanted(i, quotas, pressing) >= most:
+                    chance += promise[g]
+            chances[place] = chance
+        first = best  # what stands here without a lottery
+        likely = 1.0  # how likely what is taken was, if not by the promise
+        number = uniform(promise_seed, place) if chance > 0.0 else 1.0
+        if number < chance:
+            below, kept[place] = 0.0, 1
+            for g in range(len(promised_to)):
+                i = promised_to[g]
+                if not taken[i] and not _full(i, groups, counts, limits) and _wanted(i, quotas, pressing) >= most:
+                    best = i
+                    below += promise[g]
+                    if below > number:
+                        break
+            likely = 1.0 if total <= 0.0 and best == first else 0.0
+            for r in range(len(weight)):
+                if order[r] == best:
+                    likely = weight[r] / total
+        elif total > 0.0:
             below, limit, drawn = 0.0, total * uniform(seed, place), 0
             for r in range(len(weight)):
                 i = order[r]
@@ -268,7 +314,13 @@ def _select(
                 below += weight[r]
                 if below > limit:
                     break
-            log_propensities[place] = np.log(weight[drawn] / total)
+            likely = weight[drawn] / total
+        if chance > 0.0:
+            likely *= max(1.0 - chance, 0.0)
+            for g in range(len(promised_to)):
+                if promised_to[g] == best:
+                    likely += promise[g]
+        log_propensities[place] = np.log(likely)
         chosen[place] = best
         taken[best] = 1
         for c in range(columns):
@@ -281,6 +333,7 @@ def _select(
     for place in range(k):
         if chosen[place] >= 0:
             chosen[length], log_propensities[length] = chosen[place], log_propensities[place]
+            chances[length], kept[length] = chances[place], kept[place]
             length += 1
     _count_kept_out(order, groups, limits, rule_of, chosen, length, taken, counts, capped)
     return length

@@ -26,7 +26,7 @@ _T = TypeVar("_T", bound=np.generic)
 
 class Columns:
     """Of each item what says whether it may be shown (``flags`` uint32[n], ``published`` and ``expires`` int64[n] in ms, dense ``regions``
-    uint32[n, r]), when it was ``born`` (ms, 0: not known), the ``clock`` of its sums, and those sums that were asked for.
+    uint32[n, r]), when it was ``born`` (ms, 0: not known), the ``clock`` of its sums, and those sums and counts that were asked for.
     """
 
     def __init__(self) -> None:
@@ -34,6 +34,7 @@ class Columns:
         self.published, self.expires = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self.born, self.clock = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._sums: dict[int, Float32] = {}
+        self._counts: dict[int, UInt32] = {}
 
     def update(self, rows: Rows, changed: Int64) -> None:
         """Take over the ``changed`` items int64[n] of ``rows``."""
@@ -42,6 +43,8 @@ class Columns:
         _take(rows, changed, self.flags, self.regions, self.published, self.expires, self.born, self.clock)
         for cell, column in self._sums.items():
             _take_sums(rows, changed, cell, column)
+        for cell, counted in self._counts.items():
+            _take_counts(rows, changed, cell, counted)
 
     def sums(self, rows: Rows, cell: int) -> Float32:
         """The f4 cell ``cell`` of each item, float32[capacity]; followed from the first call on."""
@@ -51,11 +54,20 @@ class Columns:
             _take_sums(rows, np.arange(len(column)), cell, column)
         return column
 
+    def counts(self, rows: Rows, cell: int) -> UInt32:
+        """The u4 cell ``cell`` of each item, uint32[capacity]; followed from the first call on."""
+        column = self._counts.get(cell)
+        if column is None:
+            column = self._counts[cell] = np.zeros(len(self.clock), np.uint32)
+            _take_counts(rows, np.arange(len(column)), cell, column)
+        return column
+
     def _make_room(self, capacity: int) -> None:
         self.flags, self.regions = _grown(self.flags, capacity), _grown(self.regions, capacity)
         self.published, self.expires = _grown(self.published, capacity), _grown(self.expires, capacity)
         self.born, self.clock = _grown(self.born, capacity), _grown(self.clock, capacity)
         self._sums = {cell: _grown(old, capacity) for cell, old in self._sums.items()}
+        self._counts = {cell: _grown(old, capacity) for cell, old in self._counts.items()}
 
 
 def _grown(old: npt.NDArray[_T], capacity: int) -> npt.NDArray[_T]:
@@ -81,3 +93,9 @@ def _take(
 def _take_sums(rows: Rows, changed: Int64, cell: int, column: Float32) -> None:
     for k in range(len(changed)):
         column[changed[k]] = rows.f4[changed[k], cell]
+
+
+@kernel
+def _take_counts(rows: Rows, changed: Int64, cell: int, column: UInt32) -> None:
+    for k in range(len(changed)):
+        column[changed[k]] = rows.u4[changed[k], cell]

@@ -105,7 +105,7 @@ def _cut(scores: Float32, bits: UInt32, count: int, bins: Int32, out: Int64) -> 
 
 
 @inline
-def _showable(flags: UInt32, published: Int64, expires: Int64, i: int, now_ms: int) -> bool:
+def showable(flags: UInt32, published: Int64, expires: Int64, i: int, now_ms: int) -> bool:
     """Whether an item is published, not expired and not hidden at ``now_ms``: true for everyone or for nobody."""
     return not flags[i] & FLAG_HIDDEN and published[i] <= now_ms and (expires[i] == 0 or expires[i] > now_ms)
 
@@ -122,7 +122,7 @@ def _popularity(
     for i in range(1, count):
         out[i] = np.float32(0.0)
         value = sums[i]
-        if value > 0.0 and _showable(flags, published, expires, i, now_ms):
+        if value > 0.0 and showable(flags, published, expires, i, now_ms):
             at = clock[i]
             if (
                 at < low or at >= high or at > now_ms
@@ -141,7 +141,7 @@ def _freshness(
     out[0] = np.float32(0.0)
     for i in range(1, count):
         out[i] = np.float32(0.0)
-        if born[i] == 0 or born[i] > now_ms or not _showable(flags, published, expires, i, now_ms):
+        if born[i] == 0 or born[i] > now_ms or not showable(flags, published, expires, i, now_ms):
             continue
         age = now_ms - born[i]
         if age < max_age_ms:

@@ -14,8 +14,9 @@ from headwater.features.recent import DEPTH, co_visit_candidates, content_query,
 from headwater.features.rows import User
 from headwater.features.rowset import Rows
 from headwater.jit import kernel
-from headwater.retrieval.index import NOTHING, ItemIndex, Ranked, best
+from headwater.retrieval.index import LIST_DEPTH, NOTHING, ItemIndex, Ranked, best, in_order
 from headwater.retrieval.vectors.exact import ExactIndex
+from headwater.retrieval.young import YoungItems
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
 
@@ -24,11 +25,15 @@ MAX_PARTNERS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a source may look at: the user row, the request's segments and the moment."""
+    """What a source may look at: the user row, the request's segments, the moment, where the item columns stand, and the seed of
+    what it draws by lot.
+    """
 
     user: User
     segments: tuple[int, int]
     now_ms: int
+    item_offset: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,24 @@ class CoVisit:
         return Offer(Ranked(touched[ranked.items], ranked.scores))
 
 
+class Taste:
+    """What a user's recent items are about. Not thread-safe: it keeps the memory of one worker."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._layout = plan.layout
+        self._query = np.zeros((2, plan.layout.content_size), np.float32)
+        self._recent, self._weights = np.zeros(DEPTH, np.int64), np.zeros(DEPTH, np.float64)
+
+    def of(self, user: User, index: ItemIndex) -> npt.NDArray[np.float32] | None:
+        """The weighted mean of their content, float32[d] of unit length (all 0: they have none), good until the next call; None: there
+        are no recent items.
+        """
+        if not _content_query(user, index.table.rows, self._layout, self._recent, self._weights, self._query):
+            return None
+        taste: npt.NDArray[np.float32] = self._query[1]
+        return taste
+
+
 class Content:
     """Items whose content is near the user's recent ones; exact search."""
 
@@ -141,8 +164,7 @@ class Content:
     def __init__(self, config: Config, plan: Plan) -> None:
         self.width = config.sources.content.width
         self.plan = plan
-        self._query = np.zeros((2, plan.layout.content_size), np.float32)
-        self._recent, self._weights = np.zeros(DEPTH, np.int64), np.zeros(DEPTH, np.float64)
+        self._taste = Taste(plan)
         self._search = ExactIndex(plan.layout.content_size)
         self._index: ItemIndex | None = None
         self._version = 0
@@ -150,12 +172,13 @@ class Content:
     def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
         if index.content_items == 0:
             return Offer(NOTHING, "no item has content")
-        if not _content_query(asked.user, index.table.rows, self.plan.layout, self._recent, self._weights, self._query):
+        taste = self._taste.of(asked.user, index)
+        if taste is None:
             return Offer(NOTHING, "no recent items")
-        if not self._query[1].any():
+        if not taste.any():
             return Offer(NOTHING, "the recent items have no content")
         self._follow(index)
-        ranked = self._search.search(self._query[1], self.width * 2)
+        ranked = self._search.search(taste, self.width * 2)
         alike = int(np.count_nonzero(ranked.scores > 0.0))
         return Offer(Ranked(ranked.items[:alike], ranked.scores[:alike]))
 
@@ -174,18 +197,30 @@ class Content:
 
 
 class Fresh:
-    """Items that are new, so that they can show what they are worth."""
+    """Items that are new, so that they can show what they are worth: the newest first, or those first whose drawn rate is highest.
+
+    ``order = "thompson"`` draws a rate for each request and item, from what is known of the item: one that may be good, and one of
+    which little is known, stands in front now and then, and one that was shown often and hardly touched does no more.
+    """
 
     name = "fresh"
     weight = 0.15
     reason = "new"
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, plan: Plan) -> None:
         self.width = config.sources.fresh.width
         self.max_age_ms = parse_duration(config.sources.fresh.max_age)
+        self._young: YoungItems | None = None
+        if config.sources.fresh.order == "thompson" and plan.outcomes is not None:
+            self._young = YoungItems(plan.outcomes, self.max_age_ms, config.features.rate_prior)
 
     def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
-        ranked = index.fresh(self.max_age_ms, self.width, asked.now_ms)
+        if self._young is None:
+            ranked = index.fresh(self.max_age_ms, self.width, asked.now_ms)
+        else:
+            young = self._young.at(index, asked.item_offset, asked.now_ms)
+            drawn = young.draw(asked.seed).astype(np.float32)
+            ranked = in_order(young.items, drawn, self.width * LIST_DEPTH)
         return Offer(ranked, "" if len(ranked) else "no new items")
 
 
@@ -203,7 +238,7 @@ class Catalogue:
 def configured_sources(config: Config, plan: Plan) -> tuple[Source, ...]:
     """The enabled sources."""
     made: tuple[Source, ...] = (
-        CoVisit(config, plan), Trending(config), Popular(config, plan), Content(config, plan), Fresh(config),
+        CoVisit(config, plan), Trending(config), Popular(config, plan), Content(config, plan), Fresh(config, plan),
     )  # fmt: skip
     return tuple(source for source in made if getattr(config.sources, source.name).enabled)
 

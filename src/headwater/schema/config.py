@@ -21,6 +21,7 @@ from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Name
 from headwater.schema.limits import Limits, Overload
 from headwater.schema.models import Gate, Learn, Limit, Models
+from headwater.schema.new_items import NewItems, check_new_items
 from headwater.schema.rules import Rule
 from headwater.schema.stores import Log, Retention, State
 from headwater.schema.strict import nearest, suggestion, unknown_keys, walk_keys
@@ -106,11 +107,12 @@ class FittedConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class FreshConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """New items: those known for less than ``max_age``."""
+    """New items: those known for less than ``max_age``, the newest first, or by lot (``retrieval.young``)."""
 
     enabled: bool = True
     width: _Width = 200
     max_age: Duration = "3d"
+    order: Literal["newest", "thompson"] = "newest"
 
 
 class Sources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -234,6 +236,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     segments: Segments = Segments()
     surfaces: tuple[Surface, ...] = DEFAULT_SURFACES
     fatigue: Fatigue = Fatigue()
+    new_items: NewItems = NewItems()
     features: Features = Features()
     sources: Sources = Sources()
     ranker: Ranker = Ranker()
@@ -261,7 +264,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"segments.keys: Expected at most {MAX_SEGMENT_KEYS} keys, got {len(self.segments.keys)}"
             )
         _check_names("segments.keys", list(self.segments.keys))
-        if not self.serving.log_served and any(surface.exploration.share for surface in self.surfaces):
+        if not self.serving.log_served and any(
+            surface.exploration.share + surface.exploration.uniform for surface in self.surfaces
+        ):
             raise ConfigurationError(
                 "serving.log_served: Expected true where a surface explores: propensities that are not logged are lost"
             )
@@ -295,6 +300,13 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         names = [t.name for t in self.events]
         _check_labels(self.training.labels, names)
         check_fatigue(self.fatigue, self.surfaces, names)
+        check_new_items(
+            self.new_items,
+            surfaces,
+            names,
+            drawn=self.sources.fresh.order == "thompson",
+            log_served=self.serving.log_served,
+        )
         for name in self.limits.user_events_per_hour:
             if name not in names:
                 raise ConfigurationError(

@@ -112,13 +112,27 @@ class Explored(Struct, frozen=True, array_like=True):
 
     ``log_propensities``: for each item the natural logarithm of the probability that it was drawn for its place, given the items
     above it and the pinned ones; 0 where nothing else could stand there. Their sum is that of the list, given that it was
-    drawn. ``candidates`` are the dense items that were drawn from, best first, ``temperature`` what they were drawn with.
+    drawn. ``candidates`` are the dense items that were drawn from, best first, ``temperature`` what they were drawn with. ``uniform``: from all
+    candidates, each as likely as the other, which ``share`` of the requests are; then there is no temperature (0).
     """
 
     log_propensities: list[float]
     candidates: list[int]
     temperature: float
     share: float
+    uniform: bool = False
+
+
+class Promised(Struct, frozen=True, array_like=True):
+    """Which places of a list could go to new items that were promised impressions (``serving.new_items``): ``places``, from 0, for each the
+    probability (``chances``) that it went to one as such, whether it did (``kept``), and the natural logarithm of the probability of
+    what stands there, by either way.
+    """
+
+    places: list[int]
+    chances: list[float]
+    kept: list[bool]
+    log_propensities: list[float]
 
 
 class ServedList(Struct, frozen=True, array_like=True):
@@ -132,7 +146,8 @@ class ServedList(Struct, frozen=True, array_like=True):
     ``walked`` is the tier that the request was sent down to on purpose, by lot (0: none): the lists of one such tier are a
     random sample, whatever tier they came out of in the end. ``query`` is the rest of the request (None: lists of older
     releases did not keep it). ``log_propensity`` is the natural logarithm of the probability of the list, given that it was drawn by
-    lot or that it was not: 0 for one that was not; ``explored`` is there for one that was. ``experiments`` names the user's variant of each experiment that had a say in the list.
+    lot or that it was not; ``explored`` is there for one that was, ``promised`` for one with places that could go to promised items.
+    It is 0 for one with neither. ``experiments`` names the user's variant of each experiment that had a say in the list.
     """
 
     request_id: str
@@ -151,3 +166,4 @@ class ServedList(Struct, frozen=True, array_like=True):
     log_propensity: float = 0.0
     explored: Explored | None = None
     experiments: dict[str, str] = {}
+    promised: Promised | None = None

@@ -21,10 +21,11 @@ _Impressions = Annotated[int, Meta(ge=0, le=MOST_IMPRESSIONS)]
 
 class Exploration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How lists are drawn by lot: of a ``share`` of the requests, from the best ``candidates``, the more evenly the higher
-    the ``temperature``. See ``policy.exploration``.
+    the ``temperature``; of ``uniform`` further ones from all candidates, each as likely as the other. See ``policy.exploration``.
     """
 
     share: _Share = 0.0
+    uniform: _Share = 0.0
     temperature: Annotated[float, Meta(ge=0.01, le=100.0)] = 0.2
     candidates: Annotated[int, Meta(ge=2, le=1_000)] = 50
 
@@ -104,6 +105,11 @@ class Surface(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigurationError(
                 f'surfaces: surface "{self.name}" cannot have both diversity_by = "dpp" and exploration: the point process chooses '
                 'items together, so that a list drawn one by one is none of its lists. Take diversity_by = "mmr", or share = 0'
+            )
+        if self.exploration.share + self.exploration.uniform > 1.0:
+            raise ConfigurationError(
+                f'surfaces: exploration of surface "{self.name}": share and uniform are parts of its requests, and '
+                f"{self.exploration.share:g} + {self.exploration.uniform:g} is more than all of them"
             )
         if self.objective and not any(self.objective.values()):
             raise ConfigurationError(

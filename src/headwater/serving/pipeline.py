@@ -21,6 +21,7 @@ from headwater.features.layout import (
 from headwater.features.plan import Plan
 from headwater.features.rows import User
 from headwater.features.zones import Zones, zone_offset_of
+from headwater.policy.exploration import seed_of
 from headwater.retrieval.cause import co_visit_cause
 from headwater.retrieval.index import NOTHING, Ranked
 from headwater.retrieval.merge import Candidates, Merger
@@ -33,6 +34,7 @@ from headwater.serving.eligibility import Eligibility
 from headwater.serving.given import GIVEN, given_candidates
 from headwater.serving.lists import OWN_LIST, SNAPSHOT, LastLists, Origin, PopularSnapshot, by_popularity
 from headwater.serving.model import Model
+from headwater.serving.new_items import NEW
 from headwater.serving.observer import Observer
 from headwater.serving.pace import Pace
 from headwater.serving.rank import Moment, Order, RankStage, merged_order
@@ -136,7 +138,14 @@ class Pipeline:
         run.lap("respond")
         pace.took(run.deadline.spent_ms(), query.deadline_ms)
         lists = self.conditions.lists
-        if lists is not None and run.as_ranked and not answer.explored and query.again and len(answer.items):
+        if (
+            lists is not None
+            and run.as_ranked
+            and not answer.explored
+            and not answer.promised
+            and query.again
+            and len(answer.items)
+        ):
             lists.keep(query, segments, answer.items, self._eligibility.region, now_ms, user_offset)
         results = self.conditions.results
         if results is not None and key is not None and run.whole and len(answer.items) == query.k:
@@ -249,7 +258,9 @@ class Pipeline:
             fitted = model.sources if model is not None else ()
             offering = (*self.sources, *(s for s in fitted if getattr(self.config.sources, s.name).enabled))
             used: list[Source] = [s for s in offering if wanted is None or s.name in wanted]
-            asked = self.asked = Asked(self.user, segments, now_ms)
+            asked = self.asked = Asked(
+                self.user, segments, now_ms, view.item_offset, seed_of(query.request_id, b"sources")
+            )
             offers: list[tuple[float, int, Ranked]] = []
             run.mark("shortened" if run.quality < 1.0 else "ok")
             for source in used:
@@ -270,8 +281,10 @@ class Pipeline:
             if len(candidates) < query.k:
                 candidates = self._fill(candidates, used, query, view, now_ms)
             candidates = self._with_pinned(candidates, len(used), view, now_ms)
+            if self.rules is not None:
+                candidates = self.rules.with_promised(candidates, len(used) + 1, self.user, view, may_show, now_ms)
         run.lap("eligibility", len(candidates))
-        return candidates, [*used, Catalogue()]
+        return candidates, [*used, Catalogue(), NEW]
 
     def _given(
         self, query: Query, items: npt.NDArray[np.int64], view: View, segments: tuple[int, int], now_ms: int, run: Run
@@ -338,6 +351,7 @@ class Pipeline:
         if rules is None:
             order = order.first(np.arange(min(k, len(order.positions))))
         else:
+            order = order.behind(rules.left_out(candidates.items, order.positions))
             ties = np.arange(len(order.positions))  # equal scores stay in the order that they have
             items = candidates.items[order.positions]
             order = order.first(rules.order(items, order.scores, ties, k, explore=run.as_ranked))
@@ -380,6 +394,7 @@ class Pipeline:
             quality=run.quality,
             rules_version="" if self.rules is None else self.rules.version,
             explored=None if self.rules is None else self.rules.explored,
+            promised=None if self.rules is None else self.rules.promised,
         )
 
     # -- parts of stages -------------------------------------------------------------------------------

@@ -55,6 +55,17 @@ class Order(NamedTuple):
         """These of the positions, in this order."""
         return Order(self.positions[which], self.scores[which], self.features, self.modelled)
 
+    def behind(self, left_out: Int64) -> Order:
+        """The same with positions that it lacks behind the last, where rows were assembled of them if they were of any; their score is
+        that of the last.
+        """
+        more = left_out[left_out < len(self.features)] if len(self.features) else left_out
+        last = self.scores[-1:] if len(self.scores) else np.zeros(1, np.float32)
+        return Order(
+            np.concatenate([self.positions, more]), np.concatenate([self.scores, np.repeat(last, len(more))]), self.features,
+            self.modelled,
+        )  # fmt: skip
+
 
 LEAST_ASK_MS = 5.0
 """With less time a ranker is not asked: a call that is given up counts against it, so one request with a deadline of a millisecond

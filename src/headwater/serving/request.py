@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from headwater.schema.requests import Address, Explored, ServedList, ServedQuery
+from headwater.schema.requests import Address, Explored, Promised, ServedList, ServedQuery
 from headwater.serving.run import Lap
 
 NO_MODEL = "none"
@@ -60,7 +60,8 @@ class Answer:
     bundle think of them, ``float32[k, sources]``. ``trace`` is what each stage did, in order;
     ``widths`` candidates by source; ``rules`` what each rule of the configuration that acted did (``serving.rules``).
     ``walked`` is the tier that the request walked on purpose, 0: none; ``quality`` the share of the full widths that it got,
-    ``rules_version`` says which rules there were ("": none). ``explored`` says how the list was drawn, None: it was not.
+    ``rules_version`` says which rules there were ("": none). ``explored`` says how the list was drawn, None: it was not; ``promised`` which
+    places could go to promised new items, None: none.
     """
 
     items: npt.NDArray[np.int64]
@@ -81,6 +82,13 @@ class Answer:
     quality: float = 1.0
     rules_version: str = ""
     explored: Explored | None = None
+    promised: Promised | None = None
+
+    @property
+    def log_propensity(self) -> float:
+        """The natural logarithm of the probability of the list, given which lots the request drew."""
+        drawn = self.explored or self.promised
+        return 0.0 if drawn is None else math.fsum(drawn.log_propensities)
 
     @property
     def took_ms(self) -> float:
@@ -110,7 +118,8 @@ def served_list(
             None if query.candidates is None else query.candidates.tolist(), query.paged, answer.quality,
             answer.rules_version,
         ),
-        log_propensity=0.0 if answer.explored is None else math.fsum(answer.explored.log_propensities),
+        log_propensity=answer.log_propensity,
         explored=answer.explored,
         experiments=experiments or {},
+        promised=answer.promised,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -15,16 +16,17 @@ from headwater.features.plan import Plan
 from headwater.features.rows import User
 from headwater.log.protocol import Vocabulary
 from headwater.policy.diversity import Method, window
-from headwater.policy.exploration import Lottery, drawn_lot
+from headwater.policy.exploration import Lot, Lottery, drawn_lot
 from headwater.policy.expression import Among, Node, fields_of, holds, holds_for_request
 from headwater.policy.fields import Field
 from headwater.policy.order import Capped, Diverse, Pinned, Policy, Required, Weighed, apply_policy
 from headwater.policy.rules import CompiledRule, compile_rules
 from headwater.retrieval.merge import Candidates
 from headwater.schema.config import Config
-from headwater.schema.requests import Explored
+from headwater.schema.requests import Explored, Promised
 from headwater.schema.rules import rules_version
 from headwater.schema.surfaces import Fatigue, Shaping, Surface
+from headwater.serving.new_items import NewItemBudget, promised_record
 from headwater.serving.request import NO_ITEMS, Query
 from headwater.serving.rule_fields import Codes, Columns, ItemColumns, RequestValues, rule_fields
 from headwater.serving.view import View
@@ -45,22 +47,26 @@ def shaping_of(surfaces: Iterable[Surface]) -> dict[str, Shaping]:
 
 
 def open_rules(config: Config, plan: Plan, vocabulary: Vocabulary) -> Rules | None:
-    """The rules of ``config``, its fatigue, and the diversity and exploration of its surfaces; None when it has none of them.
+    """The rules of ``config``, its fatigue, its promises to new items, and the diversity and exploration of its surfaces; None when it has
+    none of them.
 
     Raises:
         ConfigurationError: some rules do not compile; the message names each.
     """
     surfaces = {surface.name: surface for surface in config.surfaces}
-    if not config.rules and not shaping_of(config.surfaces) and not config.fatigue.impressions:
+    budget = NewItemBudget(config, plan) if config.new_items.impressions else None
+    if not config.rules and not shaping_of(config.surfaces) and not config.fatigue.impressions and budget is None:
         return None
-    return Rules(compile_rules(config.rules, rule_fields(config, plan)), plan, vocabulary, surfaces, config.fatigue)
+    compiled = compile_rules(config.rules, rule_fields(config, plan))
+    return Rules(compiled, plan, vocabulary, surfaces, config.fatigue, budget)
 
 
 class Rules:
     """Compiled rules and what they did to the request at hand: :meth:`begin` it, then the stages in their order.
 
-    Belongs to one pipeline. ``surfaces`` by name say how lists are diversified and drawn by lot; ``fatigue`` is that of all of them.
-    ``version`` is a hash of all that. ``explored`` says how the list at hand was drawn, None: it was not. ``dropped`` int64[n] are
+    Belongs to one pipeline. ``surfaces`` by name say how lists are diversified and drawn by lot; ``fatigue`` is that of all of them,
+    ``budget`` what new items are promised (None: nothing). ``version`` is a hash of all that. ``explored`` says how the list at hand was drawn, None: it was not; ``promised`` which
+    of its places could go to promised items. ``dropped`` int64[n] are
     the items that the user was shown too often to see them once more. ``counts`` says of each rule that acted on the
     request what it did: of a filter how many candidates it removed, of a boost or a bury how many shown items it holds for,
     of a pin whether it was placed, of a cap how many better ranked candidates it kept out, of a quota how many it brought in.
@@ -68,12 +74,14 @@ class Rules:
 
     def __init__(
         self, compiled: tuple[CompiledRule, ...], plan: Plan, vocabulary: Vocabulary, surfaces: Mapping[str, Surface] = PLAIN,
-        fatigue: Fatigue = NO_FATIGUE,
+        fatigue: Fatigue = NO_FATIGUE, budget: NewItemBudget | None = None,
     ) -> None:  # fmt: skip
         self.compiled = compiled
         self.version = rules_version([one.rule for one in compiled], shaping_of(surfaces.values()))
         self.counts: dict[str, int] = {}
         self.explored: Explored | None = None
+        self.promised: Promised | None = None
+        self.budget = budget
         self.dropped = self._buried = NO_ITEMS
         self._columns = ItemColumns(plan)
         self._values = RequestValues(plan, vocabulary)
@@ -85,7 +93,9 @@ class Rules:
         }
         self._surfaces, self._surface = surfaces, _PLAIN
         self._fatigue, self._layout = fatigue, plan.layout
-        self._lot: int | None = None  # the seed that the request draws its list with
+        self._lot: Lot | None = None  # what the request draws its list with
+        self._request_id = ""
+        self._promising = False
         self._acting: list[CompiledRule] = []
         self._removed: dict[str, list[Int64]] = {}
         self._scope: _Scope | None = None
@@ -115,8 +125,12 @@ class Rules:
                 kept.forget(view.table.count)
         self._scope = _Scope(self, view, user, query.surface, segments, now_ms, now_ms + offset_ms)
         self._view, self._surface = view, self._surfaces.get(query.surface, _PLAIN)
-        self._lot = drawn_lot(query.request_id, self._surface.exploration.share)
-        self.explored = None
+        explores = self._surface.exploration
+        self._lot, self._request_id = drawn_lot(query.request_id, explores.share, explores.uniform), query.request_id
+        self.explored, self.promised = None, None
+        # a uniform list is to be nothing else, and who names candidates wants these and no others
+        plain = (self._lot is None or not self._lot.uniform) and query.candidates is None
+        self._promising = plain and self.budget is not None and self.budget.begin(view, query.surface, now_ms)
         self.dropped = self._buried = NO_ITEMS
         if self._fatigue.impressions:
             self._tire(user, view, now_ms)
@@ -135,8 +149,8 @@ class Rules:
 
     @property
     def explores(self) -> bool:
-        """Whether the list at hand is one that is drawn by lot, if nothing else is wrong with it."""
-        return self._lot is not None
+        """Whether something of the list at hand is drawn by lot, if nothing else is wrong with it."""
+        return self._lot is not None or self._promising
 
     def _tire(self, user: User, view: View, now_ms: int) -> None:
         impressions, action = self._fatigue.on(self._surface)
@@ -181,6 +195,19 @@ class Rules:
             np.concatenate([np.full(len(missing), source, np.int64), candidates.source]),
         )
 
+    def with_promised(
+        self, candidates: Candidates, source: int, user: User, view: View, may_show: Callable[[Int64], Bools], now_ms: int
+    ) -> Candidates:  # fmt: skip
+        """``candidates`` and the promised items that no source offered (see :class:`NewItemBudget`)."""
+        if not self._promising or self.budget is None:
+            return candidates
+        return self.budget.with_promised(candidates, source, user, view, may_show, now_ms)
+
+    def left_out(self, items: Int64, positions: Int64) -> Int64:
+        """Positions of the promised ones among ``items`` that are not among ``positions``: a ranker let them not through."""
+        chosen = self.budget.chosen(items) if self._promising and self.budget is not None else NO_ITEMS
+        return chosen[~np.isin(chosen, positions)]
+
     def order(self, items: Int64, scores: Float32, ties: Int64, k: int, *, explore: bool = False) -> Int64:
         """Positions of the at most ``k`` candidates to show, in their order (see :func:`apply_policy`).
 
@@ -208,13 +235,18 @@ class Rules:
         if len(self._buried):
             weighed.append(Weighed(np.isin(items, self._buried), self._fatigue.factor))
         diverse = (lambda order: self._diverse(items, order, k)) if self._surface.diversity else None
-        lottery = self._lottery() if explore else None
-        done = apply_policy(scores, ties, k, Policy(weighed, pinned, capped, required, diverse, lottery))
-        if lottery is not None:
+        lottery = self._lottery(len(items)) if explore else None
+        promise = None
+        if explore and self._promising and self.budget is not None:
+            promise = self.budget.promise(items, k, self._request_id)
+        done = apply_policy(scores, ties, k, Policy(weighed, pinned, capped, required, diverse, lottery, promise))
+        if lottery is not None and self._lot is not None:
+            explores, uniform = self._surface.exploration, self._lot.uniform
             self.explored = Explored(
-                done.log_propensities.tolist(), items[done.drawn_from].tolist(), lottery.temperature,
-                self._surface.exploration.share,
+                done.log_propensities.tolist(), items[done.drawn_from].tolist(), 0.0 if uniform else explores.temperature,
+                explores.uniform if uniform else explores.share, uniform,
             )  # fmt: skip
+        self.promised = promised_record(done)
         for group, counted in zip(
             names, (done.weighed[: len(names[0])], done.pinned, done.capped, done.required), strict=True
         ):
@@ -227,9 +259,13 @@ class Rules:
         vectors = self._view.index.content[items[order[: window(len(order), k)]]]
         return Diverse(vectors, surface.diversity, surface.diversity_by)
 
-    def _lottery(self) -> Lottery | None:
-        said = self._surface.exploration
-        return None if self._lot is None else Lottery(said.candidates, said.temperature, self._lot)
+    def _lottery(self, candidates: int) -> Lottery | None:
+        said, lot = self._surface.exploration, self._lot
+        if lot is None:
+            return None
+        if lot.uniform:
+            return Lottery(candidates, math.inf, lot.seed)
+        return Lottery(said.candidates, said.temperature, lot.seed)
 
     def removed(self) -> dict[str, Int64]:
         """The items that each filter removed from the request at hand, ``int64[n]``, each once."""

@@ -38,7 +38,7 @@ STAGES = (
     Stage("light_rank", "the light ranker orders all candidates; the best go on", ("bundle",), 0.65, "every candidate goes on; in place of the deep ranker: tier 2"),
     Stage("deep_rank", "the ranker of the bundle scores what is left", ("bundle", "ranker thread"), 0.8, "tier 1 with a light ranker or fewer candidates, else tier 2"),
     Stage("value", "scores become an order; equal ones by item number", (), 0.85, "the merged order of the sources"),
-    Stage("policy", "the list is cut from the order, by rules, fatigue and diversity of the surface, and drawn by lot where it explores", ("configuration",), 0.9, "never skipped"),
+    Stage("policy", "the list is cut from the order, by rules, fatigue and diversity of the surface, with places for new items that are promised some, and drawn by lot where it explores", ("configuration",), 0.9, "never skipped"),
     Stage("respond", "sources, reasons and causes of each item; the address", (), 1.0, "never skipped"),
     Stage("log", "the served list on its way to the event log", ("writer",), 1.0, "the list is answered and counted as lost"),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,8 @@ class SlowPolicy:
     pinned: Sequence[tuple[set[int], int]] = ()
     capped: Sequence[tuple[Sequence[set[int]], int]] = ()
     required: Sequence[tuple[set[int], int, int]] = ()
+    promised: Sequence[int] = ()  # places, from 0
+    chances: Mapping[int, float] = field(default_factory=dict)  # by candidate
 
 
 def order_slowly(scores: Sequence[float], ties: Sequence[int], k: int, policy: SlowPolicy) -> list[int]:
@@ -78,13 +80,15 @@ def order_slowly(scores: Sequence[float], ties: Sequence[int], k: int, policy: S
 def lists_slowly(
     scores: Sequence[float], ties: Sequence[int], k: int, policy: SlowPolicy, candidates: int, temperature: float
 ) -> dict[tuple[int, ...], list[float]]:  # fmt: skip
-    """Every list that may be drawn from the best ``candidates``, and for each place the probability of what stands there."""
+    """Every list that may be drawn from the best ``candidates`` (0: the best stands, unless a place is promised), and for each place the
+    probability of what stands there.
+    """
     ranked, counted = _ranked(scores, ties, policy)
     drawn_from = ranked[:candidates]
     found: dict[tuple[int, ...], list[float]] = {}
     if not ranked:
         return {(): []}
-    best, last = counted[drawn_from[0]], counted[drawn_from[-1]]
+    best, last = (counted[drawn_from[0]], counted[drawn_from[-1]]) if drawn_from else (0.0, 0.0)
     weights = {c: math.exp((counted[c] - last) / (best - last or 1.0) / temperature) for c in drawn_from}
 
     def fill(places: list[int | None], chances: list[float]) -> None:
@@ -96,9 +100,12 @@ def lists_slowly(
             return
         likely = [c for c in choices if c in weights]
         total = sum(weights[c] for c in likely)
-        for choice in likely or choices[:1]:
-            chance = weights[choice] / total if likely else 1.0
-            fill([*places[:place], choice, *places[place + 1 :]], [*chances[:place], chance, *chances[place + 1 :]])
+        drawn = {c: weights[c] / total for c in likely} or {choices[0]: 1.0}
+        kept = {c: policy.chances.get(c, 0.0) for c in choices} if place in policy.promised else {}
+        for choice in choices:
+            chance = kept.get(choice, 0.0) + (1.0 - sum(kept.values())) * drawn.get(choice, 0.0)
+            if chance > 0.0:
+                fill([*places[:place], choice, *places[place + 1 :]], [*chances[:place], chance, *chances[place + 1 :]])
 
     pinned = _pinned(ranked, k, policy)
     fill(pinned, [1.0] * len(pinned))
