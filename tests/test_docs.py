@@ -9,6 +9,7 @@ import pytest
 
 from headwater.schema.config import known_keys, parse_config
 from headwater.schema.errors import ConfigurationError
+from headwater.simulator.scenario import parse_scenario
 from tests.command_tree import command_tree
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +42,10 @@ def test_every_toml_example_loads() -> None:
         if "[project" in example:
             continue
         try:
-            parse_config(example)
+            if "[[changes]]" in example:
+                parse_scenario(example, "the example")
+            else:
+                parse_config(example)
         except ConfigurationError as error:
             pytest.fail(f"{error}\n{example}")
 

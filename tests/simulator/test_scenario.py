@@ -152,9 +152,3 @@ def test_visitors_suffer_an_outage(world: World) -> None:
     assert visit(2.5) >= 30
     assert visit(3.5) == 0  # nobody sees anything
     assert visit(4.5) >= 10
-
-
-def test_the_example_of_the_documentation_is_a_scenario() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
-    example = text.split("```toml\n")[1].split("```")[0]
-    assert len(parse_scenario(example, "docs/simulator.md").changes) == 3

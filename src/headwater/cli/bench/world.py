@@ -47,20 +47,21 @@ def world(
     hour_s = time.perf_counter() - began
     rng = np.random.default_rng([seed, 31])
     alive = np.flatnonzero(life.alive)
-    rounds = -(-lists // batch)
+    size = min(batch, users)
+    rounds = -(-lists // size)
     spent = clicks = 0.0
     for turn in range(rounds + 1):
-        who, about = rng.permutation(users)[:batch], rng.integers(0, TOPICS, min(batch, users))
-        shown = alive[rng.integers(0, len(alive), (len(who), k))]
+        who, about = rng.permutation(users)[:size], rng.integers(0, TOPICS, size)
+        shown = alive[rng.integers(0, len(alive), (size, k))]
         began = time.perf_counter()
         choices = life.choose(who, shown, life.now_ms, about)
         life.finish(who, choices.gained)
         if turn:  # the first one touches memory for the first time
             spent += time.perf_counter() - began
             clicks += float(choices.happened[CLICK].sum())
-    made = rounds * min(batch, users)
+    made = rounds * size
     figures: dict[str, Any] = {
-        "choices_per_s": round(made / spent), "items_judged_per_s": round(made * k / spent), "choices": made, "k": k, "batch": batch,
+        "choices_per_s": round(made / spent), "items_judged_per_s": round(made * k / spent), "choices": made, "k": k, "batch": size,
         "ctr": round(clicks / (made * k), 4), "hour_of_drift_s": round(hour_s, 3), "seed": seed,
         "sizes": {"users": users, "items": items}, "machine": machine(), "versions": versions(),
     }  # fmt: skip
