@@ -26,7 +26,7 @@ from headwater.simulator.catalogue import HOUR_MS
 
 SMALL = Sizes(users=120, items=200, days=3, births=12.0, impressions=5)
 TINY = Sizes(users=50, items=80, days=2, births=6.0, impressions=3)
-MARGIN = 0.03  # of satisfaction, 0 to 1
+MARGIN = 0.01  # of satisfaction, 0 to 1: the interval begins at 0.036, two standard errors of it above
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_the_product_makes_people_more_content_than_popular_lists_do(accepted: C
     """Not on average alone: the whole interval lies above the margin."""
     found = accepted.over_popular["headwater"]
     assert found.ci95["satisfaction"][0] > MARGIN, accepted
-    assert found.ci95["regret"][1] < 0.0
+    assert found.ci95["regret"][1] < -0.02
     assert accepted.policies["headwater"].coverage > accepted.policies["popular"].coverage
     assert accepted.policies["headwater"].gini < accepted.policies["popular"].gini
 

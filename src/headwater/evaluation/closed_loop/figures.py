@@ -57,6 +57,7 @@ class Versus(Struct, frozen=True, kw_only=True):
     ci95: dict[str, Interval]
 
 
+_MOST = {"visits": np.inf, "new_hours": 2.0 * NEW_HOURS}  # what a figure can be; all others are shares
 _RATIOS = ("satisfaction", "regret", "ctr", "visits", "returning")
 
 
@@ -80,11 +81,16 @@ def figures_of(says: str, ledgers: Sequence[Ledger], impressions: int) -> Figure
         values[name], intervals[name] = ratio_interval(each, np.ones(len(each)))
     visits, satisfaction = (_days(name, ledgers).sum(axis=0) for name in ("visits", "satisfaction"))
     return Figures(
-        says=says, **values, ci95={name: (round(low, 5), round(high, 5)) for name, (low, high) in intervals.items()},
+        says=says, **values, ci95={name: _within(name, interval) for name, interval in intervals.items()},
         by_seed=[_rounded(ratio_interval(*_ratio("satisfaction", [ledger]))[0]) for ledger in ledgers],
         by_day=[_rounded(s / max(v, 1.0)) for s, v in zip(satisfaction.tolist(), visits.tolist(), strict=True)],
         lists=int(_sum("lists", ledgers).sum()), new_items=len(in_time),
     )  # fmt: skip
+
+
+def _within(name: str, interval: Interval) -> Interval:
+    low, high = interval
+    return round(max(low, 0.0), 5), round(min(high, _MOST.get(name, 1.0)), 5)
 
 
 def versus(ours: Sequence[Ledger], theirs: Sequence[Ledger]) -> Versus:
@@ -117,8 +123,8 @@ def _ratio(name: str, ledgers: Sequence[Ledger]) -> tuple[Float64, Float64]:
     if name == "returning":
         visits = _days("visits", ledgers)
         ends = min(ENDS_DAYS, visits.shape[1])
-        came = visits[:, :ends].any(axis=1)
-        return (came & visits[:, -ends:].any(axis=1)).astype(np.float64), came.astype(np.float64)
+        came, last = visits[:, :ends].sum(axis=1) > 0.0, visits[:, -ends:].sum(axis=1) > 0.0
+        return (came & last).astype(np.float64), came.astype(np.float64)
     parts, wholes = {"satisfaction": ("satisfaction", "visits"), "ctr": ("clicks", "impressions")}[name]
     return _sum(parts, ledgers), _sum(wholes, ledgers)
 

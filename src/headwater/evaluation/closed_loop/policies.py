@@ -55,6 +55,9 @@ POLICIES = {
             "events arrive at once; a fifth of the lists is drawn by lot, new items are a source",
             explores=True,
         ),
+        Policy(
+            CANDIDATES, "as headwater, the ranker learns clicks against other candidates", "candidates", explores=True
+        ),
     )
 }
 
