@@ -17,12 +17,13 @@ from headwater.evaluation.closed_loop import POLICIES, Sizes, closed_loop, delay
 from headwater.evaluation.closed_loop.compare import START_MS, ClosedLoopReport
 from headwater.evaluation.closed_loop.figures import figures_of, versus
 from headwater.evaluation.closed_loop.report import write_closed_loop
-from headwater.evaluation.closed_loop.run import SUMS, Ledger
+from headwater.evaluation.closed_loop.run import SUMS, Ledger, run_policy
 from headwater.evaluation.closed_loop.system import Start, System
 from headwater.log.record import Kind
 from headwater.schema.errors import ConfigurationError
 from headwater.simulator import Life, World
-from headwater.simulator.catalogue import HOUR_MS
+from headwater.simulator.catalogue import HOUR_MS, NEVER
+from headwater.simulator.scenario import parse_scenario
 
 SMALL = Sizes(users=120, items=200, days=3, births=12.0, impressions=5)
 TINY = Sizes(users=50, items=80, days=2, births=6.0, impressions=3)
@@ -76,6 +77,42 @@ def test_the_same_arguments_give_the_same_figures_and_late_events_other_ones() -
     assert msgspec.structs.replace(first, seconds=0.0) == msgspec.structs.replace(again, seconds=0.0)
     assert set(first.over_first_delay) == {"1d late"}
     assert first.delays["0s late"].by_day != first.delays["1d late"].by_day
+
+
+def test_scenarios_reach_the_product() -> None:
+    """Bots fool a popular list, and while serving is out nobody gets any."""
+    text = """
+    name = "trouble"
+    description = "bots all the time, no lists on the second day"
+    [[changes]]
+    kind = "bot-attack"
+    at = "0s"
+    lasts = "48h"
+    bots = 20
+    clicks_per_hour = 10.0
+    [[changes]]
+    kind = "outage"
+    at = "12h"
+    lasts = "6h"
+    part = "events"
+    [[changes]]
+    kind = "outage"
+    at = "24h"
+    lasts = "24h"
+    part = "serving"
+    """
+    start = Start(World(5, start_ms=START_MS, users=50, items=80, hours=24, visits_per_day=1.5))
+    life = Life(start.world, seed=5, births_per_day=6.0)
+    lasting = np.flatnonzero(life.alive & (life.catalogue.expires_ms == NEVER))
+    worst = lasting[np.argsort(life.catalogue.quality[lasting], kind="stable")[:3]]
+    found = run_policy(
+        POLICIES["popular"], start, seed=5, days=2, births_per_day=6.0, share=0.0, scenario=parse_scenario(text, "here")
+    )  # fmt: skip
+    assert found.sums["visits"].sum(axis=0).min() > 10
+    assert found.sums["lists"].sum(axis=0)[1] == 0.0
+    assert found.sums["satisfaction"].sum(axis=0)[1] == 0.0
+    assert found.sums["lists"].sum(axis=0)[0] > 20
+    assert found.shown[worst].sum() > 2 * len(worst) * found.shown[found.eligible].mean()
 
 
 def ledger(satisfaction: list[float], visits: list[float]) -> Ledger:
