@@ -10,6 +10,7 @@ import pytest
 from headwater.experiments.definitions import parse_experiment
 from headwater.schema.config import known_keys, parse_config
 from headwater.schema.errors import ConfigurationError
+from headwater.simulator.scenario import parse_scenario
 from tests.command_tree import command_tree
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +45,8 @@ def test_every_toml_example_loads() -> None:
         try:
             if "[[variants]]" in example:
                 parse_experiment(example, "the example")
+            elif "[[changes]]" in example:
+                parse_scenario(example, "the example")
             else:
                 parse_config(example)
         except ConfigurationError as error:

@@ -12,8 +12,10 @@ import msgspec
 import pytest
 import typer
 from rich.console import Console
+from typer.testing import CliRunner
 
 from headwater.cli import demo
+from headwater.cli.main import build_app
 from headwater.cli.shelf import Shelf
 from headwater.client import Client
 from headwater.schema.errors import ConfigurationError
@@ -100,3 +102,16 @@ def test_the_command_has_an_example() -> None:
     demo.register(app)
     assert "Example: headwater demo --exit" in (demo.demo.__doc__ or "")
     assert len(app.registered_commands) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--scenario", "viral"], "viral-item"),
+        (["--scenario", "outage", "--data", "movielens", "/nowhere"], "--scenario"),
+    ],
+)
+def test_a_scenario_that_cannot_be_is_refused_before_anything_is_made(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(build_app(), ["demo", *arguments])
+    assert isinstance(result.exception, ConfigurationError)
+    assert said in str(result.exception)

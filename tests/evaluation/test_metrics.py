@@ -21,6 +21,8 @@ from headwater.evaluation.metrics import (
     judge,
     mean_interval,
     ranks_in,
+    ratio_difference,
+    ratio_interval,
     reciprocals,
 )
 
@@ -150,6 +152,32 @@ def test_the_paired_difference_is_the_bootstraps() -> None:
         assert (low, high) == pytest.approx(tuple(expected), abs=0.1 * (high - low))
     alone = mean_interval(gains(ranks), users)[1]
     assert result.difference_ci95[1] - result.difference_ci95[0] < alone[1] - alone[0]  # pairing pays
+
+
+def test_ratios_of_sums_have_the_bootstraps_intervals() -> None:
+    """Those of two policies too, with clusters that are there in one only."""
+    rng = np.random.default_rng(7)
+    wholes, others = rng.poisson(1.5, (2, 600)).astype(np.float64)
+    parts, other_parts = rng.binomial(wholes.astype(int), 0.4), rng.binomial(others.astype(int), 0.3)
+    drawn = rng.multinomial(600, np.full(600, 1 / 600), 2000).T
+    resampled = [(column @ drawn) / (whole @ drawn) for column, whole in ((parts, wholes), (other_parts, others))]
+    value, (low, high) = ratio_interval(parts.astype(np.float64), wholes)
+    assert value == parts.sum() / wholes.sum()
+    assert (low, high) == pytest.approx(tuple(np.quantile(resampled[0], [0.025, 0.975])), abs=0.1 * (high - low))
+    value, (low, high) = ratio_difference(parts.astype(np.float64), wholes, other_parts.astype(np.float64), others)
+    assert value == pytest.approx(parts.sum() / wholes.sum() - other_parts.sum() / others.sum())
+    expected = np.quantile(resampled[0] - resampled[1], [0.025, 0.975])
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.1 * (high - low))
+
+
+def test_a_ratio_of_one_cluster_says_nothing_of_others() -> None:
+    part, whole, nothing = np.array([3.0, 0.0]), np.array([4.0, 0.0]), np.zeros(2)
+    assert ratio_interval(part, whole) == (0.75, (-math.inf, math.inf))
+    assert ratio_difference(part, whole, part, whole) == (0.0, (-math.inf, math.inf))
+    with pytest.raises(ValueError, match="nothing to divide by"):
+        ratio_interval(part, nothing)
+    with pytest.raises(ValueError, match="nothing to divide by"):
+        ratio_difference(part, whole, part, nothing)
 
 
 def test_equal_models_do_not_differ() -> None:

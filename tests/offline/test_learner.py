@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from headwater.cli.local import Site, history_batch, make_site
+from headwater.cli.local import Site, make_site
 from headwater.evaluation.gate import verdict
+from headwater.evaluation.world_log import history_batch
 from headwater.features.asof import answers
 from headwater.features.fold import Fold
 from headwater.features.plan import compile_plan

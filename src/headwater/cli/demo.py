@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from headwater.cli.shelf import Shelf
     from headwater.client import Client
     from headwater.schema.requests import RecommendResponse
-    from headwater.simulator import World
+    from headwater.simulator import Scenario, World
     from headwater.simulator.traffic import Visitors
 
 LIST_LENGTH = 10
@@ -34,6 +34,7 @@ GUESTS = tuple(f"guest-{number:02d}" for number in range(50))
 CONTEXT = {"country": "DE", "device": "mobile"}
 WORLD_START_MS = 1_772_409_600_000  # Monday, 2 March 2026, 00:00 UTC: the same seed gives the same demo on any day
 LIVE_EVENTS_PER_S = 10.0
+DAY_S, SCENARIO_DAY_S = 86_400.0, 120.0  # a day of a scenario takes so long, for somebody to see what it does
 
 
 class Visit(Struct, frozen=True):
@@ -73,23 +74,35 @@ def demo(
     keep: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Work in this new folder and keep it [default: a temporary one].")
     ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            help="What happens to the live visitors: a built-in scenario or a TOML file; a day takes two minutes."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Generate a world, import it, train and serve; then a visitor clicks three things and the list answers.
 
     Example: headwater demo --exit
 
+    With something to watch: headwater demo --scenario viral-item
+
     On real data: headwater demo --data movielens path/to/ml-latest-small
     """
     from rich.console import Console
 
     from headwater.schema.errors import ConfigurationError
+    from headwater.simulator import load_scenario
 
+    chosen = None if scenario is None else load_scenario(scenario)
+    if movielens is not None and chosen is not None:
+        raise ConfigurationError("--scenario happens to simulated people: leave out --data, or --scenario")
     if movielens is not None and movielens[0] != "movielens":
         raise ConfigurationError(f'--data: there is no data set kind "{movielens[0]}"; write --data movielens DIR')
     console = Console(stderr=as_json)
     with _folder(keep) as folder, _sigterm_as_interrupt():
-        _run(console, folder, movielens[1] if movielens else None, leave, port, seed, as_json)
+        _run(console, folder, movielens[1] if movielens else None, leave, port, seed, chosen, as_json)
 
 
 @contextlib.contextmanager
@@ -112,8 +125,9 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 def _run(
-    console: Console, folder: Path, movielens: Path | None, leave: bool, port: int, seed: int, as_json: bool
-) -> None:
+    console: Console, folder: Path, movielens: Path | None, leave: bool, port: int, seed: int, scenario: Scenario | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     from headwater.cli.local import Server, TomlTable, make_site, run_command
     from headwater.cli.shelf import read_shelf
     from headwater.client import Client
@@ -155,7 +169,11 @@ def _run(
         if not visit.listened:
             console.print("[red]The list did not turn to the taste that was clicked.[/red]")
         if not leave:
-            visitors = WorldVisitors(world) if world is not None else PlainVisitors(GUESTS)
+            visitors = PlainVisitors(GUESTS) if world is None else WorldVisitors(
+                world, now_ms=now_ms(), scenario=None if scenario is None else scenario.faster(DAY_S / SCENARIO_DAY_S)
+            )  # fmt: skip
+            if scenario is not None:
+                console.print(f"[bold]{scenario.name}[/bold]: {scenario.description}")
             _go_on(console, client, server.url, visitors, shelf.popular[0], seed, now_ms)
     if as_json:
         facts: dict[str, str | int | float] = {

@@ -19,20 +19,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from headwater.client import Client
+from headwater.evaluation.world_log import history_batch
 from headwater.log.archived import open_log
-from headwater.log.batch import EventBatch
 from headwater.log.writer import open_writer
 from headwater.schema.config import load_config
 from headwater.schema.errors import ConfigurationError, HeadwaterError, UnavailableError
-from headwater.schema.events import EventDetail
-from headwater.simulator import EVENT_TYPES, History, World
+from headwater.simulator import World
 from headwater.simulator.catalogue import HOUR_MS
-from headwater.simulator.people import COUNTRIES, DEVICES, user_id
 
 if TYPE_CHECKING:
     from headwater.offline.train import TrainReport
@@ -106,57 +102,6 @@ def write_world(site: Site, world: World, on_hour: Callable[[int], None]) -> tup
                 writer.append_events(history_batch(world, history.take(rows), segment_keys))
             on_hour(hour + 1)
     return len(history), items
-
-
-def history_batch(world: World, part: History, segment_keys: tuple[str, ...], *, lists: bool = True) -> EventBatch:
-    """A part of a history as the log takes it; every event is received at its own time. ``lists``: events say on which
-    list, at which place of it and in which visit they came.
-    """
-    users, user = np.unique(part.user, return_inverse=True)
-    items, item = np.unique(part.item, return_inverse=True)
-    values = {"country": COUNTRIES, "device": DEVICES}
-    columns: dict[str, npt.NDArray[np.integer]] = {
-        "country": world.people.country[part.user],
-        "device": part.device,
-    }
-    segments = [""]
-    segment = np.zeros((len(part), 2), np.uint16)
-    for place, key in enumerate(segment_keys):
-        if key in values:
-            segment[:, place] = len(segments) + columns[key]
-            segments += [f"{key}={value}" for value in values[key]]
-    encode = msgspec.msgpack.Encoder().encode
-    details = (
-        [
-            encode(EventDetail(request_id=f"list-{listing}", position=position, session=f"visit-{session}"))
-            for listing, position, session in zip(
-                part.listing.tolist(), part.position.tolist(), part.session.tolist(), strict=True
-            )
-        ]
-        if lists
-        else []
-    )
-    return EventBatch(
-        users=[user_id(int(u)) for u in users],
-        items=[world.catalogue.items[int(i)].id for i in items],
-        types=list(EVENT_TYPES),
-        surfaces=["", "home"],
-        segments=segments,
-        user=user.astype(np.uint32),
-        item=item.astype(np.uint32),
-        type=part.type.astype(np.uint16),
-        surface=np.ones(len(part), np.uint16),
-        segment=segment,
-        time_ms=part.time_ms,
-        value=part.value,
-        event_key=np.zeros(len(part), np.uint64),
-        flags=np.zeros(len(part), np.uint16),
-        detail=np.frombuffer(b"".join(details), np.uint8),
-        detail_size=np.array([len(detail) for detail in details], np.uint32)
-        if lists
-        else np.zeros(len(part), np.uint32),
-        received_from_time=True,
-    )
 
 
 def train_site(site: Site, progress: Callable[[str, int, int], None] | None = None) -> TrainReport:

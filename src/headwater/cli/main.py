@@ -17,6 +17,7 @@ from headwater.cli import (
     backup,
     bench,
     capacity,
+    closed_loop,
     demo,
     doctor,
     erase,
@@ -43,7 +44,7 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 # In the order of the help text.
 GROUPS = (
     init, importing, train, evaluate, experiments, models, learn, serve, keys, recommend, explain, pipeline, ladder, exploration, rules,
-    features, archive, backup, erase, bench, capacity, demo, doctor,
+    features, archive, backup, erase, bench, closed_loop, capacity, demo, doctor,
 )  # fmt: skip
 
 

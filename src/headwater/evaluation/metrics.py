@@ -125,6 +125,46 @@ def mean_interval(values: Values, users: npt.NDArray[np.integer]) -> tuple[float
     return mean, (max(0.0, min(mean, float(centre - half))), min(1.0, max(mean, float(centre + half))))
 
 
+def ratio_interval(parts: Values, wholes: Values) -> tuple[float, Interval]:
+    """``Σparts / Σwholes``, with a 95% interval for one entry of each a cluster, ``float64[G]``.
+
+    The linearised standard error of :func:`compare`, with Student's t on G − 1 degrees of freedom. Clusters whose whole is 0
+    were not there and do not count. Fewer than two clusters give an interval from minus to plus infinity.
+
+    Raises:
+        ValueError: there is nothing to divide by.
+    """
+    there = wholes != 0.0
+    parts, wholes = parts[there], wholes[there]
+    if not len(parts):
+        raise ValueError("there is nothing to divide by")
+    whole = float(wholes.sum())
+    value = float(parts.sum()) / whole
+    if len(parts) < 2:
+        return value, (-np.inf, np.inf)
+    half = _student(len(parts)) * _standard_error(parts - value * wholes, whole)
+    return value, (value - half, value + half)
+
+
+def ratio_difference(
+    parts: Values, wholes: Values, other_parts: Values, other_wholes: Values
+) -> tuple[float, Interval]:  # fmt: skip
+    """``Σparts / Σwholes − Σother_parts / Σother_wholes`` over the same clusters, in the same order, with a 95% interval.
+
+    Paired: what is common to a cluster in both cancels. As :func:`ratio_interval`, for clusters that are there in one or the other.
+    """
+    there = (wholes != 0.0) | (other_wholes != 0.0)
+    a, m, b, n = (values[there] for values in (parts, wholes, other_parts, other_wholes))
+    first, second = (float(values.sum()) for values in (m, n))
+    if not first or not second:
+        raise ValueError("there is nothing to divide by")
+    ours, theirs = float(a.sum()) / first, float(b.sum()) / second
+    if len(a) < 2:
+        return ours - theirs, (-np.inf, np.inf)
+    half = _student(len(a)) * _standard_error((a - ours * m) / first - (b - theirs * n) / second, 1.0)
+    return ours - theirs, (ours - theirs - half, ours - theirs + half)
+
+
 def coverage(
     lists: npt.NDArray[np.integer], users: npt.NDArray[np.integer], eligible: int, k: int = K
 ) -> tuple[float, Interval]:

@@ -56,6 +56,16 @@ def user_id(position: int) -> str:
     return f"user-{position:05d}"
 
 
+def user_position(user: int | str) -> int:
+    """The position of the user with this id, or at this position; ``KeyError`` for what cannot be one."""
+    if isinstance(user, int):
+        return user
+    number = user.removeprefix("user-")
+    if number == user or not number.isdecimal():
+        raise KeyError(user)
+    return int(number)
+
+
 def make_people(rng: np.random.Generator, count: int) -> People:
     """``count`` users with one to three tastes each, narrower topics inside them, and a lean by country."""
     country = rng.choice(len(COUNTRIES), count, p=_COUNTRY_SHARES)

@@ -250,3 +250,12 @@ TEXTS: tuple[str, ...] = (
     "{maker} thought about {phrase} and made one {adjective} {noun}. Loved by people who care about {topic}.",
     "If {topic} is your thing, you know {phrase}. This {adjective} {noun} belongs there.",
 )
+
+# What a text says of quality, from the worst to the best.
+PRAISE: tuple[str, ...] = (
+    " Returned items, sold as seen.",
+    " A budget version.",
+    "",
+    " Recommended by our testers.",
+    " Award winner, tested to last a lifetime.",
+)

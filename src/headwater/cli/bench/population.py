@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.cli.bench.activity import DAY_MS, DAYS, START_MS, activity, drawn_counts
-from headwater.cli.local import Site, history_batch
+from headwater.cli.local import Site
+from headwater.evaluation.world_log import history_batch
 from headwater.features.fold import Fold
 from headwater.features.plan import compile_plan
 from headwater.features.profiles import Profiles
