@@ -110,7 +110,7 @@ def fuzz_http(url: str, *, cases: int, seed: int) -> Http:
 
         def asking(label: str) -> Callable[[Any], None]:
             def ask(case: Any) -> None:
-                answer = case.call(session=session, timeout=30)
+                answer = case.call(session=session, timeout=60)  # the server gives an explanation up after 30
                 done.cases += 1
                 done.statuses[str(answer.status_code)] += 1
                 try:
