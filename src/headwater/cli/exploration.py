@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -113,9 +114,9 @@ def _print_gain(console: Console, gain: Gain) -> None:
             name,
             f"{of.items:,}",
             f"{of.impressions:,}",
-            f"{of.rate:.2%}",
+            _rate(of.rate),
             f"{of.later_impressions:,}",
-            f"{of.later_rate:.2%}",
+            _rate(of.later_rate),
         )
     console.print(table)
     took = ", ".join(f"{name} {hours:.2f} h" for name, hours in gain.hours_to_promise.items())
@@ -123,6 +124,10 @@ def _print_gain(console: Console, gain: Gain) -> None:
         f"{gain.impressions:,} impressions within {format_duration(gain.within_ms)} were promised to {gain.items:,} items; kept: "
         f"{gain.reached_share:.1%} of those whose time is over and that were not stopped{f' ({took})' if took else ''}"
     )
+
+
+def _rate(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2%}"  # there were no impressions
 
 
 def _share(value: float | None) -> str:
