@@ -82,7 +82,7 @@ class Ordered:
 
     ``log_propensities`` float64 is for each place the natural logarithm of the probability of its candidate, given those above it and
     all pins: 0 where nothing else could stand there, and without a lottery. ``drawn_from`` int64: the candidates of the lottery,
-    best first.
+    best first, and ``weights`` float64 what each weighs in it.
     """
 
     positions: Int64
@@ -92,6 +92,7 @@ class Ordered:
     required: list[int]
     log_propensities: Float64
     drawn_from: Int64
+    weights: Float64
 
 
 def weigh(scores: Float32, weighed: Sequence[Weighed]) -> Float64:
@@ -121,10 +122,11 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
     n = len(scores)
     counted = weigh(scores, policy.weighed)
     order = np.lexsort((ties, -counted))
-    weight, drawn_from, seed = NOTHING, order[:0], np.uint64(0)
+    weight, drawn_from, seed, follow = NOTHING, order[:0], np.uint64(0), order[:0]
     lottery = policy.lottery
     if lottery is not None:
         weight, seed = weights(counted[order], lottery), np.uint64(lottery.seed)
+        follow = follow if lottery.follow is None else lottery.follow[: min(k, n)]
     if policy.diverse is not None:
         diverse = policy.diverse(order)
         order = diversified(order, counted, diverse.vectors, k, diverse.weight, diverse.method)
@@ -133,7 +135,7 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
     elif not (policy.pinned or policy.capped or policy.required):
         shown = order[:k]
         held = [int(each.holds[shown].sum()) for each in policy.weighed]
-        return Ordered(shown, held, [], [], [], np.zeros(len(shown)), drawn_from)
+        return Ordered(shown, held, [], [], [], np.zeros(len(shown)), drawn_from, weight)
     groups, limits, rule_of = _groups(n, policy.capped)
     pins, quotas = policy.pinned, policy.required
     chosen = np.full(min(k, n), -1, np.int64)
@@ -151,6 +153,7 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
         np.array([q.within for q in quotas], np.int64),
         weight,
         seed,
+        follow,
         chosen,
         log_propensities,
         np.zeros(n, np.uint8),
@@ -168,8 +171,9 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
         pinned[: len(pins)].tolist(),
         capped[: len(policy.capped)].tolist(),
         required[: len(quotas)].tolist(),
-        log_propensities[:length],
+        log_propensities[: max(length, len(follow))],
         drawn_from,
+        weight,
     )
 
 
@@ -202,11 +206,11 @@ def _groups(n: int, capped: Sequence[Capped]) -> tuple[Int32, Int64, Int64]:
 @kernel
 def _select(
     order: Int64, pins: UInt8, pin_at: Int64, groups: Int32, limits: Int64, rule_of: Int64, quotas: UInt8,
-    at_least: Int64, within: Int64, weight: Float64, seed: np.uint64, chosen: Int64, log_propensities: Float64, taken: UInt8,
-    counts: Int64, pressing: UInt8, pinned: Int64, capped: Int64, required: Int64,
+    at_least: Int64, within: Int64, weight: Float64, seed: np.uint64, follow: Int64, chosen: Int64, log_propensities: Float64,
+    taken: UInt8, counts: Int64, pressing: UInt8, pinned: Int64, capped: Int64, required: Int64,
 ) -> int:  # fmt: skip
     """Fill ``chosen`` (-1 throughout at first) as :func:`apply_policy` says; returns how many. ``weight``: that of the first ranks,
-    empty without a lottery.
+    empty without a lottery. ``follow``: the list whose probability is asked for, empty where one is to be drawn.
     """
     n, k, columns = len(order), len(chosen), groups.shape[1]
     for p in range(len(pin_at)):
@@ -225,6 +229,10 @@ def _select(
                     counts[groups[i, c]] += 1
                 break
     for place in range(k):
+        told = place < len(follow)
+        if told and (follow[place] < 0 or (chosen[place] >= 0 and chosen[place] != follow[place])):
+            _rule_out(place, follow, log_propensities)
+            break
         if chosen[place] >= 0:
             continue
         presses = False
@@ -257,8 +265,22 @@ def _select(
             if not presses and r + 1 >= len(weight):
                 break
         if best < 0:
+            _rule_out(place, follow, log_propensities)
             break
-        if total > 0.0:
+        if told:
+            chance = 0.0 if total > 0.0 or best != follow[place] else 1.0
+            for r in range(len(weight)):
+                i = order[r]
+                if i == follow[place] and not (
+                    taken[i] or _full(i, groups, counts, limits) or (presses and _wanted(i, quotas, pressing) < most)
+                ):
+                    chance = weight[r] / total
+            if chance <= 0.0:
+                _rule_out(place, follow, log_propensities)
+                break
+            log_propensities[place] = np.log(chance)
+            best = follow[place]
+        elif total > 0.0:
             below, limit, drawn = 0.0, total * uniform(seed, place), 0
             for r in range(len(weight)):
                 i = order[r]
@@ -280,10 +302,19 @@ def _select(
     length = 0
     for place in range(k):
         if chosen[place] >= 0:
-            chosen[length], log_propensities[length] = chosen[place], log_propensities[place]
+            chosen[length] = chosen[place]
+            if not len(follow):
+                log_propensities[length] = log_propensities[place]
             length += 1
     _count_kept_out(order, groups, limits, rule_of, chosen, length, taken, counts, capped)
     return length
+
+
+@inline
+def _rule_out(place: int, follow: Int64, log_propensities: Float64) -> None:
+    """The list that was to be followed cannot have come about from ``place`` on."""
+    for other in range(place, len(follow)):
+        log_propensities[other] = -np.inf
 
 
 @inline

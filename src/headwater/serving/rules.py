@@ -15,7 +15,7 @@ from headwater.features.plan import Plan
 from headwater.features.rows import User
 from headwater.log.protocol import Vocabulary
 from headwater.policy.diversity import Method, window
-from headwater.policy.exploration import Lottery, drawn_lot
+from headwater.policy.exploration import NOTHING, Lottery, drawn_lot
 from headwater.policy.expression import Among, Node, fields_of, holds, holds_for_request
 from headwater.policy.fields import Field
 from headwater.policy.order import Capped, Diverse, Pinned, Policy, Required, Weighed, apply_policy
@@ -60,8 +60,9 @@ class Rules:
     """Compiled rules and what they did to the request at hand: :meth:`begin` it, then the stages in their order.
 
     Belongs to one pipeline. ``surfaces`` by name say how lists are diversified and drawn by lot; ``fatigue`` is that of all of them.
-    ``version`` is a hash of all that. ``explored`` says how the list at hand was drawn, None: it was not. ``dropped`` int64[n] are
-    the items that the user was shown too often to see them once more. ``counts`` says of each rule that acted on the
+    ``version`` is a hash of all that. ``explored`` says how the list at hand was drawn, None: it was not; ``lot_weights`` float64[m] what each of its candidates weighed. ``dropped`` int64[n] are
+    the items that the user was shown too often to see them once more. ``follow`` int64[k] are items: a list that would be drawn is this one instead,
+    and ``explored`` says how likely it was (see :class:`Lottery`); None: lists are drawn. ``counts`` says of each rule that acted on the
     request what it did: of a filter how many candidates it removed, of a boost or a bury how many shown items it holds for,
     of a pin whether it was placed, of a cap how many better ranked candidates it kept out, of a quota how many it brought in.
     """
@@ -74,6 +75,8 @@ class Rules:
         self.version = rules_version([one.rule for one in compiled], shaping_of(surfaces.values()))
         self.counts: dict[str, int] = {}
         self.explored: Explored | None = None
+        self.lot_weights = NOTHING
+        self.follow: Int64 | None = None
         self.dropped = self._buried = NO_ITEMS
         self._columns = ItemColumns(plan)
         self._values = RequestValues(plan, vocabulary)
@@ -132,6 +135,11 @@ class Rules:
     def acting(self) -> tuple[str, ...]:
         """The version, and the names of the rules that act on the request at hand."""
         return self.version, *(rule.name for rule in self._acting)
+
+    @property
+    def constrains(self) -> bool:
+        """Whether a cap, a pin or a quota acts on the request at hand: then what may stand at a place depends on the others."""
+        return any(rule.rule.action in ("cap", "pin", "quota") for rule in self._acting)
 
     @property
     def explores(self) -> bool:
@@ -208,9 +216,10 @@ class Rules:
         if len(self._buried):
             weighed.append(Weighed(np.isin(items, self._buried), self._fatigue.factor))
         diverse = (lambda order: self._diverse(items, order, k)) if self._surface.diversity else None
-        lottery = self._lottery() if explore else None
+        lottery = self._lottery(items) if explore else None
         done = apply_policy(scores, ties, k, Policy(weighed, pinned, capped, required, diverse, lottery))
         if lottery is not None:
+            self.lot_weights = done.weights
             self.explored = Explored(
                 done.log_propensities.tolist(), items[done.drawn_from].tolist(), lottery.temperature,
                 self._surface.exploration.share,
@@ -227,9 +236,14 @@ class Rules:
         vectors = self._view.index.content[items[order[: window(len(order), k)]]]
         return Diverse(vectors, surface.diversity, surface.diversity_by)
 
-    def _lottery(self) -> Lottery | None:
-        said = self._surface.exploration
-        return None if self._lot is None else Lottery(said.candidates, said.temperature, self._lot)
+    def _lottery(self, items: Int64) -> Lottery | None:
+        if self._lot is None:
+            return None
+        said, follow = self._surface.exploration, None
+        if self.follow is not None:
+            positions = {item: position for position, item in enumerate(items.tolist())}
+            follow = np.array([positions.get(item, -1) for item in self.follow.tolist()], np.int64)
+        return Lottery(said.candidates, said.temperature, self._lot, follow)
 
     def removed(self) -> dict[str, Int64]:
         """The items that each filter removed from the request at hand, ``int64[n]``, each once."""

@@ -1,0 +1,131 @@
+"""Estimators of the value of a policy from lists that another one drew place by place (Plackett–Luce).
+
+The value is the expected sum of the rewards of a list. With ``ρ_l = π_e(a_l | a_1 … a_{l−1}, x) / π_b(a_l | a_1 … a_{l−1}, x)`` a list
+counts ``Σ_l w_l r_l``, and what a user does at place l may depend
+
+    SIPS     w_l = ρ_1 … ρ_k       on the whole list                   Precup, Sutton and Singh 2000
+    RIPS     w_l = ρ_1 … ρ_l       on it and what stands above         McInerney, Brost, Chandar, Mehrotra and Carterette 2020
+    IIPS     w_l = π_e(a_l at l | x) / π_b(a_l at l | x)    on it alone      Li, Abbasi-Yadkori, Kveton, Muthukrishnan, Vinay and Wen 2018
+
+The more is assumed, the smaller the variance; IIPS is wrong where what stands above matters. SNRIPS divides every place of RIPS by its mean weight:
+steadier, and as right in the long run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater.evaluation.off_policy.estimators import Judgement, described, less_logging
+from headwater.evaluation.off_policy.feedback import Overlap, OverlapError, check_overlap, effective_sample_size
+from headwater.evaluation.off_policy.intervals import Clusters, Terms, intervals
+from headwater.schema.errors import HeadwaterError
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+NAMES = ("SIPS", "RIPS", "SNRIPS", "IIPS")
+
+
+@dataclass(frozen=True, slots=True)
+class ListFeedback:
+    """n lists of at most k places; what lies behind the end of a list is 0 in every array.
+
+    ``rewards`` float64[n, k]; ``logged`` and ``evaluated`` float64[n, k] are the natural logarithms of the probability of each item for its place, given
+    those above it, under both policies (-inf: could not have come about). ``marginal`` float64[n, k] is
+    ``π_e(a_l at l) / π_b(a_l at l)``, 1 behind the end (None: IIPS is left out). ``users`` int64[n]; ``uncovered`` float64[n] as in ``Feedback``.
+    """
+
+    rewards: Float64
+    logged: Float64
+    evaluated: Float64
+    users: Int64 | None = None
+    uncovered: Float64 | None = None
+    marginal: Float64 | None = None
+
+    def check(self) -> None:
+        """Raises HeadwaterError: the arrays do not fit together, or hold no probabilities."""
+        if not len(self.rewards):
+            raise HeadwaterError("there is no logged list to judge a policy by")
+        for name in ("logged", "evaluated", "marginal"):
+            array = getattr(self, name)
+            if array is not None and array.shape != self.rewards.shape:
+                raise HeadwaterError(f"rewards have the shape {self.rewards.shape}, {name} has {array.shape}")
+        for name in ("users", "uncovered"):
+            column = getattr(self, name)
+            if column is not None and len(column) != len(self.rewards):
+                raise HeadwaterError(f"{len(self.rewards)} lists, but {len(column)} {name}")
+        if not (np.isfinite(self.rewards).all() and np.isfinite(self.logged).all() and (self.logged <= 0.0).all()):
+            raise HeadwaterError("rewards have to be finite, and logged log-propensities finite and at most 0")
+        if not (self.evaluated <= 1e-9).all():
+            raise HeadwaterError("log-probabilities of the evaluated policy have to be at most 0")
+
+
+def list_weights(feedback: ListFeedback) -> dict[str, Float64]:
+    """The weight of every place by estimator, float64[n, k] each."""
+    down = np.exp(np.cumsum(feedback.evaluated - feedback.logged, axis=1))
+    found = {"SIPS": np.repeat(down[:, -1:], down.shape[1], axis=1), "RIPS": down}
+    mean = down.mean(axis=0)
+    found["SNRIPS"] = np.divide(down, mean, out=np.zeros_like(down), where=mean > 0.0)
+    if feedback.marginal is not None:
+        found["IIPS"] = feedback.marginal
+    return found
+
+
+def list_estimators(feedback: ListFeedback) -> tuple[dict[str, Terms], dict[str, Float64]]:
+    """All estimators as :class:`Terms`, and the weight of each place that each used, float64[n, k]."""
+    weights, ones = list_weights(feedback), np.ones(len(feedback.rewards))
+    terms = {name: Terms(np.sum(w * feedback.rewards, axis=1), ones) for name, w in weights.items()}
+    # a place of SNRIPS is Σ w r / Σ w: with the mean weight 1 it moves as w (r − θ) does
+    normal = weights["SNRIPS"]
+    places = np.mean(normal * feedback.rewards, axis=0)
+    terms["SNRIPS"] = Terms(np.sum(normal * (feedback.rewards - places), axis=1) + places.sum(), ones)
+    return terms, weights
+
+
+def judge_lists(
+    feedback: ListFeedback, *, overlap: Overlap | None = None, draws: int = 1_000, seed: int = 0
+) -> tuple[Judgement, dict[str, str]]:
+    """Estimate the value of the evaluated policy, by each estimator whose weights can carry one; and why the others cannot.
+
+    ``ess``, ``max_weight`` and ``mean_weight`` of the judgement are those of whole lists (SIPS); an estimate has those of its rewarded places, summed: the
+    effective sample size is that of its last place.
+
+    Raises:
+        HeadwaterError: the arrays do not fit together.
+        OverlapError: no estimator is left; says why.
+    """
+    feedback.check()
+    overlap = overlap or Overlap()
+    terms, weights = list_estimators(feedback)
+    refused: dict[str, str] = {}
+    for name in list(terms):
+        try:
+            check_overlap(weights[name][:, -1], feedback.uncovered, overlap, what="lists")
+        except OverlapError as error:
+            refused[name] = str(error)
+            del terms[name]
+    if not terms:
+        raise OverlapError(refused["RIPS"])
+    rewards = feedback.rewards.sum(axis=1)
+    clusters = Clusters.by(feedback.users, len(rewards))
+    asked = [
+        Terms(rewards, np.ones(len(rewards))),
+        *terms.values(),
+        *(less_logging(one, rewards) for one in terms.values()),
+    ]
+    logged, *found = intervals(asked, clusters, draws=draws, seed=seed)
+    own, between = found[: len(terms)], found[len(terms) :]
+    whole = weights["SIPS"][:, -1]
+    judgement = Judgement(
+        rows=len(rewards), users=clusters.count, ess=effective_sample_size(whole), max_weight=float(whole.max()),
+        mean_weight=float(whole.mean()), logging=described(logged),
+        estimates={
+            name: described(each, weights[name][:, -1], weights[name][:, -1]) for name, each in zip(terms, own, strict=True)
+        },
+        difference={name: described(each) for name, each in zip(terms, between, strict=True)},
+        model_bias=None, trusted=tuple(terms),
+    )  # fmt: skip
+    return judgement, refused
