@@ -29,6 +29,7 @@ from headwater.cli import (
     ladder,
     learn,
     models,
+    ope,
     pipeline,
     recommend,
     rules,
@@ -40,7 +41,7 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, models, learn, serve, keys, recommend, explain, pipeline, ladder, rules, features, archive,
+    init, importing, train, evaluate, models, learn, serve, keys, recommend, explain, pipeline, ladder, ope, rules, features, archive,
     backup, erase, bench, capacity, demo, doctor,
 )  # fmt: skip
 

@@ -6,24 +6,21 @@ from the request id, so the lists of each tier are a random sample of the reques
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
 from headwater.evaluation.metrics import mean_interval
-from headwater.log.protocol import CorruptLogError, EventLog
-from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock
+from headwater.evaluation.uptake import Uptake
+from headwater.log.protocol import EventLog
+from headwater.log.record import Kind, Namespace
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
-from headwater.schema.requests import ServedList
+from headwater.serving.served import served_at
 
 _READ = 65_536
-
-_decode_served = msgspec.msgpack.Decoder(ServedList).decode
 
 
 class Walked(Struct, frozen=True, kw_only=True):
@@ -57,20 +54,16 @@ def measure_ladder(event_log: EventLog, config: Config, *, window_ms: int, since
     """
     known = event_log.vocabulary()
     positive = [known.index(Namespace.EVENT_TYPE, kind.name) for kind in config.events if kind.positive]
-    events: dict[tuple[int, int], list[int]] = {}
+    uptake = Uptake(positive)
     lists: list[tuple[int, int, int, int, tuple[int, ...]]] = []  # user, walked, tier, when, items
     seen: set[str] = set()
     strangers = 0
     offset = max(since, event_log.first_offset, 1) - 1
     while (block := event_log.read(offset, _READ)) is not None:
-        records = block.records
-        fits = (records["kind"] == Kind.EVENT) & np.isin(records["type"], positive)
-        fits &= (records["flags"] & FLAG_RETRACT) == 0
-        chosen = records[fits]
-        for user, item, at in zip(*(chosen[name].tolist() for name in ("user", "item", "time_ms")), strict=True):
-            events.setdefault((user, item), []).append(at)
-        for i in np.flatnonzero(records["kind"] == Kind.SERVED).tolist():
-            served, user = _served(block, i), int(records["user"][i])
+        uptake.add(block)
+        for i in np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist():
+            found = served_at(block, i)
+            served, user = found.answer, found.user
             if not served.items or served.request_id in seen:  # a list may be recorded twice
                 continue
             seen.add(served.request_id)
@@ -83,20 +76,10 @@ def measure_ladder(event_log: EventLog, config: Config, *, window_ms: int, since
         raise HeadwaterError(
             "the log holds no served list of a known user: serve some (with serving.log_served), then ask again"
         )
-    for times in events.values():
-        times.sort()
     taken = np.array(
-        [any(_within(events, user, item, at, window_ms) for item in items) for user, _, _, at, items in lists]
+        [any(uptake.within(user, item, at, window_ms) for item in items) for user, _, _, at, items in lists]
     )
     return LadderReport(window_ms=window_ms, strangers=strangers, tiers=_by_walk(lists, taken))
-
-
-def _within(events: dict[tuple[int, int], list[int]], user: int, item: int, at: int, window_ms: int) -> bool:
-    times = events.get((user, item))
-    if times is None:
-        return False
-    place = bisect_right(times, at)
-    return place < len(times) and times[place] <= at + window_ms
 
 
 def _by_walk(
@@ -114,10 +97,3 @@ def _by_walk(
             )
         )  # fmt: skip
     return made
-
-
-def _served(block: RecordBlock, i: int) -> ServedList:
-    try:
-        return _decode_served(block.payload(i))
-    except msgspec.DecodeError as error:
-        raise CorruptLogError(int(block.records["offset"][i]), f"a served list cannot be read ({error})") from error

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import typer
 
-from headwater.cli.bench import freshness, index, ingest, memory, models, replay, serve, tradeoffs
+from headwater.cli.bench import freshness, index, ingest, memory, models, off_policy, replay, serve, tradeoffs
 
 
 def register(app: typer.Typer) -> None:
     """Add ``bench`` with its subcommands."""
     bench = typer.Typer(
         no_args_is_help=True,
-        help="Measure a server of your own machine: serve, ingest, freshness, replay, memory, index, models, tradeoffs. Example: headwater bench serve",
+        help="Measure a server of your own machine: serve, ingest, freshness, replay, memory, index, models, tradeoffs, off-policy, open-bandit. Example: headwater bench serve",
     )
-    for benchmark in (serve, ingest, freshness, replay, memory, index, models, tradeoffs):
+    for benchmark in (serve, ingest, freshness, replay, memory, index, models, tradeoffs, off_policy):
         benchmark.register(bench)
     app.add_typer(bench, name="bench")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headwater.evaluation.off_policy.estimators import estimators
-from headwater.evaluation.off_policy.intervals import Clusters, intervals
+from headwater.evaluation.off_policy.intervals import Clusters, Interval95, intervals
 from headwater.evaluation.off_policy.reward_model import cross_fit
 
 Float64 = npt.NDArray[np.float64]
@@ -100,8 +100,7 @@ def measure_coverage(name: WorldName, *, logs: int, users: int, draws: int, seed
     expected_features = np.einsum("ka,kad->kd", place.evaluated, place.features)
     ratios = place.evaluated / place.logging
     rng = np.random.default_rng(seed)
-    values, held, widths = [], [], []
-    rows, names = 0, list[str]()
+    tally = Tally(truth)
     for log in range(logs):
         user = np.repeat(np.arange(users), rng.integers(1, 4, users))
         kind = rng.integers(0, KINDS, users)[user]
@@ -112,29 +111,55 @@ def measure_coverage(name: WorldName, *, logs: int, users: int, draws: int, seed
         model = cross_fit(place.features[kind, action], expected_features[kind], rewards, clusters, seed=log)
         terms, _, _ = estimators(rewards, ratios[kind, action], model, clusters)
         found = intervals(list(terms.values()), clusters, draws=draws, seed=int(rng.integers(2**31)))
-        names = list(terms)
-        rows += len(user)
-        values.append([one.value for one in found])
-        widths.append([one.asymptotic[1] - one.asymptotic[0] for one in found])
-        held.append([(_holds(one.asymptotic, truth), _holds(one.bootstrap, truth)) for one in found])
-    value, width, hold = np.array(values), np.array(widths), np.array(held, np.float64)
-    return Coverage(
-        world=name, truth=truth, logging=place.value(place.logging), logs=logs, users=users, rows=rows / logs,
-        ess=rows / logs / float(np.mean(np.sum(place.logging * ratios**2, axis=1))), max_weight=float(ratios.max()), draws=draws, seed=seed,
-        estimators={
-            name: Covered(
-                asymptotic=float(hold[:, e, 0].mean()), bootstrap=float(hold[:, e, 1].mean()),
-                bias=float(value[:, e].mean() - truth), spread=float(value[:, e].std()), width=float(width[:, e].mean()),
-            )
-            for e, name in enumerate(names)
-        },
+        tally.add(list(terms), found, len(user))
+    return tally.coverage(
+        world=name, logging=place.value(place.logging), users=users, draws=draws, seed=seed, max_weight=float(ratios.max()),
+        squares=float(np.mean(np.sum(place.logging * ratios**2, axis=1))),
     )  # fmt: skip
+
+
+class Tally:
+    """What the estimators of many logs said, and whether their intervals held ``truth``."""
+
+    def __init__(self, truth: float) -> None:
+        self.truth = truth
+        self._names: list[str] = []
+        self._values: list[list[float]] = []
+        self._widths: list[list[float]] = []
+        self._held: list[list[tuple[bool, bool]]] = []
+        self._rows = 0
+
+    def add(self, names: list[str], found: list[Interval95], rows: int) -> None:
+        """One log of ``rows`` rows."""
+        self._names = names
+        self._rows += rows
+        self._values.append([one.value for one in found])
+        self._widths.append([one.asymptotic[1] - one.asymptotic[0] for one in found])
+        self._held.append([(self._holds(one.asymptotic), self._holds(one.bootstrap)) for one in found])
+
+    def coverage(
+        self, *, world: str, logging: float, users: int, draws: int, seed: int, max_weight: float, squares: float
+    ) -> Coverage:
+        """The account; ``squares`` is the true mean of squared weights."""
+        value, width, held = np.array(self._values), np.array(self._widths), np.array(self._held, np.float64)
+        logs = len(value)
+        return Coverage(
+            world=world, truth=self.truth, logging=logging, logs=logs, users=users, rows=self._rows / logs,
+            ess=self._rows / logs / squares, max_weight=max_weight, draws=draws, seed=seed,
+            estimators={
+                name: Covered(
+                    asymptotic=float(held[:, e, 0].mean()), bootstrap=float(held[:, e, 1].mean()),
+                    bias=float(value[:, e].mean() - self.truth), spread=float(value[:, e].std()),
+                    width=float(width[:, e].mean()),
+                )
+                for e, name in enumerate(self._names)
+            },
+        )  # fmt: skip
+
+    def _holds(self, interval: tuple[float, float] | None) -> bool:
+        return interval is not None and interval[0] <= self.truth <= interval[1]
 
 
 def _softmax(scores: Float64, temperature: float) -> Float64:
     weight = np.exp((scores - scores.max(axis=1, keepdims=True)) / temperature)
     return np.asarray(weight / weight.sum(axis=1, keepdims=True))
-
-
-def _holds(interval: tuple[float, float] | None, truth: float) -> bool:
-    return interval is not None and interval[0] <= truth <= interval[1]

@@ -61,16 +61,16 @@ class Feedback:
             column = getattr(self, name)
             if column is not None and len(column) != n:
                 raise HeadwaterError(f"{n} rewards, but {len(column)} {name}: every row needs one of each")
-        _refuse(~np.isfinite(self.rewards), "reward", self.rewards, "a finite number")
+        _refuse(~np.isfinite(self.rewards), "a reward", self.rewards, "a finite number")
         _refuse(
             ~((self.propensities > 0.0) & (self.propensities <= 1.0)),
-            "propensity",
+            "a propensity",
             self.propensities,
             "above 0, at most 1",
         )
         _refuse(
             ~((self.evaluation >= 0.0) & (self.evaluation <= 1.0)),
-            "evaluation probability",
+            "an evaluation probability",
             self.evaluation,
             "in [0, 1]",
         )
@@ -118,6 +118,6 @@ def _refuse(wrong: npt.NDArray[np.bool_], what: str, values: Float64, expected: 
     if len(rows):
         row = int(rows[0])
         raise HeadwaterError(
-            f"row {row}: a {what} of {float(values[row])!r}, and it has to be {expected} ({len(rows):,} rows are wrong). Leave out "
+            f"row {row}: {what} of {float(values[row])!r}, and it has to be {expected} ({len(rows):,} rows are wrong). Leave out "
             "what was not drawn by lot"
         )

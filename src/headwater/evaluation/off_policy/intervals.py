@@ -65,7 +65,7 @@ class Clusters:
 
     def sums(self, values: Float64) -> Float64:
         """Σ of ``values`` float64[n] over the rows of each user, float64[G]."""
-        return np.bincount(self.of, values, self.count)
+        return np.bincount(self.of, values, self.count).astype(np.float64)
 
 
 def standard_error(terms: Terms, clusters: Clusters) -> float:

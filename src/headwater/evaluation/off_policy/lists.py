@@ -90,8 +90,8 @@ def judge_lists(
 ) -> tuple[Judgement, dict[str, str]]:
     """Estimate the value of the evaluated policy, by each estimator whose weights can carry one; and why the others cannot.
 
-    ``ess``, ``max_weight`` and ``mean_weight`` of the judgement are those of whole lists (SIPS); an estimate has those of its rewarded places, summed: the
-    effective sample size is that of its last place.
+    ``ess``, ``max_weight`` and ``mean_weight`` of the judgement are those of whole lists (SIPS); an estimate has those of the place where its
+    effective sample size is least.
 
     Raises:
         HeadwaterError: the arrays do not fit together.
@@ -103,7 +103,7 @@ def judge_lists(
     refused: dict[str, str] = {}
     for name in list(terms):
         try:
-            check_overlap(weights[name][:, -1], feedback.uncovered, overlap, what="lists")
+            check_overlap(_worst(weights[name]), feedback.uncovered, overlap, what="lists")
         except OverlapError as error:
             refused[name] = str(error)
             del terms[name]
@@ -123,9 +123,14 @@ def judge_lists(
         rows=len(rewards), users=clusters.count, ess=effective_sample_size(whole), max_weight=float(whole.max()),
         mean_weight=float(whole.mean()), logging=described(logged),
         estimates={
-            name: described(each, weights[name][:, -1], weights[name][:, -1]) for name, each in zip(terms, own, strict=True)
+            name: described(each, _worst(weights[name]), _worst(weights[name])) for name, each in zip(terms, own, strict=True)
         },
         difference={name: described(each) for name, each in zip(terms, between, strict=True)},
         model_bias=None, trusted=tuple(terms),
     )  # fmt: skip
     return judgement, refused
+
+
+def _worst(weights: Float64) -> Float64:
+    """The weights float64[n] of the place that has the least effective sample size, of float64[n, k]."""
+    return weights[:, int(np.argmin([effective_sample_size(place) for place in weights.T]))]

@@ -60,7 +60,7 @@ class CrossFitted:
 
     def implied(self, weights: Float64) -> Float64:
         gap = self.expected_features.mean(axis=0) - weights @ self.features / len(weights)
-        return self.features @ (self.inverse @ gap)
+        return np.asarray(self.features @ (self.inverse @ gap))
 
 
 def cross_fit(

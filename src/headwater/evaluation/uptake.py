@@ -1,0 +1,40 @@
+"""What people did with what they were shown: events of the log, looked up by user, item and time."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+
+from headwater.log.record import FLAG_RETRACT, Kind, RecordBlock
+
+
+class Uptake:
+    """Events of dense ``types`` that were not retractions, by user and item. :meth:`add` all blocks, then ask."""
+
+    def __init__(self, types: Sequence[int]) -> None:
+        self._types = types
+        self._times: dict[tuple[int, int], list[int]] = {}
+        self._sorted = True
+
+    def add(self, block: RecordBlock) -> None:
+        """The next block of the log."""
+        records = block.records
+        fits = (records["kind"] == Kind.EVENT) & np.isin(records["type"], self._types)
+        chosen = records[fits & ((records["flags"] & FLAG_RETRACT) == 0)]
+        for user, item, at in zip(*(chosen[name].tolist() for name in ("user", "item", "time_ms")), strict=True):
+            self._times.setdefault((user, item), []).append(at)
+        self._sorted = False
+
+    def within(self, user: int, item: int, at_ms: int, window_ms: int) -> bool:
+        """Whether ``user`` has an event on ``item`` behind ``at_ms`` and no later than ``window_ms`` after it."""
+        if not self._sorted:
+            for each in self._times.values():
+                each.sort()
+            self._sorted = True
+        times = self._times.get((user, item))
+        if times is None:
+            return False
+        place = bisect_right(times, at_ms)
+        return place < len(times) and times[place] <= at_ms + window_ms
