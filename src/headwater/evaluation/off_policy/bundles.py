@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 
 import structlog
 
@@ -30,16 +31,25 @@ def judge_version(
         BundleError: the bundle is damaged, or of another plan.
         HeadwaterError: as :func:`judge_bundle`.
     """
-    with ExitStack() as opened:
-        policy = opened.enter_context(closing(open_model(registry.load(version, plan_hash=plan.hash), config, plan)))
-        before: dict[str, Model | None] = {version: policy}
-
-        def logging(served: str) -> Model | None:
-            if served not in before:
-                before[served] = _opened(opened, registry, served, config, plan)
-            return before[served]
-
+    with (
+        closing(open_model(registry.load(version, plan_hash=plan.hash), config, plan)) as policy,
+        logging_bundles(registry, config, plan) as logging,
+    ):
         return judge_bundle(event_log, plan, config, policy, logging, question, unseal=unseal, progress=progress)
+
+
+@contextmanager
+def logging_bundles(registry: Registry, config: Config, plan: Plan) -> Iterator[Callable[[str], Model | None]]:
+    """Opens bundles that were in service once, by version, each once; None for one that is gone. They are closed in the end."""
+    with ExitStack() as opened:
+        before: dict[str, Model | None] = {}
+
+        def logging(version: str) -> Model | None:
+            if version not in before:
+                before[version] = _opened(opened, registry, version, config, plan)
+            return before[version]
+
+        yield logging
 
 
 def _opened(opened: ExitStack, registry: Registry, version: str, config: Config, plan: Plan) -> Model | None:

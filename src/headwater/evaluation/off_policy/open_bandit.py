@@ -79,6 +79,12 @@ class _Log(NamedTuple):
     propensity: Float64
     user: Float64
 
+    def take(self, rows: Int64) -> _Log:
+        """These of the rows."""
+        return _Log(
+            self.item[rows], self.position[rows], self.click[rows], self.propensity[rows], self.user[rows]
+        )  # fmt: skip
+
 
 def measure_open_bandit(folder: Path, *, bootstraps: int, seed: int) -> list[Direction]:
     """Both directions of both campaigns in ``folder`` (``random_men.parquet``, …).
@@ -135,7 +141,7 @@ def _direction(campaign: str, of: str, to: str, log: _Log, other: _Log, bootstra
     errors: dict[str, list[float]] = {name: [] for name in whole.estimates}
     for _ in range(bootstraps):
         rows = rng.integers(0, len(log.item), len(log.item))
-        again = _judged(_Log(*(column[rows] for column in log)), policy, seed)
+        again = _judged(log.take(rows), policy, seed)
         for name, one in again.estimates.items():
             errors[name].append(abs(one.value - truth) / truth)
     weights = policy[log.position, log.item] / log.propensity
