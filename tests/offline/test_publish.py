@@ -252,12 +252,12 @@ def test_a_damaged_bundle_in_service_does_not_stop_a_good_one(site: Site) -> Non
 EXPLORING = """
 [[surfaces]]
 name = "home"
-exploration = {share = 1.0, temperature = 0.5, candidates = 8}
+exploration = {share = 1.0, temperature = 0.5, candidates = 200}
 """
 
 
 def explore(site: Site, model: Model, lists: int) -> None:
-    """Serve lists of two that are drawn by lot; what the model ranks first is clicked, the rest hardly ever. Then the window goes by."""
+    """Serve lists of two that are drawn by lot; what the model ranks high is clicked, the rest hardly ever. Then the window goes by."""
     config = load_config(site.config)
     plan, names = compile_plan(config), [user_id(n) for n in range(80)]
     with closing(LmdbLog(site.data / "log", readonly=True)) as log:
@@ -275,7 +275,7 @@ def explore(site: Site, model: Model, lists: int) -> None:
             assert answer.explored is not None
             entries.append(ServedEntry(*key[:2], msgspec.msgpack.encode(served_list(query, answer, sampled=False))))
             for item in answer.items.tolist():
-                if rng.random() < (0.8 if item in answer.explored.candidates[:2] else 0.02):
+                if rng.random() < (0.8 if item in answer.explored.candidates[:25] else 0.02):
                     text = log.vocabulary().text(Namespace.ITEM, item)
                     assert text is not None
                     clicked.append(Event(user=name, item=text, type="click", time=now_ms + 1_000))
@@ -289,34 +289,33 @@ def explore(site: Site, model: Model, lists: int) -> None:
 def test_lists_that_were_drawn_judge_a_bundle(site: Site, tmp_path: Path) -> None:
     exploring = Site(tmp_path / "headwater.toml", site.data)
     plain = site.config.read_text()
-    exploring.config.write_text(plain.replace("[gate]", "[gate]\noff_policy = true\noff_policy_ess = 20.0") + EXPLORING)
+    exploring.config.write_text(plain.replace("[gate]", "[gate]\noff_policy = true\noff_policy_ess = 2.0") + EXPLORING)
     serving, config = current(site), load_config(exploring.config)
     assert serving is not None
     plan, registry = compile_plan(config), Registry(site.data / "models")
+    worse, same = published(site, 30, upside_down=True, promote=False), published(site, 31, promote=False)
     with pytest.raises(HeadwaterError, match=r"says anything of another policy.*exploration"):
         run(exploring, "ope", "--policy", "current")
     with closing(open_model(registry.load(serving, plan_hash=plan.hash), config, plan)) as model:
-        explore(exploring, model, 160)
+        explore(exploring, model, 100)
 
-    code, said = run(exploring, "ope", "--policy", serving[:20], "--reward", "click", "--least-ess", "20")
-    assert (code, said["policy"], said["lists"], said["reproduced"], said["refused"]) == (0, serving, 160, 1.0, {})
+    code, said = run(exploring, "ope", "--policy", serving, "--reward", "click", "--least-ess", "20")
+    assert (code, said["policy"], said["lists"], said["reproduced"], said["refused"]) == (0, serving, 100, 1.0, {})
     for one in said["estimates"].values():
         assert one["value"] == pytest.approx(said["logging"]["value"])
+    code, said = run(exploring, "ope", "--policy", worse.bundle, "--reward", "click", "--least-ess", "2")
+    assert (code, said["bundles"]) == (0, {serving: 100})
+    assert said["difference"]["RIPS"]["ci95"][1] < 0.0
 
-    worse = published(exploring, 30, upside_down=True)
-    assert worse.gate is not None
-    (why,) = (reason for reason in worse.gate.reasons if reason.startswith("off-policy: "))
+    code, said = run(exploring, "models", "promote", worse.bundle)
+    (why,) = (reason for reason in said["gate"]["reasons"] if reason.startswith("off-policy: "))
+    assert code == 1
     assert "on home a list is worth -" in why
     assert "gate.margin allows" in why
-    code, said = run(exploring, "ope", "--policy", worse.bundle, "--reward", "click", "--least-ess", "20")
-    assert code == 0
-    assert said["estimates"]["RIPS"]["value"] < said["logging"]["value"]
-    assert said["bundles"] == {serving: 160}
-    same = published(exploring, 31)
-    assert same.gate is not None
-    assert [note for note in same.gate.notes if note.startswith("off-policy: on home")] or any(
-        "effective sample size" in reason for reason in same.gate.reasons
-    )
+    code, said = run(exploring, "models", "promote", same.bundle)
+    assert not any(reason.startswith("off-policy: ") for reason in said["gate"]["reasons"])
+    assert any(note.startswith("off-policy: on home a list is worth ") for note in said["gate"]["notes"])
     strict = Site(tmp_path / "strict.toml", site.data)
-    strict.config.write_text(exploring.config.read_text().replace("off_policy_ess = 20.0", "off_policy_ess = 5000.0"))
-    assert any("effective sample size" in reason for reason in getattr(published(strict, 32).gate, "reasons", ()))
+    strict.config.write_text(exploring.config.read_text().replace("off_policy_ess = 2.0", "off_policy_ess = 5000.0"))
+    code, said = run(strict, "models", "promote", same.bundle)
+    assert any("effective sample size" in reason for reason in said["gate"]["reasons"])

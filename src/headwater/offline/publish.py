@@ -133,7 +133,7 @@ def _judge(
             )  # fmt: skip
             if config.gate.off_policy and in_service is not None:
                 reasons, said = objections(
-                    event_log, plan, config, registry, model, since=stretch.split + 1, unseal=unseal
+                    event_log, plan, config, registry, model, since=candidate.manifest.data.last_offset + 1, unseal=unseal
                 )  # fmt: skip
                 found += reasons
                 notes += said

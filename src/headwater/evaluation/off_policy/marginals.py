@@ -38,12 +38,12 @@ def place_probabilities(weights: Float64, items: Int64) -> Float64:
     before[:, :, 0] = 1.0
     own = items[places]
     for j in range(len(weights)):
-        others = own != j
-        stays = late[j][None, :, None]
-        moved = before[others]
-        stepped = moved * stays
-        stepped[:, :, 1:] += moved[:, :, :-1] * (1.0 - stays)
-        before[others] = stepped
+        itself = np.flatnonzero(own == j)
+        kept = before[itself]
+        arrives = (1.0 - late[j])[None, :, None]
+        before[:, :, 1:] += (before[:, :, :-1] - before[:, :, 1:]) * arrives
+        before[:, :, :1] *= 1.0 - arrives
+        before[itself] = kept
     at_place = before[np.arange(len(places)), :, places]  # (p, nodes)
     density = scaled[own][:, None] * t * late[own]
     found[places] = _STEP * np.sum(density * at_place, axis=1)
