@@ -199,7 +199,7 @@ def test_what_clipping_and_shrinking_take_away_is_told() -> None:
 def test_rows_that_nobody_can_have_logged_are_refused(change: dict[str, Float64], why: str) -> None:
     said = {"rewards": np.ones(3), "propensities": np.full(3, 0.5), "evaluation": np.full(3, 0.5)} | change
     with pytest.raises(HeadwaterError, match=why):
-        judge(Feedback(**said))  # type: ignore[arg-type]
+        judge(Feedback(**said))
 
 
 def test_missing_overlap_is_refused_with_what_to_do() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from headwater.evaluation.off_policy.coverage_lists import conditional_logs, list_world, measure_list_coverage
 from headwater.evaluation.off_policy.feedback import Overlap, OverlapError
+from headwater.evaluation.off_policy.intervals import Clusters
 from headwater.evaluation.off_policy.lists import ListFeedback, judge_lists, list_estimators, list_weights
 from headwater.evaluation.off_policy.marginals import place_probabilities
 from headwater.schema.errors import HeadwaterError
@@ -45,7 +46,7 @@ def test_weights_are_what_a_loop_says() -> None:
     evaluated[3, 1:] = -np.inf
     rewards = rng.integers(0, 2, (30, 4)).astype(np.float64)
     feedback = ListFeedback(rewards, logged, evaluated, rng.integers(0, 9, 30))
-    terms, _ = list_estimators(feedback)
+    terms, _ = list_estimators(feedback, Clusters.by(feedback.users, 30))
     sips = rips = 0.0
     sums, weights = np.zeros(4), np.zeros(4)
     for n in range(30):
@@ -58,6 +59,16 @@ def test_weights_are_what_a_loop_says() -> None:
         sips += down * rewards[n].sum() / 30
     values = {name: one.numerators.sum() / one.denominators.sum() for name, one in terms.items()}
     assert values == pytest.approx({"SIPS": sips, "RIPS": rips, "SNRIPS": (sums / weights).sum()})
+
+
+def test_cdr_adds_nothing_in_the_mean_to_ripss_whatever_the_model_says() -> None:
+    """Over all lists w_l q̂_l and w_{l−1} E[q̂_l] have the same mean, for every feature of every place: no model can make CDR wrong."""
+    place = list_world("cascade")
+    for kind in range(0, len(place.clicks), 5):
+        down = np.exp(np.cumsum(place.logs[1][kind] - place.logs[0][kind], axis=1))
+        above = np.concatenate([np.ones((len(down), 1)), down[:, :-1]], axis=1)
+        gap = down[:, :, None] * place.features[kind] - above[:, :, None] * place.expected[kind]
+        assert np.einsum("n,npd->pd", place.chances[0][kind], gap) == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.2, 0.02])
@@ -80,13 +91,14 @@ def test_intervals_of_lists_hold_the_truth() -> None:
         assert 0.85 <= one.bootstrap <= 1.0, name
         assert abs(one.bias) < 4.0 * one.spread / 10.0, name
     assert found.estimators["IIPS"].spread < found.estimators["RIPS"].spread < found.estimators["SIPS"].spread
+    assert found.estimators["CDR"].spread < found.estimators["RIPS"].spread
 
 
 def test_estimators_that_hang_on_few_lists_are_refused_and_the_others_stay() -> None:
     rng = np.random.default_rng(1)
     n, k = 400, 6
     logged = np.full((n, k), np.log(0.5))
-    evaluated = np.where(rng.random((n, k)) < 0.5, np.log(0.9), np.log(0.1))  # as likely as not
+    evaluated: Float64 = np.log(np.where(rng.random((n, k)) < 0.5, 0.9, 0.1))  # as likely as not
     feedback = ListFeedback(np.ones((n, k)), logged, evaluated, marginal=np.exp(evaluated - logged))
     found, refused = judge_lists(feedback, overlap=Overlap(least_ess=200.0), draws=0)
     assert set(found.estimates) == {"IIPS"}
@@ -94,6 +106,17 @@ def test_estimators_that_hang_on_few_lists_are_refused_and_the_others_stay() -> 
     assert found.ess < 100.0
     with pytest.raises(OverlapError, match="lists, and at least 350"):
         judge_lists(feedback, overlap=Overlap(least_ess=350.0), draws=0)
+
+
+def test_what_is_left_out_is_refused_beyond_a_share_and_wrong_propensities_for_every_estimator() -> None:
+    even = np.full((300, 2), np.log(0.5))
+    some = ListFeedback(np.ones((300, 2)), even, even, uncovered=np.full(300, 0.05))
+    found, refused = judge_lists(some, overlap=Overlap(most_uncovered=0.1), draws=0)
+    assert (set(found.estimates), refused) == ({"SIPS", "RIPS", "SNRIPS"}, {})
+    with pytest.raises(OverlapError, match=r"5.0% of its probability"):
+        judge_lists(some, draws=0)
+    with pytest.raises(OverlapError, match=r"should have 1.000"):
+        judge_lists(ListFeedback(np.ones((300, 2)), even, even + np.log(0.5)), draws=0)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from headwater.cli.main import build_app
 from headwater.evaluation.off_policy.open_bandit import measure_open_bandit
 from headwater.schema.errors import HeadwaterError
 
 
 def test_both_policies_are_estimated_from_the_real_logs(data_sets: Path) -> None:
-    found = measure_open_bandit(data_sets / "open-bandit", bootstraps=2, seed=7)
+    found = measure_open_bandit(data_sets / "open-bandit", bootstraps=1, seed=7)
     assert [(each.campaign, each.of, each.clicks) for each in found] == [
         ("men", "random", 46), ("men", "bts", 69), ("women", "random", 46), ("women", "bts", 46),
     ]  # fmt: skip
@@ -45,6 +47,10 @@ def test_a_made_up_log_is_read_and_a_wrong_folder_is_named(tmp_path: Path) -> No
         assert each.refused is None
         for name, one in each.estimators.items():
             assert one.relative_error < 0.12, (name, one.value, each.truth)
+    shown = CliRunner().invoke(build_app(), ["bench", "open-bandit", "--data", str(tmp_path), "--bootstraps", "2"])
+    assert shown.exit_code == 0
+    assert "men: bts from the log of random" in shown.stdout
+    assert "0.157" in shown.stdout, "the published figure stands beside"
     (tmp_path / "bts_women.parquet").unlink()
     with pytest.raises(HeadwaterError, match=r"bts_women\.parquet is missing"):
         measure_open_bandit(tmp_path, bootstraps=2, seed=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,7 +107,7 @@ def _show(report: OffPolicyReport) -> None:
             name, f"{one.value:.4f}", _interval(one), _bootstrap(one), f"{over.value:+.4f}", _interval(over, "+"),
             "" if one.ess is None else f"{one.ess:,.0f}",
         )  # fmt: skip
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file or a pipe has no width
     console.print(table)
     for name, why in report.refused.items():
         console.print(f"{name}: {why}", highlight=False, markup=False)

@@ -14,7 +14,7 @@ class Uptake:
     """Events of dense ``types`` that were not retractions, by user and item. :meth:`add` all blocks, then ask."""
 
     def __init__(self, types: Sequence[int]) -> None:
-        self._types = types
+        self._types = [kind for kind in types if kind]  # 0: no event of the type was ever logged
         self._times: dict[tuple[int, int], list[int]] = {}
         self._sorted = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def off_policy(
     logs: Annotated[int, typer.Option(min=100, help="Simulated logs of each world.")] = 2_000,
-    users: Annotated[int, typer.Option(min=50, help="Users of a log, one to three rows each.")] = 800,
+    users: Annotated[int, typer.Option(min=50, help="Users of a log, one to three rows each.")] = 1_200,
     draws: Annotated[int, typer.Option(min=100, help="Draws of a bootstrap.")] = 300,
     seed: SeedOption = 7,
     as_json: JsonOption = False,
@@ -69,7 +70,8 @@ def _show_coverage(world: Coverage) -> None:
     )  # fmt: skip
     for name, one in world.estimators.items():
         table.add_row(name, f"{one.asymptotic:.1%}", f"{one.bootstrap:.1%}", f"{one.bias:+.4f}", f"{one.spread:.4f}")
-    Console().print(table)
+    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file or a pipe has no width
+    console.print(table)
 
 
 def open_bandit(
@@ -114,7 +116,7 @@ def _show_direction(each: Direction) -> None:
             name, f"{one.value:.4%}", f"{one.ci95[0]:.4%} to {one.ci95[1]:.4%}", f"{one.relative_error:.3f}", f"{one.mean:.3f}",
             f"{one.interval[0]:.3f} to {one.interval[1]:.3f}", "" if one.published is None else f"{one.published:.3f}",
         )  # fmt: skip
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file or a pipe has no width
     console.print(table)
     if each.refused is not None:
         console.print(f"an evaluation would refuse: {each.refused}", style="dim", highlight=False)

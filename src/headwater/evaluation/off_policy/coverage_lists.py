@@ -30,7 +30,8 @@ ListWorldName = Literal["independent", "cascade"]
 class ListWorld:
     """Every list (n, PLACES) there is, and for each kind of context: ``chances`` (KINDS, n) under the logging and the evaluated policy, ``logs``
     (KINDS, n, PLACES) their logarithms place by place, ``marginal`` (KINDS, n, PLACES) the ratio of the probabilities of each item at its
-    place, ``clicks`` (KINDS, n, PLACES).
+    place, ``clicks`` (KINDS, n, PLACES). ``features`` and ``expected`` (KINDS, n, PLACES, 2 PLACES) are what a reward model sees: the place, and there the
+    score of the item under the evaluated policy.
     """
 
     lists: Int64
@@ -38,6 +39,8 @@ class ListWorld:
     logs: tuple[Float64, Float64]
     marginal: Float64
     clicks: Float64
+    features: Float64
+    expected: Float64
 
     def value(self, policy: int) -> float:
         """The true value of the logging (0) or the evaluated (1) policy."""
@@ -49,7 +52,8 @@ def list_world(name: ListWorldName) -> ListWorld:
     rng = np.random.default_rng(WORLD_SEED)
     lists = np.array(list(permutations(range(ITEMS), PLACES)), np.int64)
     liking = rng.normal(size=(KINDS, ITEMS))
-    logged, evaluated = (conditional_logs(liking + 0.5 * rng.normal(size=liking.shape), lists) for _ in range(2))
+    scores = [liking + 0.5 * rng.normal(size=liking.shape) for _ in range(2)]
+    logged, evaluated = (conditional_logs(each, lists) for each in scores)
     chances = (np.exp(logged.sum(axis=2)), np.exp(evaluated.sum(axis=2)))
     at_place = []
     for each in chances:
@@ -64,7 +68,26 @@ def list_world(name: ListWorldName) -> ListWorld:
         above = [np.zeros(len(lists), np.bool_)]
         above += [(category[:, :place] == category[:, place : place + 1]).any(axis=1) for place in range(1, PLACES)]
         clicks = clicks * np.where(np.stack(above, axis=1), 0.2, 1.0)
-    return ListWorld(lists, chances, (logged, evaluated), at_place[1] / at_place[0], clicks)
+    return ListWorld(
+        lists, chances, (logged, evaluated), at_place[1] / at_place[0], clicks, *_features(scores[1], lists)
+    )
+
+
+def _features(scores: Float64, lists: Int64) -> tuple[Float64, Float64]:
+    """The place and the score of each item of each list, and what Plackett–Luce makes of the score in the mean, given those above."""
+    weights = np.exp(scores)
+    shown = scores[:, lists]
+    left = np.ones((len(lists), PLACES, ITEMS))
+    for place in range(1, PLACES):
+        left[np.arange(len(lists))[:, None], place, lists[:, :place]] = 0.0
+    mean = np.einsum("npi,ki->knp", left, weights * scores) / np.einsum("npi,ki->knp", left, weights)
+    return _by_place(shown), _by_place(mean)
+
+
+def _by_place(values: Float64) -> Float64:
+    """One and the value, in columns of each place's own: (…, PLACES) becomes (…, PLACES, 2 PLACES)."""
+    pairs = np.stack([np.ones_like(values), values], axis=-1)
+    return np.asarray((np.eye(PLACES)[:, :, None] * pairs[..., None, :]).reshape(*values.shape, 2 * PLACES))
 
 
 def conditional_logs(scores: Float64, lists: Int64) -> Float64:
@@ -81,7 +104,7 @@ def measure_list_coverage(name: ListWorldName, *, logs: int, users: int, draws: 
     cumulative = place.chances[0].cumsum(axis=1)
     rng = np.random.default_rng(seed)
     tally = Tally(place.value(1))
-    for _ in range(logs):
+    for log in range(logs):
         user = np.repeat(np.arange(users), rng.integers(1, 4, users))
         kind = rng.integers(0, KINDS, users)[user]
         drawn = (rng.random(len(user))[:, None] > cumulative[kind]).sum(axis=1).clip(max=len(place.lists) - 1)
@@ -89,10 +112,10 @@ def measure_list_coverage(name: ListWorldName, *, logs: int, users: int, draws: 
         clicked = rng.random((len(user), PLACES)) < place.clicks[kind, drawn] * eager[:, None]
         feedback = ListFeedback(
             clicked.astype(np.float64), place.logs[0][kind, drawn], place.logs[1][kind, drawn], user,
-            marginal=place.marginal[kind, drawn],
+            marginal=place.marginal[kind, drawn], features=place.features[kind, drawn], expected=place.expected[kind, drawn],
         )  # fmt: skip
-        terms, _ = list_estimators(feedback)
         clusters = Clusters(user, users)
+        terms, _ = list_estimators(feedback, clusters, seed=log)
         found = intervals(list(terms.values()), clusters, draws=draws, seed=int(rng.integers(2**31)))
         tally.add(list(terms), found, len(user))
     ratios = np.exp(place.logs[1].sum(axis=2) - place.logs[0].sum(axis=2))

@@ -82,13 +82,21 @@ def effective_sample_size(weights: Float64) -> float:
     return float(np.sum(weights)) ** 2 / squares if squares > 0.0 else 0.0
 
 
-def check_overlap(weights: Float64, uncovered: Float64 | None, overlap: Overlap, *, what: str = "rows") -> None:
-    """Whether weights float64[n] can carry an estimate.
-
-    The mean weight estimates the share of the evaluated policy that the log covers, so it has to be ``1 - uncovered``.
+def check_overlap(weights: Float64, uncovered: Float64 | None, overlap: Overlap) -> None:
+    """Whether weights float64[n] can carry an estimate: :func:`check_covered` and :func:`check_weights`.
 
     Raises:
         OverlapError: why not, and what to do.
+    """
+    check_covered(uncovered, overlap)
+    check_weights(weights, overlap, mean=1.0 if uncovered is None else 1.0 - float(uncovered.mean()))
+
+
+def check_covered(uncovered: Float64 | None, overlap: Overlap) -> None:
+    """Whether the evaluated policy does what the log can show; ``uncovered`` float64[n] as in :class:`Feedback`.
+
+    Raises:
+        OverlapError: it does not.
     """
     missing = 0.0 if uncovered is None else float(uncovered.mean())
     if missing > overlap.most_uncovered:
@@ -97,6 +105,14 @@ def check_overlap(weights: Float64, uncovered: Float64 | None, overlap: Overlap,
             f"{overlap.most_uncovered:.1%} may lie there): no estimate can know what that would earn. Explore more widely first "
             "(a higher temperature, more candidates), or judge a policy that is nearer to the logged one"
         )
+
+
+def check_weights(weights: Float64, overlap: Overlap, *, mean: float = 1.0, what: str = "rows") -> None:
+    """Whether weights float64[n] are many enough, and have the ``mean`` that they have to have: the share of the evaluated policy that the log covers.
+
+    Raises:
+        OverlapError: they are not.
+    """
     ess = effective_sample_size(weights)
     if ess < overlap.least_ess:
         raise OverlapError(
@@ -104,10 +120,10 @@ def check_overlap(weights: Float64, uncovered: Float64 | None, overlap: Overlap,
             "policies hardly ever agree, so a few rows decide everything. Log more, explore at a higher temperature, or judge a "
             "policy that is nearer to the logged one"
         )
-    mean, error = float(weights.mean()), float(weights.std()) / np.sqrt(len(weights))
-    if abs(mean - (1.0 - missing)) > _SURE * error + _SLACK:
+    found, error = float(weights.mean()), float(weights.std()) / np.sqrt(len(weights))
+    if abs(found - mean) > _SURE * error + _SLACK:
         raise OverlapError(
-            f"weights have the mean {mean:.3f} and should have {1.0 - missing:.3f} (standard error {error:.3f}): the propensities are not "
+            f"weights have the mean {found:.3f} and should have {mean:.3f} (standard error {error:.3f}): the propensities are not "
             "those that the log was drawn with, or the evaluated policy does what the logging policy never does. Check how both "
             "were computed"
         )

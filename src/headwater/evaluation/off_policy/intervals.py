@@ -96,7 +96,9 @@ def intervals(
         pivots = pivots[np.isfinite(pivots)]
         bootstrap = None
         if draws and len(pivots) >= _LEAST_DRAWS * draws:
-            low, high = np.quantile(pivots, (1.0 - _LEVEL, _LEVEL))
+            low, high = np.quantile(
+                pivots, (1.0 - _LEVEL, _LEVEL), method="weibull"
+            )  # p (draws + 1): no narrower for few draws
             bootstrap = (value - float(high) * error, value - float(low) * error)
         found.append(Interval95(value, error, (value - half, value + half), bootstrap))
     return found

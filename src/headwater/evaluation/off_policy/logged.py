@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import msgspec
@@ -64,7 +65,7 @@ def read_lists(
     """
     known = event_log.vocabulary()
     uptake = Uptake([known.index(Namespace.EVENT_TYPE, name) for name in _rewarded(config, reward)])
-    until_ms, kept, erased = event_log.last_received_ms - window_ms, list[Served](), set[int]()
+    until_ms, kept, erased = event_log.last_received_ms - window_ms, deque[Served](maxlen=limit), set[int]()
     skipped = {"not drawn by lot": 0, "recorded twice": 0, "of a stranger": 0, "window not over": 0, "user erased": 0}
     seen: set[str] = set()
     offset = max(since, event_log.first_offset, 1) - 1
@@ -94,7 +95,6 @@ def read_lists(
         offset = block.last_offset
     lists = [served for served in kept if served.user not in erased]
     skipped["user erased"] = len(kept) - len(lists)
-    lists = lists[-limit:] if limit is not None else lists
     if not lists:
         raise HeadwaterError(_nothing(surface, skipped))
     rewards = np.zeros((len(lists), max(len(served.answer.items) for served in lists)))

@@ -51,6 +51,7 @@ _SAME = 1e-6  # log-propensities: scores are float32
 class Replayed:
     """What the replay of n lists of at most k places said. ``evaluated`` float64[n, k] as in ``ListFeedback``; ``uncovered`` float64[n].
 
+    ``features`` and ``expected`` float64[n, k, 2k] as there: the place, and there the relevance of the item to the evaluated bundle; zeros where caps, pins or quotas act.
     ``marginal`` float64[n, k], where ``reproduced`` bool[n] (the logging bundle gave the logged propensities again); ``why_not`` says why the
     first that is not was not.
     """
@@ -58,6 +59,8 @@ class Replayed:
     evaluated: Float64
     uncovered: Float64
     marginal: Float64
+    features: Float64
+    expected: Float64
     reproduced: npt.NDArray[np.bool_]
     why_not: str = ""
 
@@ -82,18 +85,20 @@ def replay_lists(
     addresses = Addresses(event_log, plan, user, user_offset, item_offset, unseal)
     view = _View(plan, addresses.items)
     asking = _Asking(config, plan, event_log.vocabulary(), surface, view.index)
+    n_lists = len(lists)
     found = Replayed(
-        np.zeros((len(lists), places)),
-        np.zeros(len(lists)),
-        np.ones((len(lists), places)),
-        np.zeros(len(lists), np.bool_),
-    )
+        np.zeros((n_lists, places)), np.zeros(n_lists), np.ones((n_lists, places)), np.zeros((n_lists, places, 2 * places)),
+        np.zeros((n_lists, places, 2 * places)), np.zeros(n_lists, np.bool_),
+    )  # fmt: skip
     for done, (n, row) in enumerate(addresses):
         view.stand(int(user[n]), row, int(user_offset[n]), int(item_offset[n]))
         one = _One(lists[n], view, asking)
         k = len(lists[n].answer.items)
         draw = one.evaluated(policy, exploration)
         found.evaluated[n, :k], found.uncovered[n] = draw.logs, one.uncovered(policy, exploration)
+        for place, (shown, mean) in enumerate(draw.relevance):
+            found.features[n, place, [2 * place, 2 * place + 1]] = 1.0, shown
+            found.expected[n, place, [2 * place, 2 * place + 1]] = 1.0, mean
         why, before = one.logged(logging)
         if before is None or draw.at_places is None or before.at_places is None:
             found.why_not = (
@@ -109,10 +114,13 @@ def replay_lists(
 
 @dataclass(frozen=True, slots=True)
 class _Draw:
-    """``logs`` float64[k] of the list place by place; ``at_places`` float64[k], how likely each item stands at its place (None: nobody knows)."""
+    """``logs`` float64[k] of the list place by place. Where no cap, pin or quota acts: ``at_places`` float64[k], how likely each item stands at its place;
+    ``relevance`` of each item, and of what is drawn for its place in the mean.
+    """
 
     logs: Float64
     at_places: Float64 | None
+    relevance: list[tuple[float, float]]
 
 
 class _One:
@@ -238,7 +246,21 @@ def _draw(rules: Rules, items: Int64) -> _Draw:
     said = explored.log_propensities[: len(items)]
     logs[: len(said)] = said
     if rules.constrains:
-        return _Draw(logs, None)
+        return _Draw(logs, None, [])
     where: Mapping[int, int] = {item: position for position, item in enumerate(explored.candidates)}
     positions = np.array([where.get(item, -1) for item in items.tolist()], np.int64)
-    return _Draw(logs, place_probabilities(rules.lot_weights, positions))
+    return _Draw(
+        logs, place_probabilities(rules.lot_weights, positions), _relevance(rules.lot_weights, explored.temperature, positions)
+    )  # fmt: skip
+
+
+def _relevance(weights: Float64, temperature: float, positions: Int64) -> list[tuple[float, float]]:
+    """Of the item at each of ``positions`` (-1: 0), and in the mean of what is drawn there once those above are gone."""
+    relevance, left, found = 1.0 + temperature * np.log(weights), weights.copy(), []
+    for position in positions.tolist():
+        total = float(left.sum())
+        mean = float(left @ relevance) / total if total > 0.0 else 0.0
+        found.append((float(relevance[position]) if position >= 0 else 0.0, mean))
+        if position >= 0:
+            left[position] = 0.0
+    return found

@@ -107,7 +107,7 @@ def judge_bundle(
     )
     feedback = ListFeedback(
         logged.rewards, propensities, replayed.evaluated, np.array([served.user for served in lists], np.int64),
-        replayed.uncovered, marginal if with_places else None,
+        replayed.uncovered, marginal if with_places else None, replayed.features, replayed.expected,
     )  # fmt: skip
     judgement, refused = judge_lists(feedback, overlap=question.overlap, draws=question.draws, seed=question.seed)
     if not with_places:
