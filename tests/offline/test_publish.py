@@ -252,7 +252,7 @@ def test_a_damaged_bundle_in_service_does_not_stop_a_good_one(site: Site) -> Non
 EXPLORING = """
 [[surfaces]]
 name = "home"
-exploration = {share = 1.0, temperature = 0.5, candidates = 200}
+exploration = {share = 1.0, temperature = 1.0, candidates = 200}
 """
 
 
@@ -297,11 +297,11 @@ def test_lists_that_were_drawn_judge_a_bundle(site: Site, tmp_path: Path) -> Non
     with pytest.raises(HeadwaterError, match=r"says anything of another policy.*exploration"):
         run(exploring, "ope", "--policy", "current")
     with closing(open_model(registry.load(serving, plan_hash=plan.hash), config, plan)) as model:
-        explore(exploring, model, 60)
+        explore(exploring, model, 80)
 
     code, said = run(exploring, "ope", "--policy", serving, "--reward", "click", "--least-ess", "20")
-    assert said["bundles"] == {serving: 60}
-    assert (code, said["policy"], said["lists"], said["reproduced"], said["refused"]) == (0, serving, 60, 1.0, {})
+    assert said["bundles"] == {serving: 80}
+    assert (code, said["policy"], said["lists"], said["reproduced"], said["refused"]) == (0, serving, 80, 1.0, {})
     for name in ("SIPS", "RIPS", "SNRIPS", "IIPS"):
         assert said["estimates"][name]["value"] == pytest.approx(said["logging"]["value"])
     told = [
@@ -317,7 +317,7 @@ def test_lists_that_were_drawn_judge_a_bundle(site: Site, tmp_path: Path) -> Non
     ]
     shown = CliRunner().invoke(build_app(), told)
     assert shown.exit_code == 0
-    for words in ("as logged", "SNRIPS", "60 lists of", "with any positive event"):
+    for words in ("as logged", "SNRIPS", "80 lists of", "with any positive event"):
         assert words in shown.stdout
     code, said = run(exploring, "models", "promote", worse.bundle)
     (why,) = (reason for reason in said["gate"]["reasons"] if reason.startswith("off-policy: "))
