@@ -127,6 +127,13 @@ def test_without_the_bundle_that_served_there_is_no_iips() -> None:
     assert found.lists == 150
     assert "bundle served is not there any more" in found.refused["IIPS"]
     assert "RIPS" in found.estimates
+    broken = judged(
+        small,
+        by_popularity(small, "upside-down", ascending=True),
+        failing(small.plan),
+        replace(SMALL, reward="impression", limit=150),
+    )
+    assert "bundle failing did not rank it" in broken.refused["IIPS"]
 
 
 def test_a_pin_is_part_of_both_policies() -> None:

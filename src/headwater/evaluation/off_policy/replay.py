@@ -47,6 +47,10 @@ Progress = Callable[[int, int], None]
 _SAME = 1e-6  # log-propensities: scores are float32
 
 
+class UnrankedError(HeadwaterError):
+    """A bundle that was asked again gave a list of a lower tier than the one that was logged."""
+
+
 @dataclass(slots=True)
 class Replayed:
     """What the replay of n lists of at most k places said. ``evaluated`` float64[n, k] as in ``ListFeedback``; ``uncovered`` float64[n].
@@ -64,6 +68,14 @@ class Replayed:
     reproduced: npt.NDArray[np.bool_]
     why_not: str = ""
 
+    @staticmethod
+    def of(n: int, k: int) -> Replayed:
+        """Nothing is said yet."""
+        of_places = np.zeros((n, k, 2 * k))
+        return Replayed(
+            np.zeros((n, k)), np.zeros(n), np.ones((n, k)), of_places, of_places.copy(), np.zeros(n, np.bool_)
+        )  # fmt: skip
+
 
 def replay_lists(
     event_log: EventLog, plan: Plan, config: Config, lists: list[Served], places: int, policy: Model,
@@ -73,7 +85,8 @@ def replay_lists(
     """Ask ``policy``, drawing as ``exploration`` says, about ``lists`` of one surface. ``logging`` opens the bundle of a version (None: it is gone).
 
     Raises:
-        HeadwaterError: ``policy`` could not rank a list, or the log does not read as it was written.
+        UnrankedError: ``policy`` could not rank a list.
+        HeadwaterError: the log does not read as it was written.
     """
     surface = lists[0].answer.surface
     user, user_offset, item_offset = (
@@ -85,11 +98,7 @@ def replay_lists(
     addresses = Addresses(event_log, plan, user, user_offset, item_offset, unseal)
     view = _View(plan, addresses.items)
     asking = _Asking(config, plan, event_log.vocabulary(), surface, view.index)
-    n_lists = len(lists)
-    found = Replayed(
-        np.zeros((n_lists, places)), np.zeros(n_lists), np.ones((n_lists, places)), np.zeros((n_lists, places, 2 * places)),
-        np.zeros((n_lists, places, 2 * places)), np.zeros(n_lists, np.bool_),
-    )  # fmt: skip
+    found = Replayed.of(len(lists), places)
     for done, (n, row) in enumerate(addresses):
         view.stand(int(user[n]), row, int(user_offset[n]), int(item_offset[n]))
         one = _One(lists[n], view, asking)
@@ -133,9 +142,8 @@ class _One:
         self._candidates = np.array(drawn(served).candidates, np.int64)
 
     def evaluated(self, policy: Model, exploration: Exploration) -> _Draw:
-        missing = self._items[
-            ~np.isin(self._items, self._candidates)
-        ]  # what was pinned need not be among those drawn from
+        # what was pinned need not be among those that are drawn from
+        missing = self._items[~np.isin(self._items, self._candidates)]
         query = replace(self._query, candidates=np.concatenate([self._candidates, missing]))
         rules = self._ask(policy, exploration, query, follow=self._items)
         return _draw(rules, self._items)
@@ -154,14 +162,14 @@ class _One:
             return f"bundle {answer.address.bundle} is not there any more", None
         exploration = Exploration(share=1.0, temperature=said.temperature, candidates=max(len(said.candidates), 2))
         quality = 1.0 if answer.query is None else answer.query.quality
-        rules = self._ask(model, exploration, self._query, follow=self._items, quality=quality, tier=answer.tier)
+        try:
+            rules = self._ask(model, exploration, self._query, follow=self._items, quality=quality, tier=answer.tier)
+        except UnrankedError as error:
+            return str(error), None
         draw = _draw(rules, self._items)
         again = rules.explored is not None and rules.explored.candidates == said.candidates
         if not again or not np.allclose(draw.logs, said.log_propensities, rtol=0.0, atol=_SAME):
-            return (
-                f"request {answer.request_id} is not drawn from the same candidates with the same propensities again",
-                None,
-            )
+            return f"request {answer.request_id}: other candidates or propensities than were logged", None
         return "", draw
 
     def _ask(
@@ -174,7 +182,7 @@ class _One:
         now_ms = self._served.answer.address.now_ms
         answer = pipeline.recommend(query, self._view, model, now_ms, Observer(tier=tier) if tier else None)
         if answer.tier > tier or answer.explored is None:
-            raise HeadwaterError(
+            raise UnrankedError(
                 f"request {query.request_id}: bundle {model.version} did not rank it ({'; '.join(answer.degraded) or 'nothing may be shown'}), so "
                 "nobody knows what it would have shown"
             )
