@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
@@ -17,10 +20,17 @@ from headwater.cli.main import build_app
 from headwater.evaluation.checks import checks_dir
 from headwater.evaluation.gate import GateReport
 from headwater.evaluation.heldout import held_out_stretch
+from headwater.features.fold import Fold
 from headwater.features.plan import compile_plan
+from headwater.features.replay import fold_to
 from headwater.learning.gbdt import GbdtParams, fit_gbdt
 from headwater.learning.trainingset import build_training_set
+from headwater.log.batch import events_to_batch
+from headwater.log.commands import ServedEntry
+from headwater.log.identity import LmdbIdentity
 from headwater.log.lmdb import LmdbLog
+from headwater.log.record import Namespace
+from headwater.log.writer import open_writer
 from headwater.offline.publish import Publication, publish_and_promote
 from headwater.offline.train import TrainReport, train
 from headwater.ranking.gbdt import MODEL_FILE
@@ -28,8 +38,15 @@ from headwater.registry.bundle import ManifestFields
 from headwater.registry.card import IN_SERVICE, read_card
 from headwater.registry.registry import Registry
 from headwater.schema.config import load_config
-from headwater.schema.errors import ConfigurationError
+from headwater.schema.errors import ConfigurationError, HeadwaterError
+from headwater.schema.events import Event
+from headwater.serving.model import Model, open_model
+from headwater.serving.pipeline import Pipeline
+from headwater.serving.request import Query, served_list
+from headwater.serving.rules import open_rules
+from headwater.serving.view import FoldView
 from headwater.simulator import World
+from headwater.simulator.people import user_id
 
 START_MS = 1_760_313_600_000
 
@@ -230,3 +247,87 @@ def test_a_damaged_bundle_in_service_does_not_stop_a_good_one(site: Site) -> Non
     assert mended.gate is not None
     assert "cannot be opened" in mended.gate.notes[0]
     assert current(site) == mended.bundle
+
+
+EXPLORING = """
+[[surfaces]]
+name = "home"
+exploration = {share = 1.0, temperature = 1.0, candidates = 200}
+"""
+
+
+def explore(site: Site, model: Model, lists: int) -> None:
+    """Serve lists of two that are drawn by lot; what the model ranks high is clicked, the rest hardly ever. Then the window goes by."""
+    config = load_config(site.config)
+    plan, names = compile_plan(config), [user_id(n) for n in range(80)]
+    with closing(LmdbLog(site.data / "log", readonly=True)) as log:
+        fold = Fold(plan)
+        fold_to(log, fold, log.last_offset)
+        view = FoldView(plan, fold)
+        view.refresh()
+        pipeline = Pipeline(config, plan, rules=open_rules(config, plan, log.vocabulary()))
+        with closing(LmdbIdentity(site.data / "identity", readonly=True)) as identity:
+            known = {name: key for name in names if (key := identity.lookup(name)) is not None}
+        now_ms, rng, entries, clicked = log.last_received_ms, np.random.default_rng(5), [], []
+        for n, (name, key) in zip(range(lists), itertools.cycle(known.items()), strict=False):
+            query = Query(f"drawn-{n}", user=key.user, k=2, deadline_ms=1e9)
+            answer = pipeline.recommend(query, view, model, now_ms)
+            assert answer.explored is not None
+            entries.append(ServedEntry(*key[:2], msgspec.msgpack.encode(served_list(query, answer, sampled=False))))
+            for item in answer.items.tolist():
+                if rng.random() < (0.8 if item in answer.explored.candidates[:25] else 0.02):
+                    text = log.vocabulary().text(Namespace.ITEM, item)
+                    assert text is not None
+                    clicked.append(Event(user=name, item=text, type="click", time=now_ms + 1_000))
+    moment = [now_ms]
+    with open_writer(site.data, clock=lambda: moment[0], segment_keys=config.segments.keys) as writer:
+        writer.append_served(entries)
+        moment[0] += 1_900_000
+        writer.append_events(events_to_batch(clicked, config.segments.keys))
+
+
+def test_lists_that_were_drawn_judge_a_bundle(site: Site, tmp_path: Path) -> None:
+    exploring = Site(tmp_path / "headwater.toml", site.data)
+    plain = site.config.read_text()
+    exploring.config.write_text(plain.replace("[gate]", "[gate]\noff_policy = true\noff_policy_ess = 2.0") + EXPLORING)
+    serving, config = current(site), load_config(exploring.config)
+    assert serving is not None
+    plan, registry = compile_plan(config), Registry(site.data / "models")
+    worse, same = published(site, 30, upside_down=True, promote=False), published(site, 31, promote=False)
+    with pytest.raises(HeadwaterError, match=r"says anything of another policy.*exploration"):
+        run(exploring, "ope", "--policy", "current")
+    with closing(open_model(registry.load(serving, plan_hash=plan.hash), config, plan)) as model:
+        explore(exploring, model, 80)
+
+    code, said = run(exploring, "ope", "--policy", serving, "--reward", "click", "--least-ess", "20")
+    assert said["bundles"] == {serving: 80}
+    assert (code, said["policy"], said["lists"], said["reproduced"], said["refused"]) == (0, serving, 80, 1.0, {})
+    for name in ("SIPS", "RIPS", "SNRIPS", "IIPS"):
+        assert said["estimates"][name]["value"] == pytest.approx(said["logging"]["value"])
+    told = [
+        "ope",
+        "--policy",
+        "current",
+        "--config",
+        str(exploring.config),
+        "--data",
+        str(site.data),
+        "--least-ess",
+        "20",
+    ]
+    shown = CliRunner().invoke(build_app(), told)
+    assert shown.exit_code == 0
+    for words in ("as logged", "SNRIPS", "80 lists of", "with any positive event"):
+        assert words in shown.stdout
+    code, said = run(exploring, "models", "promote", worse.bundle)
+    (why,) = (reason for reason in said["gate"]["reasons"] if reason.startswith("off-policy: "))
+    assert code == 1
+    assert "on home a list is worth -" in why
+    assert "gate.margin allows" in why
+    code, said = run(exploring, "models", "promote", same.bundle)
+    assert not any(reason.startswith("off-policy: ") for reason in said["gate"]["reasons"])
+    assert any(note.startswith("off-policy: on home a list is worth ") for note in said["gate"]["notes"])
+    strict = Site(tmp_path / "strict.toml", site.data)
+    strict.config.write_text(exploring.config.read_text().replace("off_policy_ess = 2.0", "off_policy_ess = 5000.0"))
+    code, said = run(strict, "models", "promote", same.bundle)
+    assert any("effective sample size" in reason for reason in said["gate"]["reasons"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import replace
@@ -207,3 +208,32 @@ def test_the_lot_of_a_request_is_its_own() -> None:
     assert [lot for lot in both if lot is not None and not lot.uniform] == taking, "the others draw as before"
     assert all(lot.uniform for lot in map(drawn_lot, ids[:50], [0.0] * 50, [1.0] * 50) if lot is not None)
     assert all(drawn_lot(name, 1.0) is not None for name in ids[:100])
+
+
+@STABLE
+@given(worlds(most=5), st.integers(2, 6), st.sampled_from([0.05, 0.3, 5.0]))
+def test_a_list_that_is_followed_is_as_likely_as_among_all_that_could_be_drawn(
+    world: tuple[list[float], list[int], int, SlowPolicy], candidates: int, temperature: float
+) -> None:
+    scores, ties, k, policy = world
+    k = min(k, 3)
+    lists = lists_slowly(scores, ties, k, policy, candidates, temperature)
+    longest = max(len(shown) for shown in lists)
+    for shown in itertools.permutations(range(len(scores)), longest):
+        follow = np.array(shown, np.int64)
+        found = ordered(scores, longest, policy, ties, Lottery(candidates, temperature, 0, follow))
+        chances = np.exp(found.log_propensities)
+        assert len(chances) == longest
+        if longest == k and shown in lists:
+            assert chances == pytest.approx(lists[shown])
+            assert tuple(found.positions.tolist()) == shown
+        elif longest == k:
+            assert math.prod(chances) == 0.0
+
+
+def test_what_is_not_among_the_candidates_cannot_have_been_drawn() -> None:
+    found = ordered(SCORES, 3, FREE, lottery=Lottery(6, 0.5, 0, np.array([1, -1, 0])))
+    assert np.isfinite(found.log_propensities).tolist() == [True, False, False]
+    assert found.positions.tolist() == [1]
+    outside = ordered(SCORES, 3, FREE, lottery=Lottery(2, 0.5, 0, np.array([0, 4, 1])))
+    assert np.isfinite(outside.log_propensities).tolist() == [True, False, False]

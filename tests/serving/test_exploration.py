@@ -136,6 +136,7 @@ def test_records_of_releases_that_drew_nothing_read_as_certain() -> None:
         ('diversity = 0.3\ndiversity_by = "dpp"\nexploration = {share = 0.1}', 'surface "home" cannot have both'),
         ("exploration = {share = 0.1, temperature = 0.001}", "temperature"),
         ("exploration = {share = 0.1}\n[serving]\nlog_served = false", "serving.log_served"),
+        ("[gate]\noff_policy = true", "gate.off_policy: Expected a surface with exploration"),
         ("objective = {click = 0.0}", "is 0 for every head"),
         ("objective = {click = 1.0}", r'surfaces\[0\].objective: Expected ranker.kind = "deep"'),
     ],

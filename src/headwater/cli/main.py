@@ -32,6 +32,7 @@ from headwater.cli import (
     ladder,
     learn,
     models,
+    ope,
     pipeline,
     recommend,
     rules,
@@ -43,8 +44,8 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, experiments, models, learn, serve, keys, recommend, explain, pipeline, ladder, exploration, rules,
-    features, archive, backup, erase, bench, closed_loop, capacity, demo, doctor,
+    init, importing, train, evaluate, experiments, models, learn, serve, keys, recommend, explain, pipeline, ladder, exploration, ope,
+    rules, features, archive, backup, erase, bench, closed_loop, capacity, demo, doctor,
 )  # fmt: skip
 
 

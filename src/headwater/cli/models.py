@@ -91,7 +91,7 @@ def show(
     from headwater.registry.card import read_card, render_card
 
     _, registry, plan = _opened(config, data)
-    bundle = registry.load(_resolved(registry, plan, version), plan_hash=None)
+    bundle = registry.load(resolved_version(registry, plan, version), plan_hash=None)
     card, report = read_card(bundle), _report(registry, bundle.version)
     if as_json:
         print_json({"manifest": bundle.manifest, "card": card, "gate": report})
@@ -124,7 +124,7 @@ def promote(
     from headwater.offline.publish import Publication, promote_published
 
     chosen, registry, plan = _opened(config, data)
-    resolved = _resolved(registry, plan, version)
+    resolved = resolved_version(registry, plan, version)
     if no_gate or not chosen.config.gate.enabled:
         registry.promote(resolved, plan_hash=plan)
         done = Publication(bundle=resolved, promoted=True, gate=None)
@@ -174,7 +174,7 @@ def diff(
     from headwater.registry.difference import difference
 
     _, registry, plan = _opened(config, data)
-    versions = [_resolved(registry, plan, version) for version in (first, second)]
+    versions = [resolved_version(registry, plan, version) for version in (first, second)]
     changes = difference(*(registry.load(version, plan_hash=None) for version in versions))
     if as_json:
         print_json({"first": versions[0], "second": versions[1], "changes": changes})
@@ -220,7 +220,7 @@ def _opened(config: ConfigOption, data: DataOption) -> tuple[Settings, Registry,
     return chosen, Registry(chosen.data / "models"), compile_plan(chosen.config).hash
 
 
-def _resolved(registry: Registry, plan: str, version: str) -> str:
+def resolved_version(registry: Registry, plan: str, version: str) -> str:
     """The whole version that a person means.
 
     Raises:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headwater.evaluation.metrics import Interval, mean_interval, weighted_difference
-from headwater.evaluation.uptake import READ, Uptake, served_in
+from headwater.evaluation.uptake import READ, Uptake, positive_types, served_in
 from headwater.log.batch import ItemRecord
 from headwater.log.protocol import EventLog
 from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock
@@ -130,7 +130,7 @@ def measure_exploration(event_log: EventLog, config: Config, *, window_ms: int, 
         HeadwaterError: no list of a known user was drawn, and nothing is promised to new items.
         CorruptLogError: a served list cannot be read.
     """
-    uptake, items = Uptake(event_log, config), _Items(event_log, config)
+    uptake, items = Uptake(positive_types(event_log, config)), _Items(event_log, config)
     by_surface: dict[str, list[_List]] = {}
     seen: set[str] = set()
     lists = strangers = 0

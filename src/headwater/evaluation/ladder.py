@@ -13,7 +13,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headwater.evaluation.metrics import mean_interval
-from headwater.evaluation.uptake import READ, Uptake, served_in
+from headwater.evaluation.uptake import READ, Uptake, positive_types, served_in
 from headwater.log.protocol import EventLog
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
@@ -48,7 +48,7 @@ def measure_ladder(event_log: EventLog, config: Config, *, window_ms: int, since
         HeadwaterError: there is no list of a known user.
         CorruptLogError: a served list cannot be read.
     """
-    uptake = Uptake(event_log, config)
+    uptake = Uptake(positive_types(event_log, config))
     lists: list[tuple[int, int, int, int, tuple[int, ...]]] = []  # user, walked, tier, when, items
     seen: set[str] = set()
     strangers = 0

@@ -1,44 +1,46 @@
-"""What people did with the lists that they were served: positive events on shown items, by user and item."""
+"""What people did with what they were shown: events of the log, looked up by user, item and time."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import msgspec
 import numpy as np
 
-from headwater.log.protocol import CorruptLogError, EventLog
+from headwater.log.protocol import EventLog
 from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock
 from headwater.schema.config import Config
 from headwater.schema.requests import ServedList
+from headwater.serving.served import served_at
 
 READ = 65_536
 
-_decode_served = msgspec.msgpack.Decoder(ServedList).decode
+
+def positive_types(event_log: EventLog, config: Config) -> list[int]:
+    """The dense event types that ``config`` takes for positive; 0 for one that was never logged."""
+    known = event_log.vocabulary()
+    return [known.index(Namespace.EVENT_TYPE, kind.name) for kind in config.events if kind.positive]
 
 
 class Uptake:
-    """The positive events of a log, by user and item: :meth:`add` all blocks, then ask."""
+    """Events of dense ``types`` that were not retractions, by user and item. :meth:`add` all blocks, then ask."""
 
-    def __init__(self, event_log: EventLog, config: Config) -> None:
-        known = event_log.vocabulary()
-        self.types = [known.index(Namespace.EVENT_TYPE, kind.name) for kind in config.events if kind.positive]
+    def __init__(self, types: Sequence[int]) -> None:
+        self.types = [kind for kind in types if kind]  # 0: no event of the type was ever logged
         self._times: dict[tuple[int, int], list[int]] = {}
         self._sorted = True
 
     def add(self, block: RecordBlock) -> None:
-        """Take in the events of the next block."""
+        """The next block of the log."""
         records = block.records
         fits = (records["kind"] == Kind.EVENT) & np.isin(records["type"], self.types)
-        fits &= (records["flags"] & FLAG_RETRACT) == 0
-        chosen = records[fits]
+        chosen = records[fits & ((records["flags"] & FLAG_RETRACT) == 0)]
         for user, item, at in zip(*(chosen[name].tolist() for name in ("user", "item", "time_ms")), strict=True):
             self._times.setdefault((user, item), []).append(at)
-            self._sorted = False
+        self._sorted = False
 
     def within(self, user: int, item: int, at_ms: int, window_ms: int) -> bool:
-        """Whether ``user`` had a positive event on ``item`` after ``at_ms``, at most ``window_ms`` later."""
+        """Whether ``user`` has an event on ``item`` behind ``at_ms`` and no later than ``window_ms`` after it."""
         if not self._sorted:
             for each in self._times.values():
                 each.sort()
@@ -58,10 +60,7 @@ def served_in(block: RecordBlock, seen: set[str]) -> Iterator[tuple[int, ServedL
         CorruptLogError: one cannot be read.
     """
     for i in np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist():
-        try:
-            served = _decode_served(block.payload(i))
-        except msgspec.DecodeError as error:
-            raise CorruptLogError(int(block.records["offset"][i]), f"a served list cannot be read ({error})") from error
-        if served.items and served.request_id not in seen:
-            seen.add(served.request_id)
-            yield int(block.records["user"][i]), served
+        found = served_at(block, i)
+        if found.answer.items and found.answer.request_id not in seen:
+            seen.add(found.answer.request_id)
+            yield found.user, found.answer

@@ -1,9 +1,7 @@
 """Proof that serving and training see the same numbers: served feature rows against rows replayed at their address.
 
-A served list whose feature rows were kept says at which user offset, item offset and moment they were assembled. Two
-folds of the log, each from an empty state, move forward together: one stops at the user offsets and hands over the
-users' rows, the other follows and stops at the item offsets, where the lists are assembled again. Equal means equal to the byte.
-What is held meanwhile is 32 bytes a list, and the user rows between the two folds.
+A served list whose feature rows were kept says at which user offset, item offset and moment they were assembled. The log is
+folded to these (:mod:`headwater.evaluation.addresses`) and the lists are assembled again. Equal means equal to the byte.
 """
 
 from __future__ import annotations
@@ -13,32 +11,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import structlog
 from msgspec import Struct
 
 import headwater
+from headwater.evaluation.addresses import READ, Addresses
 from headwater.features.assemble import Context, anchor_user, assemble, forget_idle, new_scratch, stranger
 from headwater.features.attributes import surface_code
-from headwater.features.fold import Fold, Unseal
+from headwater.features.fold import Unseal
 from headwater.features.layout import MAX_ITEMS, U_RECENT_LENGTH
 from headwater.features.plan import Plan
-from headwater.features.rows import User, pack_user, unpack_user
-from headwater.log.protocol import CorruptLogError, EventLog
+from headwater.features.rows import User, unpack_user
+from headwater.log.protocol import EventLog
 from headwater.log.record import Kind, RecordBlock
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.requests import ServedList
+from headwater.serving.served import served_at
 
 log = structlog.get_logger()
 
 Int64 = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
-_decode_served = msgspec.msgpack.Decoder(ServedList).decode
 _BYTES = 4  # of a float32
-_READ = 4_096  # records of a block: served lists are some kilobytes each
 _PAGE = 64
 _TOLD = 20  # requests that are named in the log; the report counts all
 
@@ -118,13 +115,13 @@ def _kept(event_log: EventLog, plan: Plan, since: int, limit: int | None) -> tup
     skipped = {"not sampled": 0, "empty list": 0, "another plan": 0, "user erased": 0}
     erased: dict[int, int] = {}
     offset = max(since, event_log.first_offset, 1) - 1
-    while (block := event_log.read(offset, _READ)) is not None:
+    while (block := event_log.read(offset, READ)) is not None:
         kinds = block.records["kind"]
         if plan.user_attributes:  # a profile that nobody can open any more
             gone = block.records[kinds == Kind.ERASURE]
             erased.update(zip(gone["user"].tolist(), gone["offset"].tolist(), strict=True))
         for i in np.flatnonzero(kinds == Kind.SERVED).tolist():
-            served = _served(block, i)
+            served = served_at(block, i).answer
             address = served.address
             if not served.items:
                 skipped["empty list"] += 1
@@ -144,38 +141,6 @@ def _kept(event_log: EventLog, plan: Plan, since: int, limit: int | None) -> tup
     return _Lists(*np.ascontiguousarray(found[-limit if limit is not None else None :].T)), skipped
 
 
-def _served(block: RecordBlock, i: int) -> ServedList:
-    try:
-        return _decode_served(block.payload(i))
-    except msgspec.DecodeError as error:
-        raise CorruptLogError(int(block.records["offset"][i]), f"a served list cannot be read ({error})") from error
-
-
-class _Standing:
-    """A fold in memory that moves forward to the offsets it is sent to."""
-
-    def __init__(self, event_log: EventLog, plan: Plan, unseal: Unseal | None) -> None:
-        self.fold = Fold(plan, unseal=unseal)
-        self._log = event_log
-        self._block: RecordBlock | None = None
-        self._start = 0
-
-    def at(self, offset: int) -> Fold:
-        """The fold after everything up to and with ``offset``, which is never less than before."""
-        while self.fold.offset < offset:
-            if self._block is None or self._start == len(self._block):
-                self._block, self._start = self._log.read(self.fold.offset, _READ), 0
-                if self._block is None:
-                    raise HeadwaterError(
-                        f"a served list names offset {offset}, but the log ends at {self.fold.offset}: it is not the "
-                        "log that the list was served from. Restore that one from a backup"
-                    )
-            stop = min(len(self._block), offset - self._block.first_offset + 1)
-            self.fold.apply(self._block.head(stop).tail(self._start))
-            self._start = stop
-        return self.fold
-
-
 class _Comparison:
     """Counts the bytes by column (``wrong``), the lists (``requests``) that differ, and the ``rows`` looked at."""
 
@@ -183,42 +148,27 @@ class _Comparison:
         self.wrong = np.zeros(len(plan.columns), np.int64)
         self.requests = self.rows = 0
         self._log, self._plan, self._lists = event_log, plan, lists
-        self._users, self._items = (_Standing(event_log, plan, unseal) for _ in range(2))
-        self._order = np.argsort(lists.user_offset, kind="stable")
-        self._captured = 0  # of ``_order``
+        self._addresses = Addresses(
+            event_log, plan, lists.user, lists.user_offset, lists.item_offset, unseal
+        )  # fmt: skip
         self._row = stranger(plan)
-        self._waiting: dict[int, bytes] = {}  # packed user rows by list
         self._page: RecordBlock | None = None
         self._scratch = new_scratch(1024, 1, plan)
         self._out = np.zeros((0, len(plan.columns)), np.float32)
 
     def run(self, progress: Progress | None) -> None:
-        lists = self._lists
-        order = np.argsort(lists.item_offset, kind="stable")
-        for done, n in enumerate(order.tolist()):
-            self._capture(int(lists.user_offset[n]))
-            self._items.at(int(lists.item_offset[n]))
-            self._compare(n)
+        total = len(self._lists.offset)
+        for done, (n, row) in enumerate(self._addresses):
+            self._compare(n, row)
             if progress is not None and done % 1000 == 999:
-                progress(done + 1, len(order))
+                progress(done + 1, total)
 
-    def _capture(self, upto: int) -> None:
-        """Hand over the user's row of every list with a user offset up to ``upto``."""
-        lists = self._lists
-        while self._captured < len(self._order):
-            n = int(self._order[self._captured])
-            if lists.user_offset[n] > upto:
-                return
-            self._users.at(int(lists.user_offset[n])).users.read(int(lists.user[n]), self._row)
-            self._waiting[n] = pack_user(self._row, self._plan.layout)
-            self._captured += 1
-
-    def _compare(self, n: int) -> None:
+    def _compare(self, n: int, row: bytes) -> None:
         """Assemble list ``n`` again from its user's row and the items as they stand."""
         served = self._read(n)
         items = np.array(served.items, np.int64)
         self.rows += len(items)
-        replayed = self._assemble(served, items, self._waiting.pop(n)).tobytes()
+        replayed = self._assemble(served, items, row).tobytes()
         if replayed == served.features:
             return
         self.requests += 1
@@ -240,7 +190,7 @@ class _Comparison:
             self._page = page = self._log.read(offset - 1, _PAGE)
             if page is None:
                 raise HeadwaterError(f"the log ends before offset {offset}, where a served list was found")
-        return _served(page, offset - page.first_offset)
+        return served_at(page, offset - page.first_offset).answer
 
     def _assemble(self, served: ServedList, items: Int64, packed: bytes) -> npt.NDArray[np.float32]:
         row, plan, address = self._row, self._plan, served.address
@@ -250,7 +200,7 @@ class _Comparison:
         first, second, anchor, offset_ms = context[:4]
         if anchor:
             anchor_user(row, anchor, plan.layout, served.context[4:])
-        table = self._items.fold.items
+        table = self._addresses.items.items
         table.reserve(_highest(row, items, plan) + 1)
         if len(self._scratch.where) < len(table.dirty) or len(self._out) < len(items):
             longest = max(len(items), len(self._out))

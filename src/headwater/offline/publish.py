@@ -13,6 +13,7 @@ from msgspec import Struct
 from headwater.evaluation.checks import MismatchError, mismatches
 from headwater.evaluation.gate import GateReport, forced, verdict
 from headwater.evaluation.heldout import Stretch, Trial, behind, held_out_stretch, try_out
+from headwater.evaluation.off_policy.objections import objections
 from headwater.evaluation.walk import Before
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
@@ -130,6 +131,12 @@ def _judge(
                 event_log, plan, config, model, in_service, stretch, seed=seed, unseal=unseal, view=view, before=before,
                 progress=progress,
             )  # fmt: skip
+            if config.gate.off_policy and in_service is not None:
+                reasons, said = objections(
+                    event_log, plan, config, registry, model, since=candidate.manifest.data.last_offset + 1, unseal=unseal
+                )  # fmt: skip
+                found += reasons
+                notes += said
         finally:
             model.close()
     if in_service is not None:

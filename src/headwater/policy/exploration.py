@@ -31,11 +31,16 @@ NOTHING: Float64 = np.zeros(0)
 
 @dataclass(frozen=True, slots=True)
 class Lottery:
-    """How a list is drawn: from the best ``candidates``, with ``temperature`` (see :func:`weights`), by the numbers of ``seed``."""
+    """How a list is drawn: from the best ``candidates``, with ``temperature`` (see :func:`weights`), by the numbers of ``seed``.
+
+    With ``follow`` int64[k], positions of candidates (-1: none of them), nothing is drawn: the list is this one, and its log-propensities say how likely
+    it would have come about. From the first place on that could not have been so, they are -inf and nothing is placed.
+    """
 
     candidates: int
     temperature: float
     seed: int
+    follow: Int64 | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,8 +88,8 @@ class Ordered:
 
     ``log_propensities`` float64 is for each place the natural logarithm of the probability of its candidate, given those above it and
     all pins: 0 where nothing else could stand there, and without a lottery or a promise. ``drawn_from`` int64: the candidates of the
-    lottery, best first. ``chances`` float64 is for each place the probability that it went to a promised candidate as such,
-    ``kept`` bool whether it did.
+    lottery, best first, and ``weights`` float64 what each weighs in it. ``chances`` float64 is for each place the probability that it
+    went to a promised candidate as such, ``kept`` bool whether it did.
     """
 
     positions: Int64
@@ -99,6 +99,7 @@ class Ordered:
     required: list[int]
     log_propensities: Float64
     drawn_from: Int64
+    weights: Float64
     chances: Float64
     kept: Bools
 
@@ -131,10 +132,11 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
     n = len(scores)
     counted = weigh(scores, policy.weighed)
     order = np.lexsort((ties, -counted))
-    weight, drawn_from, seed = NOTHING, order[:0], np.uint64(0)
+    weight, drawn_from, seed, follow = NOTHING, order[:0], np.uint64(0), order[:0]
     lottery = policy.lottery
     if lottery is not None:
         weight, seed = weights(counted[order], lottery), np.uint64(lottery.seed)
+        follow = follow if lottery.follow is None else lottery.follow[: min(k, n)]
     if policy.diverse is not None:
         diverse = policy.diverse(order)
         order = diversified(order, counted, diverse.vectors, k, diverse.weight, diverse.method)
@@ -144,7 +146,7 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
         shown = order[:k]
         held = [int(each.holds[shown].sum()) for each in policy.weighed]
         certain = np.zeros(len(shown))
-        return Ordered(shown, held, [], [], [], certain, drawn_from, certain, certain > 0.0)
+        return Ordered(shown, held, [], [], [], certain, drawn_from, weight, certain, certain > 0.0)
     groups, limits, rule_of = _groups(n, policy.capped)
     pins, quotas = policy.pinned, policy.required
     chosen = np.full(min(k, n), -1, np.int64)
@@ -169,6 +171,7 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
         promise.candidates,
         promise.chances,
         np.uint64(promise.seed),
+        follow,
         chosen,
         log_propensities,
         chances,
@@ -188,8 +191,9 @@ def apply_policy(scores: Float32, ties: Int64, k: int, policy: Policy) -> Ordere
         pinned[: len(pins)].tolist(),
         capped[: len(policy.capped)].tolist(),
         required[: len(quotas)].tolist(),
-        log_propensities[:length],
+        log_propensities[: max(length, len(follow))],
         drawn_from,
+        weight,
         chances[:length],
         kept[:length] > 0,
     )
@@ -225,11 +229,12 @@ def _groups(n: int, capped: Sequence[Capped]) -> tuple[Int32, Int64, Int64]:
 def _select(
     order: Int64, pins: UInt8, pin_at: Int64, groups: Int32, limits: Int64, rule_of: Int64, quotas: UInt8,
     at_least: Int64, within: Int64, weight: Float64, seed: np.uint64, promised: UInt8, promised_to: Int64, promise: Float64,
-    promise_seed: np.uint64, chosen: Int64, log_propensities: Float64, chances: Float64, kept: UInt8, taken: UInt8, counts: Int64,
-    pressing: UInt8, pinned: Int64, capped: Int64, required: Int64,
+    promise_seed: np.uint64, follow: Int64, chosen: Int64, log_propensities: Float64, chances: Float64, kept: UInt8, taken: UInt8,
+    counts: Int64, pressing: UInt8, pinned: Int64, capped: Int64, required: Int64,
 ) -> int:  # fmt: skip
     """Fill ``chosen`` (-1 throughout at first) as :func:`apply_policy` says; returns how many. ``weight``: that of the first ranks,
     empty without a lottery. ``promised``: the promised places, ``promised_to`` whom, ``promise`` the chance of each.
+    ``follow``: the list whose probability is asked for, empty where one is to be drawn.
     """
     n, k, columns = len(order), len(chosen), groups.shape[1]
     for p in range(len(pin_at)):
@@ -248,6 +253,10 @@ def _select(
                     counts[groups[i, c]] += 1
                 break
     for place in range(k):
+        told = place < len(follow)
+        if told and (follow[place] < 0 or (chosen[place] >= 0 and chosen[place] != follow[place])):
+            _rule_out(place, follow, log_propensities)
+            break
         if chosen[place] >= 0:
             continue
         presses = False
@@ -280,6 +289,7 @@ def _select(
             if not presses and r + 1 >= len(weight):
                 break
         if best < 0:
+            _rule_out(place, follow, log_propensities)
             break
         chance = 0.0  # that the place goes to a promised candidate as such
         if promised[place]:
@@ -289,9 +299,10 @@ def _select(
                     chance += promise[g]
             chances[place] = chance
         first = best  # what stands here without a lottery
-        likely = 1.0  # how likely what is taken was, if not by the promise
         number = uniform(promise_seed, place) if chance > 0.0 else 1.0
-        if number < chance:
+        if told:
+            best = follow[place]
+        elif number < chance:
             below, kept[place] = 0.0, 1
             for g in range(len(promised_to)):
                 i = promised_to[g]
@@ -300,26 +311,30 @@ def _select(
                     below += promise[g]
                     if below > number:
                         break
-            likely = 1.0 if total <= 0.0 and best == first else 0.0
-            for r in range(len(weight)):
-                if order[r] == best:
-                    likely = weight[r] / total
         elif total > 0.0:
-            below, limit, drawn = 0.0, total * uniform(seed, place), 0
+            below, limit = 0.0, total * uniform(seed, place)
             for r in range(len(weight)):
                 i = order[r]
                 if taken[i] or _full(i, groups, counts, limits) or (presses and _wanted(i, quotas, pressing) < most):
                     continue
-                best, drawn = i, r
+                best = i
                 below += weight[r]
                 if below > limit:
                     break
-            likely = weight[drawn] / total
-        if chance > 0.0:
-            likely *= max(1.0 - chance, 0.0)
-            for g in range(len(promised_to)):
-                if promised_to[g] == best:
-                    likely += promise[g]
+        # how likely what stands here was: in both ways together, whichever it came by
+        likely = 1.0 if total <= 0.0 and best == first else 0.0
+        if not taken[best] and not _full(best, groups, counts, limits) and _wanted(best, quotas, pressing) >= most:
+            for r in range(len(weight)):
+                if order[r] == best:
+                    likely = weight[r] / total
+            if chance > 0.0:
+                likely *= max(1.0 - chance, 0.0)
+                for g in range(len(promised_to)):
+                    if promised_to[g] == best:
+                        likely += promise[g]
+        if likely <= 0.0:  # of a list that is followed alone
+            _rule_out(place, follow, log_propensities)
+            break
         log_propensities[place] = np.log(likely)
         chosen[place] = best
         taken[best] = 1
@@ -332,11 +347,20 @@ def _select(
     length = 0
     for place in range(k):
         if chosen[place] >= 0:
-            chosen[length], log_propensities[length] = chosen[place], log_propensities[place]
+            chosen[length] = chosen[place]
+            if not len(follow):
+                log_propensities[length] = log_propensities[place]
             chances[length], kept[length] = chances[place], kept[place]
             length += 1
     _count_kept_out(order, groups, limits, rule_of, chosen, length, taken, counts, capped)
     return length
+
+
+@inline
+def _rule_out(place: int, follow: Int64, log_propensities: Float64) -> None:
+    """The list that was to be followed cannot have come about from ``place`` on."""
+    for other in range(place, len(follow)):
+        log_propensities[other] = -np.inf
 
 
 @inline

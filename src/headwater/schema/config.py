@@ -270,6 +270,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigurationError(
                 "serving.log_served: Expected true where a surface explores: propensities that are not logged are lost"
             )
+        if self.gate.off_policy and not any(surface.exploration.share for surface in self.surfaces):
+            raise ConfigurationError(
+                "gate.off_policy: Expected a surface with exploration: only lists that are drawn by lot can be asked"
+            )
         for index, surface in enumerate(self.surfaces):
             if surface.objective and self.ranker.kind != "deep":
                 raise ConfigurationError(

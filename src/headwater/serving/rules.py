@@ -16,7 +16,7 @@ from headwater.features.plan import Plan
 from headwater.features.rows import User
 from headwater.log.protocol import Vocabulary
 from headwater.policy.diversity import Method, window
-from headwater.policy.exploration import Lot, Lottery, drawn_lot
+from headwater.policy.exploration import NOTHING, Lot, Lottery, drawn_lot
 from headwater.policy.expression import Among, Node, fields_of, holds, holds_for_request
 from headwater.policy.fields import Field
 from headwater.policy.order import Capped, Diverse, Pinned, Policy, Required, Weighed, apply_policy
@@ -65,9 +65,11 @@ class Rules:
     """Compiled rules and what they did to the request at hand: :meth:`begin` it, then the stages in their order.
 
     Belongs to one pipeline. ``surfaces`` by name say how lists are diversified and drawn by lot; ``fatigue`` is that of all of them,
-    ``budget`` what new items are promised (None: nothing). ``version`` is a hash of all that. ``explored`` says how the list at hand was drawn, None: it was not; ``promised`` which
-    of its places could go to promised items. ``dropped`` int64[n] are
-    the items that the user was shown too often to see them once more. ``counts`` says of each rule that acted on the
+    ``budget`` what new items are promised (None: nothing). ``version`` is a hash of all that. ``explored`` says how the list at hand was
+    drawn, None: it was not; ``lot_weights`` float64[m] what each of its candidates weighed; ``promised`` which of its places could go to
+    promised items. ``dropped`` int64[n] are the items that the user was shown too often to see them once more. ``follow`` int64[k] are
+    items: a list that would be drawn is this one instead, and ``explored`` says how likely it was (see :class:`Lottery`); None: lists are
+    drawn. ``counts`` says of each rule that acted on the
     request what it did: of a filter how many candidates it removed, of a boost or a bury how many shown items it holds for,
     of a pin whether it was placed, of a cap how many better ranked candidates it kept out, of a quota how many it brought in.
     """
@@ -82,6 +84,8 @@ class Rules:
         self.explored: Explored | None = None
         self.promised: Promised | None = None
         self.budget = budget
+        self.lot_weights = NOTHING
+        self.follow: Int64 | None = None
         self.dropped = self._buried = NO_ITEMS
         self._columns = ItemColumns(plan)
         self._values = RequestValues(plan, vocabulary)
@@ -146,6 +150,11 @@ class Rules:
     def acting(self) -> tuple[str, ...]:
         """The version, and the names of the rules that act on the request at hand."""
         return self.version, *(rule.name for rule in self._acting)
+
+    @property
+    def constrains(self) -> bool:
+        """Whether a cap, a pin or a quota acts on the request at hand: then what may stand at a place depends on the others."""
+        return any(rule.rule.action in ("cap", "pin", "quota") for rule in self._acting)
 
     @property
     def explores(self) -> bool:
@@ -235,13 +244,14 @@ class Rules:
         if len(self._buried):
             weighed.append(Weighed(np.isin(items, self._buried), self._fatigue.factor))
         diverse = (lambda order: self._diverse(items, order, k)) if self._surface.diversity else None
-        lottery = self._lottery(len(items)) if explore else None
+        lottery = self._lottery(items) if explore else None
         promise = None
         if explore and self._promising and self.budget is not None:
             promise = self.budget.promise(items, k, self._request_id)
         done = apply_policy(scores, ties, k, Policy(weighed, pinned, capped, required, diverse, lottery, promise))
         if lottery is not None and self._lot is not None:
             explores, uniform = self._surface.exploration, self._lot.uniform
+            self.lot_weights = done.weights
             self.explored = Explored(
                 done.log_propensities.tolist(), items[done.drawn_from].tolist(), 0.0 if uniform else explores.temperature,
                 explores.uniform if uniform else explores.share, uniform,
@@ -259,12 +269,16 @@ class Rules:
         vectors = self._view.index.content[items[order[: window(len(order), k)]]]
         return Diverse(vectors, surface.diversity, surface.diversity_by)
 
-    def _lottery(self, candidates: int) -> Lottery | None:
+    def _lottery(self, items: Int64) -> Lottery | None:
         said, lot = self._surface.exploration, self._lot
         if lot is None:
             return None
+        if self.follow is not None:  # how likely it is for the surface, whatever it was drawn by
+            positions = {item: position for position, item in enumerate(items.tolist())}
+            follow = np.array([positions.get(item, -1) for item in self.follow.tolist()], np.int64)
+            return Lottery(said.candidates, said.temperature, lot.seed, follow)
         if lot.uniform:
-            return Lottery(candidates, math.inf, lot.seed)
+            return Lottery(len(items), math.inf, lot.seed)
         return Lottery(said.candidates, said.temperature, lot.seed)
 
     def removed(self) -> dict[str, Int64]:

@@ -39,7 +39,7 @@ def newest_served(event_log: EventLog, limit: int) -> list[Served]:
         part: list[Served] = []
         while after < end and (block := event_log.read(after, end - after)) is not None:
             rows = np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist()
-            part += [_served(block, row) for row in rows]
+            part += [served_at(block, row) for row in rows]
             after = block.last_offset
         for served in part[::-1]:
             if len(found) < limit:
@@ -70,7 +70,7 @@ def find_served(
         while position < end and (block := event_log.read(position, end - position)) is not None:
             for row in np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist():
                 if wanted in _head(block, row):
-                    served = _served(block, row)
+                    served = served_at(block, row)
                     if served.answer.request_id == request_id:
                         return served
             position = block.last_offset
@@ -102,7 +102,12 @@ def _head(block: RecordBlock, row: int) -> bytes:
     return block.heap[at : at + min(int(record["payload_size"]), _HEAD)].tobytes()
 
 
-def _served(block: RecordBlock, row: int) -> Served:
+def served_at(block: RecordBlock, row: int) -> Served:
+    """The served list in ``row`` of ``block``.
+
+    Raises:
+        CorruptLogError: it cannot be read.
+    """
     record = block.records[row]
     try:
         return Served(int(record["user"]), _decode(block.payload(row)))
