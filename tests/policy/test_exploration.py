@@ -211,17 +211,21 @@ def test_the_lot_of_a_request_is_its_own() -> None:
 
 
 @STABLE
-@given(worlds(most=5), st.integers(2, 6), st.sampled_from([0.05, 0.3, 5.0]))
+@given(worlds(most=5), st.integers(2, 6), st.sampled_from([0.05, 0.3, 5.0]), st.data())
 def test_a_list_that_is_followed_is_as_likely_as_among_all_that_could_be_drawn(
-    world: tuple[list[float], list[int], int, SlowPolicy], candidates: int, temperature: float
+    world: tuple[list[float], list[int], int, SlowPolicy], candidates: int, temperature: float, data: st.DataObject
 ) -> None:
     scores, ties, k, policy = world
     k = min(k, 3)
+    if data.draw(st.booleans(), "promises"):
+        places, given_to = data.draw(promises(len(scores), k))
+        policy = replace(policy, promised=places, chances=given_to)
+    promise = kept(policy, 0) if policy.promised else None
     lists = lists_slowly(scores, ties, k, policy, candidates, temperature)
     longest = max(len(shown) for shown in lists)
     for shown in itertools.permutations(range(len(scores)), longest):
         follow = np.array(shown, np.int64)
-        found = ordered(scores, longest, policy, ties, Lottery(candidates, temperature, 0, follow))
+        found = ordered(scores, longest, policy, ties, Lottery(candidates, temperature, 0, follow), promise)
         chances = np.exp(found.log_propensities)
         assert len(chances) == longest
         if longest == k and shown in lists:
