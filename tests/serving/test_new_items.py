@@ -163,6 +163,21 @@ def test_users_see_first_what_is_like_their_recent_items_and_nothing_that_is_not
     )
 
 
+def test_a_light_ranker_that_lets_few_through_keeps_no_promised_item_out() -> None:
+    config = promising(more="[ranker]\ncandidates = 60\nlight_keep = 12\n")
+    made = made_world(config)
+    pipeline, given = pipeline_of(config, made), 0
+    by_age = by_column(made.plan, "item_age")  # the new ones are the last for both
+    model = replace(by_age, light=by_age.ranker)
+    for n in range(30):
+        query = Query(f"r{n}", k=10, deadline_ms=1e9)
+        answer = pipeline.recommend(query, made.view, model, made.now_ms + HOUR_MS // 2)
+        assert (answer.tier, answer.trace["deep_rank"].width) == (0, 12)
+        assert len(answer.features) == len(answer.items) == 10
+        given += 0 if answer.promised is None else sum(answer.promised.kept)
+    assert given > 20
+
+
 def test_rules_filters_caps_and_pins_hold_for_promised_items_too() -> None:
     rules = """
 [[rules]]

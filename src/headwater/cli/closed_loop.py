@@ -26,11 +26,11 @@ def closed_loop(
         str, typer.Option(help="How late events reach the full system, such as 0s,1m,10m,1h,1d.")
     ] = "",
     scenario: Annotated[str | None, typer.Option(help="What happens: a built-in scenario or a TOML file.")] = None,
-    days: Annotated[int, typer.Option(min=2, max=365, help="Days that are lived.")] = 6,
+    days: Annotated[int, typer.Option(min=2, max=365, help="Days that are lived.")] = 5,
     users: Annotated[int, typer.Option(min=50, help="People of the world.")] = 400,
     items: Annotated[int, typer.Option(min=50, help="Items of the world.")] = 500,
     births: Annotated[float, typer.Option(min=0.0, help="New items a day, while creators are content.")] = 30.0,
-    impressions: Annotated[int, typer.Option(min=1, help="The first impressions of a new item that are waited for.")] = 20,
+    impressions: Annotated[int, typer.Option(min=1, help="The first impressions of a new item that are waited for.")] = 10,
     seeds: Annotated[str, typer.Option(help="A world for each, divided by commas.")] = "1,2,3",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write JSON, Markdown and drawings there.")] = None,
     as_json: JsonOption = False,

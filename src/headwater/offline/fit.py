@@ -74,7 +74,7 @@ def fit(
             f"only {len(rows.groups)} of {rows.questions} positive events can train a ranker (at least {MIN_GROUPS} "
             "are needed): import more events, or check that [[events]] marks the positive ones"
         )
-    made = fit_ranker(config, sources.columns, rows, warm=warm, seed=seed, threads=threads, progress=progress)
+    made = fit_ranker(config, plan, sources.columns, rows, warm=warm, seed=seed, threads=threads, progress=progress)
     ranked = time.perf_counter()
     sources.again(attends=made.attends)
     fold_to(log, sources.state.fold, until)  # without sources it stands at the last row

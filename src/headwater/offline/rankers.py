@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from headwater.features.plan import Plan
 from headwater.learning.gbdt import GbdtParams, TrainingError, fit_gbdt
+from headwater.learning.giveaways import withheld
 from headwater.learning.trainingset import TrainingSet
 from headwater.ranking.gbdt import MODEL_FILE
 from headwater.schema.config import Config
@@ -34,20 +36,29 @@ class FittedRanker:
 
 
 def fit_ranker(
-    config: Config, columns: tuple[str, ...], rows: TrainingSet, *, warm: Mapping[str, bytes] | None, seed: int,
+    config: Config, plan: Plan, columns: tuple[str, ...], rows: TrainingSet, *, warm: Mapping[str, bytes] | None, seed: int,
     threads: int, progress: Progress | None,
 ) -> FittedRanker:  # fmt: skip
     """The ranker that ``config`` names, trained to put the item of each event before the other candidates.
 
-    A deep ranker with ``models.deep.heads`` does so for each of these types of events by a head of its own.
+    A deep ranker with ``models.deep.heads`` does so for each of these types of events by a head of its own. Columns that would give the
+    answer away are withheld (:mod:`headwater.learning.giveaways`).
 
     Raises:
         ConfigurationError: the deep ranker needs what is not installed.
         TrainingError: the rows cannot train it.
     """
+    with withheld(rows.features, plan, config):
+        if config.ranker.kind == "deep":
+            return _fit_deep(config, columns, rows, seed=seed, threads=threads, progress=progress)
+        return _fit_gbdt(config, columns, rows, warm=warm, seed=seed, threads=threads, progress=progress)
+
+
+def _fit_gbdt(
+    config: Config, columns: tuple[str, ...], rows: TrainingSet, *, warm: Mapping[str, bytes] | None, seed: int, threads: int,
+    progress: Progress | None,
+) -> FittedRanker:  # fmt: skip
     ranker = config.ranker
-    if ranker.kind == "deep":
-        return _fit_deep(config, columns, rows, seed=seed, threads=threads, progress=progress)
     text, report = fit_gbdt(
         rows.features, rows.labels, rows.groups, rows.weights, columns=columns,
         params=GbdtParams(trees=ranker.trees, leaves=ranker.leaves, learning_rate=ranker.learning_rate),

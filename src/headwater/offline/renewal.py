@@ -89,7 +89,14 @@ class Renewal:
         sources = self._adopted.sources.renewed(until, start_ms, progress)
         began = time.perf_counter()
         ranker = fit_ranker(
-            config, sources.columns, rows, warm=None, seed=self._seed, threads=self._threads, progress=progress
+            config,
+            self._plan,
+            sources.columns,
+            rows,
+            warm=None,
+            seed=self._seed,
+            threads=self._threads,
+            progress=progress,
         )
         return Fitted(rows, tables, ranker, sources, 0.0, time.perf_counter() - began)
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from scipy.special import gammaincc
 
 from headwater.features.bounded import tired_of
-from headwater.features.decay import since_landmark
-from headwater.features.layout import I_CLOCK
+from headwater.features.decay import decay, since_landmark
+from headwater.features.layout import I_CLOCK, I_FIRST
 from headwater.features.plan import Plan
 from headwater.features.rows import ItemTable, User
 from headwater.policy.exploration import Promise, promised_places, seed_of
@@ -46,7 +46,7 @@ CHOICES = 16  # items that may come to the promised places of one list
 _LOOKED_AT = 4 * CHOICES  # so that some are left when others may not be shown
 _READY = 0.9  # of its time, by which an item is to have what it was promised: the last impressions are counted late
 _SLACK = 0.05  # of the promise: one that is short of its schedule by less is not behind it
-_AHEAD, _LEAST_AHEAD = 10, 200  # parts of the time that is left, and of the whole
+_AHEAD, _LEAST_AHEAD = 10, 40  # parts of the time that is left, and of the whole
 
 
 class Account(NamedTuple):
@@ -178,14 +178,19 @@ class NewItemBudget:
         )  # fmt: skip
 
     def _traffic(self, table: ItemTable, now_ms: int) -> float:
-        """Impressions of all items in a millisecond, of late."""
+        """Impressions of all items in a millisecond, of late: ``sum · ln 2 / half-life``, over the part of it that a log so young can hold."""
         cells, lives = self._cells, self._plan.lives
         rate, period_ms = float(lives.rate[cells.life]), int(lives.period_ms[cells.life])
-        kept = float(table.rows.f4[0, cells.traffic])
-        fade = since_landmark(
-            int(table.rows.i8[0, I_CLOCK]), max(now_ms, int(table.rows.i8[0, I_CLOCK])), rate, period_ms
+        clock, first = int(table.rows.i8[0, I_CLOCK]), int(table.rows.i8[0, I_FIRST])
+        now_ms = max(now_ms, clock)
+        held = 1.0 - decay(max(now_ms - first, SECOND_MS), rate)
+        return (
+            float(table.rows.f4[0, cells.traffic])
+            * since_landmark(clock, now_ms, rate, period_ms)
+            * math.log(2.0)
+            * rate
+            / held
         )
-        return kept * fade * math.log(2.0) * rate
 
     def _choose(
         self, user: User, view: View, may_show: Callable[[Int64], Bools], now_ms: int

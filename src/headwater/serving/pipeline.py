@@ -351,7 +351,8 @@ class Pipeline:
         if rules is None:
             order = order.first(np.arange(min(k, len(order.positions))))
         else:
-            order = order.behind(rules.left_out(candidates.items, order.positions))
+            if len(left_out := rules.left_out(candidates.items, order.positions)):
+                order = order.behind(left_out)
             ties = np.arange(len(order.positions))  # equal scores stay in the order that they have
             items = candidates.items[order.positions]
             order = order.first(rules.order(items, order.scores, ties, k, explore=run.as_ranked))

@@ -153,8 +153,8 @@ class Rules:
 
     @property
     def constrains(self) -> bool:
-        """Whether a cap, a pin or a quota acts on the request at hand: then what may stand at a place depends on the others."""
-        return any(rule.rule.action in ("cap", "pin", "quota") for rule in self._acting)
+        """Whether a cap, a pin, a quota or a promise acts on the request at hand: then there is more to a place than what its items weigh."""
+        return self._promising or any(rule.rule.action in ("cap", "pin", "quota") for rule in self._acting)
 
     @property
     def explores(self) -> bool:
@@ -214,7 +214,9 @@ class Rules:
 
     def left_out(self, items: Int64, positions: Int64) -> Int64:
         """Positions of the promised ones among ``items`` that are not among ``positions``: a ranker let them not through."""
-        chosen = self.budget.chosen(items) if self._promising and self.budget is not None else NO_ITEMS
+        if not self._promising or self.budget is None:
+            return NO_ITEMS
+        chosen = self.budget.chosen(items)
         return chosen[~np.isin(chosen, positions)]
 
     def order(self, items: Int64, scores: Float32, ties: Int64, k: int, *, explore: bool = False) -> Int64:

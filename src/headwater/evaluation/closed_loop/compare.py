@@ -29,17 +29,17 @@ class Sizes(Struct, frozen=True, kw_only=True):
 
     users: int = 400
     items: int = 500
-    days: int = 6
+    days: int = 5
     history_hours: int = 48
     visits_per_day: float = 1.5
     births: float = 30.0
     share: float = 0.5
-    impressions: int = 20
+    impressions: int = 10
 
 
 class ClosedLoopReport(Struct, frozen=True, kw_only=True):
     """What ``headwater closed-loop --json`` prints. ``over_popular`` has every policy but that one; ``delays`` are the full system with
-    late events. ``impressions_per_item_day`` of the policy with the most says what 20 impressions mean in this world.
+    late events. ``impressions_per_item_day`` of the policy with the most says what first impressions mean in this world.
     """
 
     protocol: str

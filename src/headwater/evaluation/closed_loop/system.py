@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from headwater.features.plan import Plan, compile_plan
 from headwater.features.replay import fold_to, stops
 from headwater.features.zones import Zones
 from headwater.learning.gbdt import GbdtParams, fit_gbdt
+from headwater.learning.giveaways import withheld
 from headwater.learning.trainingset import Collector, positive_types, positives
 from headwater.log.commands import AppendEvents, AppendServed, Command, ServedEntry
 from headwater.log.identity import MemoryIdentity, UserKey
@@ -236,11 +238,16 @@ class System:
             return
         ranker = self.config.ranker
         rows = _joined(self._rows)
-        text, _ = fit_gbdt(
-            rows.features, rows.labels, rows.groups, rows.weights, columns=self.plan.columns,
-            params=GbdtParams(trees=ranker.trees, leaves=ranker.leaves, learning_rate=ranker.learning_rate),
-            seed=self._seed, num_threads=self._threads,
-        )  # fmt: skip
+        # `fit_ranker` withholds the same from what is learnt from candidates
+        hidden = (
+            withheld(rows.features, self.plan, self.config) if self.policy.learns == "candidates" else nullcontext()
+        )
+        with hidden:
+            text, _ = fit_gbdt(
+                rows.features, rows.labels, rows.groups, rows.weights, columns=self.plan.columns,
+                params=GbdtParams(trees=ranker.trees, leaves=ranker.leaves, learning_rate=ranker.learning_rate),
+                seed=self._seed, num_threads=self._threads,
+            )  # fmt: skip
         if self.model is not None:
             self.model.close()
         opened = open_ranker("lightgbm", {MODEL_FILE: text}, self.plan.columns)

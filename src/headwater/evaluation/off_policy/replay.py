@@ -44,6 +44,7 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
+EVEN = 1e9  # a temperature at which all candidates are alike
 _SAME = 1e-6  # log-propensities: scores are float32
 
 
@@ -55,7 +56,7 @@ class UnrankedError(HeadwaterError):
 class Replayed:
     """What the replay of n lists of at most k places said. ``evaluated`` float64[n, k] as in ``ListFeedback``; ``uncovered`` float64[n].
 
-    ``features`` and ``expected`` float64[n, k, 2k] as there: the place, and there the relevance of the item to the evaluated bundle; zeros where caps, pins or quotas act.
+    ``features`` and ``expected`` float64[n, k, 2k] as there: the place, and there the relevance of the item to the evaluated bundle; zeros where caps, pins, quotas or promises act.
     ``marginal`` float64[n, k], where ``reproduced`` bool[n] (the logging bundle gave the logged propensities again); ``why_not`` says why the
     first that is not was not.
     """
@@ -111,7 +112,7 @@ def replay_lists(
         why, before = one.logged(logging)
         if before is None or draw.at_places is None or before.at_places is None:
             found.why_not = (
-                found.why_not or why or "caps, pins or quotas act on it, so that places depend on one another"
+                found.why_not or why or "caps, pins, quotas or promises act on it, so that places depend on one another"
             )
         else:
             found.reproduced[n] = True
@@ -123,7 +124,7 @@ def replay_lists(
 
 @dataclass(frozen=True, slots=True)
 class _Draw:
-    """``logs`` float64[k] of the list place by place. Where no cap, pin or quota acts: ``at_places`` float64[k], how likely each item stands at its place;
+    """``logs`` float64[k] of the list place by place. Where no cap, pin, quota or promise acts: ``at_places`` float64[k], how likely each item stands at its place;
     ``relevance`` of each item, and of what is drawn for its place in the mean.
     """
 
@@ -160,7 +161,8 @@ class _One:
         model = logging(answer.address.bundle)
         if model is None:
             return f"bundle {answer.address.bundle} is not there any more", None
-        exploration = Exploration(share=1.0, temperature=said.temperature, candidates=max(len(said.candidates), 2))
+        temperature = EVEN if said.uniform else said.temperature
+        exploration = Exploration(share=1.0, temperature=temperature, candidates=max(len(said.candidates), 2))
         quality = 1.0 if answer.query is None else answer.query.quality
         try:
             rules = self._ask(model, exploration, self._query, follow=self._items, quality=quality, tier=answer.tier)
