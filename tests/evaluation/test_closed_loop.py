@@ -32,16 +32,17 @@ MARGIN = 0.01  # of satisfaction, 0 to 1: the interval begins at 0.036, two stan
 
 @pytest.fixture(scope="module")
 def accepted() -> ClosedLoopReport:
-    return closed_loop(SMALL, [1, 2, 3], [POLICIES["popular"], POLICIES["headwater"]])
+    return closed_loop(SMALL, [1, 2, 3], [POLICIES[name] for name in ("popular", "headwater", "on-candidates")])
 
 
-def test_the_product_makes_people_more_content_than_popular_lists_do(accepted: ClosedLoopReport) -> None:
-    """Not on average alone: the whole interval lies above the margin."""
-    found = accepted.over_popular["headwater"]
+@pytest.mark.parametrize("full", ["headwater", "on-candidates"])
+def test_the_product_makes_people_more_content_than_popular_lists_do(accepted: ClosedLoopReport, full: str) -> None:
+    """Not on average alone: the whole interval lies above the margin. The ranker of ``on-candidates`` learns as ``headwater train`` does."""
+    found = accepted.over_popular[full]
     assert found.ci95["satisfaction"][0] > MARGIN, accepted
     assert found.ci95["regret"][1] < -0.02
-    assert accepted.policies["headwater"].coverage > accepted.policies["popular"].coverage
-    assert accepted.policies["headwater"].gini < accepted.policies["popular"].gini
+    assert accepted.policies[full].coverage > accepted.policies["popular"].coverage
+    assert accepted.policies[full].gini < accepted.policies["popular"].gini
 
 
 def test_every_figure_has_its_interval(accepted: ClosedLoopReport) -> None:
