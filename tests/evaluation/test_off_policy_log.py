@@ -141,7 +141,7 @@ def test_a_pin_is_part_of_both_policies() -> None:
     small, served = a_site(config, 80)
     found = judged(small, served, served, replace(SMALL, reward="impression"), config)
     assert found.estimates["RIPS"].value == pytest.approx(found.logging.value)
-    assert "caps, pins or quotas" in found.refused["IIPS"]
+    assert "caps, pins, quotas or promises" in found.refused["IIPS"]
     gone = judged(
         small, by_popularity(small, "other", ascending=True), served, replace(SMALL, reward="impression"), config
     )
