@@ -104,15 +104,19 @@ def by_hand(lists: list[Shown], clicks: list[Taken], end_ms: int) -> list[tuple[
     for click in clicks:
         before = [
             n for n, shown in enumerate(lists)
-            if shown.user == click.user and shown.at_ms <= click.at_ms and click.item in shown.items and counts(shown, end_ms)
+            if shown.user == click.user and shown.at_ms <= click.at_ms and click.item in shown.items
         ]  # fmt: skip
         if before and click.at_ms < lists[before[-1]].at_ms + WINDOW:
             taken[before[-1]].add(click.item)
     return [
-        (shown.user, *(sum(shown.teams[shown.items.index(item)] == team for item in mine) for team in (1, 2)))
+        (shown.user, picked(shown, mine, 1), picked(shown, mine, 2))
         for shown, mine in zip(lists, taken, strict=True)
         if counts(shown, end_ms)
-    ]  # type: ignore[misc]
+    ]
+
+
+def picked(shown: Shown, taken: set[str], team: int) -> int:
+    return sum(shown.teams[shown.items.index(item)] == team for item in taken)
 
 
 def counts(shown: Shown, end_ms: int) -> bool:

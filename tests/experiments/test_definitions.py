@@ -229,8 +229,9 @@ def test_experiments_that_would_disturb_each_other_are_refused() -> None:
     ],
 )
 def test_what_cannot_be_interleaved_is_refused(changes: int, more: dict[str, object], why: str) -> None:
+    said: list[dict[str, object]] = [{"ranker.candidates": 7 + n} for n in range(changes)]
     with pytest.raises(ExperimentError, match=why):
-        of(*[{"ranker.candidates": n} for n in range(7, 7 + changes)], interleave=True, **more)
+        of(*said, interleave=True, **more)
 
 
 def test_the_name_of_interleaved_users_is_nobody_elses() -> None:

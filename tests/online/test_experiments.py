@@ -284,15 +284,14 @@ def test_an_interleaved_answer_holds_the_picks_of_both_and_the_log_says_whose(in
     ahead = set()
     for n in range(30):
         asked = interleaving.asked("ann" if n % 2 else f"u{n}")
-        assert asked.challenger is not None
+        other = asked.challenger
+        assert other is not None
         assert (asked.arm, asked.query.lots, asked.query.arm) == (None, False, "")
         asked = replace(asked, query=replace(asked.query, request_id=f"r{n}"))
         answer = recommender.answer(asked, now_ms)
         lists = {
             1: recommender.pipeline.recommend(asked.query, recommender.view, None, now_ms),
-            2: asked.challenger.pipeline.recommend(
-                replace(asked.query, arm=asked.challenger.name), recommender.view, None, now_ms
-            ),
+            2: other.pipeline.recommend(replace(asked.query, arm=other.name), recommender.view, None, now_ms),
         }
         shown: list[int] = []
         for place, (item, team) in enumerate(zip(answer.items.tolist(), answer.teams, strict=True)):
@@ -326,10 +325,10 @@ def test_what_cannot_be_interleaved_is_the_controls(interleaving: Worker) -> Non
         assert (asked.choices, asked.challenger, asked.query.lots) == ((), None, True)
         assert recommender.answer(asked, now_ms).teams == b""
     asked = interleaving.asked("ann")
-    hurried = recommender.answer(replace(asked, query=replace(asked.query, deadline_ms=1e-9)), now_ms)
+    hurried = recommender.answer(replace(asked, query=replace(asked.query, deadline_ms=1e-9, reuse=False)), now_ms)
     assert (hurried.tier > 0, hurried.teams) == (True, b"")
     assert asked.challenger is not None
-    asked.challenger.pipeline._respond = None  # type: ignore[method-assign, assignment]  # a defect
+    asked.challenger.pipeline._fetch = None  # type: ignore[method-assign, assignment]  # a defect
     alone = recommender.answer(replace(asked, query=replace(asked.query, reuse=False)), now_ms)
     assert (alone.tier, alone.teams) == (0, b"")
     assert {int(name[1:]) % 3 for name in interleaving.small.log.names(alone.items.tolist())} == {0, 1, 2}

@@ -47,10 +47,13 @@ class PreferenceReport(Struct, frozen=True, kw_only=True):
 
 
 class _Found(NamedTuple):
-    """What the log holds: lists with ``user`` and ``at_ms``; their places with ``list``, ``item``, ``team``; events with ``user``, ``item``, ``time_ms``."""
+    """What the log holds: lists (``counts``: interleaved, and the window is over; the others only take the clicks that are theirs), their
+    places, and events.
+    """
 
     user: Int64
     at_ms: Int64
+    counts: npt.NDArray[np.bool_]
     place_list: Int64
     place_item: Int64
     place_team: Int64
@@ -89,13 +92,14 @@ def read_preference(
         window_ms,
         end_ms,
     )
-    if len(users := np.unique(found.user)) < 2:
+    if len(users := np.unique(found.user[found.counts])) < 2:
         raise NobodyExposedError(
             f'experiment "{experiment.name}": {len(users)} users got interleaved lists that are {window_ms / 1e3:g} s old or more, and it takes two; '
             f"{found.open} younger lists: wait, or give a shorter --window"
         )
     first, second = _credits(found, window_ms)
     order = np.argsort(found.at_ms, kind="stable")
+    order = order[found.counts[order]]
     seen = preference(found.user[order], first[order], second[order], alpha=alpha, planned_users=planned_users)
     names = experiment.variants[0].name, experiment.variants[1].name
     known = seen.p_value <= alpha and seen.score != 0.0
@@ -113,7 +117,7 @@ def _read(
     vocabulary = event_log.vocabulary()
     wanted = np.array([vocabulary.index(Namespace.EVENT_TYPE, kind) for kind in types], np.uint16)
     marked = msgspec.msgpack.encode(name)
-    lists: list[tuple[int, int]] = []
+    lists: list[tuple[int, int, bool]] = []
     places: list[tuple[int, int, int]] = []
     events: list[Int64] = []
     requests: set[str] = set()
@@ -150,13 +154,17 @@ def _read(
                 still_open += 1
             elif not served.teams:
                 alone += 1
-            else:
-                places += [(len(lists), *pick) for pick in zip(served.items, served.teams, strict=True)]
-                lists.append((user, at_ms))
-    of_list = np.array(lists, np.int64).reshape(-1, 2).T
-    of_place = np.array(places, np.int64).reshape(-1, 3).T
+            counts = bool(served.teams) and at_ms + window_ms <= end_ms
+            teams = served.teams or bytes(len(served.items))
+            places += [(len(lists), *pick) for pick in zip(served.items, teams, strict=True)]
+            lists.append((user, at_ms, counts))
+    of_list = np.array(lists, np.int64).reshape(-1, 3)
+    of_place = np.array(places, np.int64).reshape(-1, 3)
     of_event = np.concatenate([np.zeros((3, 0), np.int64), *events], axis=1)
-    return _Found(*of_list, *of_place, *of_event, alone, still_open)
+    return _Found(
+        of_list[:, 0], of_list[:, 1], of_list[:, 2] > 0, of_place[:, 0], of_place[:, 1], of_place[:, 2],
+        of_event[0], of_event[1], of_event[2], alone, still_open,
+    )  # fmt: skip
 
 
 def _credits(found: _Found, window_ms: int) -> tuple[Int64, Int64]:

@@ -129,10 +129,9 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """What names the variants and how users come to them: 16 hexadecimal digits of a SHA-256; share and targeting have no part
         in it, for more users may come in without any that is in being moved.
         """
-        said = (self.name, self.layer, self.salt, [_said(variant) for variant in self.variants])
-        said += (
-            (INTERLEAVED,) if self.interleave else ()
-        )  # all others keep the versions that they had before there were such
+        said: list[object] = [self.name, self.layer, self.salt, [_said(variant) for variant in self.variants]]
+        if self.interleave:  # the others keep the versions that they had before there were such
+            said.append(INTERLEAVED)
         return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:16]
 
     def variant(self, name: str) -> Variant:
