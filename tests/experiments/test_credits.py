@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -9,7 +10,13 @@ import numpy as np
 import pytest
 
 from headwater.experiments import credits as counted
-from headwater.experiments.credits import preference_lines, read_preference, verdict
+from headwater.experiments.credits import (
+    PreferenceReport,
+    preference_lines,
+    read_preference,
+    verdict,
+    write_preference,
+)
 from headwater.experiments.definitions import Experiment, parse_experiment
 from headwater.experiments.guard import guard
 from headwater.experiments.interleaving import preference
@@ -125,7 +132,7 @@ def counts(shown: Shown, end_ms: int) -> bool:
 
 @pytest.mark.parametrize(("seed", "liked"), [(1, 1.0), (2, 3.0)])
 def test_the_report_is_what_a_loop_over_the_log_counts(
-    seed: int, liked: float, monkeypatch: pytest.MonkeyPatch
+    seed: int, liked: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(counted, "READ_LIMIT", 53)
     log, lists, clicks = written(np.random.default_rng(seed), liked)
@@ -142,6 +149,12 @@ def test_the_report_is_what_a_loop_over_the_log_counts(
     assert found.open > 0
     assert "not known yet" in verdict(found), "six users are too few"
     assert f"{len(rows)} interleaved lists of 6 users" in preference_lines(found)[0]
+    for path in write_preference(found, tmp_path):
+        text = path.read_text()
+        if path.suffix == ".json":
+            assert msgspec.json.decode(text, type=PreferenceReport) == found
+        else:
+            assert text.startswith("# both\n\n**it is not known yet whether users prefer wide or control**")
     halfway = lists[len(lists) // 2].at_ms
     earlier = read_preference(log.log, EXPERIMENT, ["click"], window_ms=WINDOW, until_ms=halfway)
     assert earlier.preference.lists == sum(counts(shown, halfway) for shown in lists)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -179,6 +179,7 @@ def test_surfaces_that_no_variant_changes_are_a_mistake() -> None:
 
 
 @given(st.lists(st.floats(0.0, 0.5), min_size=2, max_size=6), st.sampled_from([0.0, 0.1]))
+@example([0.5, 0.5], 0.0)  # the layer is full
 def test_buckets_are_disjoint_in_a_layer_and_a_larger_share_only_adds(shares: list[float], holdout: float) -> None:
     made: list[Experiment] = []
     for number, share in enumerate(shares):
@@ -193,7 +194,12 @@ def test_buckets_are_disjoint_in_a_layer_and_a_larger_share_only_adds(shares: li
     assert max(used, default=0) < BUCKETS - round(holdout * BUCKETS)
     first, *others = made
     before = {n for a, b in first.buckets for n in range(a, b)}
-    more = with_buckets(replace(first, status="draft", share=min(1.0, first.share + 1e-3)), others)
+    wider = replace(first, status="draft", share=min(1.0, first.share + 1e-3))
+    if wider.wanted_buckets - first.bucket_count > BUCKETS - round(holdout * BUCKETS) - len(used):
+        with pytest.raises(ExperimentError, match="has room for"):
+            with_buckets(wider, others)
+        return
+    more = with_buckets(wider, others)
     after = {n for a, b in more.buckets for n in range(a, b)}
     assert before <= after
     assert len(after) == more.wanted_buckets

@@ -581,6 +581,8 @@ def test_interleaved_lists_from_their_file_to_who_won(server: Site) -> None:
         server.reflected(server.ingest("/v1/events", [{"user": "both-later", "item": "item-3", "type": "view"}]))
         found = said_by(server, "report", "both", "--window", "1s")
         assert (found["variants"], found["preferred"], found["alone"]) == (["control", "one"], "one", 0)
+        words = ["experiments", "report", "both", "--window", "1s", "--config", str(server.config_path)]
+        assert CliRunner().invoke(build_app(), words).stdout.startswith("users prefer one to control\n")
         counted = found["preference"]
         assert counted["users"] == 130
         assert (counted["losses"], counted["wins"]) == (22, 108)
