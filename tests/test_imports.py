@@ -44,9 +44,9 @@ ALLOWED: dict[str, set[str]] = {
     "breaker": set(),
     "": set(),
 }
-# `online` may ask which variant a user is in and what the variant changes, and nothing else of the observers.
+# `online` may ask which variant a user is in, what the variant changes and how two lists are interleaved, and nothing else of the observers.
 ALLOWED_MODULES: dict[str, set[str]] = {
-    "online": {f"headwater.experiments.{name}" for name in ("assignment", "changes", "definitions", "store")}
+    "online": {f"headwater.experiments.{name}" for name in ("assignment", "changes", "definitions", "drafts", "store")}
 }
 # Only this room may import torch.
 ROOM_OF_TORCH = "learning"

@@ -136,3 +136,11 @@ def test_a_definition_comes_from_a_file(data: Path, tmp_path: Path) -> None:
     assert read_experiment(data, "mine").variants == read_experiment(data, "wide").variants
     with pytest.raises(ExperimentError, match='name: Expected "other", got "mine"'):
         run(data, "new", "other", "--from", str(path))
+
+
+def test_an_interleaved_experiment_is_written(data: Path) -> None:
+    made = said(data, "new", "both", "--set", "ranker.candidates=400", "--interleave")
+    assert made["variants"] == {"interleaved": 1.0}
+    assert read_experiment(data, "both").interleave
+    with pytest.raises(ExperimentError, match="give the bundle with --bundle"):
+        run(data, "new", "worse", "--canary", VERSION, "--interleave")

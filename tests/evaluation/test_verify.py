@@ -178,6 +178,6 @@ def test_the_report_keeps_its_shape() -> None:
     report = Served(Config(), seed=13, lists=2).verify()
     assert msgspec.json.decode(msgspec.json.encode(report), type=Verification) == report
     behind = (
-        "features", "modelled", "walked", "query", "log_propensity", "explored", "experiments", "promised",
+        "features", "modelled", "walked", "query", "log_propensity", "explored", "experiments", "promised", "teams",
     )  # fmt: skip
-    assert ServedList.__struct_fields__[-8:] == behind, "what is behind them is no part of the check"
+    assert ServedList.__struct_fields__[-9:] == behind, "what is behind them is no part of the check"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from headwater.experiments.changes import REFUSED, changed, check_changes, check_key, where_it_parts
-from headwater.experiments.definitions import BUCKETS, Experiment, ExperimentError, Variant, parse_experiment
+from headwater.experiments.definitions import BUCKETS, Experiment, ExperimentError, Guardrail, Variant, parse_experiment
 from headwater.experiments.layers import check_together, with_buckets
 from headwater.schema.config import Config, known_keys, parse_config
 
@@ -179,6 +179,7 @@ def test_surfaces_that_no_variant_changes_are_a_mistake() -> None:
 
 
 @given(st.lists(st.floats(0.0, 0.5), min_size=2, max_size=6), st.sampled_from([0.0, 0.1]))
+@example([0.5, 0.5], 0.0)  # the layer is full
 def test_buckets_are_disjoint_in_a_layer_and_a_larger_share_only_adds(shares: list[float], holdout: float) -> None:
     made: list[Experiment] = []
     for number, share in enumerate(shares):
@@ -193,7 +194,12 @@ def test_buckets_are_disjoint_in_a_layer_and_a_larger_share_only_adds(shares: li
     assert max(used, default=0) < BUCKETS - round(holdout * BUCKETS)
     first, *others = made
     before = {n for a, b in first.buckets for n in range(a, b)}
-    more = with_buckets(replace(first, status="draft", share=min(1.0, first.share + 1e-3)), others)
+    wider = replace(first, status="draft", share=min(1.0, first.share + 1e-3))
+    if wider.wanted_buckets - first.bucket_count > BUCKETS - round(holdout * BUCKETS) - len(used):
+        with pytest.raises(ExperimentError, match="has room for"):
+            with_buckets(wider, others)
+        return
+    more = with_buckets(wider, others)
     after = {n for a, b in more.buckets for n in range(a, b)}
     assert before <= after
     assert len(after) == more.wanted_buckets
@@ -214,3 +220,40 @@ def test_experiments_that_would_disturb_each_other_are_refused() -> None:
     with pytest.raises(ExperimentError, match=r'"one" changes `ranker\.candidates` too.*put them into one layer'):
         check_together([one, running("two", 0.2, layer="other")])
     check_together([one, running("two", 0.2, one)])
+
+
+# -- interleaving --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "why"),
+    [
+        (2, {}, "Two variants can be interleaved, the control and another one; there are 3"),
+        (1, {"shadow": 0.1}, "shown to nobody"),
+        (1, {"metrics": ("clicks_per_user",)}, "metrics: All users of an interleaved experiment get the same"),
+        (1, {"guardrails": (Guardrail(metric="hides_per_user"),)}, "guardrails: All users"),
+    ],
+)
+def test_what_cannot_be_interleaved_is_refused(changes: int, more: dict[str, object], why: str) -> None:
+    said: list[dict[str, object]] = [{"ranker.candidates": 7 + n} for n in range(changes)]
+    with pytest.raises(ExperimentError, match=why):
+        of(*said, interleave=True, **more)
+
+
+def test_the_name_of_interleaved_users_is_nobody_elses() -> None:
+    with pytest.raises(ExperimentError, match="choose another name"):
+        Experiment(name="one", variants=(Variant(name="control"), Variant(name="interleaved", set_={"a.b": 1})))
+
+
+def test_interleaving_makes_another_version_and_one_name_for_all() -> None:
+    plain, both = of({"ranker.candidates": 7}), of({"ranker.candidates": 7}, interleave=True)
+    assert plain.version != both.version
+    assert (plain.exposed_names, both.exposed_names) == (("control", "v1"), ("interleaved",))
+
+
+def test_two_interleaved_experiments_share_no_list() -> None:
+    one = running("a", 0.5, interleave=True)
+    other = replace(running("b", 0.5, layer="second"), interleave=True, variants=of({"ranker.kind": "none"}).variants)
+    with pytest.raises(ExperimentError, match="a list has two teams"):
+        check_together([one, other])
+    check_together([one, replace(other, interleave=False)])

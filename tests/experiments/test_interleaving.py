@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, ttest_1samp
 
-from headwater.experiments.interleaving import Draft, credit, preference, team_draft, team_drafts
+from headwater.experiments.drafts import Draft, credit, team_draft, team_drafts
+from headwater.experiments.interleaving import preference
 
 rankings = st.lists(st.integers(1, 12), max_size=9, unique=True)
 

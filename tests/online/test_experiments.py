@@ -33,6 +33,7 @@ from headwater.log.commands import PutItems
 from headwater.log.identity import LmdbIdentity
 from headwater.log.lmdb import LmdbLog
 from headwater.log.protocol import EventLog
+from headwater.log.record import Namespace
 from headwater.online.experiments import HOUR_MS, ExperimentsWatch, _Exposed
 from headwater.online.metrics import Metrics
 from headwater.online.recommender import Asked, Recommender
@@ -40,13 +41,14 @@ from headwater.online.shadow import Shadowing
 from headwater.registry.registry import Registry
 from headwater.schema.config import parse_config
 from headwater.schema.experiments import ExposureRecord
-from headwater.schema.requests import RecommendRequest, RecommendResponse
+from headwater.schema.requests import RecommendRequest, RecommendResponse, ServedList
 from headwater.schema.rules import Rule
 from headwater.serving.explain import Question
 from headwater.serving.explain_logged import explain_logged
 from headwater.serving.lists import LastLists
 from headwater.serving.pace import Pace
 from headwater.serving.pipeline import Conditions
+from headwater.serving.request import served_list
 from headwater.serving.results import ResultLists
 from headwater.serving.served import newest_served
 from headwater.testing.events import START_MS, Step
@@ -250,6 +252,113 @@ def test_a_variant_that_would_change_the_state_is_refused(tmp_path: Path) -> Non
     assert worker.asked("ann").choices == ()
 
 
+# -- interleaving --------------------------------------------------------------------------------------------
+
+BOTH = """
+name = "both"
+interleave = true
+
+[[variants]]
+name = "control"
+
+[[variants]]
+name = "one"
+[[variants.rules]]
+name = "only-one"
+surfaces = ["home"]
+filter = "category == 'c1'"
+"""
+
+
+@pytest.fixture
+def interleaving(tmp_path: Path) -> Worker:
+    made = Worker(tmp_path)
+    create(tmp_path, BOTH)
+    start(tmp_path, "both", CONFIG, now_ms=1)
+    assert made.follow()
+    return made
+
+
+def test_an_interleaved_answer_holds_the_picks_of_both_and_the_log_says_whose(interleaving: Worker) -> None:
+    recommender, now_ms = interleaving.recommender, interleaving.small.now_ms
+    ahead = set()
+    for n in range(30):
+        asked = interleaving.asked("ann" if n % 2 else f"u{n}")
+        other = asked.challenger
+        assert other is not None
+        assert (asked.arm, asked.query.lots, asked.query.arm) == (None, False, "")
+        asked = replace(asked, query=replace(asked.query, request_id=f"r{n}"))
+        answer = recommender.answer(asked, now_ms)
+        lists = {
+            1: recommender.pipeline.recommend(asked.query, recommender.view, None, now_ms),
+            2: other.pipeline.recommend(replace(asked.query, arm=other.name), recommender.view, None, now_ms),
+        }
+        shown: list[int] = []
+        for place, (item, team) in enumerate(zip(answer.items.tolist(), answer.teams, strict=True)):
+            picked = lists[team].items.tolist()
+            left = {t: [i for i in one.items.tolist() if i not in shown] for t, one in lists.items()}
+            assert item == left[team][0], "the best that is left of whose pick it is"
+            assert answer.scores[place] == lists[team].scores[picked.index(item)]
+            assert answer.sources[place] == lists[team].sources[picked.index(item)]
+            assert {1, 2} <= set(answer.teams[place - 1 : place + 1]) or place % 2 == 0 or not left[3 - team]
+            shown.append(item)
+        ahead.add(answer.teams[0])
+        variants = {choice.experiment: choice.variant for choice in asked.choices}
+        record = served_list(asked.query, answer, sampled=True, experiments=variants)
+        read = msgspec.msgpack.decode(msgspec.msgpack.encode(record), type=ServedList)
+        assert (read.teams, read.experiments, read.lots) == (answer.teams, {"both": "interleaved"}, False)
+        assert (read.features, read.modelled, read.explored, read.promised) == (b"", b"", None, None)
+        assert len(recommender.response(asked, answer, []).items) == 4
+    assert ahead == {1, 2}
+    assert not any(found.answer.teams for found in interleaving.results._results.values()), (
+        "only whole lists are cached"
+    )
+    (exposure,) = interleaving.watch.exposures(interleaving.asked("ann"), START_MS)
+    assert msgspec.msgpack.decode(exposure.payload, type=ExposureRecord).variant == "interleaved"
+
+
+def test_what_cannot_be_interleaved_is_the_controls(interleaving: Worker) -> None:
+    recommender, now_ms = interleaving.recommender, interleaving.small.now_ms
+    first = interleaving.ask("ann")
+    paged, given = interleaving.asked("ann", cursor=first.next), interleaving.asked("ann", candidates=["i1", "i2"])
+    for asked in (paged, given, interleaving.asked(None), interleaving.asked("ann", "cart")):
+        assert (asked.choices, asked.challenger, asked.query.lots) == ((), None, True)
+        assert recommender.answer(asked, now_ms).teams == b""
+    asked = interleaving.asked("ann")
+    hurried = recommender.answer(replace(asked, query=replace(asked.query, deadline_ms=1e-9, reuse=False)), now_ms)
+    assert (hurried.tier > 0, hurried.teams) == (True, b"")
+    assert asked.challenger is not None
+    asked.challenger.pipeline._fetch = None  # type: ignore[method-assign, assignment]  # a defect
+    alone = recommender.answer(replace(asked, query=replace(asked.query, reuse=False)), now_ms)
+    assert (alone.tier, alone.teams) == (0, b"")
+    assert {int(name[1:]) % 3 for name in interleaving.small.log.names(alone.items.tolist())} == {0, 1, 2}
+
+
+def test_a_tester_gets_a_variant_and_no_interleaved_list(interleaving: Worker) -> None:
+    override(interleaving.data, "both", "ann", "one")
+    interleaving.follow()
+    assert interleaving.asked("ann").challenger is None
+    assert interleaving.topics("ann") == {1}
+
+
+def test_another_experiment_changes_both_lists(interleaving: Worker) -> None:
+    wide = 'name = "wide"\nlayer = "other"\n[[variants]]\nname = "control"\n[[variants]]\nname = "wide"\nset = {"ranker.candidates" = 7}\n'
+    create(interleaving.data, wide)
+    experiment = start(interleaving.data, "wide", CONFIG, now_ms=1)
+    interleaving.follow()
+    user = next(name for n in range(60) if variant_of(experiment, name := f"u{n}") == "wide")
+    asked = interleaving.asked(user)
+    assert asked.arm is not None
+    assert asked.challenger is not None
+    assert (asked.arm.config.ranker.candidates, asked.challenger.config.ranker.candidates) == (7, 7)
+    assert (len(asked.arm.config.rules), len(asked.challenger.config.rules)) == (0, 1)
+    assert recommended_teams(interleaving, asked) == {1, 2}
+
+
+def recommended_teams(at: Worker, asked: Asked) -> set[int]:
+    return set(at.recommender.answer(asked, at.small.now_ms).teams)
+
+
 # -- shadows -------------------------------------------------------------------------------------------------
 
 
@@ -381,7 +490,7 @@ def test_an_experiment_from_its_file_to_the_log_and_its_end(server: Site) -> Non
         assert len(topics_of(server.recommend(k=5))) > 1, "a stranger"
         assert exposed_in(server, experiment.variant_names) == variant
         assert explained_in(server, answers[probe]["request_id"]) == {1}
-        (standing,) = status_of(server, "live")["experiments"]
+        (standing,) = said_by(server, "status", "live")["experiments"]
         assert {each["name"]: each["users"] for each in standing["variants"]} == Counter(variant.values())
         assert (standing["mixed"], standing["unknown"], standing["exposures"] >= 200) == (0, 0, True)
         took_s = stopped_in(server, probe)
@@ -391,14 +500,6 @@ def test_an_experiment_from_its_file_to_the_log_and_its_end(server: Site) -> Non
         folder_of(server.data).joinpath("live.toml").unlink()
     told = server.http.get("/metrics").text
     assert 'headwater_experiment_answers_total{experiment="live",variant="two"}' in told
-
-
-def status_of(server: Site, name: str) -> dict[str, Any]:
-    """What ``headwater experiments status`` says."""
-    arguments = ["experiments", "status", name, "--config", str(server.config_path), "--json"]
-    result = CliRunner().invoke(build_app(), arguments, catch_exceptions=False)
-    said: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return said
 
 
 def explained_in(server: Site, request_id: str) -> set[int]:
@@ -442,3 +543,64 @@ def exposed_in(server: Site, variants: tuple[str, ...]) -> dict[str, str]:
 def in_served_lists(event_log: EventLog) -> int:
     """How many served lists say which variant they were made with."""
     return sum("live" in served.answer.experiments for served in newest_served(event_log, 1_000))
+
+
+def test_interleaved_lists_from_their_file_to_who_won(server: Site) -> None:
+    create(server.data, BOTH.replace("'c1'", "'topic-1'"))
+    users = [f"both-{n}" for n in range(130)]
+    server.reflected(server.ingest("/v1/events", [{"user": user, "item": "item-3", "type": "view"} for user in users]))
+    start(server.data, "both", server.config, now_ms=1)
+    try:
+        traced: dict[str, Any] = {"user": users[0], "k": 4, "trace": True}
+        eventually(lambda: server.recommend(**traced)["experiments"] == {"both": "interleaved"})
+        asked = {server.recommend(user=user, k=4)["request_id"]: user for user in users}
+        event_log = LmdbLog(server.data / "log", readonly=True)
+        try:
+            eventually(lambda: len(lists_of(event_log, asked)) == len(users))
+            lists = lists_of(event_log, asked)
+            names = event_log.vocabulary().texts(Namespace.ITEM)
+        finally:
+            event_log.close()
+        clicks = []
+        for n, (request_id, user) in enumerate(asked.items()):
+            served = lists[request_id]
+            assert set(served.teams) == {1, 2}
+            liked = 1 if n % 6 == 0 else 2  # most like what only the variant's list is full of
+            clicks += [
+                {"user": user, "item": names[item], "type": "click", "time": served.address.now_ms + 1}
+                for item, team in zip(served.items, served.teams, strict=True) if team == liked
+            ]  # fmt: skip
+        server.ingest("/v1/events", clicks)
+        told = explain_logged(
+            server.config, server.data, next(iter(asked)), Question(),
+            arms=lambda config, variants: as_served(server.data, config, variants),
+        )  # fmt: skip
+        assert "the list was interleaved" in told.replay.notes[-1]
+        assert told.request.experiments == {"both": "interleaved"}
+        time.sleep(1.0)
+        server.reflected(server.ingest("/v1/events", [{"user": "both-later", "item": "item-3", "type": "view"}]))
+        found = said_by(server, "report", "both", "--window", "1s")
+        assert (found["variants"], found["preferred"], found["alone"]) == (["control", "one"], "one", 0)
+        words = ["experiments", "report", "both", "--window", "1s", "--config", str(server.config_path)]
+        assert CliRunner().invoke(build_app(), words).stdout.startswith("users prefer one to control\n")
+        counted = found["preference"]
+        assert counted["users"] == 130
+        assert (counted["losses"], counted["wins"]) == (22, 108)
+        (standing,) = said_by(server, "status", "both")["experiments"]
+        assert [(each["name"], each["users"]) for each in standing["variants"]] == [("interleaved", 130)]
+        assert said_by(server, "guard", "both")["experiments"][0]["decision"] == "continue"
+    finally:
+        folder_of(server.data).joinpath("both.toml").unlink()
+
+
+def lists_of(event_log: EventLog, asked: dict[str, str]) -> dict[str, ServedList]:
+    found = (served.answer for served in newest_served(event_log, 1_000))
+    return {answer.request_id: answer for answer in found if answer.request_id in asked}
+
+
+def said_by(server: Site, *arguments: str) -> Any:
+    """What ``headwater experiments`` says."""
+    words = ["experiments", *arguments, "--config", str(server.config_path), "--json"]
+    result = CliRunner().invoke(build_app(), words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout.splitlines()[-1])

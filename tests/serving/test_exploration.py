@@ -126,8 +126,14 @@ def test_it_explores_without_rules_and_without_a_ranker_but_not_on_what_is_left_
 
 def test_records_of_releases_that_drew_nothing_read_as_certain() -> None:
     record = msgspec.to_builtins(served_list(Query("r"), ask(made(exploring(0.0)), "r"), sampled=False))
-    old = msgspec.convert(record[:-3], ServedList)
-    assert (old.log_propensity, old.explored, old.promised) == (0.0, None, None)
+    old = msgspec.convert(record[: ServedList.__struct_fields__.index("explored")], ServedList)
+    assert (old.log_propensity, old.explored, old.promised, old.teams) == (0.0, None, None, b"")
+
+
+def test_a_request_without_lots_gets_what_it_would_get_if_nothing_were_drawn() -> None:
+    plain = ask(made(exploring(0.0)), "r").items.tolist()
+    answer = ask(made(exploring(1.0)), "r", lots=False)
+    assert (answer.explored, answer.promised, answer.items.tolist()) == (None, None, plain)
 
 
 @pytest.mark.parametrize(

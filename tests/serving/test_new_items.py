@@ -115,6 +115,7 @@ def test_a_list_keeps_its_share_and_the_record_says_how_likely_each_place_was() 
     pipeline = pipeline_of(config, made)
     plain = ask(pipeline, made, "r", surface="cart")
     assert plain.promised is None
+    assert ask(pipeline, made, "r", later_ms=HOUR_MS // 2, lots=False).promised is None
     given, lists = 0, 200
     for n in range(lists):
         answer = ask(pipeline, made, f"r{n}", later_ms=HOUR_MS // 2)

@@ -11,6 +11,7 @@ from headwater.cli.options import ConfigOption, DataOption, JsonOption, Settings
 
 if TYPE_CHECKING:
     from headwater.experiments.analysis import ExperimentReport
+    from headwater.experiments.definitions import Experiment
     from headwater.experiments.metrics import Metric
     from headwater.experiments.power import SampleSize
 
@@ -37,20 +38,23 @@ def report(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The experiment")],
     config: ConfigOption = None,
     data: DataOption = None,
-    window: WindowOption = "7d",
+    window: Annotated[
+        str | None, typer.Option("--window", metavar="DURATION", help="How long after exposure a predefined metric counts [default: 7d], or after an interleaved list a click [1h].")
+    ] = None,
     before: BeforeOption = "14d",
     metrics: MetricsOption = None,
     alpha: AlphaOption = 0.05,
     planned: Annotated[
-        int, typer.Option("--planned", min=200, metavar="USERS", help="Where confidence sequences are tightest; choose it before the start.")
-    ] = 10_000,
+        int | None, typer.Option("--planned", min=200, metavar="USERS", help="Where confidence sequences are tightest; choose it before the start [default: 10000; interleaved 2000].")
+    ] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="As it stood then [default: now]")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write report.json, report.md and report.svg here")] = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Judge an experiment: the split, every metric against the control, guardrails, segments, and whether to go on, stop or ship.
 
-    It may be asked at any time and as often as one likes: verdict and confidence sequences hold at all looks together.
+    It may be asked at any time and as often as one likes: verdict and confidence sequences hold at all looks together. Of an interleaved
+    experiment it says whose items are clicked more.
 
     Example: headwater experiments report new-ranker --window 3d --out report
     """
@@ -60,14 +64,19 @@ def report(
     from headwater.experiments.report import write_report
     from headwater.experiments.store import read_experiment
     from headwater.log.archived import open_log
-    from headwater.schema.durations import parse_delay
+    from headwater.schema.durations import parse_delay, parse_duration
 
     chosen = settings(config, data)
     experiment = read_experiment(chosen.data, name)
-    defined = metrics_of(chosen, window, metrics)
+    if experiment.interleave:
+        _report_preference(
+            chosen, experiment, parse_duration(window or "1h"), alpha, planned or 2_000, parse_time("--until", until), out, as_json
+        )  # fmt: skip
+        return
+    defined = metrics_of(chosen, window or "7d", metrics)
     with closing(open_log(chosen.data)) as event_log:
         found = judge(
-            event_log, experiment, list(defined.values()), before_ms=parse_delay(before), alpha=alpha, planned_users=planned,
+            event_log, experiment, list(defined.values()), before_ms=parse_delay(before), alpha=alpha, planned_users=planned or 10_000,
             until_ms=parse_time("--until", until),
         )  # fmt: skip
     if out is not None:
@@ -77,6 +86,29 @@ def report(
         print_json(found)
         return
     _show(found)
+
+
+def _report_preference(
+    chosen: Settings, experiment: Experiment, window_ms: int, alpha: float, planned: int, until_ms: int | None, out: Path | None, as_json: bool
+) -> None:  # fmt: skip
+    from contextlib import closing
+
+    from headwater.experiments.credits import preference_lines, read_preference, verdict, write_preference
+    from headwater.log.archived import open_log
+
+    types = [kind.name for kind in chosen.config.events if kind.positive]
+    with closing(open_log(chosen.data)) as event_log:
+        found = read_preference(
+            event_log, experiment, types, window_ms=window_ms, alpha=alpha, planned_users=planned, until_ms=until_ms
+        )
+    if out is not None:
+        for path in write_preference(found, out):
+            typer.echo(f"wrote {path}", err=True)
+    if as_json:
+        print_json(found)
+        return
+    for line in (verdict(found), *preference_lines(found)):
+        typer.echo(line)
 
 
 def power(

@@ -83,6 +83,9 @@ def new(
     shadow: Annotated[
         str, typer.Option(metavar="VERSION", help="Ask this bundle copies of requests, and show nobody what it says.")
     ] = "",
+    interleave: Annotated[
+        bool, typer.Option("--interleave", help="Give everybody the lists of both variants in one, and see whose items are clicked.")
+    ] = False,
     layer: Annotated[str, typer.Option(metavar="NAME", help="Experiments of one layer never share a user.")] = "main",
     share: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="The part of the layer's users [default: 1, of a canary 0.01]; for a shadow, of all requests [0.05].")
@@ -109,7 +112,9 @@ def new(
         if (found := parse_experiment(text, str(file)).name) != name:
             raise ExperimentError(f'{file}: name: Expected "{name}", got "{found}"')
     else:
-        text = Wanted(name, layer, share, hypothesis, metric or [], change or [], bundle, canary, shadow).text()
+        text = Wanted(
+            name, layer, share, hypothesis, metric or [], change or [], bundle, canary, shadow, interleave
+        ).text()
     check_changes(parse_experiment(text, "the new experiment"), chosen.config)
     made = store.create(chosen.data, text)
     if as_json:
@@ -332,6 +337,8 @@ def _line(experiment: Experiment, problem: str = "") -> Line:
 
 
 def _parts(experiment: Experiment) -> dict[str, float]:
+    if experiment.interleave:
+        return dict.fromkeys(experiment.exposed_names, 1.0)
     total = sum(variant.weight for variant in experiment.variants)
     return {variant.name: variant.weight / total for variant in experiment.variants}
 
@@ -341,7 +348,7 @@ def _standing(event_log: Any, experiment: Experiment, line: Line) -> Standing:
 
     from headwater.experiments.exposures import first_exposures, read_exposures
 
-    names = experiment.variant_names
+    names = experiment.exposed_names
     found = read_exposures(
         event_log, experiment.name, names, version=experiment.version, since_ms=experiment.started_ms
     )

@@ -25,6 +25,7 @@ class Wanted:
     bundle: str
     canary: str
     shadow: str
+    interleave: bool = False
 
     def text(self) -> str:
         """The file, in TOML.
@@ -44,6 +45,10 @@ class Wanted:
             raise ExperimentError(
                 "--canary and --shadow are about one bundle and nothing else; leave the other options out"
             )
+        if self.interleave and (self.canary or self.shadow):
+            raise ExperimentError(
+                "--interleave puts both variants into one list, and a canary or a shadow keeps them apart: give the bundle with --bundle"
+            )
         hypothesis = self.hypothesis or (f"bundle {bundle} does no harm" if self.canary or self.shadow else "")
         lines = [
             f"name = {json.dumps(self.name)}", f"layer = {json.dumps(self.layer)}", f"hypothesis = {json.dumps(hypothesis)}",
@@ -53,6 +58,7 @@ class Wanted:
         else:
             share = self.share if self.share is not None else CANARY_SHARE if self.canary else 1.0
             lines += [f"share = {share!r}", f"metrics = {json.dumps(self.metrics)}"]
+            lines += ["interleave = true"] if self.interleave else []
         for metric, bound in CANARY_GUARDRAILS if self.canary else ():
             lines += ["", "[[guardrails]]", f'metric = "{metric}"', 'direction = "decrease"', f"bound = {bound!r}"]
         variant = "canary" if self.canary else "shadow" if self.shadow else "treatment"

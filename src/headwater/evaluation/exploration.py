@@ -123,8 +123,8 @@ class _List(NamedTuple):
 
 
 def measure_exploration(event_log: EventLog, config: Config, *, window_ms: int, since: int = 1) -> ExplorationReport:
-    """Read the log from offset ``since`` on. Lists that walked a lower tier on purpose, or came from tiers 3 and 4, are left out: they are
-    never drawn.
+    """Read the log from offset ``since`` on. Lists that walked a lower tier on purpose, or came from tiers 3 and 4, and those of interleaved
+    experiments are left out: they are never drawn.
 
     Raises:
         HeadwaterError: no list of a known user was drawn, and nothing is promised to new items.
@@ -140,7 +140,7 @@ def measure_exploration(event_log: EventLog, config: Config, *, window_ms: int, 
         items.add(block)
         for user, served in served_in(block, seen):
             items.served(served)
-            if served.walked or served.tier > 2:
+            if served.walked or served.tier > 2 or not served.lots:
                 continue
             lists += 1
             if user == 0:

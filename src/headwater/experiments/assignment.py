@@ -21,6 +21,7 @@ import numpy as np
 
 from headwater.experiments.definitions import BUCKETS, Experiment, hashed_id
 from headwater.schema.events import Scalar
+from headwater.schema.experiments import INTERLEAVED
 
 _FULL = float(1 << 64)
 
@@ -40,13 +41,16 @@ class Acting(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A user's variant of an experiment. ``forced``: by ``overrides``, so it is no part of the comparison."""
+    """A user's variant of an experiment. ``forced``: by ``overrides``, so it is no part of the comparison. ``challenger``: the variant
+    whose list is interleaved with the control's ("": none is, and ``variant`` answers).
+    """
 
     experiment: str
     variant: str
     version: str
     is_control: bool
     forced: bool
+    challenger: str = ""
 
 
 def bucket_of(layer: str, user: str) -> int:
@@ -88,9 +92,13 @@ class Assigner:
         return tuple(choice for choice in found if choice is not None)
 
 
-def arm_of(choices: Sequence[Choice]) -> ArmKey:
-    """What of ``choices`` is not the control."""
-    return tuple(sorted((choice.experiment, choice.variant) for choice in choices if not choice.is_control))
+def arm_of(choices: Sequence[Choice], *, challenging: bool = False) -> ArmKey:
+    """What of ``choices`` is not the control; where a list is interleaved, that of its control, or of its challenger (``challenging``)."""
+    named = [
+        (each.experiment, each.challenger if challenging else "") if each.challenger else (each.experiment, each.variant)
+        for each in choices if not each.is_control
+    ]  # fmt: skip
+    return tuple(sorted(pair for pair in named if pair[1]))
 
 
 def arms_of(acting: Sequence[Acting]) -> set[ArmKey]:
@@ -124,6 +132,12 @@ class _Arranged:
     def choice(self, variant: str, *, forced: bool) -> Choice:
         return Choice(self.experiment.name, variant, self.version, variant == self.control, forced)
 
+    def choice_of(self, user: str) -> Choice:
+        if self.experiment.interleave:
+            challenger = self.experiment.variant_names[1]
+            return Choice(self.experiment.name, INTERLEAVED, self.version, False, False, challenger)
+        return self.choice(variant_of(self.experiment, user), forced=False)
+
 
 class _Layer:
     """The experiments of one layer on one surface."""
@@ -149,7 +163,7 @@ class _Layer:
             value = context.get(key)
             if value is None or str(value) not in values:
                 return None
-        return one.choice(variant_of(one.experiment, user), forced=False)
+        return one.choice_of(user)
 
 
 def _layers(acting: Sequence[Acting]) -> tuple[_Layer, ...]:

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Name
+from headwater.schema.experiments import INTERLEAVED
 from headwater.schema.rules import Rule, encoded
 from headwater.schema.strict import suggestion, unknown_keys
 
@@ -71,7 +72,8 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     part of the layer's users that take part, ``buckets`` which they are (``[first, end)`` of 10,000, given when it is started),
     ``holdout`` the part of the layer that is in none of its experiments. ``salt`` mixes users among the variants ("": the name).
     ``shadow``: nobody gets a variant; they are asked a copy of this share of all requests, and what they say is only measured.
-    ``surfaces`` absent: wherever a variant changes something. ``when``: only requests whose context has one of these values
+    ``interleave``: nobody is split; all who take part get the lists of the two variants in one, drafted in turns, and their clicks say
+    which they prefer. ``surfaces`` absent: wherever a variant changes something. ``when``: only requests whose context has one of these values
     for each key. ``overrides``: hashes of testers' ids (:func:`hashed_id`) and the variant that they get; they are not counted.
     Times are Unix ms, 0: not yet.
     """
@@ -85,6 +87,7 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     buckets: tuple[tuple[int, int], ...] = ()
     holdout: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.0
     shadow: _Share = 0.0
+    interleave: bool = False
     surfaces: Annotated[tuple[Name, ...], Meta(min_length=1)] | None = None
     when: dict[_Value, Annotated[tuple[_Value, ...], Meta(min_length=1)]] = {}
     metrics: tuple[Name, ...] = ()
@@ -112,6 +115,11 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return tuple(variant.name for variant in self.variants)
 
     @property
+    def exposed_names(self) -> tuple[str, ...]:
+        """What exposures call what users get: the variants; of an interleaved experiment that it is one."""
+        return (INTERLEAVED,) if self.interleave else self.variant_names
+
+    @property
     def is_running(self) -> bool:
         """Whether users take part."""
         return self.status == "running"
@@ -121,7 +129,9 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """What names the variants and how users come to them: 16 hexadecimal digits of a SHA-256; share and targeting have no part
         in it, for more users may come in without any that is in being moved.
         """
-        said = (self.name, self.layer, self.salt, [_said(variant) for variant in self.variants])
+        said: list[object] = [self.name, self.layer, self.salt, [_said(variant) for variant in self.variants]]
+        if self.interleave:  # the others keep the versions that they had before there were such
+            said.append(INTERLEAVED)
         return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:16]
 
     def variant(self, name: str) -> Variant:
@@ -142,6 +152,12 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise ExperimentError(
                     f'variants[{number}]: "{variant.name}" changes nothing; give it `set`, `rules` or `bundle`'
                 )
+        if INTERLEAVED in names:
+            raise ExperimentError(
+                f'variants: "{INTERLEAVED}" is what records call users of interleaved experiments; choose another name'
+            )
+        if self.interleave:
+            self._check_interleaved()
         for name in self.overrides.values():
             if name not in names:
                 raise ExperimentError(f'overrides: There is no variant "{name}" (there are {", ".join(names)})')
@@ -157,6 +173,22 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"buckets: A share of {self.share:g} is {self.wanted_buckets} of {BUCKETS} buckets, and it has {self.bucket_count}; "
                 f"`headwater experiments start {self.name} --share {self.share:g}` gives them out"
             )
+
+    def _check_interleaved(self) -> None:
+        if len(self.variants) != 2:
+            raise ExperimentError(
+                f"interleave: Two variants can be interleaved, the control and another one; there are {len(self.variants)}"
+            )
+        if self.shadow:
+            raise ExperimentError(
+                "interleave: A shadow's lists are shown to nobody; leave out `shadow` or `interleave`"
+            )
+        for key in ("metrics", "guardrails"):
+            if getattr(self, key):
+                raise ExperimentError(
+                    f"{key}: All users of an interleaved experiment get the same, so nothing can be compared between them but whose items they "
+                    "click; leave it out"
+                )
 
     @property
     def bucket_count(self) -> int:

@@ -35,6 +35,9 @@ def guard(
     """
     seen = []
     for experiment in experiments:
+        if experiment.interleave:
+            seen.append(_nothing(experiment, "", "interleaved: all users get the same, so there is nothing to guard"))
+            continue
         try:
             report = judge(
                 event_log, experiment, metrics, before_ms=before_ms, alpha=alpha, planned_users=planned_users
@@ -58,8 +61,8 @@ def guard(
     return seen
 
 
-def _nothing(experiment: Experiment, problem: str) -> Guarded:
+def _nothing(experiment: Experiment, problem: str, reason: str = "nobody was exposed yet") -> Guarded:
     return Guarded(
-        experiment=experiment.name, decision="continue", reasons=[] if problem else ["nobody was exposed yet"], users=0,
+        experiment=experiment.name, decision="continue", reasons=[] if problem else [reason], users=0,
         stopped=False, problem=problem,
     )  # fmt: skip

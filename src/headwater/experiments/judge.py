@@ -22,7 +22,7 @@ from headwater.schema.errors import HeadwaterError
 
 DEFAULT_PRIMARY = ("clicks_per_user",)
 DAY_MS = 86_400_000
-_RECORDED_WITHIN_MS = 5_000  # a list and its exposure are recorded a moment after it was given, in either order
+RECORDED_WITHIN_MS = 5_000  # a list and its exposure are recorded a moment after it was given, in either order
 
 
 class NobodyExposedError(HeadwaterError):
@@ -38,9 +38,13 @@ def judge(
     Its ``metrics`` decide (``clicks_per_user`` when it names none), its guardrails stop it, all others of ``metrics`` are looked at.
 
     Raises:
-        HeadwaterError: it names a metric that is not among ``metrics``.
+        HeadwaterError: it names a metric that is not among ``metrics``, or is interleaved (:mod:`headwater.experiments.credits` judges those).
         NobodyExposedError: nobody was exposed to its variants as they are.
     """
+    if experiment.interleave:
+        raise HeadwaterError(
+            f'experiment "{experiment.name}" is interleaved: there is no split to judge; `headwater experiments report` says whose items are clicked'
+        )
     names = experiment.variant_names
     primary = experiment.metrics or DEFAULT_PRIMARY
     known = [metric.name for metric in metrics]
@@ -59,7 +63,7 @@ def judge(
         )
     arms = first_exposures(found)
     outcomes = read_outcomes(
-        event_log, metrics, user=arms.user, first_ms=arms.first_ms - _RECORDED_WITHIN_MS, before_ms=before_ms, until_ms=until_ms
+        event_log, metrics, user=arms.user, first_ms=arms.first_ms - RECORDED_WITHIN_MS, before_ms=before_ms, until_ms=until_ms
     )  # fmt: skip
     texts = event_log.vocabulary().texts(Namespace.SEGMENT)
     return analyse(

@@ -46,6 +46,11 @@ def check_pair(one: Experiment, other: Experiment) -> None:
                         f'experiment "{one.name}": buckets: "{other.name}" has {max(first, start)} to {min(last, end)} of layer '
                         f'"{one.layer}" already; `headwater experiments start` gives out free ones'
                     )
+    elif one.interleave and other.interleave:
+        raise ExperimentError(
+            f'experiment "{one.name}": interleave: "{other.name}" interleaves too, and a list has two teams: put them into one layer (this is in '
+            f'"{one.layer}", that in "{other.layer}")'
+        )
     elif (what := clash(one, other)) is not None:
         raise ExperimentError(
             f'experiment "{one.name}": "{other.name}" changes {what} too, and both would act on the same users: '

@@ -23,7 +23,7 @@ from headwater.experiments.layers import check_together, find, with_buckets
 from headwater.registry.files import read_regular, replace_file, stamp, writers_lock
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError
-from headwater.schema.experiments import FOLDER
+from headwater.schema.experiments import FOLDER, INTERLEAVED
 
 OFF = "OFF"
 """A file of this name in the folder ends all experiments at once, until it is gone."""
@@ -203,6 +203,8 @@ def as_served(data: Path, config: Config, variants: Mapping[str, str]) -> tuple[
     """``config`` as ``variants`` (by experiment) change it, by their definitions of today; and notes on what is not known any more."""
     notes: list[str] = []
     for name, chosen in sorted(variants.items()):
+        if chosen == INTERLEAVED:  # the control's list is the one that is explained
+            continue
         try:
             experiment = read_experiment(data, name)
             if chosen in experiment.variant_names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from headwater.experiments.assignment import ArmKey, Assigner, Choice, arm_of
 from headwater.schema.config import Config
@@ -38,6 +39,14 @@ class Shadow:
     arm: Arm
 
 
+class Chosen(NamedTuple):
+    """The variants of a user, what answers (None: the control), and what its list is interleaved with (None: nothing)."""
+
+    choices: tuple[Choice, ...] = ()
+    arm: Arm | None = None
+    challenger: Arm | None = None
+
+
 class Arms:
     """Who gets which arm, and the shadows. It does not change: another one takes its place."""
 
@@ -47,13 +56,22 @@ class Arms:
         self.shadows = shadows
 
     def choose(
-        self, user: str | None, surface: str, context: Mapping[str, Scalar] | None
-    ) -> tuple[tuple[Choice, ...], Arm | None]:
-        """The variants of ``user`` on ``surface``, and what answers (None: the control)."""
+        self, user: str | None, surface: str, context: Mapping[str, Scalar] | None, *, interleave: bool = True
+    ) -> Chosen:
+        """What ``user`` gets on ``surface``. ``interleave`` False: the list cannot be, so who would get such a one gets the control and is
+        not counted.
+        """
         choices = self._choose(user, surface, context)
-        return choices, (self.by_key[arm_of(choices)] if any(not choice.is_control for choice in choices) else None)
+        if not choices:
+            return _CONTROL
+        if not interleave:
+            choices = tuple(choice for choice in choices if not choice.challenger)
+        own, challenging = arm_of(choices), arm_of(choices, challenging=True)
+        challenger = self.by_key[challenging] if challenging != own else None
+        return Chosen(choices, self.by_key[own] if own else None, challenger)
 
 
+_CONTROL = Chosen()
 NO_ARMS = Arms(Assigner(), {})
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 import structlog
 from prometheus_client import Counter
 
 from headwater.experiments.assignment import Acting, ArmKey, Assigner, arms_of
 from headwater.experiments.changes import changed
 from headwater.experiments.definitions import ExperimentError, Variant
+from headwater.experiments.drafts import team_draft
 from headwater.experiments.store import ExperimentFiles, Mark, mark
 from headwater.features.plan import Plan, compile_plan
 from headwater.log.commands import ExposureEntry
@@ -39,6 +41,8 @@ log = structlog.get_logger()
 POLL_S = 0.25
 HOUR_MS = 3_600_000
 MOST_EXPOSED = 200_000  # users and variants of an hour that a worker remembers; about 15 MB
+
+_ONE = np.ones(1, np.int64)
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -99,6 +103,8 @@ class ExperimentsWatch:
                 accepted.append(each)
             except HeadwaterError as error:
                 refused[each.experiment.name] = str(error)
+        if any(each.experiment.interleave for each in accepted):
+            team_draft(_ONE, _ONE, 1, 0)  # here, in the loading thread, so that no request waits for the kernel
         self._models = models
         wanted = arms_of(accepted)
         kept = {key: arm for key, arm in arms.items() if key in wanted}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import msgspec
@@ -22,6 +22,7 @@ from headwater.online.arms import NO_ARMS, Arm, Arms
 from headwater.online.bodies import decode_one
 from headwater.online.cursor import next_cursor, shown_before
 from headwater.online.errors import RefusalError
+from headwater.online.interleaved import interleaved
 from headwater.schema.config import Config
 from headwater.schema.events import Attributes
 from headwater.schema.requests import (
@@ -37,6 +38,8 @@ from headwater.serving.pipeline import Conditions, Pipeline
 from headwater.serving.region import REGION_KEY, StoredRegion
 from headwater.serving.request import NO_ITEMS, Answer, Query
 from headwater.serving.rules import open_rules
+from headwater.serving.run import Deadline
+from headwater.serving.stages import TIER_FULL
 from headwater.serving.view import View
 
 log = structlog.get_logger()
@@ -60,7 +63,8 @@ _decode_stated = msgspec.json.Decoder(_Stated)
 class Asked:
     """A request in the pipeline's terms, and whom the served list is recorded for.
 
-    ``external`` is the id that it named; ``choices`` are the user's variants, ``arm`` what answers in place of the control.
+    ``external`` is the id that it named; ``choices`` are the user's variants, ``arm`` what answers in place of the control,
+    ``challenger`` what the list is interleaved with.
     """
 
     query: Query
@@ -71,6 +75,7 @@ class Asked:
     external: str | None = None
     choices: tuple[Choice, ...] = ()
     arm: Arm | None = None
+    challenger: Arm | None = None
 
 
 class Recommender:
@@ -126,7 +131,9 @@ class Recommender:
         Raises :class:`RefusalError` 400 for a cursor that no answer gave.
         """
         user, notes = self._user(request.user), []
-        choices, arm = self.arms.choose(request.user, request.surface, request.context)
+        chosen = self.arms.choose(
+            request.user, request.surface, request.context, interleave=request.cursor is None and not request.candidates
+        )
         about, candidates = self._known(request.about), self._known(request.candidates)
         for name, given, found in (("about", request.about, about), ("candidates", request.candidates, candidates)):
             if len(found) < len(given):
@@ -151,9 +158,10 @@ class Recommender:
             reuse=not request.trace,
             since=0 if request.token is None else int(request.token),
             deadline_ms=deadline_ms,
-            arm="" if arm is None else arm.name,
+            arm="" if chosen.arm is None else chosen.arm.name,
+            lots=chosen.challenger is None,
         )
-        return Asked(query, user, request.trace, before, tuple(notes), request.user, choices, arm)
+        return Asked(query, user, request.trace, before, tuple(notes), request.user, *chosen)
 
     def similar(self, item: str, k: int | None, user: str | None, request_id: str) -> Asked:
         """The query for items like ``item``. Raises :class:`RefusalError`: 404 for an unknown item, 400 for a wrong k."""
@@ -166,7 +174,7 @@ class Recommender:
         if anchor == 0:
             raise RefusalError(404, "There is no item of that id", "item_id")
         owner = self._user(user)
-        choices, arm = self.arms.choose(user, SIMILAR, None)
+        chosen = self.arms.choose(user, SIMILAR, None)
         query = Query(
             request_id=request_id,
             user=owner.user,
@@ -174,22 +182,34 @@ class Recommender:
             k=k,
             anchor=anchor,
             deadline_ms=self.config.ladder.deadline_ms,
-            arm="" if arm is None else arm.name,
+            arm="" if chosen.arm is None else chosen.arm.name,
+            lots=chosen.challenger is None,
         )
-        return Asked(query, owner, external=user, choices=choices, arm=arm)
+        return Asked(query, owner, False, NO_ITEMS, (), user, *chosen)
 
     def answer(self, asked: Asked, now_ms: int) -> Answer:
-        """Run the pipeline. It always answers; what went wrong is in the answer."""
+        """Run the pipeline, or two and interleave their lists. It always answers; what went wrong is in the answer."""
+        if asked.challenger is None:
+            return self._answer(asked.query, asked.arm, now_ms)
+        half_ms, deadline = asked.query.deadline_ms / 2.0, Deadline(self.pipeline.timer, asked.query.deadline_ms)
+        answer = self._answer(replace(asked.query, deadline_ms=half_ms), asked.arm, now_ms)
+        if answer.tier != TIER_FULL or (left_ms := min(half_ms, deadline.left_ms())) <= 0.0:
+            return answer
+        query = replace(asked.query, arm=asked.challenger.name, deadline_ms=left_ms)
+        other = self._answer(query, asked.challenger, now_ms)
+        return interleaved(query.request_id, answer, other, query.k) if other.tier == TIER_FULL else answer
+
+    def _answer(self, query: Query, arm: Arm | None, now_ms: int) -> Answer:
         pipeline, model = self.pipeline, self.model
-        if asked.arm is not None:
-            pipeline, model = asked.arm.pipeline, asked.arm.model or model
+        if arm is not None:
+            pipeline, model = arm.pipeline, arm.model or model
         try:
-            return pipeline.recommend(asked.query, self.view, model, now_ms)
+            return pipeline.recommend(query, self.view, model, now_ms)
         except Exception as error:
             # a defect, of ours or of a plug-in; the visitor gets what needs no model and no store
-            log.exception("pipeline_failed", surface=asked.query.surface)
+            log.exception("pipeline_failed", surface=query.surface)
             why = f"internal error, it is in the log: {type(error).__name__}"
-            return pipeline.fallback(asked.query, self.view, model, now_ms, why)
+            return pipeline.fallback(query, self.view, model, now_ms, why)
 
     def response(self, asked: Asked, answer: Answer, notes: list[str]) -> RecommendResponse:
         """The answer in the API's words; ``notes`` are reasons from before the pipeline."""

@@ -7,6 +7,9 @@ from msgspec import Struct
 FOLDER = "experiments"
 """Where definitions lie in a data directory."""
 
+INTERLEAVED = "interleaved"
+"""What exposures and served lists call the variant of those who get the lists of two variants in one."""
+
 
 class ExposureRecord(Struct, frozen=True, array_like=True):
     """Payload of an ``EXPOSURE`` record: a user got a list from where the variants part.

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from headwater.schema.events import Attributes, Id, Name, check_attributes
+from headwater.schema.experiments import INTERLEAVED
 
 MAX_K = 200
 MAX_ABOUT = 20
@@ -147,7 +148,8 @@ class ServedList(Struct, frozen=True, array_like=True):
     random sample, whatever tier they came out of in the end. ``query`` is the rest of the request (None: lists of older
     releases did not keep it). ``log_propensity`` is the natural logarithm of the probability of the list, given that it was drawn by
     lot or that it was not; ``explored`` is there for one that was, ``promised`` for one with places that could go to promised items.
-    It is 0 for one with neither. ``experiments`` names the user's variant of each experiment that had a say in the list.
+    It is 0 for one with neither. ``experiments`` names the user's variant of each experiment that had a say in the list. ``teams`` has a byte
+    for each place of a list that two variants drafted in turns, whose pick it is: 1 the control's, 2 the other variant's, 0 nobody's.
     """
 
     request_id: str
@@ -167,3 +169,9 @@ class ServedList(Struct, frozen=True, array_like=True):
     explored: Explored | None = None
     experiments: dict[str, str] = {}
     promised: Promised | None = None
+    teams: bytes = b""
+
+    @property
+    def lots(self) -> bool:
+        """Whether the request took part in lotteries; those of interleaved experiments do not."""
+        return INTERLEAVED not in self.experiments.values()

@@ -167,7 +167,11 @@ class Explainer:
             notes.append("the rules of the configuration are not those that the list was served under")
         exact = not notes and stand.state == "as-of"
         same_list = answer.items.tolist() == recorded.items
-        if recorded.tier >= TIER_LAST:
+        if recorded.teams:
+            notes.append(
+                "the list was interleaved, two variants picked its items in turns: this is the list that the control picked from"
+            )
+        elif recorded.tier >= TIER_LAST:
             notes.append(
                 f"tier {recorded.tier} gave a list from a worker's memory, which is not in the log: this is what the full path would "
                 "have given"
@@ -291,6 +295,7 @@ def query_of(served: Served) -> Query:
         before=tuple(answer.context[4:]),
         candidates=None if said.candidates is None else np.array(said.candidates, np.int64),
         paged=said.paged,
+        lots=answer.lots,
         deadline_ms=FOREVER_MS,
     )
 

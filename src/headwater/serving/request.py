@@ -25,7 +25,8 @@ class Query:
     ("similar to") and about those ``before`` it (a cart). ``candidates`` int64[n]: rank these, in place of what the sources find.
     ``paged``: earlier pages are excluded. ``reuse`` False: an answer that was given before will not do. ``since`` is the offset
     of the user's own event that the request asks for: no list from before it will do. ``arm`` names how the configuration differs for
-    this request ("": not at all), so that lists of one arm are never given in another. ``deadline_ms`` counts from the call.
+    this request ("": not at all), so that lists of one arm are never given in another. ``lots`` False: nothing of
+    the list is drawn by lot, whatever the surface explores and is promised to new items. ``deadline_ms`` counts from the call.
     """
 
     request_id: str
@@ -43,6 +44,7 @@ class Query:
     reuse: bool = True
     since: int = 0
     arm: str = ""
+    lots: bool = True
     deadline_ms: float = 50.0
 
     @property
@@ -60,8 +62,9 @@ class Answer:
     bundle think of them, ``float32[k, sources]``. ``trace`` is what each stage did, in order;
     ``widths`` candidates by source; ``rules`` what each rule of the configuration that acted did (``serving.rules``).
     ``walked`` is the tier that the request walked on purpose, 0: none; ``quality`` the share of the full widths that it got,
-    ``rules_version`` says which rules there were ("": none). ``explored`` says how the list was drawn, None: it was not; ``promised`` which
-    places could go to promised new items, None: none.
+    ``rules_version`` says which rules there were ("": none). ``explored`` says how the list was drawn, None: it was not;``promised`` which
+    places could go to promised new items, None: none. ``teams`` has a byte for each place of a list that two variants drafted in turns
+    (:class:`ServedList`), else none.
     """
 
     items: npt.NDArray[np.int64]
@@ -83,6 +86,7 @@ class Answer:
     rules_version: str = ""
     explored: Explored | None = None
     promised: Promised | None = None
+    teams: bytes = b""
 
     @property
     def log_propensity(self) -> float:
@@ -122,4 +126,5 @@ def served_list(
         explored=answer.explored,
         experiments=experiments or {},
         promised=answer.promised,
+        teams=answer.teams,
     )  # fmt: skip

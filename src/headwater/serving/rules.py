@@ -130,10 +130,11 @@ class Rules:
         self._scope = _Scope(self, view, user, query.surface, segments, now_ms, now_ms + offset_ms)
         self._view, self._surface = view, self._surfaces.get(query.surface, _PLAIN)
         explores = self._surface.exploration
-        self._lot, self._request_id = drawn_lot(query.request_id, explores.share, explores.uniform), query.request_id
+        lot = drawn_lot(query.request_id, explores.share, explores.uniform) if query.lots else None
+        self._lot, self._request_id = lot, query.request_id
         self.explored, self.promised = None, None
         # a uniform list is to be nothing else, and who names candidates wants these and no others
-        plain = (self._lot is None or not self._lot.uniform) and query.candidates is None
+        plain = query.lots and (lot is None or not lot.uniform) and query.candidates is None
         self._promising = plain and self.budget is not None and self.budget.begin(view, query.surface, now_ms)
         self.dropped = self._buried = NO_ITEMS
         if self._fatigue.impressions:

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, chi2, norm
 
+from headwater.experiments.drafts import team_drafts
 from headwater.experiments.effects import effect
-from headwater.experiments.interleaving import team_drafts
 from headwater.experiments.moments import COLUMNS, Moments, from_sums
 from headwater.experiments.sequences import FIRST_LOOK, always_valid_p, mixture
 from headwater.experiments.srm import ALARM, log_bayes_factor
