@@ -62,7 +62,7 @@ class Answer:
     bundle think of them, ``float32[k, sources]``. ``trace`` is what each stage did, in order;
     ``widths`` candidates by source; ``rules`` what each rule of the configuration that acted did (``serving.rules``).
     ``walked`` is the tier that the request walked on purpose, 0: none; ``quality`` the share of the full widths that it got,
-    ``rules_version`` says which rules there were ("": none). ``explored`` says how the list was drawn, None: it was not;``promised`` which
+    ``rules_version`` says which rules there were ("": none). ``explored`` says how the list was drawn, None: it was not; ``promised`` which
     places could go to promised new items, None: none. ``teams`` has a byte for each place of a list that two variants drafted in turns
     (:class:`ServedList`), else none.
     """
