@@ -86,13 +86,10 @@ def _names(text: str) -> list[str]:
 
 
 def _policy(name: str) -> Policy:
-    import difflib
-
     from headwater.evaluation.closed_loop import POLICIES
     from headwater.schema.errors import ConfigurationError
+    from headwater.schema.strict import nearest
 
     if name not in POLICIES:
-        close = difflib.get_close_matches(name, POLICIES, n=1)
-        hint = f', did you mean "{close[0]}"?' if close else f" (there are {', '.join(POLICIES)})"
-        raise ConfigurationError(f'--policies: There is no policy "{name}"{hint}')
+        raise ConfigurationError(f'--policies: There is no policy "{name}"{nearest(name, list(POLICIES))}')
     return POLICIES[name]

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from headwater.cli.options import ConfigOption, DataOption, JsonOption, print_json, settings
+from headwater.cli.options import (
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    SinceOption,
+    WindowOption,
+    parse_length,
+    print_json,
+    settings,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,8 +33,8 @@ def register(app: typer.Typer) -> None:
 def exploration(
     config: ConfigOption = None,
     data: DataOption = None,
-    window: Annotated[str, typer.Option("--window", help="How long after a list an event still counts")] = "30m",
-    since: Annotated[int, typer.Option("--since", min=1, metavar="OFFSET", help="Read the log from here on")] = 1,
+    window: WindowOption = "30m",
+    since: SinceOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Compare lists and places that were drawn by lot with those that were not, and say what became of promises to new items.
@@ -36,14 +45,9 @@ def exploration(
 
     from headwater.evaluation.exploration import measure_exploration
     from headwater.log.archived import open_log
-    from headwater.schema.durations import parse_duration
-    from headwater.schema.errors import ConfigurationError
 
     chosen = settings(config, data)
-    try:
-        window_ms = parse_duration(window)
-    except ValueError as error:
-        raise ConfigurationError(f"--window {window}: {error}") from error
+    window_ms = parse_length("--window", window)
     with closing(open_log(chosen.data)) as event_log:
         report = measure_exploration(event_log, chosen.config, window_ms=window_ms, since=since)
     if as_json:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from headwater.cli.options import ConfigOption, DataOption, JsonOption, print_json, settings
+from headwater.cli.options import (
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    SinceOption,
+    WindowOption,
+    parse_length,
+    print_json,
+    settings,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -17,8 +24,8 @@ def register(app: typer.Typer) -> None:
 def ladder(
     config: ConfigOption = None,
     data: DataOption = None,
-    window: Annotated[str, typer.Option("--window", help="How long after a list an event still counts")] = "30m",
-    since: Annotated[int, typer.Option("--since", min=1, metavar="OFFSET", help="Read the log from here on")] = 1,
+    window: WindowOption = "30m",
+    since: SinceOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the lists that walked a lower tier by lot with those that did not, by what people did with them.
@@ -29,14 +36,9 @@ def ladder(
 
     from headwater.evaluation.ladder import measure_ladder
     from headwater.log.archived import open_log
-    from headwater.schema.durations import parse_duration
-    from headwater.schema.errors import ConfigurationError
 
     chosen = settings(config, data)
-    try:
-        window_ms = parse_duration(window)
-    except ValueError as error:
-        raise ConfigurationError(f"--window {window}: {error}") from error
+    window_ms = parse_length("--window", window)
     with closing(open_log(chosen.data)) as event_log:
         report = measure_ladder(event_log, chosen.config, window_ms=window_ms, since=since)
     if as_json:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headwater.cli.options import ConfigOption, DataOption, JsonOption, print_json, settings
+from headwater.cli.options import (
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    SinceOption,
+    WindowOption,
+    parse_length,
+    print_json,
+    settings,
+)
 
 if TYPE_CHECKING:
     from headwater.evaluation.off_policy.estimators import Estimate
@@ -27,11 +36,11 @@ def ope(
     reward: Annotated[
         str | None, typer.Option(metavar="TYPE", help="The event type that counts [default: any positive one]")
     ] = None,
-    window: Annotated[str, typer.Option(help="How long after a list an event still counts")] = "30m",
+    window: WindowOption = "30m",
     temperature: Annotated[
         float | None, typer.Option(min=0.01, max=100.0, help="Draw with this [default: as the surface is configured]")
     ] = None,
-    since: Annotated[int, typer.Option(min=1, metavar="OFFSET", help="Read the log from here on")] = 1,
+    since: SinceOption = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the newest so many lists")] = None,
     least_ess: Annotated[float, typer.Option(min=1.0, help="Refuse below this effective sample size")] = 100.0,
     most_uncovered: Annotated[
@@ -60,14 +69,9 @@ def ope(
     from headwater.features.profiles import Profiles
     from headwater.log.archived import open_log
     from headwater.registry.registry import Registry
-    from headwater.schema.durations import parse_duration
-    from headwater.schema.errors import ConfigurationError
 
     chosen = settings(config, data)
-    try:
-        window_ms = parse_duration(window)
-    except ValueError as error:
-        raise ConfigurationError(f"--window {window}: {error}") from error
+    window_ms = parse_length("--window", window)
     plan, registry = compile_plan(chosen.config), Registry(chosen.data / "models")
     question = Question(
         surface=surface, reward=reward, window_ms=window_ms, temperature=temperature, since=since, limit=limit, draws=draws,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from headwater.schema.config import Config, load_config, resolve_data_dir
+from headwater.schema.durations import parse_duration
 from headwater.schema.errors import ConfigurationError
 
 EXIT_CHECK_FAILED = 1
@@ -37,6 +38,8 @@ ApiKeyOption = Annotated[
         help="Key for the server; better in the environment, for others of this machine can read arguments.",
     ),
 ]  # fmt: skip
+WindowOption = Annotated[str, typer.Option("--window", help="How long after a list an event still counts")]
+SinceOption = Annotated[int, typer.Option("--since", min=1, metavar="OFFSET", help="Read the log from here on")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")]
 
 
@@ -73,6 +76,18 @@ def parse_time(option: str, text: str | None) -> int | None:
     except ValueError as error:
         raise ConfigurationError(f"{option} {text}: Expected a time like 2017-10-12 or 2017-10-12T06:00:00Z") from error
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000)
+
+
+def parse_length(option: str, text: str) -> int:
+    """The duration that ``option`` was given, in ms.
+
+    Raises:
+        ConfigurationError: ``text`` is no duration.
+    """
+    try:
+        return parse_duration(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{option} {text}: {error}") from error
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,6 @@ change, against a configuration, in :mod:`headwater.experiments.changes`.
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,7 +17,7 @@ from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Name
 from headwater.schema.experiments import INTERLEAVED
 from headwater.schema.rules import Rule, encoded
-from headwater.schema.strict import suggestion, unknown_keys
+from headwater.schema.strict import key_and_reason, read_toml, suggestion, unknown_keys
 
 BUCKETS = 10_000
 """So finely a layer is divided."""
@@ -214,10 +213,7 @@ def parse_experiment(text: str, source: str) -> Experiment:
     Raises:
         ExperimentError: it is wrong; the message names file and key, of an unknown key the nearest known one.
     """
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ExperimentError(f"{source}: Not valid TOML: {error}") from error
+    raw = read_toml(text, source, ExperimentError)
     for key, owner in unknown_keys(raw, Experiment):
         raise ExperimentError(f"{source}: Unknown key `{key}`{suggestion(key, owner, Experiment)}")
     try:
@@ -225,9 +221,8 @@ def parse_experiment(text: str, source: str) -> Experiment:
     except ConfigurationError as error:
         raise ExperimentError(f"{source}: {error}") from error
     except msgspec.ValidationError as error:
-        reason, _, where = str(error).rpartition(" - at `")
-        key = where.rstrip("`").removeprefix("$").removeprefix(".")
-        raise ExperimentError(f"{source}: {key + ': ' if key else ''}{reason or error}") from error
+        key, reason = key_and_reason(error)
+        raise ExperimentError(f"{source}: {key + ': ' if key else ''}{reason}") from error
 
 
 def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

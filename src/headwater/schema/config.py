@@ -6,7 +6,6 @@ misspelt key that is silently ignored is a setting that its writer believes in.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -24,7 +23,7 @@ from headwater.schema.models import Gate, Learn, Limit, Models
 from headwater.schema.new_items import NewItems, check_new_items
 from headwater.schema.rules import Rule
 from headwater.schema.stores import Log, Retention, State
-from headwater.schema.strict import nearest, suggestion, unknown_keys, walk_keys
+from headwater.schema.strict import key_and_reason, nearest, read_toml, suggestion, unknown_keys, walk_keys
 from headwater.schema.surfaces import Fatigue, Surface, check_fatigue
 from headwater.schema.tables import TableSource
 from headwater.schema.urls import REMOTE, check_host, check_url
@@ -343,10 +342,7 @@ def load_config(path: Path | None) -> Config:
 
 def parse_config(text: str, source: str = "headwater.toml") -> Config:
     """A configuration from TOML text; ``source`` is what error messages call the file."""
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{source}: Not valid TOML: {error}") from error
+    raw = read_toml(text, source)
     for key, owner in unknown_keys(raw, Config):
         raise ConfigurationError(f"{source}: Unknown key `{key}`{suggestion(key, owner, Config)}")
     try:
@@ -354,9 +350,7 @@ def parse_config(text: str, source: str = "headwater.toml") -> Config:
     except ConfigurationError as error:
         raise ConfigurationError(f"{source}: {error}") from error
     except msgspec.ValidationError as error:
-        reason, _, where = str(error).rpartition(" - at `")
-        key = where.rstrip("`").removeprefix("$").removeprefix(".")
-        reason = reason or str(error)
+        key, reason = key_and_reason(error)
         if REMOTE in reason or repr(REMOTE) in reason:
             reason = 'Expected the URL of a model, such as "http://127.0.0.1:8081/v2/models/headwater"'
         elif PATTERN in reason or repr(PATTERN) in reason:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -11,6 +10,7 @@ from msgspec import Meta, Struct
 from headwater.schema.durations import Duration
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Name
+from headwater.schema.strict import nearest
 
 
 class NewItems(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +58,4 @@ def check_new_items(
 def _known(key: str, what: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f', did you mean "{close[0]}"?' if close else f" (there are {', '.join(known)})"
-            raise ConfigurationError(f'{key}: There is no {what} "{name}"{hint}')
+            raise ConfigurationError(f'{key}: There is no {what} "{name}"{nearest(name, known)}')

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import tomllib
 from collections.abc import Iterator, Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Struct
+
+from headwater.schema.errors import ConfigurationError
+
+
+def read_toml(text: str, source: str, refused: type[ConfigurationError] = ConfigurationError) -> dict[str, Any]:
+    """The table in TOML ``text``; ``source`` is what errors call it. Raises ``refused``: it is not valid."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise refused(f"{source}: Not valid TOML: {error}") from error
+
+
+def key_and_reason(error: msgspec.ValidationError) -> tuple[str, str]:
+    """The dotted key that ``error`` is about ("": the whole), and what it says of it."""
+    reason, _, where = str(error).rpartition(" - at `")
+    return where.rstrip("`").removeprefix("$").removeprefix("."), reason or str(error)
 
 
 def walk_keys(kind: type, prefix: str = "") -> Iterator[tuple[str, type]]:

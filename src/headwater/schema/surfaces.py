@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -12,6 +11,7 @@ from msgspec.structs import replace
 from headwater.schema.durations import Duration
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Name
+from headwater.schema.strict import nearest
 
 MOST_IMPRESSIONS = 255
 
@@ -131,6 +131,4 @@ def check_fatigue(fatigue: Fatigue, surfaces: Sequence[Surface], types: Sequence
         return
     for name in fatigue.types:
         if name not in types:
-            close = difflib.get_close_matches(name, types, n=1)
-            hint = f', did you mean "{close[0]}"?' if close else f" (there are {', '.join(types)})"
-            raise ConfigurationError(f'fatigue.types: There is no event type "{name}"{hint}')
+            raise ConfigurationError(f'fatigue.types: There is no event type "{name}"{nearest(name, types)}')

@@ -5,8 +5,6 @@ Built-in ones stand in the folder ``scenarios`` and are known by name; any other
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args
@@ -17,6 +15,7 @@ from msgspec.structs import fields, replace
 
 from headwater.schema.durations import PATTERN, Delay, Duration, format_duration, parse_delay, parse_duration
 from headwater.schema.errors import ConfigurationError
+from headwater.schema.strict import key_and_reason, nearest, read_toml
 from headwater.simulator.words import CATEGORIES
 
 _Share = Annotated[float, Meta(gt=0.0, le=1.0)]
@@ -126,7 +125,7 @@ def load_scenario(name: str) -> Scenario:
             raise ConfigurationError(f"{path}: Cannot read the scenario: {error}") from error
     else:
         raise ConfigurationError(
-            f'There is no scenario "{name}"{_near(name, known)}. A file of your own is named with its .toml'
+            f'There is no scenario "{name}"{nearest(name, known)}. A file of your own is named with its .toml'
         )
     return parse_scenario(text, name)
 
@@ -137,10 +136,7 @@ def parse_scenario(text: str, source: str) -> Scenario:
     Raises:
         ConfigurationError: it is wrong.
     """
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{source}: Not valid TOML: {error}") from error
+    raw = read_toml(text, source)
     _check_keys(raw, source)
     try:
         scenario = msgspec.convert(raw, Scenario)
@@ -149,9 +145,7 @@ def parse_scenario(text: str, source: str) -> Scenario:
     except ConfigurationError as error:
         raise ConfigurationError(f"{source}: {error}") from error
     except msgspec.ValidationError as error:
-        reason, _, where = str(error).rpartition(" - at `")
-        key = where.rstrip("`").removeprefix("$").removeprefix(".")
-        reason = reason or str(error)
+        key, reason = key_and_reason(error)
         if repr(PATTERN) in reason:
             reason = 'Expected a duration such as "30m", "6h" or "3d"'
         raise ConfigurationError(f"{source}: {key + ': ' if key else ''}{reason}") from error
@@ -167,7 +161,7 @@ def _check_keys(raw: dict[str, Any], source: str) -> None:
             continue
         kind = change.get("kind")
         if kind not in _KINDS:
-            said = f'There is no kind "{kind}"{_near(str(kind), list(map(str, _KINDS)))}' if kind else "Say a `kind`"
+            said = f'There is no kind "{kind}"{nearest(str(kind), list(map(str, _KINDS)))}' if kind else "Say a `kind`"
             raise ConfigurationError(f"{source}: changes[{place}].kind: {said}")
         _check_table({k: v for k, v in change.items() if k != "kind"}, _KINDS[kind], source, f"changes[{place}].")
 
@@ -176,12 +170,12 @@ def _check_table(table: dict[str, Any], kind: type[Struct], source: str, prefix:
     known = [field.encode_name for field in fields(kind)]
     for key in table:
         if key not in known:
-            raise ConfigurationError(f"{source}: Unknown key `{prefix}{key}`{_near(key, known)}")
+            raise ConfigurationError(f"{source}: Unknown key `{prefix}{key}`{nearest(key, known)}")
 
 
 def _check_change(change: Change, where: str) -> None:
     if isinstance(change, TasteDrift) and change.toward and change.toward not in CATEGORY_NAMES:
-        near = _near(change.toward, CATEGORY_NAMES)
+        near = nearest(change.toward, CATEGORY_NAMES)
         raise ConfigurationError(f'{where}.toward: There is no category "{change.toward}"{near}')
     for field in fields(change):
         if field.name in {"at", "lasts", "half_life"}:
@@ -190,8 +184,3 @@ def _check_change(change: Change, where: str) -> None:
                 parse(getattr(change, field.name))
             except ConfigurationError as error:
                 raise ConfigurationError(f"{where}.{field.name}: {error}") from error
-
-
-def _near(text: str, known: list[str] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(text, known, n=1)
-    return f', did you mean "{close[0]}"?' if close else f" (there are {', '.join(known)})"
