@@ -75,7 +75,7 @@ def watches_of(chosen: Settings) -> list[Watch]:
 
     config, data = chosen.config, chosen.data
     guard = ExperimentsWatch(
-        data, list(metrics_of(chosen, GUARD_WINDOW, None).values()), before_ms=parse_delay(GUARD_BEFORE)
+        data, lambda: list(metrics_of(chosen, GUARD_WINDOW, None).values()), before_ms=parse_delay(GUARD_BEFORE)
     )
     return [
         Scrape(lambda: metrics_folders(data)),
@@ -87,8 +87,11 @@ def metrics_folders(data: Path) -> list[Path]:
     """Where the processes of the supervisors that run now share their figures."""
     from headwater.online.supervisor import serving_process
 
+    everything = (
+        serving_process(data, Role.ALL) is not None
+    )  # then the folders of single roles are of others, before it
     return [
-        folder for role in Role
+        folder for role in ((Role.ALL, Role.LEARN) if everything else Role)
         if (folder := home(data, role) / "metrics").is_dir() and serving_process(data, role) is not None
     ]  # fmt: skip
 
