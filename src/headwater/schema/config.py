@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from headwater.schema.alerts import Alert, alerts_in_force
 from headwater.schema.caches import Cache
+from headwater.schema.console import Console
 from headwater.schema.cors import Cors
 from headwater.schema.default_alerts import DEFAULT_ALERTS
 from headwater.schema.durations import PATTERN, Delay, Duration, parse_delay, parse_duration
@@ -252,6 +253,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     cache: Cache = Cache()
     cors: Cors = Cors()
+    console: Console = Console()
     log: Log = Log()
     retention: Retention = Retention()
     state: State = State()
