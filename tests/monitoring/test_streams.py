@@ -72,8 +72,9 @@ def test_adwin_finds_a_drop_of_the_click_rate_and_nothing_without_one() -> None:
     calm = Adwin()
     for value in (rng.random(60_000) < 0.1).astype(float).tolist():
         calm.update(value)
-    assert calm.changes == 0 and calm.width == 60_000
-    for late, value in enumerate((rng.random(20_000) < 0.05).astype(float).tolist()):
+    assert calm.changes == 0
+    assert calm.width == 60_000
+    for late, value in enumerate((rng.random(20_000) < 0.05).astype(float).tolist()):  # noqa: B007  (asked below)
         if calm.update(value):
             break
     assert late < 3_000
@@ -101,11 +102,15 @@ def test_volume_is_held_against_the_same_hour_of_other_days() -> None:
             judged += 1
             off += expected.off(count)
         season.add(hour, count)
-    assert judged > 24 * 35 and off == 0
+    assert judged > 24 * 35
+    assert off == 0
     assert len(season.counts) <= 24 * 29
     expected = season.expected(24 * 40)
-    assert expected is not None and expected.mean == pytest.approx(day_of(0), rel=0.2)
-    assert expected.off(0) and expected.off(int(day_of(0) / 4)) and expected.off(int(day_of(0) * 4))
+    assert expected is not None
+    assert expected.mean == pytest.approx(day_of(0), rel=0.2)
+    assert expected.off(0)
+    assert expected.off(int(day_of(0) / 4))
+    assert expected.off(int(day_of(0) * 4))
     assert not expected.off(int(day_of(0) * 0.8))
 
 
@@ -115,7 +120,7 @@ def test_volume_is_not_judged_before_enough_is_known() -> None:
     for hour in range(30):
         season.add(hour, 100)
     assert season.expected(30) is None
-    rare = Season({hour: 1 for hour in range(24 * 8)})
+    rare = Season(dict.fromkeys(range(24 * 8), 1))
     assert rare.expected(24 * 8) is None
 
 

@@ -116,7 +116,7 @@ def diverged(reference: Int64, window: Int64, level: float, hours: Int64 | None 
     p, q = smoothed(reference_counts.sum(0)), smoothed(window_counts.sum(0))
     if bins == 1:
         return Divergence(0.0, 0.0, 0.0, 0.0, 1, 0.0, float(m))
-    both = smoothed((reference_counts.sum(0) + window_counts.sum(0)))
+    both = smoothed(reference_counts.sum(0) + window_counts.sum(0))
     ours, theirs = between_groups(window_counts), between_groups(reference_counts)
     spreads = [Spread(ours.covariance + theirs.covariance, min(ours.parts, theirs.parts))]
     if hours is not None and (spread := between_hours(hours @ fold)) is not None:
