@@ -115,12 +115,13 @@ def train(
 
 def publish_fitted(
     config: Config, plan: Plan, log: EventLog, registry: Registry, done: Fitted, *, stretch: Stretch | None, promote: bool = True,
-    force: bool = False, seed: int, created_ms: int, allowed: tuple[str, ...] = (), before: Before | None = None,
-    unseal: Unseal | None = None, progress: Progress | None = None,
+    force: bool = False, seed: int, created_ms: int, allowed: tuple[str, ...] = (), lineage: str | None = None,
+    before: Before | None = None, unseal: Unseal | None = None, progress: Progress | None = None,
 ) -> Publication:  # fmt: skip
     """Publish what was fitted, through the gate when a ``stretch`` was held out (:mod:`headwater.offline.publish`).
 
-    Judging goes on from where the state of ``done`` stands. ``allowed`` are features that the data has wrong, with permission.
+    Judging goes on from where the state of ``done`` stands. ``allowed`` are features that the data has wrong, with permission;
+    ``lineage`` is the bundle with which the warm starts began that led to this one.
     """
     rows, made, fitted = done.rows, done.ranker, done.sources
     return publish_and_promote(
@@ -134,19 +135,27 @@ def publish_fitted(
             event_types=plan.event_types,
             data=rows.data,
             metrics={} if made.holdout_ndcg10 is None else {"holdout_ndcg@10": made.holdout_ndcg10},
-            training={
-                "seed": seed,
-                "rows": len(rows.features),
-                "groups": len(rows.groups),
-                "trees": made.trees,
-                "epochs": made.epochs,
-            }
-            | ({"allow_mismatch": ", ".join(allowed)} if allowed else {}),
+            training=_training(done, seed, allowed, lineage),
         ),
         {**done.files, STATISTICS_FILE: _statistics(plan, rows)},
         stretch=stretch, promote=promote, force=force, seed=seed, indexes=fitted.indexes, view=done.view, before=before,
         unseal=unseal, progress=None if progress is None else lambda done, total: progress("gate", done, total),
     )  # fmt: skip
+
+
+def _training(
+    done: Fitted, seed: int, allowed: tuple[str, ...], lineage: str | None
+) -> dict[str, str | int | float | bool | None]:
+    """What the manifest says of the training."""
+    made: dict[str, str | int | float | bool | None] = {
+        "seed": seed, "rows": len(done.rows.features), "groups": len(done.rows.groups), "trees": done.ranker.trees,
+        "epochs": done.ranker.epochs,
+    }  # fmt: skip
+    if allowed:
+        made["allow_mismatch"] = ", ".join(allowed)
+    if lineage is not None:
+        made["lineage"] = lineage
+    return made
 
 
 def _statistics(plan: Plan, rows: TrainingSet) -> bytes:

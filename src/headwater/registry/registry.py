@@ -108,6 +108,20 @@ class Registry:
             raise BundleError(f"{version!r} is not a bundle version. Take one that the registry lists.")
         return load_bundle(self._bundles / version, plan_hash=plan_hash)
 
+    def lineage(self, version: str) -> str:
+        """The bundle with which the warm starts began that led to ``version``; itself when it was trained from nothing.
+
+        Raises:
+            BundleError: its manifest cannot be read.
+        """
+        return str(self.manifest(version).training.get("lineage", version))
+
+    def manifest(self, version: str) -> Manifest:
+        """The checked manifest of ``version``. Raises :class:`BundleError`."""
+        if not VERSION_PATTERN.fullmatch(version):
+            raise BundleError(f"{version!r} is not a bundle version. Take one that the registry lists.")
+        return read_manifest(self._bundles / version)
+
     def current(self, plan_hash: str) -> str | None:
         """The version that servers of ``plan_hash`` load; ``None`` when none was promoted for it yet.
 
