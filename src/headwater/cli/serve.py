@@ -96,9 +96,11 @@ def serve(
             _check_rules(chosen)
         supervise(chosen, role, host, port, serving.workers if workers is None else workers, shift_ms)
         return
+    from headwater.cli.process_metrics import ProcessMetrics
     from headwater.online.supervisor import die_with_supervisor
 
     die_with_supervisor()
+    ProcessMetrics().started(part)
     try:
         if part is Part.WRITER:
             _run(lambda stop, _: _write(chosen, _clock(shift_ms), stop))
