@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
+from headwater import monitoring
 from headwater.cli.process_metrics import ProcessMetrics
 from headwater.log.metrics import WriterMetrics
 from headwater.nearline.metrics import FoldMetrics
@@ -21,8 +24,15 @@ VALUES = (0.0, 0.1, 0.1000001, 0.15, 0.2, 0.3, 0.5, 0.50001, 7.0, 0.05)
 
 
 def every_metric() -> list[Described]:
-    """Of all processes."""
-    return [one for made in (Metrics(), FoldMetrics(), WriterMetrics(), ProcessMetrics()) for one in made.described]
+    """Of all processes, and what watches find: ``METRICS`` of the modules of ``headwater.monitoring``."""
+    of_processes = [
+        one for made in (Metrics(), FoldMetrics(), WriterMetrics(), ProcessMetrics()) for one in made.described
+    ]
+    modules = [
+        importlib.import_module(f"headwater.monitoring.{found.name}")
+        for found in pkgutil.iter_modules(monitoring.__path__)
+    ]
+    return [*of_processes, *(one for module in modules for one in getattr(module, "METRICS", ()))]
 
 
 def test_gathered_observations_come_to_what_single_ones_do() -> None:

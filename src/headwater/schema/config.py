@@ -21,6 +21,7 @@ from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Name
 from headwater.schema.limits import Limits, Overload
 from headwater.schema.models import Gate, Learn, Limit, Models
+from headwater.schema.monitoring import Monitoring
 from headwater.schema.new_items import NewItems, check_new_items
 from headwater.schema.rules import Rule
 from headwater.schema.stores import Log, Retention, State
@@ -256,6 +257,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     state: State = State()
     tables: tuple[TableSource, ...] = ()
     rules: tuple[Rule, ...] = ()
+    monitoring: Monitoring = Monitoring()
 
     def __post_init__(self) -> None:
         _check_events(self.events)
@@ -312,6 +314,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             drawn=self.sources.fresh.order == "thompson",
             log_served=self.serving.log_served,
         )
+        if (dwell := self.monitoring.online.dwell) and dwell not in names:
+            raise ConfigurationError(
+                f'monitoring.online.dwell: There is no event type "{dwell}"{nearest(dwell, names)}'
+            )
         for name in self.limits.user_events_per_hour:
             if name not in names:
                 raise ConfigurationError(
