@@ -34,6 +34,7 @@ class Judged(Struct, frozen=True, kw_only=True):
     js: float
     psi_null: float
     js_null: float
+    bins: int
     effective_rows: float
     missing: float
     out_of_range: float
@@ -175,7 +176,7 @@ class Compared:
         seen = diverged(reference, counts, level, hours) or Divergence(0.0, 0.0, 0.0, 0.0, 1, 0.0, 0.0)
         cells, rows = counts.sum(0), int(counts.sum())
         return Judged(
-            name=kept.bins.name, psi=seen.psi, js=seen.js, psi_null=seen.psi_null, js_null=seen.js_null,
+            name=kept.bins.name, psi=seen.psi, js=seen.js, psi_null=seen.psi_null, js_null=seen.js_null, bins=seen.bins,
             effective_rows=seen.effective_rows, missing=float(cells[MISSING] / rows),
             out_of_range=outside, drifted=seen.beyond(self._settings.floor),
         )  # fmt: skip
