@@ -36,11 +36,12 @@ class TrainReport(Struct, frozen=True, kw_only=True):
     """What a training run made. ``allowed_mismatch`` are features that its data has wrong, with permission; ``tables`` how
     many rows have the columns of a table from the log, and how many from its files; ``sources_s`` are seconds of training
     each fitted source, ``indexes`` how the vectors of each searched one are searched; ``gate`` is the verdict on the bundle
-    (``None``: it was not asked for), ``gate_s`` what that took.
+    (``None``: it was not asked for), ``gate_s`` what that took; ``frozen`` why it was not promoted all the same ("": promotion is not frozen).
     """
 
     bundle: str
     promoted: bool
+    frozen: str
     allowed_mismatch: tuple[str, ...]
     rows: int
     groups: int
@@ -105,7 +106,7 @@ def train(
         created_ms=created_ms, allowed=allowed, unseal=unseal, progress=progress,
     )  # fmt: skip
     return TrainReport(
-        bundle=published.bundle, promoted=published.promoted, gate=published.gate, gate_s=time.perf_counter() - ended,
+        bundle=published.bundle, promoted=published.promoted, frozen=published.frozen, gate=published.gate, gate_s=time.perf_counter() - ended,
         allowed_mismatch=allowed, rows=len(rows.features), groups=len(rows.groups), questions=rows.questions,
         missed=rows.missed, tables=done.tables, trees=made.trees, epochs=made.epochs, holdout_ndcg10=made.holdout_ndcg10,
         replay_s=done.replay_s, fit_s=done.fit_s, sources_s=fitted.seconds, indexes=fitted.indexes, gain=made.gain,

@@ -20,6 +20,7 @@ from headwater.features.store import StateReplacedError
 from headwater.log.commands import ServedEntry
 from headwater.online.admission import another_turn, place_given_up, waited_ms
 from headwater.online.caches import CacheKeeper, Caches, result_lists
+from headwater.online.controls import ControlsWatch
 from headwater.online.experiments import ExperimentsWatch
 from headwater.online.explain import Explaining
 from headwater.online.feed import FoldFeed
@@ -48,6 +49,7 @@ log = structlog.get_logger()
 
 READY_LAG = 10_000  # records that state may be behind the log
 FLUSH_S = 5.0
+TELL_S = 2.0
 STATE_AGAIN_S = 0.25  # a store that could not be reached is asked again after so long
 
 _encode_json = msgspec.json.Encoder().encode
@@ -100,6 +102,7 @@ class Service(Intake):
             pinned, config, plan, stores.log.vocabulary, self.recommender, metrics, self._explaining
         )
         self.experiments = ExperimentsWatch(data, plan, stores.log.vocabulary, self.recommender, metrics)
+        self.controls = ControlsWatch(data, self.recommender)
         self.shadows = Shadowing(self.recommender, metrics)
         self._sample = random.Random(seed)  # noqa: S311  (sampling, not secrecy)
         self._epoch_at = time.monotonic()
@@ -114,7 +117,7 @@ class Service(Intake):
         super().start()
         self.follow(
             self.served.run(), self.exposures.run(), self.models.run(), self.rules.run(), self.experiments.run(),
-            self.shadows.run(), self.caches.run(), self.feed.follow(),
+            self.controls.run(), self._keep_telling(), self.shadows.run(), self.caches.run(), self.feed.follow(),
         )  # fmt: skip
 
     async def hand_over(self) -> None:
@@ -250,8 +253,18 @@ class Service(Intake):
             said["refused"] = {"plan": flip.plan, "reason": flip.reason}
         return said
 
+    async def _keep_telling(self) -> None:
+        """Whoever reads the shared files asks nobody for ``/metrics``: what is told then is told anyway."""
+        while True:
+            await asyncio.sleep(TELL_S)
+            self._tell()
+
     def expose_metrics(self) -> bytes:
         """The text for Prometheus."""
+        self._tell()
+        return self.metrics.expose()
+
+    def _tell(self) -> None:
         self.caches.tell()
         self.metrics.fold_lag.set(self.fold_lag())
         self.metrics.quality.set(self._pace.quality)
@@ -259,7 +272,6 @@ class Service(Intake):
         self._remotes.show_breakers()
         self.metrics.epoch_age.set(time.monotonic() - self._epoch_at)
         self._tell_new_items()
-        return self.metrics.expose()
 
     def _tell_new_items(self) -> None:
         rules = self.recommender.pipeline.rules

@@ -28,6 +28,7 @@ from headwater.registry.bundle import (
     read_manifest,
     write_bundle,
 )
+from headwater.registry.controls import read_controls
 from headwater.registry.files import Stamp, read_regular, replace_file, stamp, sync_directory, writers_lock
 
 _HISTORY = 200
@@ -60,6 +61,15 @@ class Registry:
         self.path = path
         self._bundles = path / "bundles"
         self._plans = path / "plans"
+
+    @property
+    def frozen(self) -> str:
+        """Why no bundle is to be promoted, by the controls of the data directory that this is in; the empty text: it may be. A rollback always may.
+
+        Raises:
+            ConfigurationError: the controls cannot be read.
+        """
+        return read_controls(self.path.parent).promotion_frozen
 
     def list(self) -> list[Listed]:
         """Every bundle, newest first. The manifests are checked, the files they name are not."""
