@@ -69,7 +69,8 @@ class Traffic:
 
     def copied(self) -> Traffic:
         """The same traffic so far, to go on by itself."""
-        log, terms = MemoryLog(self.log.log_id), self._terms
+        log = MemoryLog(self.log.log_id)
+        terms: tuple[Term, ...] = self._terms
         while (block := self.log.read(log.last_offset)) is not None:
             log.append(Commit(block, terms))
             terms = ()

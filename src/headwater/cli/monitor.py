@@ -35,10 +35,11 @@ log = structlog.get_logger()
 
 def known_metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Kind and labels of every metric that an alert may be about, by name as it is scraped."""
+    from headwater.monitoring.drift_metrics import METRICS
     from headwater.monitoring.metrics import MonitorMetrics
     from headwater.online.metrics import Metrics
 
-    found = dict(OBSERVED)
+    found = OBSERVED | {figure.name: (figure.kind, figure.labels) for figure in METRICS}
     for made in (Metrics(), MonitorMetrics()):
         for metric in vars(made).values():
             if (described := _described(metric)) is not None:

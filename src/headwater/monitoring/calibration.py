@@ -78,10 +78,14 @@ class Calibration:
         state.window_ms = state.window_ms or cells.time_ms
         self._window.add(cells)
 
-    def close(self, now_ms: int) -> Calibrated | None:
-        """Judge the window when it is long enough and has enough places and expected clicks."""
+    def close(self, now_ms: int, *, whole: bool = True) -> Calibrated | None:
+        """Judge the window when it is long enough (which ``whole`` asks for) and has enough places and expected clicks."""
         state, window = self.state, self._window
-        if not state.window_ms or now_ms < state.window_ms + self._window_ms or len(window.rows) < self._least:
+        if (
+            not state.window_ms
+            or len(window.rows) < self._least
+            or (whole and now_ms < state.window_ms + self._window_ms)
+        ):
             return None
         level = level_of_look(self._alpha, state.looks + 1, 1)
         found = calibrated(self._reference, window, level)

@@ -121,10 +121,12 @@ class Compared:
         outside = (cells.values < self._low) | (cells.values > self._high)  # of NaN neither is true
         self._outside += outside.sum(0)
 
-    def close(self, now_ms: int) -> Look | None:
-        """Judge the window when it is over: it is long enough, and has enough rows. One that lacks them for too long is dropped."""
+    def close(self, now_ms: int, *, whole: bool = True) -> Look | None:
+        """Judge the window when it is over: it is long enough (which ``whole`` asks for), and has enough rows. One that lacks them for too
+        long is dropped.
+        """
         state = self.state
-        if not self.complete or not state.window_ms or now_ms < state.window_ms + self._window_ms:
+        if not self.complete or not state.window_ms or (whole and now_ms < state.window_ms + self._window_ms):
             return None
         rows = int(self._window[0].sum())
         if rows < self._settings.min_rows:
