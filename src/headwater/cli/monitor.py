@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NICENESS = 5
 GUARD_WINDOW, GUARD_BEFORE = "1h", "7d"  # as those of `headwater experiments guard`
-ONLINE_ROUNDS = 2  # rounds between two looks at what people do
+ONLINE_ROUNDS, DRIFT_ROUNDS = 2, 4  # rounds from one look at what people do, and at the data, to the next
 
 log = structlog.get_logger()
 
@@ -47,9 +47,11 @@ def known_metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 def observed_metrics() -> list[Described]:
     """What the watches find, which no process counts."""
-    from headwater.monitoring import experiments, online_metrics
+    from headwater.monitoring import drift_metrics, experiments, online_metrics
+    from headwater.prometheus import Described
 
-    return [*experiments.METRICS, *online_metrics.METRICS]
+    data = [Described(*figure) for figure in drift_metrics.METRICS]
+    return [*experiments.METRICS, *online_metrics.METRICS, *data]
 
 
 def rules_of(config: Config) -> tuple[AlertRule, ...]:
@@ -90,6 +92,7 @@ class Following:
 
 def watches_of(chosen: Settings, shift_ms: int) -> list[Watch]:
     """Everything that the monitor looks at, in this order: of a figure that two of them have, the later one's counts."""
+    from headwater.cli.drift import watch_of
     from headwater.cli.experiment_report import metrics_of
     from headwater.monitoring.experiments import ExperimentsWatch
     from headwater.monitoring.online_metrics import OnlineMetrics
@@ -110,6 +113,16 @@ def watches_of(chosen: Settings, shift_ms: int) -> list[Watch]:
         Scrape(lambda: metrics_folders(data)),
         Paced(guarding, parse_duration(config.monitoring.experiments_every), one_by_one),
     ]
+    drift = Following(
+        "drift",
+        data,
+        opened,
+        lambda event_log: watch_of(
+            config, data, event_log, config.monitoring.drift, keep=True, live=config.clock == "wall"
+        ),
+        shift_ms,
+    )
+    watches.append(Paced(drift, DRIFT_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
     if config.monitoring.online.enabled:
         online = Following("online", data, opened, lambda event_log: OnlineMetrics(event_log, config), shift_ms)
         watches.append(Paced(online, ONLINE_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
