@@ -41,9 +41,10 @@ from tests.serving.endless import endless
 ITEMS, USERS, K = 300, 1_500, 10
 DEAR = 0.7  # from this price on people like it
 LIKED, DISLIKED = 0.24, 0.02
-DEADLINE_MS = 600.0
-SLOW_MS = 200.0
-PATIENCE_S = 120.0
+DEADLINE_MS = 3_000.0
+SLOW_MS, WELL_MS = 900.0, 400.0
+PATIENCE_S = 180.0
+FAULTS = 6
 ALERTS = """
 [monitoring]
 enabled = true
@@ -57,7 +58,8 @@ window = "5s"
 min_rows = 200
 
 [[alerts]]
-name = "slow-answers"
+name = "slow-answers"   # what runs beside this makes answers slow, but not that slow
+above = 0.5
 window = "5s"
 at_least = 20
 for = "2s"
@@ -119,8 +121,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     @property
     def good(self) -> bool:
-        """Whether no request failed."""
-        return self.failed == 0
+        """Whether all six came to their end and 99.9% of the requests were answered, at the second try at the latest."""
+        return len(self.cases) == FAULTS and self.failed <= 0.001 * self.requests
 
 
 class People:
@@ -167,12 +169,10 @@ class People:
     def _visit(self, user: str) -> None:
         self.requests += 1
         began = time.monotonic()
-        try:
-            answer = self._http.post("/v1/recommend", json={"user": user, "k": K, "deadline_ms": DEADLINE_MS}).json()
-            items = [item["id"] for item in answer["items"]]
-        except (httpx.HTTPError, KeyError, ValueError):
-            self.failed += 1
+        answer = self._post("/v1/recommend", {"user": user, "k": K, "deadline_ms": DEADLINE_MS})
+        if answer is None:
             return
+        items = [item["id"] for item in answer["items"]]
         self.took_ms.append(1e3 * (time.monotonic() - began))
         chosen = [item for item in items if self._random.random() < self._likes(item)]
         self.lists.append((time.monotonic(), answer["tier"], len(chosen)))
@@ -182,10 +182,17 @@ class People:
             {"event_id": f"{answer['request_id']}-{item}", "type": "click", "user": user, "item": item}
             for item in chosen
         ]
-        try:
-            self._http.post("/v1/events", json=events).raise_for_status()
-        except httpx.HTTPError:
-            self.failed += 1
+        self._post("/v1/events", events)
+
+    def _post(self, path: str, body: Any) -> Any:
+        """The answer, at the second try if that is what it takes; None: there was none."""
+        for _ in range(2):
+            try:
+                return self._http.post(path, json=body).raise_for_status().json()
+            except (httpx.HTTPError, ValueError):
+                time.sleep(0.2)
+        self.failed += 1
+        return None
 
     def _likes(self, item: str) -> float:
         return LIKED if self.prices[int(item.removeprefix("item-"))] >= DEAR else DISLIKED
@@ -395,7 +402,7 @@ def slow_ranker(trial: Trial) -> None:
 
     def recovered() -> bool:
         answered = sorted(trial.people.took_ms)[-2]
-        return read_controls(trial.data).tier_floor == 0 and trial.people.full(1.0) and answered < 100.0
+        return read_controls(trial.data).tier_floor == 0 and trial.people.full(1.0) and answered < WELL_MS
 
     trial.case(
         "slow ranker", "slow-answers", lambda: trial.price(lambda _: turns), recovered,
