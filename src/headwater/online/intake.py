@@ -15,6 +15,7 @@ from headwater.online.access import Access
 from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
 from headwater.online.roles import Role
+from headwater.online.traces import Traces
 from headwater.prometheus import FLUSH_S
 from headwater.schema.config import Config
 from headwater.schema.errors import UnavailableError
@@ -35,6 +36,7 @@ class Intake:
         self.log = log
         self.retiring = False  # another plan is in service: the connections that are left end with their next answer
         self.metrics = Metrics()
+        self.traces: Traces | None = None
         self.access = Access(
             data, config.limits, self.metrics, clock=wall_ms, timer=time.monotonic, origins=config.cors.origins
         )
@@ -63,6 +65,8 @@ class Intake:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.hand_over()
         self.metrics.flush()
+        if self.traces is not None:
+            await asyncio.to_thread(self.traces.shut_down)  # it may wait for the collector
         await self.writer.close()
         self.release()
         if not self.failed.done():
