@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError
@@ -69,8 +69,7 @@ class Traces:
         """``app``, traced; ``route_of`` gives a path's template."""
 
         async def traced(scope: Scope, receive: Receive, send: Send) -> None:
-            parent = self._parent(scope) if scope["type"] == ScopeType.HTTP else None
-            if parent is None:
+            if scope["type"] != ScopeType.HTTP or (parent := self._parent(scope)) is None:
                 await app(scope, receive, send)
                 return
             status, answers, began_ns = 500, list[_Given](), time.time_ns()
@@ -87,7 +86,12 @@ class Traces:
             finally:
                 _ANSWERS.reset(token)
                 self._record(
-                    scope["method"], route_of(scope["path"]), status, answers, (began_ns, time.time_ns()), parent
+                    cast(HTTPScope, scope)["method"],
+                    route_of(scope["path"]),
+                    status,
+                    answers,
+                    (began_ns, time.time_ns()),
+                    parent,
                 )
 
         return traced
@@ -116,7 +120,11 @@ class Traces:
     ) -> None:  # fmt: skip
         from opentelemetry.trace import Status, StatusCode, set_span_in_context
 
-        attributes = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+        attributes: dict[str, str | int] = {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+        }
         root = self._tracer.start_span(f"{method} {route}", parent, self._kind, attributes, start_time=span_ns[0])
         for given in answers:
             self._record_answer(given, set_span_in_context(root, parent))
@@ -129,7 +137,7 @@ class Traces:
 
         query, answer, at_ns = given
         began_ns = at_ns - int(1e6 * answer.took_ms)
-        attributes = {
+        attributes: dict[str, str | int] = {
             "headwater.request_id": query.request_id, "headwater.surface": query.surface, "headwater.tier": answer.tier,
             "headwater.bundle": answer.address.bundle, "headwater.items": len(answer.items),
         }  # fmt: skip
@@ -138,7 +146,7 @@ class Traces:
         for stage, (ms, width, outcome) in answer.trace.items():
             if outcome == "skipped":
                 continue
-            said = {"headwater.items": width, "headwater.outcome": outcome}
+            said: dict[str, str | int] = {"headwater.items": width, "headwater.outcome": outcome}
             part = self._tracer.start_span(stage, inside, attributes=said, start_time=began_ns)
             began_ns += int(1e6 * ms)
             part.end(began_ns)
