@@ -8,6 +8,8 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from headwater.features.plan import Plan
 from headwater.log.client import WriterClient
 from headwater.log.lmdb import LmdbLog
@@ -18,7 +20,9 @@ from headwater.online.roles import Role
 from headwater.online.traces import Traces
 from headwater.prometheus import FLUSH_S
 from headwater.schema.config import Config
-from headwater.schema.errors import UnavailableError
+from headwater.schema.errors import HeadwaterError, UnavailableError
+
+log = structlog.get_logger()
 
 ACK_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 2.0
@@ -104,7 +108,10 @@ class Intake:
     async def _tell_often(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
-            self.tell()
+            try:
+                self.tell()
+            except HeadwaterError as error:  # figures are no reason to end a worker that answers
+                log.warning("figures_not_told", reason=str(error))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A background task that ends has failed: the worker must not go on without it."""

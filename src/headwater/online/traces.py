@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError
@@ -86,7 +86,7 @@ class Traces:
             finally:
                 _ANSWERS.reset(token)
                 self._record(
-                    cast(HTTPScope, scope)["method"],
+                    scope["method"],
                     route_of(scope["path"]),
                     status,
                     answers,
