@@ -290,7 +290,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     raise ConfigurationError(
                         f'surfaces[{index}].sources: There is no source "{source}"{nearest(source, SOURCE_NAMES)}'
                     )
-        for key, url in (("state.url", self.state.url), ("ranker.remote", self.ranker.remote)):
+        for key, url in (
+            ("state.url", self.state.url), ("ranker.remote", self.ranker.remote),
+            ("monitoring.traces.endpoint", self.monitoring.traces.endpoint),
+        ):  # fmt: skip
             check_host(key, url, self.limits.hosts)
         check_webhooks(self.monitoring.webhooks, self.limits.hosts)
         alerts_in_force(self.alerts, DEFAULT_ALERTS if self.monitoring.default_alerts else ())
