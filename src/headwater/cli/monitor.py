@@ -47,9 +47,9 @@ def known_metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 def observed_metrics() -> list[Described]:
     """What the watches find, which no process counts."""
-    from headwater.monitoring import experiments, online_metrics
+    from headwater.monitoring import drift_metrics, experiments, online_metrics
 
-    return [*experiments.METRICS, *online_metrics.METRICS]
+    return [*experiments.METRICS, *online_metrics.METRICS, *drift_metrics.METRICS]
 
 
 def rules_of(config: Config) -> tuple[AlertRule, ...]:
