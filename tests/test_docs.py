@@ -62,6 +62,21 @@ def test_links_lead_to_files(path: Path) -> None:
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
+def anchors(path: Path) -> set[str]:
+    """The anchors that a page's headings give, by the rule that GitHub and the site share."""
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    heads = [re.sub(r"\]\([^)]*\)", "", head) for head in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
+def test_links_of_the_root_lead_to_headings(path: Path) -> None:
+    """Those of docs/ are checked where the site is built."""
+    for target, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        page = path.parent / target if target else path
+        assert anchor in anchors(page), f"{path.name} links to {target}#{anchor}"
+
+
 def test_decision_records_are_numbered_without_gaps_or_repeats() -> None:
     numbers = [path.name[:4] for path in sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))]
     assert numbers == sorted(set(numbers))
