@@ -11,7 +11,7 @@ from headwater.experiments.definitions import parse_experiment
 from headwater.schema.config import known_keys, parse_config
 from headwater.schema.errors import ConfigurationError
 from headwater.simulator.scenario import parse_scenario
-from tests.command_tree import command_tree
+from tests.command_tree import command_options, command_tree
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
@@ -22,6 +22,22 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize("command", command_tree())
 def test_every_command_is_in_the_docs(command: str) -> None:
     assert re.search(rf"\bheadwater {re.escape(command)}\b", TEXT), f"no page mentions `headwater {command}`"
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_command_lines_name_options_that_exist(path: Path) -> None:
+    """Those of blocks and those inside a sentence: the command is there, and so is each ``--option``."""
+    options = command_options()
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^(?:\$ )?(?:\.venv/bin/)?headwater ([a-z][^\n>|&]*)", text, re.MULTILINE)
+    lines += re.findall(r"`headwater ([a-z][^`]*)`", text)
+    for line in lines:
+        command = max((name for name in options if f"{line} ".startswith(f"{name} ")), key=len, default=None)
+        if command is None:
+            assert any(name.startswith(line.split()[0]) for name in options), f"{path.name}: headwater {line}"
+            continue
+        named = re.findall(r"(?<![^\s\[])--[a-z][a-z-]*", line)
+        assert set(named) <= options[command] | {"--help"}, f"{path.name}: headwater {line}"
 
 
 @pytest.mark.parametrize("key", known_keys())
