@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from headwater.experiments.definitions import parse_experiment
-from headwater.schema.config import known_keys, parse_config
+from headwater.schema.config import Config, known_keys, parse_config
 from headwater.schema.errors import ConfigurationError
+from headwater.schema.strict import walk_keys
 from headwater.simulator.scenario import parse_scenario
 from tests.command_tree import command_options, command_tree
 
@@ -50,6 +55,24 @@ def test_the_docs_name_no_key_that_is_gone() -> None:
     tables = {key.rpartition(".")[0].removesuffix("[]") for key in known}
     named = re.findall(r"^\| `([a-z_.\[\]]+)`", CONFIGURATION, re.MULTILINE)
     assert set(named) <= known | tables
+
+
+def default_of(key: str, kind: type) -> Any:
+    """What ``key`` is when a file does not name it: in ``Config()``, or in an entry of a list."""
+    if "[]" not in key:
+        return functools.reduce(getattr, key.split("."), Config())
+    field = next(field for field in msgspec.structs.fields(kind) if field.encode_name == key.rpartition(".")[2])
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+
+
+def test_the_defaults_in_the_docs_are_those_of_the_code() -> None:
+    rows = dict(re.findall(r"^\| `([a-z_.\[\]]+)` \| `([^`]*)` \|", CONFIGURATION, re.MULTILINE))
+    assert len(rows) > 150
+    for key, kind in walk_keys(Config):
+        if key in rows:
+            said = tomllib.loads(f"value = {rows[key]}")["value"]
+            value = msgspec.json.decode(msgspec.json.encode(default_of(key, kind)))
+            assert said == value, f"{key}: the page says {said!r}, the code {value!r}"
 
 
 def test_every_toml_example_loads() -> None:
