@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +28,11 @@ from headwater.cli.options import (
 )
 from headwater.online.roles import PARTS, Part, Role
 from headwater.schema.errors import ConfigurationError, HeadwaterError, UnavailableError
+
+if TYPE_CHECKING:
+    from litestar.types import ASGIApp
+
+    from headwater.online.service import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,5 +281,21 @@ async def _answer(
             orders.control.setblocking(False)
         await run_worker(
             chosen.config, chosen.data, listener, clock=clock, worker=worker, orders=orders, plan_hash=handed.plan,
-            pinned=handed.pinned, role=handed.role,
+            pinned=handed.pinned, role=handed.role, console=_console(chosen, clock),
         )  # fmt: skip
+
+
+def _console(chosen: Settings, clock: Callable[[], int]) -> Callable[[Service], ASGIApp] | None:
+    """What makes the console of a worker; None where the configuration has none."""
+    if not chosen.config.console.enabled:
+        return None
+
+    def made(service: Service) -> ASGIApp:
+        from headwater.console.app import console_app
+        from headwater.online.console import ConsoleKeys, ConsoleLive
+        from headwater.online.keys import wall_ms
+
+        keys, live = ConsoleKeys(service.access), ConsoleLive(service)
+        return console_app(service.config, chosen.data, keys, live, clock=clock, wall=wall_ms)
+
+    return made

@@ -27,8 +27,14 @@ _ROUTES = {path for _, path in SCOPES}
 _PREFIXES = {path[: path.index("{")]: path[path.index("{") :] for path in _ROUTES if "{" in path}
 
 
-def create_app(service: Intake) -> ASGIApp:
-    """The ASGI application that serves ``service``: of the routes those of its role, and those that tell how it is."""
+CONSOLE = "/console"
+
+
+def create_app(service: Intake, console: ASGIApp | None = None) -> ASGIApp:
+    """The ASGI application that serves ``service``: of the routes those of its role, and those that tell how it is.
+
+    ``console`` answers below ``/console``, and looks after its own visitors.
+    """
     routes = [*health_routes(service), *browser_routes()]
     if service.role is not Role.RECOMMEND:
         routes += ingest_routes(service)
@@ -44,17 +50,31 @@ def create_app(service: Intake) -> ASGIApp:
     )
     served: ASGIApp = app if service.role is Role.INGEST else Direct(app, cast(Service, service))
     admitted = Admission(served, service.config, service.metrics)
-    return _measured(with_cors(admitted, service.config.cors.origins), service)
+    api = with_cors(admitted, service.config.cors.origins)
+    return _measured(api if console is None else _beside(api, console), service)
 
 
 def route_of(path: str) -> str:
     """The route's template, for labels: ids never become labels, and unknown paths share one."""
     if path in _ROUTES:
         return path
+    if _is_console(path):
+        return CONSOLE
     for prefix, parameter in _PREFIXES.items():
         if path.startswith(prefix):
             return prefix + parameter
     return "other"
+
+
+def _is_console(path: str) -> bool:
+    return path == CONSOLE or path.startswith(f"{CONSOLE}/")
+
+
+def _beside(api: ASGIApp, console: ASGIApp) -> ASGIApp:
+    async def either(scope: Scope, receive: Receive, send: Send) -> None:
+        await (console if _is_console(scope["path"]) else api)(scope, receive, send)
+
+    return either
 
 
 def _measured(app: ASGIApp, service: Intake) -> ASGIApp:

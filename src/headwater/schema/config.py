@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from headwater.schema.caches import Cache
+from headwater.schema.console import Console
 from headwater.schema.cors import Cors
 from headwater.schema.durations import PATTERN, Delay, Duration, parse_delay, parse_duration
 from headwater.schema.errors import ConfigurationError
@@ -249,6 +250,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     cache: Cache = Cache()
     cors: Cors = Cors()
+    console: Console = Console()
     log: Log = Log()
     retention: Retention = Retention()
     state: State = State()

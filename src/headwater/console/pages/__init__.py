@@ -1,0 +1,24 @@
+"""The pages, a module each: ``ENTRIES`` for the navigation, ``routes(desk)`` for what they answer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from litestar.handlers import HTTPRouteHandler
+
+from headwater.console.desk import Desk, Entry
+from headwater.console.pages import overview
+
+
+class Page(Protocol):
+    """A module of this folder."""
+
+    ENTRIES: tuple[Entry, ...]
+
+    def routes(self, desk: Desk) -> list[HTTPRouteHandler]:
+        """What it answers."""
+        ...
+
+
+PAGES: tuple[Page, ...] = (overview,)
+"""In the order of the navigation."""
