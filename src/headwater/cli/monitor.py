@@ -90,6 +90,7 @@ class Following:
 
 def watches_of(chosen: Settings, shift_ms: int) -> list[Watch]:
     """Everything that the monitor looks at, in this order: of a figure that two of them have, the later one's counts."""
+    from headwater.cli.drift import watch_of
     from headwater.cli.experiment_report import metrics_of
     from headwater.monitoring.experiments import ExperimentsWatch
     from headwater.monitoring.online_metrics import OnlineMetrics
@@ -113,6 +114,12 @@ def watches_of(chosen: Settings, shift_ms: int) -> list[Watch]:
     if config.monitoring.online.enabled:
         online = Following("online", data, opened, lambda event_log: OnlineMetrics(event_log, config), shift_ms)
         watches.append(Paced(online, ONLINE_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
+    drift = Following(
+        "drift", data, opened,
+        lambda event_log: watch_of(config, data, event_log, config.monitoring.drift, keep=True, live=config.clock == "wall"),
+        shift_ms,
+    )  # fmt: skip
+    watches.append(Paced(drift, ONLINE_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
     return watches
 
 
