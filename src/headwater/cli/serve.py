@@ -291,11 +291,13 @@ def _console(chosen: Settings, clock: Callable[[], int]) -> Callable[[Service], 
         return None
 
     def made(service: Service) -> ASGIApp:
+        from headwater.cli.console_looks import looks_of
         from headwater.console.app import console_app
         from headwater.online.console import ConsoleKeys, ConsoleLive
         from headwater.online.keys import wall_ms
 
         keys, live = ConsoleKeys(service.access), ConsoleLive(service)
-        return console_app(service.config, chosen.data, keys, live, clock=clock, wall=wall_ms)
+        looks = looks_of(service, chosen.data, clock)
+        return console_app(service.config, chosen.data, keys, live, looks, clock=clock, wall=wall_ms)
 
     return made

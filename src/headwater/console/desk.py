@@ -13,7 +13,9 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from headwater import __version__
+from headwater.console.apart import Apart
 from headwater.console.guard import VISITOR
+from headwater.console.looks import Looks
 from headwater.console.sessions import Keys, Sessions, Visitor
 from headwater.console.words import FILTERS
 from headwater.schema.config import Config
@@ -54,8 +56,10 @@ class Desk:
     keys: Keys
     sessions: Sessions
     live: Live
+    looks: Looks
     entries: tuple[Entry, ...] = ()
     templates: Environment = field(default_factory=lambda: _templates())
+    apart: Apart = field(default_factory=Apart)
 
     def page(self, request: Call, template: str, *, status: int = 200, **values: Any) -> Response[str]:
         """A whole page, or for htmx what stands in its frame."""

@@ -7,7 +7,7 @@ from typing import Protocol
 from litestar.handlers import HTTPRouteHandler
 
 from headwater.console.desk import Desk, Entry
-from headwater.console.pages import overview
+from headwater.console.pages import catalogue_map, features, items, overview, users
 
 
 class Page(Protocol):
@@ -20,5 +20,5 @@ class Page(Protocol):
         ...
 
 
-PAGES: tuple[Page, ...] = (overview,)
+PAGES: tuple[Page, ...] = (overview, users, items, catalogue_map, features)
 """In the order of the navigation."""
