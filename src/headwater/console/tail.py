@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -100,14 +101,12 @@ class PastList:
 
 @dataclass(slots=True)
 class UserPast:
-    """What the log holds of a user between ``looked.offset`` and where the look began; ``profile`` is the latest, sealed."""
+    """What the log holds of a user between ``looked.offset`` and where the look began."""
 
     looked: LookBack
     events: list[PastEvent] = field(default_factory=list)
     lists: list[PastList] = field(default_factory=list)
     variants: dict[tuple[str, str], int] = field(default_factory=dict)  # the time of the latest exposure
-    profile: bytes | None = None
-    profile_ms: int = 0
 
 
 def user_past(event_log: EventLog, user: int, before: int | None = None, limit_s: float = LIMIT_S) -> UserPast:
@@ -129,12 +128,28 @@ def user_past(event_log: EventLog, user: int, before: int | None = None, limit_s
             elif kind == Kind.EXPOSURE:
                 seen = _exposure(block.payload(row))
                 past.variants.setdefault((seen.experiment, seen.variant), time_ms)
-            elif kind == Kind.PROFILE and past.profile is None:
-                past.profile, past.profile_ms = block.payload(row), time_ms
             if len(past.events) == PAGE or len(past.lists) == PAGE:
                 past.looked.stop_at(int(record["offset"]), int(record["received_ms"]))
                 return past
     return past
+
+
+class Sealed(NamedTuple):
+    """The latest profile of a user that was found, as it stands in the log; None: none was."""
+
+    looked: LookBack
+    profile: bytes | None
+    time_ms: int
+
+
+def user_profile(event_log: EventLog, user: int, before: int | None = None, limit_s: float = LIMIT_S) -> Sealed:
+    """The latest profile of a dense user. Errors as with :func:`user_past`."""
+    looked = LookBack(event_log, before, limit_s)
+    for block in looked:
+        rows = np.flatnonzero((block.records["user"] == user) & (block.records["kind"] == Kind.PROFILE))
+        if len(rows):
+            return Sealed(looked, block.payload(int(rows[-1])), int(block.records["time_ms"][rows[-1]]))
+    return Sealed(looked, None, 0)
 
 
 @dataclass(frozen=True, slots=True)

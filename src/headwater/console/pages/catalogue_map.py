@@ -21,6 +21,10 @@ ENTRIES: tuple[Entry, ...] = (Entry(MAP, "Map of the catalogue", "Look into"),)
 
 COLOURS = 12  # categories with a colour of their own; the rest share one
 _REST = "other"
+_PALETTE = (
+    "#3b7dd8", "#e07b39", "#2e9e6b", "#c2418f", "#8a63d2", "#c9a227", "#1fa3b8", "#d1495b", "#6a8f2f", "#a0623a", "#5566aa", "#d98cb3",
+)  # fmt: skip
+_GREY = "#8b98a3"
 
 
 def routes(desk: Desk) -> list[HTTPRouteHandler]:
@@ -67,7 +71,13 @@ def scatter(drawn: CatalogueMap) -> dict[str, Any]:
                 "href": f"{ROOT}/items/{quote(point.item)}",
             }
         )
-    hidden = {"type": "value", "scale": True, "axisLabel": {"show": False}, "axisTick": {"show": False}}
+    hidden = {
+        "type": "value",
+        "scale": True,
+        "axisLabel": {"show": False},
+        "axisTick": {"show": False},
+        "axisLine": {"show": False},
+    }
     return {
         "grid": {"left": 10, "right": 10, "top": 64, "bottom": 10},
         "legend": {"type": "scroll", "top": 0},
@@ -76,8 +86,14 @@ def scatter(drawn: CatalogueMap) -> dict[str, Any]:
         "yAxis": {**hidden, "splitLine": {"show": False}},
         "dataZoom": [{"type": "inside", "xAxisIndex": 0}, {"type": "inside", "yAxisIndex": 0}],
         "series": [
-            {"name": name, "type": "scatter", "symbolSize": 6, "data": points, "itemStyle": {"opacity": 0.7}}
-            for name, points in groups.items()
+            {
+                "name": name,
+                "type": "scatter",
+                "symbolSize": 6,
+                "data": points,
+                "itemStyle": {"opacity": 0.75, "color": colour},
+            }
+            for (name, points), colour in zip(groups.items(), [*_PALETTE[: len(own)], _GREY], strict=True)
             if points
         ],
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 from litestar import Response, get
@@ -47,17 +46,17 @@ class _Sampled:
 def routes(desk: Desk) -> list[HTTPRouteHandler]:
     """The pages, their parts and charts."""
     sampled = _Sampled(desk)
-    columns = {column.name: column for column in desk.looks.features.columns}
 
     def column_of(name: str) -> FeatureColumn:
-        if name not in columns:
-            raise NotFoundError(_UNKNOWN)
-        return columns[name]
+        for column in desk.looks.features.columns:
+            if column.name == name:
+                return column
+        raise NotFoundError(_UNKNOWN)
 
     @get(FEATURES)
     async def features(request: Call) -> Response[str]:
         return desk.page(
-            request, "features.html", columns=list(columns.values()), plan=desk.looks.features.plan, quote=quote,
+            request, "features.html", columns=desk.looks.features.columns, plan=desk.looks.features.plan,
             text=asked(request, "text").lower(),
         )  # fmt: skip
 
@@ -67,8 +66,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         sample, problem = await _sample(sampled)
         drifts = await desk.apart.run(read_drifts, desk.data)
         return desk.page(
-            request, "features_spread.html", columns=[each for each in columns.values() if _fits(each, text)], sample=sample,
-            problem=problem, drifts=drifts, now_ms=desk.clock(),
+            request, "features_spread.html", sample=sample, problem=problem, drifts=drifts, now_ms=desk.clock(),
+            columns=[each for each in desk.looks.features.columns if _fits(each, text)],
         )  # fmt: skip
 
     @get(FEATURES + "/{name:str}")

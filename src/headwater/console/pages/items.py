@@ -150,18 +150,19 @@ def _fields(state: ItemState | None) -> dict[str, Any]:
         told.pop(name, None)
     if "vector" in told:
         told["vector"] = f"{len(told['vector'])} numbers"
-    return {**told, **told.pop("attributes", {})} if "attributes" in told else told
+    attributes = told.pop("attributes", {})
+    return {**told, **attributes}
 
 
 def _sums(desk: Desk, past: ItemPast) -> dict[str, Any]:
-    """Impressions, positive events, and one over the other."""
+    """Impressions, positive events, and of those since the first of these lists the events for each place."""
     positive = [kind.name for kind in desk.config.events if kind.positive]
-    liked = sum(len(past.events_ms.get(name, ())) for name in positive)
+    times = [time_ms for name in positive for time_ms in past.events_ms.get(name, ())]
+    first_ms = min(past.shown_ms, default=0)
     return {
-        "shown": past.shown,
         "place": float(np.mean(past.places)) if past.places else None,
-        "liked": liked,
-        "rate": liked / past.shown if past.shown else None,
+        "liked": len(times),
+        "rate": sum(time_ms >= first_ms for time_ms in times) / past.shown if past.shown else None,
         "positive": positive,
     }
 

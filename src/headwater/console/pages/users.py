@@ -17,7 +17,7 @@ from litestar.handlers import HTTPRouteHandler
 from headwater.console.desk import HTML, Call, Desk, Entry, NotFoundError, changer_of
 from headwater.console.forms import asked, form_of, number
 from headwater.console.guard import ROOT
-from headwater.console.tail import active_users, user_past
+from headwater.console.tail import active_users, user_past, user_profile
 from headwater.log.identity import UserKey
 from headwater.registry.audit import record
 from headwater.schema.errors import HeadwaterError
@@ -65,10 +65,18 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         key = _key_of(desk, surrogate)
         before = number(asked(request, "before"), 0) or None
         found = await desk.apart.run(user_past, desk.looks.log, key.user, before)
-        profile = _opened(desk, key, found.profile)
         return desk.page(
-            request, "user_past.html", surrogate=f"{key.surrogate:016x}", past=found, profile=profile, before=before,
-            now_ms=desk.clock(),
+            request, "user_past.html", surrogate=f"{key.surrogate:016x}", past=found, before=before, now_ms=desk.clock()
+        )
+
+    @get(PARTS + "/{surrogate:str}/profile")
+    async def profile(request: Call, surrogate: str) -> Response[str]:
+        key = _key_of(desk, surrogate)
+        before = number(asked(request, "before"), 0) or None
+        found = await desk.apart.run(user_profile, desk.looks.log, key.user, before)
+        return desk.page(
+            request, "user_profile.html", surrogate=f"{key.surrogate:016x}", found=found, now_ms=desk.clock(),
+            profile=_opened(desk, key, found.profile),
         )  # fmt: skip
 
     @post(USERS + "/{surrogate:str}/erase", status_code=200)
@@ -90,7 +98,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         shown = desk.text(request, "user_erased.html", certificate=certificate)
         return Response(shown, media_type=HTML, headers={"hx-trigger": json.dumps({"headwater:done": done})})
 
-    return [users, active, user, past, erase]
+    return [users, active, user, past, profile, erase]
 
 
 def _key_of(desk: Desk, surrogate: str) -> UserKey:
@@ -117,7 +125,8 @@ def _opened(desk: Desk, key: UserKey, sealed: bytes | None) -> dict[str, Any] | 
     if plain is None:
         return None
     told: dict[str, Any] = msgspec.to_builtins(_profile(plain))
-    return {**told, **told.pop("attributes", {})} if "attributes" in told else told
+    attributes = told.pop("attributes", {})
+    return {**told, **attributes}
 
 
 def _why_not(desk: Desk, key: UserKey, typed: str, reason: str) -> str | None:
