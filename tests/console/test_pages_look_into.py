@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from headwater.registry.audit import AuditEntry, read_audit
 from tests.console.conftest import Site
-from tests.console.windows import PHONE, Windows, first_paint_ms
+from tests.console.windows import DESKTOP, PHONE, Theme, Windows, first_paint_ms
 
 PATIENCE_MS = 30_000
 FIRST_PAINT_MS = 5_000  # the aim is one second; the machine that runs tests does other things meanwhile
@@ -39,25 +39,24 @@ def _page_of(windows: Windows, user: str) -> Page:
 
 
 @pytest.mark.parametrize(
-    ("path", "name"),
+    ("path", "name", "theme", "size"),
     [
-        ("/console/users", "users"),
-        ("/console/users?id=user-3", "user"),
-        ("/console/items?sort=item_click_6h&text=topic%203", "items"),
-        ("/console/items/item-3", "item"),
-        ("/console/map", "map"),
-        ("/console/features?text=click", "features"),
-        ("/console/features/item_click_rate", "feature"),
+        ("/console/users", "users", "light", PHONE),
+        ("/console/users?id=user-3", "user", "light", DESKTOP),
+        ("/console/users?id=user-3", "user", "dark", PHONE),
+        ("/console/items?sort=item_click_6h&text=topic%203", "items", "dark", DESKTOP),
+        ("/console/items/item-3", "item", "light", DESKTOP),
+        ("/console/items/item-3", "item", "dark", PHONE),
+        ("/console/map", "map", "dark", DESKTOP),
+        ("/console/features?text=click", "features", "light", DESKTOP),
+        ("/console/features/item_click_rate", "feature", "dark", PHONE),
     ],
 )
-def test_the_page_is_sound_on_a_desk_and_on_a_phone(windows: Windows, path: str, name: str) -> None:
-    page = windows.open(path)
+def test_the_page_is_sound(windows: Windows, path: str, name: str, theme: Theme, size: tuple[int, int]) -> None:
+    page = windows.open(path, theme=theme, size=size)
     _loaded(page)
     assert first_paint_ms(page) < FIRST_PAINT_MS
-    windows.assert_sound(page, f"{name}-light")
-    page.emulate_media(color_scheme="dark")
-    page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
-    windows.assert_sound(page, f"{name}-dark-phone")
+    windows.assert_sound(page, f"{name}-{theme}-{size[0]}")
 
 
 def test_a_user_is_found_with_history_profile_state_and_lists(windows: Windows, site: Site) -> None:
@@ -88,7 +87,7 @@ def test_erasing_takes_the_id_and_leaves_a_certificate_and_an_entry_that_names_n
 ) -> None:
     name = "somebody/who wants@to.go"
     site.ingest("/v1/users", {"id": name, "country": "DE"})
-    site.reflected(site.ingest("/v1/events", [{"user": name, "item": "item-1", "type": "click"}]))
+    site.reflected(site.ingest("/v1/events", [{"user": name, "item": "item-21", "type": "click"}]))
     page = _page_of(windows, name)
     _loaded(page)
     page.get_by_role("button", name="Erase this user …").click()
@@ -107,7 +106,7 @@ def test_erasing_takes_the_id_and_leaves_a_certificate_and_an_entry_that_names_n
     expect(page.locator("#erased")).to_contain_text("Certificate", timeout=PATIENCE_MS)
     expect(page.locator("#toasts")).to_contain_text("The user is erased")
     figures = {
-        each.locator("dt").inner_text(): each.locator("dd").inner_text()
+        each.locator("dt").inner_text(): each.locator("dd").first.inner_text()
         for each in page.locator("#erased .figure").all()
     }
     assert (figures["Erased"], figures["Recoverable"], figures["Rows of state left"]) == ("1", "0", "0")
@@ -143,13 +142,13 @@ def test_an_item_is_hidden_shown_and_deleted_with_a_reason(windows: Windows, sit
 
     entry = change("Hide")
     assert (entry.action, entry.subject, entry.reason, entry.by) == ("item.hide", name, "to hide it", "console")
-    expect(head).to_contain_text("hidden")
+    expect(head.locator(".badge")).to_have_text("hidden")
     _await(lambda: not is_listed())
     assert change("Show").action == "item.show"
     expect(head.locator(".badge")).to_have_text("shown")
     _await(is_listed)
     assert change("Delete").action == "item.delete"
-    expect(head).to_contain_text("not in the catalogue")
+    expect(head.locator(".badge")).to_have_text("deleted")
     _await(lambda: not is_listed())
 
 
@@ -165,7 +164,7 @@ def test_the_catalogue_is_searched_filtered_sorted_and_paged(site: Site) -> None
     assert {f"item-{number}" for number in range(60)} <= set(both)
     assert set(items(text="OF TOPIC 7", category="topic-7")) == {f"item-{number}" for number in range(7, 60, 10)}
     assert items(category="no such thing") == []
-    assert items(status="hidden") == ["item-hidden"]
+    assert "item-hidden" in items(status="hidden")
     clicked = items(sort="item_click_3d")
     assert set(clicked[:24]) == {f"item-{(user + 10 * step) % 60}" for user in range(12) for step in (1, 3)}
     assert items(text="item-59") == ["item-59"]
@@ -174,18 +173,18 @@ def test_the_catalogue_is_searched_filtered_sorted_and_paged(site: Site) -> None
 
 
 def test_an_item_page_tells_what_became_of_it(windows: Windows, site: Site) -> None:
-    site.ingest("/v1/events", [{"user": "user-1", "item": "item-4", "type": "skip"}])
-    page = windows.open("/console/items/item-4")
+    site.ingest("/v1/events", [{"user": "user-1", "item": "item-15", "type": "skip"}])
+    page = windows.open("/console/items/item-15")
     _loaded(page)
     figures = {
-        each.locator("dt").inner_text(): each.locator("dd").inner_text()
+        each.locator("dt").inner_text(): each.locator("dd").first.inner_text()
         for each in page.locator("#item-past .figure").all()
     }
     assert int(figures["skip"]) >= 1
     assert int(figures["Positive events"]) >= 1
     expect(page.locator("main")).to_contain_text("cosine of content vectors")
     alike = page.locator("h3", has_text="content").locator("xpath=following-sibling::div[1]")
-    expect(alike.get_by_role("link").first).to_have_text(re.compile(r"of topic 4$"))
+    expect(alike.get_by_role("link").first).to_have_text(re.compile(r"of topic 5$"))
 
 
 def test_a_point_of_the_map_leads_to_its_item(windows: Windows) -> None:

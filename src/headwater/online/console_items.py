@@ -46,6 +46,7 @@ Bools = npt.NDArray[np.bool_]
 SLICE_S = 0.001  # the loop is kept for so long, then given back for so long as the next line says
 BREATH_S = 0.004
 TITLES_FOR_S = 600.0  # titles change seldom; one that a page shows is read anew anyway
+REFLECT_S = 2.0
 PATIENCE_S = 0.4  # a page waits so long for titles that nobody has read yet
 FIGURES = 3  # columns of a page beside the one that it is sorted by
 STATUS: tuple[Status, ...] = ("shown", "hidden", "unpublished", "expired")
@@ -164,7 +165,7 @@ class ConsoleItems:
                     item=ids[item] if item < len(ids) else "",
                     title="" if record is None else record.item.title,
                     categories=[] if record is None else record.item.categories,
-                    status=STATUS[status[at]],
+                    status=_status_word(status[at], record),
                     price=None if record is None else record.item.price,
                     born_ms=born[at],
                     figures=figures[at].tolist(),
@@ -188,7 +189,7 @@ class ConsoleItems:
             item=item,
             number=number,
             record=None if record is None else record.item,
-            status="unknown" if record is None else STATUS[int(_status(rows, row, now_ms)[0])],
+            status=_status_word(int(_status(rows, row, now_ms)[0]), record),
             born_ms=int(_born_ms(rows, row)[0]) if row[0] else 0,
             last_ms=int(rows.i8[row[0], I_CLOCK]) if row[0] else 0,
             offset=view.item_offset,
@@ -230,11 +231,18 @@ class ConsoleItems:
         record = self._service.stores.state.item_record(self.number(item))
         if record is None:
             raise KeyError(item)
-        await self._service.writer.put_items([msgspec.structs.replace(record.item, available=available)])
+        changed = msgspec.structs.replace(record.item, available=available)
+        await self._reflected((await self._service.writer.put_items([changed])).offset)
 
     async def delete(self, item: str) -> None:
         """Take an item out of the catalogue. Raises :class:`UnavailableError`, :class:`RefusedError` of the writer."""
-        await self._service.writer.delete_items([item])
+        await self._reflected((await self._service.writer.delete_items([item])).offset)
+
+    async def _reflected(self, offset: int) -> None:
+        """Wait until the item columns reflect ``offset``, a moment at most: the page is drawn anew behind a change."""
+        until = time.monotonic() + REFLECT_S
+        while self._service.recommender.view.item_offset < offset and time.monotonic() < until:
+            await asyncio.sleep(BREATH_S)
 
     # -- parts -----------------------------------------------------------------------------------------
 
@@ -314,3 +322,9 @@ def _status(rows: Rows, items: Int64, now_ms: int) -> Int64:
     found[published > now_ms] = 2
     found[(rows.u4[items, I_FLAGS] & FLAG_HIDDEN) != 0] = 1
     return found
+
+
+def _status_word(code: int, record: ItemRecord | None) -> Status:
+    if record is None:
+        return "unknown"
+    return "deleted" if STATUS[code] == "hidden" and record.item.available else STATUS[code]

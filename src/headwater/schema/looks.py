@@ -8,7 +8,8 @@ from msgspec import Struct
 
 from headwater.schema.items import Item
 
-Status = Literal["shown", "hidden", "unpublished", "expired", "unknown"]
+Status = Literal["shown", "hidden", "deleted", "unpublished", "expired", "unknown"]
+"""What stands in the way of an item, for everybody. "deleted": it is hidden, and not because its last upsert said so."""
 
 
 class Reading(Struct, frozen=True, kw_only=True):
