@@ -35,7 +35,7 @@ from headwater.online.console_users import Reader
 from headwater.online.service import Service
 from headwater.retrieval.fitted import SearchedSource
 from headwater.retrieval.index import Ranked, best, in_order
-from headwater.retrieval.sources import Asked, Content, CoVisit, Source
+from headwater.retrieval.sources import Asked, CoVisit
 from headwater.schema.items import MAX_CATEGORIES
 from headwater.schema.looks import ItemLine, ItemPage, ItemQuery, ItemState, Neighbour, Neighbours, Status
 
@@ -117,10 +117,7 @@ class ConsoleItems:
         self._service, self._plan = service, service.plan
         self._reader = Reader(service.plan)
         self._titles = Titles(lambda item: service.stores.state.item_record(item))
-        self._sources: tuple[tuple[Source, str], ...] = (
-            (CoVisit(service.config, service.plan), "visited together, decayed"),
-            (Content(service.config, service.plan), "cosine of content vectors"),
-        )
+        self._co_visit = CoVisit(service.config, service.plan)
         self.sorts = [
             column.name for column in self._plan.declared if entity_of(column) in ("item", "item × everybody")
         ]  # fmt: skip
@@ -205,10 +202,11 @@ class ConsoleItems:
         user = stranger(self._plan)
         anchor_user(user, number, self._plan.layout)
         asked = Asked(user, (0, 0), now_ms)
-        found = []
-        for source, measure in self._sources:
-            offer = source.fetch(asked, index)
-            found.append(self._named(source.name, measure, number, offer.ranked, most, offer.why_empty))
+        offer = self._co_visit.fetch(asked, index)
+        found = [self._named("covisit", "visited together, decayed", number, offer.ranked, most, offer.why_empty)]
+        alike = best(index.content[: index.table.count] @ index.content[number], most + 1)
+        why = "" if index.has_content[number] else "it has no content"
+        found.append(self._named("content", "cosine of content vectors", number, alike, most, why))
         model = self._service.recommender.model
         for fitted in () if model is None else model.sources:
             if isinstance(fitted, SearchedSource):

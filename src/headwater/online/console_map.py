@@ -22,7 +22,8 @@ Int64 = npt.NDArray[np.int64]
 
 MOST_POINTS = 2_500
 SEED = 1
-KEPT_S = 600.0  # a map of content vectors is drawn anew after so long; one of a bundle's vectors with the next bundle
+KEPT_S = 600.0  # a map is drawn anew after so long, with the next bundle, or when the catalogue has grown
+GROWN = 1.02
 CONTENT = "content"
 
 
@@ -52,12 +53,24 @@ def projected(vectors: Float32) -> Projected:
     return Projected(centred.astype(np.float64) @ axes, float(values[::-1][:2].sum()) / total if total else 0.0)
 
 
+class _Kept(NamedTuple):
+    """A map, and what it was drawn of."""
+
+    drawn: CatalogueMap
+    bundle: str
+    count: int
+    at: float
+
+    def holds(self, count: int, now: float) -> bool:
+        return count <= GROWN * self.count and now - self.at < KEPT_S
+
+
 class ConsoleMap:
     """Draws the maps of a worker's ``service``, and keeps them."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._kept: dict[tuple[str, str], tuple[float, CatalogueMap]] = {}
+        self._kept: dict[str, _Kept] = {}
 
     def kinds(self) -> list[str]:
         """Whose vectors there are: sources of the bundle in service, and the items' own content."""
@@ -67,11 +80,13 @@ class ConsoleMap:
 
     async def draw(self, kind: str) -> CatalogueMap:
         """The map of the vectors of ``kind``, one of :meth:`kinds`. Raises :class:`UnavailableError`: the state cannot be reached."""
+        recommender = self._service.recommender
+        bundle = "" if recommender.model is None else recommender.model.version
+        count = recommender.view.table.count
+        kept = self._kept.get(kind)
+        if kept is not None and kept.bundle == bundle and kept.holds(count, time.monotonic()):
+            return kept.drawn
         vectors, of = self._vectors(kind)
-        key = (kind, of)
-        kept = self._kept.get(key)
-        if kept is not None and time.monotonic() - kept[0] < KEPT_S:
-            return kept[1]
         items, places, share = await asyncio.to_thread(_laid_out, vectors, self._showable())
         chosen = items
         if len(items) > MOST_POINTS:
@@ -79,8 +94,7 @@ class ConsoleMap:
             chosen, places = items[picked], places[picked]
         points = await self._points(chosen, places)
         made = CatalogueMap(of=of, items=len(items), points=points, kept=share)
-        self._kept = {held: value for held, value in self._kept.items() if held[0] != kind}
-        self._kept[key] = time.monotonic(), made
+        self._kept[kind] = _Kept(made, bundle, count, time.monotonic())
         return made
 
     def _vectors(self, kind: str) -> tuple[Float32, str]:
