@@ -14,6 +14,7 @@ from litestar.exceptions import HTTPException
 
 from headwater import __version__
 from headwater.console.guard import VISITOR
+from headwater.console.planes import Planes
 from headwater.console.sessions import Keys, Sessions, Visitor
 from headwater.console.words import FILTERS
 from headwater.schema.config import Config
@@ -54,6 +55,7 @@ class Desk:
     keys: Keys
     sessions: Sessions
     live: Live
+    planes: Planes
     entries: tuple[Entry, ...] = ()
     templates: Environment = field(default_factory=lambda: _templates())
 

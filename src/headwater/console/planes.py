@@ -1,0 +1,70 @@
+"""What pages ask of the planes and have them do; ``online`` and ``cli`` have it, the program that serves brings both together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from headwater.schema.rule_changes import CheckedRules, ItemAction, Publication, RulesPreview, RulesText
+from headwater.schema.rules import Rule
+
+
+class RulesDesk(Protocol):
+    """The business rules. What reads files or waits for the server blocks, but for ``preview``: call it in a thread."""
+
+    def text(self) -> RulesText:
+        """The rules as they stand in the configuration file."""
+        ...
+
+    def fields(self) -> list[tuple[str, str, str]]:
+        """(name, kind, what it is) of every field that an expression may ask about."""
+        ...
+
+    def check(self, text: str) -> CheckedRules:
+        """What the linter finds in ``text``."""
+        ...
+
+    def publications(self) -> list[Publication]:
+        """What was published from the console, newest first."""
+        ...
+
+    async def preview(self, text: str, lists: int) -> RulesPreview:
+        """What the newest ``lists`` requests would get with the rules of ``text``. Raises ``ConfigurationError``: it has errors."""
+        ...
+
+    def publish(self, text: str, *, by: str, reason: str, expect: str | None = None) -> str:
+        """Bring ``text`` into service, audited; returns its version. ``expect``: what must stand in the file now.
+
+        Raises:
+            ConfigurationError: it has errors, the file was changed meanwhile, or the server did not take it up.
+            UnavailableError: the server is starting.
+        """
+        ...
+
+    def rules_about(self, item: str) -> list[Rule]:
+        """The rules in service that were made for ``item`` alone."""
+        ...
+
+    def act_on_item(
+        self, item: str, action: ItemAction, *, by: str, reason: str, until_ms: int | None = None,
+        factor: float | None = None, position: int = 1, surfaces: Sequence[str] = (),
+    ) -> str:  # fmt: skip
+        """Hide, boost, bury or pin ``item`` by a rule until ``until_ms`` of the log's clock (None: until it is withdrawn), audited.
+
+        Returns the rule's name. ``factor`` is for boost and bury, ``position`` (from 1) for pin. Raises as :meth:`publish` does.
+        """
+        ...
+
+    def withdraw(self, name: str, *, by: str, reason: str) -> None:
+        """Take the rule called ``name`` out of service, audited. Raises as :meth:`publish` does, and when there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """What a page may use beside the files of the data directory. ``config_path`` None: the server runs on the defaults."""
+
+    rules: RulesDesk
+    config_path: Path | None = None
