@@ -99,6 +99,10 @@ def serve(
 
         if role in (Role.ALL, Role.RECOMMEND):
             _check_rules(chosen)
+        if chosen.config.monitoring.enabled:
+            from headwater.cli.monitor import rules_of
+
+            rules_of(chosen.config)
         supervise(chosen, role, host, port, serving.workers if workers is None else workers, shift_ms)
         return
     from headwater.online.supervisor import die_with_supervisor
@@ -113,6 +117,10 @@ def serve(
             _run(lambda stop, _: _load(chosen, _clock(shift_ms), stop))
         elif part is Part.LEARNER:
             _learn(chosen)
+        elif part is Part.MONITOR:
+            from headwater.cli.monitor import monitor
+
+            _run(lambda stop, _: monitor(chosen, stop))
         else:
             handed = Handed(role, listen_fd, control_fd, hold, plan, pinned)
             _run(lambda stop, retire: _answer(chosen, host, port, handed, _clock(shift_ms), worker, stop, retire))

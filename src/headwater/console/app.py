@@ -16,7 +16,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
 from headwater.console.desk import Call, Desk, Live
-from headwater.console.guard import LOGIN, LOGOUT, ROOT, STATIC, Guard, next_page, set_cookie
+from headwater.console.guard import LOGIN, LOGOUT, ROOT, STATIC, Guard, next_page, page_or_root, set_cookie
 from headwater.console.pages import PAGES
 from headwater.console.planes import Planes
 from headwater.console.sessions import Keys, Sessions, console_secret
@@ -68,7 +68,7 @@ def _door(desk: Desk) -> list[HTTPRouteHandler]:
     @post(LOGIN, status_code=303)
     async def login(request: Call) -> Response[str]:
         form = parse_qs((await request.body()).decode("utf-8", "replace"))
-        there = next_page(f"next={form.get('next', [ROOT])[0]}")
+        there = page_or_root(form.get("next", [ROOT])[0])
         key = desk.keys.by_text(form.get("key", [""])[0].strip())
         if key is None:
             problem = "There is no such key, or it has expired or was revoked"

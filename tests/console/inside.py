@@ -1,0 +1,110 @@
+"""The console without a server: its real application, guard and keys on a data directory, asked in process."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from litestar.types import ASGIApp
+
+from headwater.console.app import console_app
+from headwater.console.guard import COOKIE
+from headwater.console.sessions import Sessions, console_secret
+from headwater.online.access import Access
+from headwater.online.console import ConsoleKeys
+from headwater.online.keys import add_key
+from headwater.online.metrics import Metrics
+from headwater.schema.config import Config
+from headwater.schema.keys import Scope
+
+HOST = "console.test"
+
+
+@dataclass
+class Clock:
+    """The wall's time, set by the test."""
+
+    now_ms: int = 1_772_000_000_000
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+@dataclass
+class Quiet:
+    """A server that has nothing to say, or that fails."""
+
+    reasons: list[str] = field(default_factory=list)
+    failure: Exception | None = None
+
+    def health(self) -> Mapping[str, Any]:
+        if self.failure is not None:
+            raise self.failure
+        return {"plan": "0123456789abcdef", "rules": ""}
+
+    async def why_not_ready(self) -> list[str]:
+        return self.reasons
+
+
+class Console:
+    """The console of ``data``, and what a browser would do with it."""
+
+    def __init__(self, data: Path, *, live: Any = None) -> None:
+        self.data, self.clock = data, Clock()
+        self._access = Access(data, Config().limits, Metrics(), clock=self.clock, timer=lambda: 0.0)
+        keys = ConsoleKeys(self._access)
+        self.app: ASGIApp = console_app(Config(), data, keys, live or Quiet(), clock=self.clock, wall=self.clock)
+        self.sessions = Sessions(console_secret(data), keys, self.clock)
+
+    def key(self, name: str, *scopes: Scope, expires_ms: int | None = None) -> str:
+        """The text of a new key, which is in force."""
+        text, _ = add_key(self.data, name, scopes, now_ms=self.clock(), expires_ms=expires_ms)
+        self._access.refresh()
+        return text
+
+    def follow(self) -> None:
+        """Take up what changed in the key file."""
+        self._access.refresh()
+
+    def ask(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, form: Mapping[str, str] | None = None,
+        cookie: str = "", host: str = HOST,
+    ) -> httpx.Response:  # fmt: skip
+        """The answer to one request; redirects are not followed."""
+        sent = {"host": host, **(headers or {})}
+        if cookie:
+            sent["cookie"] = f"{COOKIE}={cookie}"
+
+        async def one() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url=f"https://{host}") as client:
+                return await client.request(method, path, headers=sent, data=form)
+
+        return asyncio.run(one())
+
+    def log_in(self, key: str, *, host: str = HOST) -> str:
+        """The cookie of a new session."""
+        answer = self.ask("POST", "/console/login", form={"key": key}, host=host)
+        assert answer.status_code == 303, answer.text
+        return cookie_of(answer)
+
+    def token(self, cookie: str) -> str:
+        """The token that the pages of a session carry."""
+        found = re.search(r'"X-CSRF-Token": "([0-9a-f]{64})"', self.ask("GET", "/console", cookie=cookie).text)
+        assert found is not None
+        return found[1]
+
+
+def cookie_of(answer: httpx.Response) -> str:
+    """The session that an answer sets."""
+    (said,) = [each for each in answer.headers.get_list("set-cookie") if each.startswith(f"{COOKIE}=")]
+    return said.split(";")[0].partition("=")[2]
+
+
+def scripts_of(html: str) -> Sequence[str]:
+    """What stands between script tags of a page."""
+    return [inside for inside in re.findall(r"<script[^>]*>(.*?)</script>", html, re.DOTALL) if inside.strip()]
