@@ -299,17 +299,13 @@ def _console(chosen: Settings, clock: Callable[[], int]) -> Callable[[Service], 
         return None
 
     def made(service: Service) -> ASGIApp:
+        from headwater.cli.console import planes_of
         from headwater.console.app import console_app
-        from headwater.console.planes import Planes
         from headwater.online.console import ConsoleKeys, ConsoleLive
-        from headwater.online.console_rules import ConsoleRules
         from headwater.online.keys import wall_ms
 
         keys, live = ConsoleKeys(service.access), ConsoleLive(service)
-        rules = ConsoleRules(
-            chosen.data, chosen.config_path, service.plan, lambda: service.recommender.config, clock, wall_ms
-        )
-        planes = Planes(rules=rules, config_path=chosen.config_path)
+        planes = planes_of(chosen, service, clock)
         return console_app(service.config, chosen.data, keys, live, planes, clock=clock, wall=wall_ms)
 
     return made

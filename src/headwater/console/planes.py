@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
+from headwater.schema.config import Config
+from headwater.schema.keys import ApiKey, Scope
 from headwater.schema.rule_changes import CheckedRules, ItemAction, Publication, RulesPreview, RulesText
 from headwater.schema.rules import Rule
 
@@ -62,9 +64,50 @@ class RulesDesk(Protocol):
         ...
 
 
+class KeyRing(Protocol):
+    """The API keys, to be managed; both changes are audited by the page."""
+
+    def keys(self) -> Sequence[ApiKey]:
+        """All that were ever made, revoked ones too. Raises ``ConfigurationError``: they cannot be read."""
+        ...
+
+    def add(self, name: str, scopes: Sequence[Scope], *, expires_ms: int | None, public: bool) -> tuple[str, ApiKey]:
+        """Make one, in force in this worker at once; returns its text, which is kept nowhere. Raises ``ConfigurationError``."""
+        ...
+
+    def revoke(self, number: str) -> ApiKey:
+        """End the key of that id, in this worker at once. Raises ``ConfigurationError``: there is none in use."""
+        ...
+
+
+class Said(NamedTuple):
+    """What a command said: its exit code, the last line of its output, and what it complained of."""
+
+    code: int
+    line: bytes
+    problem: str
+
+
+class Commands(Protocol):
+    """The command line on this data directory, for what takes seconds: in a process of its own, politely, a few at a time."""
+
+    async def run(self, *words: str, most_s: float) -> Said:
+        """Run ``headwater WORDS``. One that takes longer than ``most_s`` is ended: code 124. A caller that goes away ends it too."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Planes:
-    """What a page may use beside the files of the data directory. ``config_path`` None: the server runs on the defaults."""
+    """What a page may use beside the files of the data directory.
+
+    ``plan`` is the hash of the plan in service, ``pipeline`` what ``headwater pipeline show --json`` says, ``config`` the configuration with
+    the rules that are in force. ``config_path`` None: the server runs on the defaults.
+    """
 
     rules: RulesDesk
+    keys: KeyRing
+    commands: Commands
+    plan: str
+    pipeline: Callable[[], Mapping[str, Any]]
+    config: Callable[[], Config]
     config_path: Path | None = None
