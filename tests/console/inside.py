@@ -54,11 +54,13 @@ class Quiet:
 class Console:
     """The console of ``data``, and what a browser would do with it."""
 
-    def __init__(self, data: Path, *, live: Any = None, looks: Any = None) -> None:
+    def __init__(self, data: Path, *, live: Any = None, planes: Any = None, looks: Any = None) -> None:
         self.data, self.clock = data, Clock()
         self._access = Access(data, Config().limits, Metrics(), clock=self.clock, timer=lambda: 0.0)
         keys = ConsoleKeys(self._access)
-        self.app: ASGIApp = console_app(Config(), data, keys, live or Quiet(), looks, clock=self.clock, wall=self.clock)
+        self.app: ASGIApp = console_app(
+            Config(), data, keys, live or Quiet(), planes, looks, clock=self.clock, wall=self.clock
+        )
         self.sessions = Sessions(console_secret(data), keys, self.clock)
 
     def key(self, name: str, *scopes: Scope, expires_ms: int | None = None) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headwater.console.drifts import PSI, SKEW, read_drifts
+from headwater.console.drifts import DRIFTED, PSI, PSI_NULL, SKEW_CHECKED, Drift, read_drifts, read_psi
 from headwater.console.pages.catalogue_map import COLOURS, scatter
-from headwater.console.pages.features import histogram
+from headwater.console.pages.features import histogram, over_time
 from headwater.features.plan import compile_plan
 from headwater.log.batch import ItemRecord
 from headwater.log.identity import LmdbIdentity
@@ -133,15 +133,23 @@ def test_a_store_that_is_away_is_asked_again() -> None:
 
 def test_drifts_come_from_the_history_or_it_is_said_why_not(tmp_path: Path) -> None:
     assert "no history yet" in read_drifts(tmp_path).why_none
+    assert "empty" in over_time(read_psi(tmp_path, "a", 0, 9_000))
     history = History(tmp_path / HISTORY_FILE)
     assert "compared no features" in read_drifts(tmp_path).why_none
-    history.append(
-        5_000, [sample(PSI, 0.1, feature="a", surface="home"), sample(PSI, 0.3, feature="a", surface="cart")]
-    )
-    history.append(6_000, [sample(SKEW, 0.0, feature="b")])
+    for time_ms, psi in ((5_000, 0.1), (6_000, 0.4)):
+        found = [sample(PSI, psi, feature="a"), sample(PSI_NULL, 0.05, feature="a"), sample(DRIFTED, 1.0, feature="a")]
+        history.append(time_ms, [*found, sample(PSI, 0.0, feature="b"), sample(SKEW_CHECKED, 9.0)])
     history.close()
-    found = read_drifts(tmp_path)
-    assert (found.psi, found.skew, found.taken_ms, found.why_none) == ({"a": 0.3}, {"b": 0.0}, 6_000, "")
+    drifts = read_drifts(tmp_path)
+    assert (drifts.taken_ms, drifts.why_none) == (6_000, "")
+    assert drifts.get("a") == Drift(psi=0.4, null=0.05, drifted=True, skew=0.0)
+    assert drifts.get("b") == Drift(psi=0.0, skew=0.0)
+    assert drifts.get("c") == Drift()
+    drawn = over_time(read_psi(tmp_path, "a", 0, 9_000))
+    assert {series["name"]: series["data"] for series in drawn["series"]} == {
+        "PSI": [[5_000, 0.1], [6_000, 0.4]],
+        "chance": [[5_000, 0.05], [6_000, 0.05]],
+    }
 
 
 def test_a_user_is_found_by_the_number_that_history_knows(tmp_path: Path) -> None:

@@ -152,6 +152,33 @@ def test_an_item_is_hidden_shown_and_deleted_with_a_reason(windows: Windows, sit
     _await(lambda: not is_listed())
 
 
+def test_an_item_is_pinned_for_a_while_and_the_rule_withdrawn(windows: Windows, site: Site) -> None:
+    def first() -> str:
+        found: str = site.recommend(user="user-2", k=5, trace=True)["items"][0]["id"]
+        return found
+
+    name = "item-58"
+    assert first() != name
+    page = windows.open(f"/console/items/{name}")
+    rules = page.locator("#item-rules")
+    expect(rules).to_contain_text("it stands where it ranks")
+    rules.get_by_role("button", name="Pin …").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("For how many hours").fill("2")
+    dialog.get_by_label("Why").fill("the launch")
+    dialog.get_by_role("button", name="Pin").click()
+    expect(rules).to_contain_text("pinned at place 1", timeout=PATIENCE_MS)
+    expect(page.locator("#toasts")).to_contain_text(f"{name} is pinned")
+    _await(lambda: first() == name)
+    windows.assert_sound(page)
+    rules.get_by_role("button", name="Withdraw …").click()
+    dialog.get_by_label("Why").fill("it is over")
+    dialog.get_by_role("button", name="Withdraw").click()
+    expect(rules).to_contain_text("it stands where it ranks", timeout=PATIENCE_MS)
+    _await(lambda: first() != name)
+    assert {entry.reason for entry in read_audit(site.data, 10)} >= {"the launch", "it is over"}
+
+
 def test_the_catalogue_is_searched_filtered_sorted_and_paged(site: Site) -> None:
     def items(**query: object) -> list[str]:
         answer = site.http.get("/console/items", params={name: str(value) for name, value in query.items()})

@@ -19,6 +19,7 @@ from headwater.console.desk import Call, Desk, Live
 from headwater.console.guard import LOGIN, LOGOUT, ROOT, STATIC, Guard, next_page, page_or_root, set_cookie
 from headwater.console.looks import Looks
 from headwater.console.pages import PAGES
+from headwater.console.planes import Planes
 from headwater.console.sessions import Keys, Sessions, console_secret
 from headwater.schema.config import Config
 
@@ -34,6 +35,7 @@ def console_app(
     data: Path,
     keys: Keys,
     live: Live,
+    planes: Planes,
     looks: Looks,
     *,
     clock: Callable[[], int],
@@ -46,7 +48,7 @@ def console_app(
     """
     sessions = Sessions(console_secret(data), keys, wall)
     entries = tuple(entry for page in PAGES for entry in page.ENTRIES)
-    desk = Desk(data, config, clock, wall, keys, sessions, live, looks, entries)
+    desk = Desk(data, config, clock, wall, keys, sessions, live, planes, looks, entries)
     routes = [route for page in PAGES for route in page.routes(desk)]
     app = Litestar(
         route_handlers=[*routes, *_door(desk), _static()],

@@ -16,6 +16,7 @@ from headwater import __version__
 from headwater.console.apart import Apart
 from headwater.console.guard import VISITOR
 from headwater.console.looks import Looks
+from headwater.console.planes import Planes
 from headwater.console.sessions import Keys, Sessions, Visitor
 from headwater.console.words import FILTERS
 from headwater.schema.config import Config
@@ -56,6 +57,7 @@ class Desk:
     keys: Keys
     sessions: Sessions
     live: Live
+    planes: Planes
     looks: Looks
     entries: tuple[Entry, ...] = ()
     templates: Environment = field(default_factory=lambda: _templates())

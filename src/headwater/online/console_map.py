@@ -58,11 +58,11 @@ class _Kept(NamedTuple):
 
     drawn: CatalogueMap
     bundle: str
-    count: int
+    table: int  # rows of the item table
     at: float
 
-    def holds(self, count: int, now: float) -> bool:
-        return count <= GROWN * self.count and now - self.at < KEPT_S
+    def holds(self, table: int, now: float) -> bool:
+        return table <= GROWN * self.table and now - self.at < KEPT_S
 
 
 class ConsoleMap:

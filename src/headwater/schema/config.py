@@ -13,14 +13,17 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta, Struct
 
+from headwater.schema.alerts import Alert, alerts_in_force
 from headwater.schema.caches import Cache
 from headwater.schema.console import Console
 from headwater.schema.cors import Cors
+from headwater.schema.default_alerts import DEFAULT_ALERTS
 from headwater.schema.durations import PATTERN, Delay, Duration, parse_delay, parse_duration
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Name
 from headwater.schema.limits import Limits, Overload
 from headwater.schema.models import Gate, Learn, Limit, Models
+from headwater.schema.monitoring import Monitoring, check_webhooks
 from headwater.schema.new_items import NewItems, check_new_items
 from headwater.schema.rules import Rule
 from headwater.schema.stores import Log, Retention, State
@@ -256,6 +259,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     state: State = State()
     tables: tuple[TableSource, ...] = ()
     rules: tuple[Rule, ...] = ()
+    monitoring: Monitoring = Monitoring()
+    alerts: tuple[Alert, ...] = ()
 
     def __post_init__(self) -> None:
         _check_events(self.events)
@@ -287,6 +292,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     )
         for key, url in (("state.url", self.state.url), ("ranker.remote", self.ranker.remote)):
             check_host(key, url, self.limits.hosts)
+        check_webhooks(self.monitoring.webhooks, self.limits.hosts)
+        alerts_in_force(self.alerts, DEFAULT_ALERTS if self.monitoring.default_alerts else ())
         _check_durations(self, "")
         _check_names("tables", [table.name for table in self.tables])
         for index, table in enumerate(self.tables):

@@ -7,7 +7,20 @@ from typing import Protocol
 from litestar.handlers import HTTPRouteHandler
 
 from headwater.console.desk import Desk, Entry
-from headwater.console.pages import catalogue_map, features, items, overview, users
+from headwater.console.pages import (
+    alerts,
+    catalogue_map,
+    configuration,
+    experiments,
+    features,
+    item_rules,
+    items,
+    keys,
+    models,
+    overview,
+    rules,
+    users,
+)
 
 
 class Page(Protocol):
@@ -20,5 +33,7 @@ class Page(Protocol):
         ...
 
 
-PAGES: tuple[Page, ...] = (overview, users, items, catalogue_map, features)
+PAGES: tuple[Page, ...] = (
+    overview, users, items, item_rules, catalogue_map, features, models, experiments, rules, alerts, configuration, keys,
+)  # fmt: skip
 """In the order of the navigation."""

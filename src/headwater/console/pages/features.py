@@ -11,7 +11,7 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from headwater.console.desk import Call, Desk, Entry, NotFoundError
-from headwater.console.drifts import Drifts, read_drifts
+from headwater.console.drifts import Drifts, PsiSeries, read_drifts, read_psi
 from headwater.console.forms import asked
 from headwater.console.guard import ROOT
 from headwater.console.tail import active_users
@@ -23,6 +23,7 @@ ENTRIES: tuple[Entry, ...] = (Entry(FEATURES, "Features", "Look into"),)
 
 KEPT_S = 20.0
 SAMPLE_USERS = 256
+WEEK_MS = 7 * 86_400_000
 _UNKNOWN = "The plan has no feature of that name"
 
 
@@ -89,7 +90,14 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
             return _options({"empty": problem or "There are no items yet"})
         return _options(histogram(sample.columns[name], column.unit))
 
-    return [features, spread, feature, chart]
+    @get(f"{ROOT}/charts/feature-psi/" + "{name:str}")
+    async def psi(name: str) -> Response[bytes]:
+        column_of(name)
+        now_ms = desk.wall()
+        found = await desk.apart.run(read_psi, desk.data, name, now_ms - WEEK_MS, now_ms)
+        return _options(over_time(found))
+
+    return [features, spread, feature, chart, psi]
 
 
 async def _sample(sampled: _Sampled) -> tuple[FeatureSample | None, str]:
@@ -118,3 +126,23 @@ def histogram(spread: Distribution, unit: str) -> dict[str, Any]:
         "yAxis": {"type": "value", "minInterval": 1},
         "series": [{"name": "rows", "type": "bar", "data": spread.counts, "barCategoryGap": "4%"}],
     }
+
+
+def over_time(found: PsiSeries) -> dict[str, Any]:
+    """ECharts: PSI, and what chance alone exceeds seldom."""
+    if found.psi is None:
+        return {"empty": "The monitor has not compared this feature yet"}
+    lines = [("PSI", found.psi, "solid")] + ([("chance", found.null, "dashed")] if found.null is not None else [])
+    return {
+        "grid": {"left": 52, "right": 12, "top": 36, "bottom": 28},
+        "legend": {"top": 0},
+        "xAxis": {"type": "time"},
+        "yAxis": {"type": "value", "scale": False},
+        "series": [
+            {
+                "name": name, "type": "line", "showSymbol": False, "lineStyle": {"type": style},
+                "data": [list(pair) for pair in zip(series.times_ms, series.values, strict=True)],
+            }
+            for name, series, style in lines
+        ],
+    }  # fmt: skip

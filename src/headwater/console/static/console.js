@@ -83,7 +83,9 @@
   document.addEventListener("htmx:sendError", () => toast("The server does not answer", "bad"));
   document.addEventListener("headwater:done", (event) => toast(event.detail.value, "good")); // header HX-Trigger of an answer
 
-  // -- menu, theme, dialogs
+  document.addEventListener("headwater:done", () => document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close()));
+
+  // -- menu, theme, dialogs (data-fills of an opener: fields of its dialog, as a query)
   document.addEventListener("click", (event) => {
     const toggle = event.target.closest("[data-toggle]");
     if (toggle) {
@@ -97,7 +99,11 @@
       redraw();
     }
     const opener = event.target.closest("[data-opens]");
-    if (opener) document.getElementById(opener.dataset.opens).showModal();
+    if (opener) {
+      const dialog = document.getElementById(opener.dataset.opens);
+      for (const [name, value] of new URLSearchParams(opener.dataset.fills || "")) dialog.querySelector(`[name="${name}"]`).value = value;
+      dialog.showModal();
+    }
     const closer = event.target.closest("[data-closes]");
     if (closer) closer.closest("dialog").close();
   });
