@@ -7,7 +7,7 @@ from typing import Protocol
 from litestar.handlers import HTTPRouteHandler
 
 from headwater.console.desk import Desk, Entry
-from headwater.console.pages import alerts, configuration, experiments, keys, models, overview, rules
+from headwater.console.pages import alerts, audit, configuration, experiments, keys, models, overview, rules
 
 
 class Page(Protocol):
@@ -20,5 +20,5 @@ class Page(Protocol):
         ...
 
 
-PAGES: tuple[Page, ...] = (overview, models, experiments, rules, alerts, configuration, keys)
+PAGES: tuple[Page, ...] = (overview, models, experiments, rules, alerts, configuration, keys, audit)
 """In the order of the navigation."""

@@ -149,7 +149,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         if not metric:
             return forest(_intervals(chosen), percent=True)
         variant = request.query_params.get("variant", "")
-        path = next((one["path"] for one in chosen if (one["metric"], one["variant"]) == (metric, variant)), [])
+        path: list[dict[str, Any]] = next((one["path"] for one in chosen if (one["metric"], one["variant"]) == (metric, variant)), [])
         return closing_in(path, unit="users of both variants")
 
     @post(EXPERIMENTS + "/check", status_code=200)
