@@ -300,13 +300,12 @@ def _console(chosen: Settings, clock: Callable[[], int]) -> Callable[[Service], 
 
     def made(service: Service) -> ASGIApp:
         from headwater.cli.console import planes_of
-        from headwater.cli.console_looks import looks_of
         from headwater.console.app import console_app
         from headwater.online.console import ConsoleKeys, ConsoleLive
         from headwater.online.keys import wall_ms
 
         keys, live = ConsoleKeys(service.access), ConsoleLive(service)
-        planes, looks = planes_of(chosen, service, clock), looks_of(service, chosen.data, clock)
-        return console_app(service.config, chosen.data, keys, live, planes, looks, clock=clock, wall=wall_ms)
+        planes = planes_of(chosen, service, clock)
+        return console_app(service.config, chosen.data, keys, live, planes, clock=clock, wall=wall_ms)
 
     return made

@@ -17,7 +17,6 @@ from litestar.types import ASGIApp
 
 from headwater.console.desk import Call, Desk, Live
 from headwater.console.guard import LOGIN, LOGOUT, ROOT, STATIC, Guard, next_page, page_or_root, set_cookie
-from headwater.console.looks import Looks
 from headwater.console.pages import PAGES
 from headwater.console.planes import Planes
 from headwater.console.sessions import Keys, Sessions, console_secret
@@ -36,7 +35,6 @@ def console_app(
     keys: Keys,
     live: Live,
     planes: Planes,
-    looks: Looks,
     *,
     clock: Callable[[], int],
     wall: Callable[[], int],
@@ -48,7 +46,7 @@ def console_app(
     """
     sessions = Sessions(console_secret(data), keys, wall)
     entries = tuple(entry for page in PAGES for entry in page.ENTRIES)
-    desk = Desk(data, config, clock, wall, keys, sessions, live, planes, looks, entries)
+    desk = Desk(data, config, clock, wall, keys, sessions, live, planes, entries)
     routes = [route for page in PAGES for route in page.routes(desk)]
     app = Litestar(
         route_handlers=[*routes, *_door(desk), _static()],

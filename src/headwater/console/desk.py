@@ -58,10 +58,14 @@ class Desk:
     sessions: Sessions
     live: Live
     planes: Planes
-    looks: Looks
     entries: tuple[Entry, ...] = ()
     templates: Environment = field(default_factory=lambda: _templates())
     apart: Apart = field(default_factory=Apart)
+
+    @property
+    def looks(self) -> Looks:
+        """Users, items and features as the server sees them."""
+        return self.planes.looks
 
     def page(self, request: Call, template: str, *, status: int = 200, **values: Any) -> Response[str]:
         """A whole page, or for htmx what stands in its frame."""

@@ -56,7 +56,7 @@ class ChangedList(Struct, frozen=True):
 
 class RulesPreview(Struct, frozen=True):
     """What other rules would change. ``lists`` requests were asked again, of those at hand, until ``at_ms``; ``changed`` of them get
-    another list, ``shortened`` a shorter one, ``emptied`` none at all. ``examples`` are the first that change; ``titles`` of their items.
+    another list, ``shortened`` a shorter one, ``emptied`` none at all. ``examples`` are the first that change.
     ``unasked`` says why nothing could be asked ("": it was).
     """
 
@@ -66,7 +66,6 @@ class RulesPreview(Struct, frozen=True):
     shortened: int = 0
     emptied: int = 0
     examples: tuple[ChangedList, ...] = ()
-    titles: dict[str, str] = {}
     bundle: str = ""
     unasked: str = ""
 

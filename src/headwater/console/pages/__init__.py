@@ -9,6 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 from headwater.console.desk import Desk, Entry
 from headwater.console.pages import (
     alerts,
+    audit,
     catalogue_map,
     configuration,
     experiments,
@@ -34,6 +35,6 @@ class Page(Protocol):
 
 
 PAGES: tuple[Page, ...] = (
-    overview, users, items, item_rules, catalogue_map, features, models, experiments, rules, alerts, configuration, keys,
+    overview, users, items, item_rules, catalogue_map, features, models, experiments, rules, alerts, configuration, keys, audit,
 )  # fmt: skip
 """In the order of the navigation."""

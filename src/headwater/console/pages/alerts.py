@@ -1,4 +1,4 @@
-"""Alerts and actions: how the rules stand, what fired, the controls that people and alerts move, and who changed what."""
+"""Alerts and actions: how the rules stand, what fired, the controls that people and alerts move, and the last changes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from msgspec import Struct
 from headwater.console.changes import RefusedError, done, form_of, refusing
 from headwater.console.desk import Call, Desk, Entry, changer_of
 from headwater.console.guard import ROOT
+from headwater.console.pages.audit import AUDIT_REACH, UNDOABLE, undone
 from headwater.monitoring.actions import Actions
 from headwater.monitoring.alerts import AlertState
 from headwater.monitoring.history import HISTORY_FILE, History, HistoryError, Series
 from headwater.monitoring.standing import Ack, acknowledge, read_ack, read_standing
-from headwater.registry.audit import AuditEntry, read_audit
+from headwater.registry.audit import read_audit
 from headwater.registry.controls import change_controls, read_controls
 from headwater.schema.alerts import AlertRule, alerts_in_force
 from headwater.schema.config import Config
@@ -27,14 +28,12 @@ from headwater.schema.controls import LOWEST_TIER
 from headwater.schema.default_alerts import DEFAULT_ALERTS
 from headwater.schema.durations import parse_duration
 
-ALERTS, AUDIT = f"{ROOT}/alerts", f"{ROOT}/audit"
-ENTRIES: tuple[Entry, ...] = (Entry(ALERTS, "Alerts and actions", "Run"), Entry(AUDIT, "Audit", "Manage"))
+ALERTS = f"{ROOT}/alerts"
+ENTRIES: tuple[Entry, ...] = (Entry(ALERTS, "Alerts and actions", "Run"),)
 FIRING = "headwater_alert_firing"
 PAST_MS = 7 * 86_400_000
-ENTRIES_SHOWN, FIRINGS_SHOWN = 100, 50
-AUDIT_REACH = 2_000
+CHANGES_SHOWN, FIRINGS_SHOWN = 20, 50
 LATE_ROUNDS = 6
-_UNDONE_HERE = {"controls.change", "bundle.rollback", "experiment.stop"}
 _ORDER = ("firing", "pending", "missing", "ok", "off")
 
 
@@ -64,7 +63,7 @@ class Firing(Struct, frozen=True):
 
 
 def routes(desk: Desk) -> list[HTTPRouteHandler]:
-    """The page, its parts, what it changes, and the whole audit log."""
+    """The page, its parts, and what it changes."""
     actions = Actions(desk.data, desk.config, lambda: desk.planes.plan)
 
     @get(ALERTS)
@@ -120,29 +119,19 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
             entry = await asyncio.to_thread(actions.undo, form.get("entry"), by=by, reason=reason, now_ms=desk.wall())
         return done(f"{entry.subject} is as it was before")
 
-    @get(AUDIT)
-    async def audit(request: Call) -> Response[str]:
-        wanted = request.query_params.get("what", "").strip()
-        entries = await asyncio.to_thread(read_audit, desk.data, AUDIT_REACH)
-        shown = [each for each in entries if _is_about(each, wanted)]
-        return desk.page(
-            request, "admin/audit.html", entries=shown[:ENTRIES_SHOWN], undone=_undone(entries), undoable=_UNDONE_HERE,
-            what=wanted, total=len(shown), reach=AUDIT_REACH, whole=len(entries) < AUDIT_REACH, shown=ENTRIES_SHOWN,
-        )  # fmt: skip
-
-    return [alerts, firings, controls, notice, undo, audit]
+    return [alerts, firings, controls, notice, undo]
 
 
 def _all(desk: Desk) -> dict[str, Any]:
     """What the page shows."""
-    standing, entries = read_standing(desk.data), read_audit(desk.data, ENTRIES_SHOWN)
+    standing, entries = read_standing(desk.data), read_audit(desk.data, AUDIT_REACH)
     now_ms, monitoring = desk.wall(), desk.config.monitoring
     late = now_ms - standing.time_ms > LATE_ROUNDS * parse_duration(monitoring.every)
     rows = _rows(desk.data, rules_of(desk.config), standing.states)
     counts = {word: sum(row.standing == word for row in rows) for word in _ORDER}
     return {
-        "rows": rows, "counts": counts, "controls": read_controls(desk.data), "entries": entries[:20],
-        "undone": _undone(entries), "undoable": _UNDONE_HERE, "now_ms": now_ms, "standing_ms": standing.time_ms,
+        "rows": rows, "counts": counts, "controls": read_controls(desk.data), "changes": entries[:CHANGES_SHOWN],
+        "undone": undone(entries), "undoable": UNDOABLE, "now_ms": now_ms, "standing_ms": standing.time_ms,
         "monitor": "off" if not monitoring.enabled else "away" if late else "on", "tiers": range(LOWEST_TIER + 1),
         "tier_names": [tier["name"] for tier in desk.planes.pipeline()["tiers"]],
     }  # fmt: skip
@@ -159,8 +148,8 @@ def _rows(data: Path, rules: Sequence[AlertRule], states: Sequence[AlertState]) 
         by_rule[state.alert].append(state)
     rows = []
     for rule in rules:
-        found = by_rule[rule.name] if rule.enabled else []
-        for state in found or [None]:
+        found: Sequence[AlertState | None] = by_rule[rule.name] if rule.enabled else ()
+        for state in found or (None,):
             ack = read_ack(data, state.incident) if state is not None and state.state == "firing" else None
             rows.append(Row(rule, state, ack))
     return sorted(rows, key=lambda row: _ORDER.index(row.standing))
@@ -189,17 +178,6 @@ def _stretches(series: Series) -> list[Firing]:
         found.append((since, None))
     said = series.labels
     return [Firing(said["alert"], said.get("group", ""), said.get("severity", ""), *stretch) for stretch in found]
-
-
-def _undone(entries: Sequence[AuditEntry]) -> dict[str, AuditEntry]:
-    """By the id of an entry the one that took it back."""
-    return {entry.undoes: entry for entry in entries if entry.undoes}
-
-
-def _is_about(entry: AuditEntry, wanted: str) -> bool:
-    return not wanted or any(
-        wanted.lower() in text.lower() for text in (entry.by, entry.action, entry.subject, entry.reason, entry.id)
-    )
 
 
 def _number(text: str, what: str, kind: type[int | float]) -> int | float:

@@ -116,7 +116,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         return desk.page(request, "admin/exposed.html", found=found)
 
     @get(EXPERIMENTS + "/run/{name:str}")
-    async def experiment(request: Call, name: str) -> Response[str]:
+    async def experiment(request: Call) -> Response[str]:
+        name: str = request.path_params["name"]
         try:
             found, text = await asyncio.to_thread(_one, desk, name)
         except ExperimentError as error:
@@ -129,7 +130,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         )  # fmt: skip
 
     @get(EXPERIMENTS + "/run/{name:str}/report")
-    async def report(request: Call, name: str) -> Response[str]:
+    async def report(request: Call) -> Response[str]:
+        name: str = request.path_params["name"]
         try:
             found = await asyncio.to_thread(store.read_experiment, desk.data, name)
         except ExperimentError as error:
@@ -140,7 +142,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         return desk.page(request, template, judged=judged, experiment=found, window=window)
 
     @get(EXPERIMENTS + "/run/{name:str}/chart")
-    async def chart(request: Call, name: str) -> Chart:
+    async def chart(request: Call) -> Chart:
+        name: str = request.path_params["name"]
         window, metric = request.query_params.get("window", ""), request.query_params.get("metric", "")
         judged = kept.latest(("report", name, window))
         if judged is None or judged.report is None:
@@ -149,7 +152,9 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         if not metric:
             return forest(_intervals(chosen), percent=True)
         variant = request.query_params.get("variant", "")
-        path = next((one["path"] for one in chosen if (one["metric"], one["variant"]) == (metric, variant)), [])
+        path: list[dict[str, Any]] = next(
+            (one["path"] for one in chosen if (one["metric"], one["variant"]) == (metric, variant)), []
+        )
         return closing_in(path, unit="users of both variants")
 
     @post(EXPERIMENTS + "/check", status_code=200)
@@ -176,7 +181,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         return done(f"{made.name} is a draft: start it, and users come in")
 
     @post(EXPERIMENTS + "/run/{name:str}/start", status_code=200)
-    async def start(request: Call, name: str) -> Response[str]:
+    async def start(request: Call) -> Response[str]:
+        name: str = request.path_params["name"]
         form = await form_of(request)
         reason, by, said = form.reason, changer_of(request), form.get("share")
         try:
@@ -201,7 +207,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         return done(f"{name} runs with {what}")
 
     @post(EXPERIMENTS + "/run/{name:str}/stop", status_code=200)
-    async def stop(request: Call, name: str) -> Response[str]:
+    async def stop(request: Call) -> Response[str]:
+        name: str = request.path_params["name"]
         form = await form_of(request)
         reason, by = form.reason, changer_of(request)
         with refusing():

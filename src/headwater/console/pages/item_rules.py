@@ -39,11 +39,14 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         item, surface = form.get("item", ""), form.get("surface", "")
         try:
             action, factor, until_ms = _wish(form, desk.clock())
+        except ValueError as error:
+            return _refused(str(error))
+        try:
             await asyncio.to_thread(
                 desk.planes.rules.act_on_item, item, action, by=changer_of(request), reason=form.get("reason", ""), until_ms=until_ms,
                 factor=factor, position=number(form.get("position", ""), 1), surfaces=(surface,) if surface else (),
             )  # fmt: skip
-        except (HeadwaterError, ValueError) as error:
+        except HeadwaterError as error:
             return _refused(str(error))
         return _said(await _part(desk, request, item), f"{item} is {_DONE[action]}")
 

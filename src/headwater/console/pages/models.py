@@ -66,7 +66,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         return desk.page(request, "admin/compare.html", versions=versions, groups=_grouped(changes))
 
     @get(MODELS + "/card/{version:str}")
-    async def card(request: Call, version: str) -> Response[str]:
+    async def card(request: Call) -> Response[str]:
+        version: str = request.path_params["version"]
         try:
             found = await asyncio.to_thread(_card, registry, desk.planes.plan, version)
         except HeadwaterError as error:
@@ -74,7 +75,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         return desk.page(request, "admin/card.html", **found)
 
     @get(MODELS + "/card/{version:str}/segments")
-    async def segments(version: str) -> Chart:
+    async def segments(request: Call) -> Chart:
+        version: str = request.path_params["version"]
         try:
             found = await asyncio.to_thread(_card, registry, desk.planes.plan, version)
         except HeadwaterError as error:

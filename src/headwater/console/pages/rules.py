@@ -66,7 +66,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         return done(f"Rules {version or '(none)'} are in service")
 
     @get(RULES + "/version/{moment:str}")
-    async def version(request: Call, moment: str) -> Response[str]:
+    async def version(request: Call) -> Response[str]:
+        moment: str = request.path_params["moment"]
         found = _published(await asyncio.to_thread(rules.publications), moment)
         return desk.page(request, "admin/rules_version.html", found=found)
 
