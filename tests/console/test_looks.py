@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +25,12 @@ from headwater.online.console_map import projected
 from headwater.schema.config import Config
 from headwater.schema.items import Item
 from headwater.schema.looks import CatalogueMap, MapPoint
+
+
+def _run(looking: Coroutine[Any, Any, None]) -> None:
+    """In a thread: where a browser was opened before, this one has a loop already."""
+    with ThreadPoolExecutor(1) as apart:
+        apart.submit(asyncio.run, looking).result()
 
 
 def test_the_map_is_the_first_two_principal_components() -> None:
@@ -109,7 +118,7 @@ def test_titles_are_read_once_and_again_when_they_are_old() -> None:
         assert len(read) == 10
         assert titles.found("of 1000", 6).sum() == 4
 
-    asyncio.run(look())
+    _run(look())
 
 
 def test_a_store_that_is_away_is_asked_again() -> None:
@@ -128,7 +137,7 @@ def test_a_store_that_is_away_is_asked_again() -> None:
         await titles.follow(["", "a"], 2)
         assert len(titles) == 1
 
-    asyncio.run(look())
+    _run(look())
 
 
 def test_drifts_come_from_the_history_or_it_is_said_why_not(tmp_path: Path) -> None:
