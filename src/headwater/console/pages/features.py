@@ -72,7 +72,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         )  # fmt: skip
 
     @get(FEATURES + "/{name:str}")
-    async def feature(request: Call, name: str) -> Response[str]:
+    async def feature(request: Call) -> Response[str]:
+        name = request.path_params["name"]
         column = column_of(name)
         sample, problem = await _sample(sampled)
         drifts: Drifts = await desk.apart.run(read_drifts, desk.data)
@@ -83,7 +84,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         )  # fmt: skip
 
     @get(CHARTS + "/{name:str}")
-    async def chart(name: str) -> Response[bytes]:
+    async def chart(request: Call) -> Response[bytes]:
+        name = request.path_params["name"]
         column = column_of(name)
         sample, problem = await _sample(sampled)
         if sample is None or name not in sample.columns:
@@ -91,7 +93,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         return _options(histogram(sample.columns[name], column.unit))
 
     @get(f"{ROOT}/charts/feature-psi/" + "{name:str}")
-    async def psi(name: str) -> Response[bytes]:
+    async def psi(request: Call) -> Response[bytes]:
+        name = request.path_params["name"]
         column_of(name)
         now_ms = desk.wall()
         found = await desk.apart.run(read_psi, desk.data, name, now_ms - WEEK_MS, now_ms)

@@ -53,7 +53,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         return desk.page(request, "users_active.html", users=found, looked=looked, now_ms=desk.clock())
 
     @get(USERS + "/{surrogate:str}")
-    async def user(request: Call, surrogate: str) -> Response[str]:
+    async def user(request: Call) -> Response[str]:
+        surrogate = request.path_params["surrogate"]
         key, now_ms = _key_of(desk, surrogate), desk.clock()
         state, problem = _state(desk, key, now_ms)
         return desk.page(
@@ -61,7 +62,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         )  # fmt: skip
 
     @get(PARTS + "/{surrogate:str}/past")
-    async def past(request: Call, surrogate: str) -> Response[str]:
+    async def past(request: Call) -> Response[str]:
+        surrogate = request.path_params["surrogate"]
         key = _key_of(desk, surrogate)
         before = number(asked(request, "before"), 0) or None
         found = await desk.apart.run(user_past, desk.looks.log, key.user, before)
@@ -70,7 +72,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         )
 
     @get(PARTS + "/{surrogate:str}/profile")
-    async def profile(request: Call, surrogate: str) -> Response[str]:
+    async def profile(request: Call) -> Response[str]:
+        surrogate = request.path_params["surrogate"]
         key = _key_of(desk, surrogate)
         before = number(asked(request, "before"), 0) or None
         found = await desk.apart.run(user_profile, desk.looks.log, key.user, before)
@@ -80,7 +83,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         )  # fmt: skip
 
     @post(USERS + "/{surrogate:str}/erase", status_code=200)
-    async def erase(request: Call, surrogate: str) -> Response[str]:
+    async def erase(request: Call) -> Response[str]:
+        surrogate = request.path_params["surrogate"]
         key, form = _key_of(desk, surrogate), await form_of(request)
         typed, reason = form.get("id", ""), form.get("reason", "")
         if (problem := _why_not(desk, key, typed, reason)) is not None:
