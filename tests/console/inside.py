@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from litestar.types import ASGIApp
 
 from headwater.console.app import console_app
+from headwater.console.desk import Live
 from headwater.console.guard import COOKIE
 from headwater.console.sessions import Sessions, console_secret
 from headwater.online.access import Access
@@ -20,6 +21,7 @@ from headwater.online.console import ConsoleKeys
 from headwater.online.keys import add_key
 from headwater.online.metrics import Metrics
 from headwater.schema.config import Config
+from headwater.schema.errors import UnavailableError
 from headwater.schema.keys import Scope
 
 HOST = "console.test"
@@ -35,10 +37,20 @@ class Clock:
         return self.now_ms
 
 
+class Away:
+    """A part that nothing of is there."""
+
+    async def pulse(self) -> Any:
+        raise UnavailableError("nothing is there")
+
+
 @dataclass
 class Quiet:
     """A server that has nothing to say, or that fails."""
 
+    play: Any = field(default_factory=Away)
+    past: Any = field(default_factory=Away)
+    planes: Any = field(default_factory=Away)
     reasons: list[str] = field(default_factory=list)
     failure: Exception | None = None
 
@@ -54,7 +66,7 @@ class Quiet:
 class Console:
     """The console of ``data``, and what a browser would do with it."""
 
-    def __init__(self, data: Path, *, live: Any = None) -> None:
+    def __init__(self, data: Path, *, live: Live | None = None) -> None:
         self.data, self.clock = data, Clock()
         self._access = Access(data, Config().limits, Metrics(), clock=self.clock, timer=lambda: 0.0)
         keys = ConsoleKeys(self._access)
@@ -81,7 +93,9 @@ class Console:
             sent["cookie"] = f"{COOKIE}={cookie}"
 
         async def one() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url=f"https://{host}") as client:
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(cast(Any, self.app)), base_url=f"https://{host}"
+            ) as client:
                 return await client.request(method, path, headers=sent, data=form)
 
         return asyncio.run(one())

@@ -295,7 +295,7 @@ def _console(chosen: Settings, clock: Callable[[], int]) -> Callable[[Service], 
         from headwater.online.console import ConsoleKeys, ConsoleLive
         from headwater.online.keys import wall_ms
 
-        keys, live = ConsoleKeys(service.access), ConsoleLive(service)
+        keys, live = ConsoleKeys(service.access), ConsoleLive(service, chosen.data)
         return console_app(service.config, chosen.data, keys, live, clock=clock, wall=wall_ms)
 
     return made

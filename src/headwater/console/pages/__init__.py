@@ -7,7 +7,7 @@ from typing import Protocol
 from litestar.handlers import HTTPRouteHandler
 
 from headwater.console.desk import Desk, Entry
-from headwater.console.pages import overview
+from headwater.console.pages import overview, playground, why
 
 
 class Page(Protocol):
@@ -20,5 +20,5 @@ class Page(Protocol):
         ...
 
 
-PAGES: tuple[Page, ...] = (overview,)
+PAGES: tuple[Page, ...] = (overview, playground, why)
 """In the order of the navigation."""
