@@ -299,10 +299,13 @@ class ConsoleItems:
         others = ranked.items != number
         ranked = in_order(ranked.items[others], np.ascontiguousarray(ranked.scores[others], np.float32), most)
         numbers: list[Any] = ranked.items.tolist()
-        items = [
-            Neighbour(item=self.name(other), title=title, score=score)
-            for other, title, score in zip(numbers, self.titles(numbers), ranked.scores.tolist(), strict=True)
-        ]
+        items = []
+        for other, score in zip(numbers, ranked.scores.tolist(), strict=True):
+            record = self._service.stores.state.item_record(other)
+            title, categories = ("", []) if record is None else (record.item.title, record.item.categories)
+            items.append(
+                Neighbour(item=self.name(other), title=title, category=next(iter(categories), ""), score=score)
+            )
         return Neighbours(name=name, measure=measure, items=items, why_none=why or ("" if items else "nothing near it"))
 
 

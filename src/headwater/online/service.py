@@ -252,6 +252,11 @@ class Service(Intake):
 
     def expose_metrics(self) -> bytes:
         """The text for Prometheus."""
+        self.tell_metrics()
+        return self.metrics.expose()
+
+    def tell_metrics(self) -> None:
+        """Bring up to date what is told only when somebody asks."""
         self.caches.tell()
         self.metrics.fold_lag.set(self.fold_lag())
         self.metrics.quality.set(self._pace.quality)
@@ -259,7 +264,6 @@ class Service(Intake):
         self._remotes.show_breakers()
         self.metrics.epoch_age.set(time.monotonic() - self._epoch_at)
         self._tell_new_items()
-        return self.metrics.expose()
 
     def _tell_new_items(self) -> None:
         rules = self.recommender.pipeline.rules

@@ -123,6 +123,7 @@ class Neighbour(Struct, frozen=True, kw_only=True):
 
     item: str
     title: str
+    category: str
     score: float
 
 

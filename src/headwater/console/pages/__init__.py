@@ -19,8 +19,10 @@ from headwater.console.pages import (
     keys,
     models,
     overview,
+    playground,
     rules,
     users,
+    why,
 )
 
 
@@ -35,6 +37,6 @@ class Page(Protocol):
 
 
 PAGES: tuple[Page, ...] = (
-    overview, users, items, item_rules, catalogue_map, features, models, experiments, rules, alerts, configuration, keys, audit,
+    overview, playground, why, users, items, item_rules, catalogue_map, features, models, experiments, rules, alerts, configuration, keys, audit,
 )  # fmt: skip
 """In the order of the navigation."""
