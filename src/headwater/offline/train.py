@@ -10,7 +10,6 @@ import numpy as np
 from msgspec import Struct
 
 from headwater.evaluation.checks import mismatches
-from headwater.evaluation.gate import GateReport
 from headwater.evaluation.heldout import Stretch, held_out_stretch
 from headwater.evaluation.walk import Before
 from headwater.features.fold import Unseal
@@ -23,6 +22,7 @@ from headwater.offline.fit import Fitted, fit
 from headwater.offline.publish import Publication, publish_and_promote
 from headwater.offline.tables.history import Lookup, TableOrigins
 from headwater.registry.bundle import ManifestFields
+from headwater.registry.listing import GateReport
 from headwater.registry.registry import Registry
 from headwater.retrieval.vectors.choice import IndexChoice
 from headwater.schema.config import Config
