@@ -62,7 +62,8 @@ class Console:
 
     def __init__(self, data: Path, *, live: Any = None, config: Config | None = None, path: Path | None = None) -> None:
         self.data, self.clock = data, Clock()
-        config, plan = config or Config(), compile_plan(config or Config())
+        config = Config() if config is None else config
+        plan = compile_plan(config)
         self._access = Access(data, Config().limits, Metrics(), clock=self.clock, timer=lambda: 0.0)
         keys = ConsoleKeys(self._access)
         planes = Planes(
