@@ -13,11 +13,13 @@ import typer
 
 from headwater import __version__
 from headwater.cli import (
+    alerts,
     archive,
     backup,
     bench,
     capacity,
     closed_loop,
+    controls,
     demo,
     doctor,
     erase,
@@ -44,7 +46,7 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, experiments, models, learn, serve, keys, recommend, explain, pipeline, ladder, exploration, ope,
+    init, importing, train, evaluate, experiments, models, learn, serve, alerts, controls, keys, recommend, explain, pipeline, ladder, exploration, ope,
     rules, features, archive, backup, erase, bench, closed_loop, capacity, demo, doctor,
 )  # fmt: skip
 
