@@ -43,6 +43,9 @@ class Away:
     async def pulse(self) -> Any:
         raise UnavailableError("nothing is there")
 
+    async def newest(self, limit: int, surface: str, user: int) -> Any:
+        raise UnavailableError(f"no {limit} lists of {surface} for {user}: nothing is there")
+
 
 @dataclass
 class Quiet:
