@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from litestar.types import ASGIApp
 
 from headwater.cli.console import CommandLine
 from headwater.console.app import console_app
+from headwater.console.desk import Live
 from headwater.console.guard import COOKIE
 from headwater.console.planes import Planes
 from headwater.console.sessions import Sessions, console_secret
@@ -25,6 +26,7 @@ from headwater.online.console_rules import ConsoleRules
 from headwater.online.keys import add_key
 from headwater.online.metrics import Metrics
 from headwater.schema.config import Config
+from headwater.schema.errors import UnavailableError
 from headwater.schema.keys import Scope
 from headwater.serving.stages import described
 
@@ -41,10 +43,23 @@ class Clock:
         return self.now_ms
 
 
+class Away:
+    """A part that nothing of is there."""
+
+    async def pulse(self) -> Any:
+        raise UnavailableError("nothing is there")
+
+    async def newest(self, limit: int, surface: str, user: int) -> Any:
+        raise UnavailableError(f"no {limit} lists of {surface} for {user}: nothing is there")
+
+
 @dataclass
 class Quiet:
     """A server that has nothing to say, or that fails."""
 
+    play: Any = field(default_factory=Away)
+    past: Any = field(default_factory=Away)
+    planes: Any = field(default_factory=Away)
     reasons: list[str] = field(default_factory=list)
     failure: Exception | None = None
 
@@ -60,7 +75,9 @@ class Quiet:
 class Console:
     """The console of ``data``, and what a browser would do with it."""
 
-    def __init__(self, data: Path, *, live: Any = None, config: Config | None = None, path: Path | None = None) -> None:
+    def __init__(
+        self, data: Path, *, live: Live | None = None, config: Config | None = None, path: Path | None = None
+    ) -> None:
         self.data, self.clock = data, Clock()
         config = Config() if config is None else config
         plan = compile_plan(config)
@@ -94,7 +111,9 @@ class Console:
             sent["cookie"] = f"{COOKIE}={cookie}"
 
         async def one() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url=f"https://{host}") as client:
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(cast(Any, self.app)), base_url=f"https://{host}"
+            ) as client:
                 return await client.request(method, path, headers=sent, data=form)
 
         return asyncio.run(one())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from headwater.console.guard import SESSION_MS, next_page
-from headwater.console.sessions import SIGNING_FILE, console_secret
+from headwater.console.guard import next_page
+from headwater.console.sessions import SESSION_MS, SIGNING_FILE, console_secret
 from headwater.online.keys import revoke_key
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.keys import Scope

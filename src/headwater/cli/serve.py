@@ -306,7 +306,7 @@ def _console(chosen: Settings, clock: Callable[[], int]) -> Callable[[Service], 
         from headwater.online.console import ConsoleKeys, ConsoleLive
         from headwater.online.keys import wall_ms
 
-        keys, live = ConsoleKeys(service.access), ConsoleLive(service)
+        keys, live = ConsoleKeys(service.access), ConsoleLive(service, chosen.data)
         planes = planes_of(chosen, service, clock)
         return console_app(service.config, chosen.data, keys, live, planes, clock=clock, wall=wall_ms)
 

@@ -7,7 +7,18 @@ from typing import Protocol
 from litestar.handlers import HTTPRouteHandler
 
 from headwater.console.desk import Desk, Entry
-from headwater.console.pages import alerts, audit, configuration, experiments, keys, models, overview, rules
+from headwater.console.pages import (
+    alerts,
+    audit,
+    configuration,
+    experiments,
+    keys,
+    models,
+    overview,
+    playground,
+    rules,
+    why,
+)
 
 
 class Page(Protocol):
@@ -20,5 +31,7 @@ class Page(Protocol):
         ...
 
 
-PAGES: tuple[Page, ...] = (overview, models, experiments, rules, alerts, configuration, keys, audit)
+PAGES: tuple[Page, ...] = (
+    overview, playground, why, models, experiments, rules, alerts, configuration, keys, audit,
+)  # fmt: skip
 """In the order of the navigation."""
