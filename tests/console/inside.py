@@ -49,6 +49,9 @@ class Away:
     async def pulse(self) -> Any:
         raise UnavailableError("nothing is there")
 
+    async def newest(self, limit: int, surface: str, user: int) -> Any:
+        raise UnavailableError(f"no {limit} lists of {surface} for {user}: nothing is there")
+
 
 @dataclass
 class Quiet:
@@ -76,7 +79,8 @@ class Console:
         self, data: Path, *, live: Live | None = None, config: Config | None = None, path: Path | None = None, looks: Any = None
     ) -> None:  # fmt: skip
         self.data, self.clock = data, Clock()
-        config, plan = config or Config(), compile_plan(config or Config())
+        config = Config() if config is None else config
+        plan = compile_plan(config)
         self._access = Access(data, Config().limits, Metrics(), clock=self.clock, timer=lambda: 0.0)
         keys = ConsoleKeys(self._access)
         planes = Planes(

@@ -5,7 +5,6 @@ There is no second pipeline and no second opinion: what is said here was told by
 
 from __future__ import annotations
 
-
 import math
 from dataclasses import dataclass, replace
 from typing import Literal
