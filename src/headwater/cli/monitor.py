@@ -48,10 +48,8 @@ def known_metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
 def observed_metrics() -> list[Described]:
     """What the watches find, which no process counts."""
     from headwater.monitoring import drift_metrics, experiments, online_metrics
-    from headwater.prometheus import Described
 
-    data = [Described(*figure) for figure in drift_metrics.METRICS]
-    return [*experiments.METRICS, *online_metrics.METRICS, *data]
+    return [*experiments.METRICS, *online_metrics.METRICS, *drift_metrics.METRICS]
 
 
 def rules_of(config: Config) -> tuple[AlertRule, ...]:
@@ -113,19 +111,15 @@ def watches_of(chosen: Settings, shift_ms: int) -> list[Watch]:
         Scrape(lambda: metrics_folders(data)),
         Paced(guarding, parse_duration(config.monitoring.experiments_every), one_by_one),
     ]
-    drift = Following(
-        "drift",
-        data,
-        opened,
-        lambda event_log: watch_of(
-            config, data, event_log, config.monitoring.drift, keep=True, live=config.clock == "wall"
-        ),
-        shift_ms,
-    )
-    watches.append(Paced(drift, DRIFT_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
     if config.monitoring.online.enabled:
         online = Following("online", data, opened, lambda event_log: OnlineMetrics(event_log, config), shift_ms)
         watches.append(Paced(online, ONLINE_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
+    drift = Following(
+        "drift", data, opened,
+        lambda event_log: watch_of(config, data, event_log, config.monitoring.drift, keep=True, live=config.clock == "wall"),
+        shift_ms,
+    )  # fmt: skip
+    watches.append(Paced(drift, DRIFT_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
     return watches
 
 
