@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from headwater.cli.options import configure_logging
 from headwater.features.plan import compile_plan
+from headwater.features.statistics import STATISTICS_FILE, Statistics
 from headwater.learning.gbdt import GbdtParams, fit_gbdt
 from headwater.monitoring.actions import Actions
 from headwater.monitoring.history import HISTORY_FILE, History
@@ -273,7 +274,9 @@ class Trial:
             rows, labels, np.full(1_000, 4), None, columns=self.plan.columns, params=GbdtParams(trees=30, leaves=8), seed=1,
             num_threads=1,
         )  # fmt: skip
-        return {MODEL_FILE: text}
+        statistics = Statistics.of_plan(self.plan)
+        statistics.update(rows)
+        return {MODEL_FILE: text, STATISTICS_FILE: statistics.encode()}
 
     @property
     def in_service(self) -> str | None:
