@@ -23,6 +23,7 @@ import httpx
 import msgspec
 import numpy as np
 from msgspec import Struct
+from onnxruntime import InferenceSession, SessionOptions
 
 from headwater.cli.options import configure_logging
 from headwater.features.plan import compile_plan
@@ -31,6 +32,7 @@ from headwater.learning.gbdt import GbdtParams, fit_gbdt
 from headwater.monitoring.actions import Actions
 from headwater.monitoring.history import HISTORY_FILE, History
 from headwater.monitoring.standing import read_standing
+from headwater.ranking.deep import DEEP_FILE
 from headwater.ranking.gbdt import MODEL_FILE
 from headwater.registry.audit import AuditEntry, read_audit
 from headwater.registry.bundle import DataRange, ManifestFields
@@ -45,7 +47,6 @@ LIKED, DISLIKED = 0.24, 0.02
 DEADLINE_MS = 3_000.0
 SLOW_MS, WELL_MS = 900.0, 400.0
 PATIENCE_S = 180.0
-FAULTS = 6
 ALERTS = """
 [monitoring]
 enabled = true
@@ -62,7 +63,7 @@ min_rows = 200
 name = "slow-answers"   # what runs beside this makes answers slow, but not that slow
 above = 0.5
 window = "5s"
-at_least = 20
+at_least = 3             # slow answers are few: who asks waits
 for = "2s"
 clear_for = "2s"
 cooldown = "5s"
@@ -115,6 +116,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """All cases, requests that failed meanwhile, and what the monitor cost: its share of a core over the whole run."""
 
     cases: list[Case]
+    faults: int
     requests: int
     failed: int
     monitor_share: float
@@ -122,8 +124,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     @property
     def good(self) -> bool:
-        """Whether all six came to their end and 99.9% of the requests were answered, at the second try at the latest."""
-        return len(self.cases) == FAULTS and self.failed <= 0.001 * self.requests
+        """Whether all came to their end and 99.9% of the requests were answered, at the second try at the latest."""
+        return len(self.cases) == self.faults and self.failed <= 0.001 * self.requests
 
 
 class People:
@@ -387,20 +389,33 @@ def constant_feature(trial: Trial) -> None:
     )  # fmt: skip
 
 
+def _one_thread() -> SessionOptions:
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    return options
+
+
+def turns_of(graph: bytes, columns: tuple[str, ...]) -> float:
+    """How many turns of the loop in ``graph`` take this machine :data:`SLOW_MS`."""
+    session, rows, turns = InferenceSession(graph, _one_thread()), np.zeros((200, len(columns)), np.float32), 256.0
+    while True:
+        rows[:, columns.index("item_price")] = turns
+        took_ms = float("inf")  # the shortest of some: what runs beside this makes it longer
+        for _ in range(5):
+            began = time.thread_time()
+            session.run(None, {"features": rows})
+            took_ms = min(took_ms, 1e3 * (time.thread_time() - began))
+        if took_ms > SLOW_MS / 10.0:
+            return turns * SLOW_MS / took_ms
+        turns *= 4.0
+
+
 def slow_ranker(trial: Trial) -> None:
     """The ranker takes long over what upstream sends, until that is mended; meanwhile nobody waits for it."""
-    bundle = trial.publish(endless(trial.plan.columns, "item_price"), "deep", 1_772_000_003_000)
+    files = endless(trial.plan.columns, "item_price")
+    turns = turns_of(files[DEEP_FILE], trial.plan.columns)
+    bundle = trial.publish(files, "deep", 1_772_000_003_000)
     trial.until(lambda: trial.running.recommend(k=1)["model"] == bundle, "the other ranker")
-    turns, took_ms = 500.0, 0.0
-    while took_ms < 0.8 * SLOW_MS:  # how many turns of its loop that is depends on the machine
-        turns *= min(4.0, SLOW_MS / max(took_ms, 1.0))
-        trial.running.reflected(
-            trial.running.ingest("/v1/items", [{**item, "price": turns} for item in catalogue(ITEMS)[:1]])
-        )
-        began = time.monotonic()
-        trial.running.recommend(k=1, candidates=["item-0"], deadline_ms=10_000.0, trace=True)
-        took_ms = 1e3 * (time.monotonic() - began)
-    trial.price(dear_and_cheap)
     trial.until(lambda: trial.people.full(1.0), "full lists of the other ranker")
 
     def recovered() -> bool:
@@ -435,6 +450,7 @@ def run(folder: Path, *, rate: float, seed: int, only: Sequence[str] = ()) -> Ou
         memory = memory_mb(running)
     return Outcome(
         cases=trial.cases,
+        faults=len(only) or len(faults),
         requests=people.requests,
         failed=people.failed,
         monitor_share=round(share, 4),
