@@ -50,8 +50,8 @@ DEFAULT_ALERTS: tuple[AlertRule, ...] = (
         actions=("retrain",), cooldown="1d", text="the bundle in service was made more than a week ago",
     ),
     AlertRule(
-        name="feature-drifted", metric="headwater_features_drifted", above=0.5, missing="ok", severity="warning", actions=("freeze_promotion",),
-        restore_after="1h", text="features are not distributed as they were when the bundle came into service",
+        name="feature-drifted", metric="headwater_features_drifted", above=0.5, missing="ok", severity="warning",
+        text="features are not distributed as they were when the bundle came into service",
     ),
     AlertRule(
         name="score-drifted", metric="headwater_score_drifted", above=0.5, missing="ok", severity="warning",
