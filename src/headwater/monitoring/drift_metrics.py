@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from headwater.prometheus import Described
 
 _FEATURE, _TYPE, _SLICE = ("feature",), ("type",), ("slice",)
 
 
-class Figure(NamedTuple):
-    """What a figure is: name, kind, labels, and what it says."""
-
-    name: str
-    kind: Literal["gauge"]
-    labels: tuple[str, ...]
-    says: str
-
-
-def _gauge(name: str, labels: tuple[str, ...], says: str) -> Figure:
-    return Figure(f"headwater_{name}", "gauge", labels, says)
+def _gauge(name: str, labels: tuple[str, ...], says: str) -> Described:
+    return Described(f"headwater_{name}", "gauge", labels, says)
 
 
 METRICS = (

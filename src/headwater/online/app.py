@@ -95,7 +95,7 @@ def _measured(app: ASGIApp, service: Intake) -> ASGIApp:
         try:
             await app(scope, receive, noting)
         finally:
-            requests.labels(route_of(scope["path"]), str(status)).observe(time.perf_counter() - began)
+            requests[route_of(scope["path"]), str(status)].observe(time.perf_counter() - began)
 
     return measured
 

@@ -15,6 +15,7 @@ from headwater.online.access import Access
 from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
 from headwater.online.roles import Role
+from headwater.prometheus import FLUSH_S
 from headwater.schema.config import Config
 from headwater.schema.errors import UnavailableError
 
@@ -44,8 +45,8 @@ class Intake:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Follow the key file. Requests may come once this returns."""
-        self.follow(self.access.run())
+        """Follow the key file, tell the figures. Requests may come once this returns."""
+        self.follow(self.access.run(), self._tell_often())
 
     def follow(self, *parts: Coroutine[Any, Any, None]) -> None:
         """Run ``parts`` until :meth:`close`; the process must not go on without one of them."""
@@ -61,6 +62,7 @@ class Intake:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.hand_over()
+        self.metrics.flush()
         await self.writer.close()
         self.release()
         if not self.failed.done():
@@ -88,7 +90,17 @@ class Intake:
 
     def expose_metrics(self) -> bytes:
         """The text for Prometheus."""
+        self.tell()
         return self.metrics.expose()
+
+    def tell(self) -> None:
+        """Bring the figures to where every process can show them."""
+        self.metrics.flush()
+
+    async def _tell_often(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            self.tell()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A background task that ends has failed: the worker must not go on without it."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import structlog
-from prometheus_client import Counter
 
 from headwater.features.paths import feed_socket, read_flip
 from headwater.features.plan import Plan
@@ -21,11 +20,12 @@ from headwater.log.commands import ServedEntry
 from headwater.online.admission import another_turn, place_given_up, waited_ms
 from headwater.online.caches import CacheKeeper, Caches, result_lists
 from headwater.online.controls import ControlsWatch
+from headwater.online.counting import AnswerCounts
 from headwater.online.experiments import ExperimentsWatch
 from headwater.online.explain import Explaining
 from headwater.online.feed import FoldFeed
+from headwater.online.freshness import Freshness
 from headwater.online.intake import Intake
-from headwater.online.metrics import Labelled
 from headwater.online.models import ModelWatch
 from headwater.online.recommender import Asked, Recommender
 from headwater.online.remotes import RemoteParts
@@ -37,19 +37,19 @@ from headwater.online.stores import Stores
 from headwater.online.warm import warm_up
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError, UnavailableError
-from headwater.schema.requests import RecommendRequest, RecommendResponse
+from headwater.schema.feed import Changes, Position
+from headwater.schema.requests import RecommendRequest
 from headwater.serving.explain import Question
 from headwater.serving.lists import LastLists
 from headwater.serving.pace import MeasuredPace
 from headwater.serving.pipeline import Conditions
-from headwater.serving.request import Answer, served_list
+from headwater.serving.request import served_list
 from headwater.serving.scorer import ThreadScorer
 
 log = structlog.get_logger()
 
 READY_LAG = 10_000  # records that state may be behind the log
 FLUSH_S = 5.0
-TELL_S = 2.0
 STATE_AGAIN_S = 0.25  # a store that could not be reached is asked again after so long
 
 _encode_json = msgspec.json.Encoder().encode
@@ -74,15 +74,7 @@ class Service(Intake):
         self.clock = clock
         self._data = data
         metrics = self.metrics
-        self._tier_of: Labelled[tuple[int, str], Counter] = Labelled(
-            lambda key: metrics.tiers.labels(str(key[0]), key[1])
-        )
-        self._stage_of = Labelled(metrics.stages.labels)
-        self._source_of = Labelled(metrics.candidates.labels)
-        self._outcome_of: Labelled[tuple[str, str], Counter] = Labelled(lambda key: metrics.stage_outcomes.labels(*key))
-        self._width_of = Labelled(metrics.stage_items.labels)
-        self._scorer, self._pace, self._stalls = ThreadScorer(), MeasuredPace(), 0
-        self._rule_of = Labelled(metrics.rules.labels)
+        self._scorer, self._pace = ThreadScorer(), MeasuredPace()
         results, last = result_lists(config.cache), LastLists()
         conditions = Conditions(self._scorer, self._pace, last, results, config.ladder.walk)
         self.recommender = Recommender(config, plan, stores.log.vocabulary(), stores.identity, stores.view, conditions)
@@ -92,9 +84,12 @@ class Service(Intake):
         self.caches = CacheKeeper(caches, metrics, clock)
         self.feed = FoldFeed(
             feed_socket(data, plan.hash), on_epoch=self._refresh, on_connect=self._check_state,
-            on_changes=self.caches.follow, on_lost=self.caches.lose,
+            on_changes=self._folded, on_lost=self.caches.lose,
         )  # fmt: skip
         self._remotes = RemoteParts(metrics, stores.state, self.writer, self._scorer)
+        self._counts = AnswerCounts(metrics, self._scorer)
+        types = [kind.name for kind in config.events]
+        self._freshness = Freshness(metrics, stores.log, stores.view, types, clock=clock)
         self.served, self.exposures = ServedLog(self.writer, metrics), ExposureLog(self.writer, metrics)
         self._explaining = Explaining(config, data)
         self.models = ModelWatch(data / "models", config, plan, self.recommender, self.metrics)
@@ -117,7 +112,7 @@ class Service(Intake):
         super().start()
         self.follow(
             self.served.run(), self.exposures.run(), self.models.run(), self.rules.run(), self.experiments.run(),
-            self.controls.run(), self._keep_telling(), self.shadows.run(), self.caches.run(), self.feed.follow(),
+            self.controls.run(), self.shadows.run(), self.caches.run(), self.feed.follow(),
         )  # fmt: skip
 
     async def hand_over(self) -> None:
@@ -192,7 +187,7 @@ class Service(Intake):
         now_ms = self.clock()
         answer = self.recommender.answer(asked, now_ms)
         response = self.recommender.response(asked, answer, notes)
-        self._count(asked, answer, response)
+        self._counts.count(asked, answer)
         if asked.choices:
             for exposure in self.experiments.exposures(asked, now_ms):
                 self.exposures.add(exposure)
@@ -204,32 +199,8 @@ class Service(Intake):
             variants = {choice.experiment: choice.variant for choice in asked.choices}
             payload = _encode_served(served_list(asked.query, answer, sampled=sampled, experiments=variants))
             self.served.add(ServedEntry(asked.user.user, asked.user.surrogate, payload))
-            self._stage_of["log"].observe(time.perf_counter() - began)
+            self._counts.log(time.perf_counter() - began)
         return _encode_json(response)
-
-    def _count(self, asked: Asked, answer: Answer, response: RecommendResponse) -> None:
-        self._tier_of[response.tier, asked.query.surface].inc()
-        for stage, lap in answer.trace.items():
-            if lap.outcome != "skipped":
-                self._stage_of[stage].observe(lap.ms / 1e3)
-            if lap.outcome != "ok":
-                self._outcome_of[stage, lap.outcome].inc()
-            if lap.width:
-                self._width_of[stage].inc(lap.width)
-        if answer.walked:
-            self.metrics.walked.labels(str(answer.walked)).inc()
-        if answer.explored is not None:
-            self.metrics.explored.labels(asked.query.surface).inc()
-        if answer.promised is not None:
-            self.metrics.new_item_places.labels(asked.query.surface).inc(sum(answer.promised.kept))
-        if (stalls := self._scorer.stalls) > self._stalls:
-            self.metrics.stalls.inc(stalls - self._stalls)
-            self._stalls = stalls
-        self._remotes.count(self.recommender.model)
-        for source, width in answer.widths.items():
-            self._source_of[source].inc(width)
-        for rule, count in answer.rules.items():
-            self._rule_of[rule].inc(count)
 
     # -- state -----------------------------------------------------------------------------------------
 
@@ -253,25 +224,19 @@ class Service(Intake):
             said["refused"] = {"plan": flip.plan, "reason": flip.reason}
         return said
 
-    async def _keep_telling(self) -> None:
-        """Whoever reads the shared files asks nobody for ``/metrics``: what is told then is told anyway."""
-        while True:
-            await asyncio.sleep(TELL_S)
-            self._tell()
-
-    def expose_metrics(self) -> bytes:
-        """The text for Prometheus."""
-        self._tell()
-        return self.metrics.expose()
-
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Bring up to date what is not counted as it happens."""
         self.caches.tell()
-        self.metrics.fold_lag.set(self.fold_lag())
+        self._freshness.tell(self.fold_lag())
         self.metrics.quality.set(self._pace.quality)
-        self._remotes.count(self.recommender.model)
+        model = self.recommender.model
+        if model is not None:
+            self.metrics.model_age.set(max(0, self.clock() - model.created_ms) / 1e3)
+        self._remotes.count(model)
         self._remotes.show_breakers()
         self.metrics.epoch_age.set(time.monotonic() - self._epoch_at)
         self._tell_new_items()
+        super().tell()
 
     def _tell_new_items(self) -> None:
         rules = self.recommender.pipeline.rules
@@ -279,6 +244,10 @@ class Service(Intake):
             standing = rules.budget.standing(self.recommender.view, self.clock())
             for state in ("promised", "reached", "behind", "stopped"):
                 self.metrics.new_items.labels(state).set(getattr(standing, state))
+
+    def _folded(self, position: Position, changes: Changes) -> None:
+        self.caches.follow(position, changes)
+        self._freshness.heard(position)
 
     def _refresh(self) -> None:
         began = time.perf_counter()

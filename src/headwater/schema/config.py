@@ -319,6 +319,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             drawn=self.sources.fresh.order == "thompson",
             log_served=self.serving.log_served,
         )
+        if (dwell := self.monitoring.online.dwell) and dwell not in names:
+            raise ConfigurationError(
+                f'monitoring.online.dwell: There is no event type "{dwell}"{nearest(dwell, names)}'
+            )
         for name in self.limits.user_events_per_hour:
             if name not in names:
                 raise ConfigurationError(

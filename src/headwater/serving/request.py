@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from headwater.schema.requests import Address, Explored, Promised, ServedList, ServedQuery
 from headwater.serving.run import Lap
+from headwater.serving.stages import Outcome
 
 NO_MODEL = "none"
 
@@ -63,7 +64,7 @@ class Answer:
     A reason may hold ``{item}``, which stands for the item ``causes[i]``. ``features`` are the assembled
     rows of the items, ``float32[k, d]`` (empty when nothing was assembled), ``modelled`` what the fitted sources of the
     bundle think of them, ``float32[k, sources]``. ``trace`` is what each stage did, in order;
-    ``widths`` candidates by source; ``rules`` what each rule of the configuration that acted did (``serving.rules``).
+    ``widths`` candidates by source, ``missed`` the sources that were not asked or failed; ``rules`` what each rule of the configuration that acted did (``serving.rules``).
     ``walked`` is the tier that the request walked on purpose, 0: none; ``quality`` the share of the full widths that it got,
     ``rules_version`` says which rules there were ("": none). ``explored`` says how the list was drawn, None: it was not; ``promised`` which
     places could go to promised new items, None: none. ``teams`` has a byte for each place of a list that two variants drafted in turns
@@ -83,6 +84,7 @@ class Answer:
     context: list[int]
     trace: dict[str, Lap]
     widths: dict[str, int]
+    missed: dict[str, Outcome] = field(default_factory=dict)
     rules: dict[str, int] = field(default_factory=dict)
     walked: int = 0
     quality: float = 1.0
