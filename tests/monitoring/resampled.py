@@ -91,7 +91,7 @@ def main() -> int:
 
     for _ in range(HOURS):
         hour(100)
-    calm = []
+    calm: list[bool] = []
     while len(calm) < CALM:
         hour(300)
         if (look := judge.close(time_ms)) is not None:

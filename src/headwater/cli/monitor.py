@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 NICENESS = 5
 GUARD_WINDOW, GUARD_BEFORE = "1h", "7d"  # as those of `headwater experiments guard`
 ONLINE_ROUNDS = 2  # rounds between two looks at what people do
-DRIFT_ROUNDS = 2  # and at whether it is still what it was
 
 log = structlog.get_logger()
 
@@ -40,9 +39,10 @@ def known_metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
     from headwater.monitoring.metrics import MonitorMetrics
     from headwater.nearline.metrics import FoldMetrics
     from headwater.online.metrics import Metrics
+    from headwater.prometheus import described_by
 
-    made = (Metrics(), FoldMetrics(), WriterMetrics(), ProcessMetrics(), MonitorMetrics())
-    described = [*(one for instruments in made for one in instruments.described), *observed_metrics()]
+    counted = described_by(Metrics, FoldMetrics, WriterMetrics, ProcessMetrics, MonitorMetrics)
+    described = [*counted, *observed_metrics()]
     return {f"{one.name}_total" if one.kind == "counter" else one.name: (one.kind, one.labels) for one in described}
 
 
@@ -115,12 +115,12 @@ def watches_of(chosen: Settings, shift_ms: int) -> list[Watch]:
     if config.monitoring.online.enabled:
         online = Following("online", data, opened, lambda event_log: OnlineMetrics(event_log, config), shift_ms)
         watches.append(Paced(online, ONLINE_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
-    live = config.clock != "log"
     drift = Following(
         "drift", data, opened,
-        lambda event_log: watch_of(config, data, event_log, config.monitoring.drift, keep=True, live=live), shift_ms,
+        lambda event_log: watch_of(config, data, event_log, config.monitoring.drift, keep=True, live=config.clock == "wall"),
+        shift_ms,
     )  # fmt: skip
-    watches.append(Paced(drift, DRIFT_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
+    watches.append(Paced(drift, ONLINE_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
     return watches
 
 

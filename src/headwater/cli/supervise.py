@@ -39,6 +39,8 @@ class Site:
             "--role": self.role.value, "--part": part.value, "--data": self.chosen.data, "--pinned": pinned,
             "--host": self.host, "--port": self.port, "--clock-shift-ms": self.shift_ms,
         }  # fmt: skip
+        if self.chosen.config_path is not None:
+            said["--config"] = self.chosen.config_path
         words = [str(word) for pair in said.items() for word in pair]
         return [sys.executable, "-m", "headwater.cli.main", "serve", *words, *more]
 

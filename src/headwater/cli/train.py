@@ -19,7 +19,7 @@ from headwater.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from headwater.evaluation.gate import GateReport
+    from headwater.registry.listing import GateReport
 
 
 def register(app: typer.Typer) -> None:

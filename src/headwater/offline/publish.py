@@ -11,7 +11,7 @@ import structlog
 from msgspec import Struct
 
 from headwater.evaluation.checks import MismatchError, mismatches
-from headwater.evaluation.gate import GateReport, forced, verdict
+from headwater.evaluation.gate import forced, verdict
 from headwater.evaluation.heldout import Stretch, Trial, behind, held_out_stretch, try_out
 from headwater.evaluation.off_policy.objections import objections
 from headwater.evaluation.walk import Before
@@ -20,6 +20,7 @@ from headwater.features.plan import Plan
 from headwater.log.protocol import EventLog
 from headwater.registry.bundle import Bundle, ManifestFields, unwritten
 from headwater.registry.card import HeldOut, ModelCard, encode_card
+from headwater.registry.listing import GateReport
 from headwater.registry.registry import Registry
 from headwater.retrieval.vectors.choice import IndexChoice
 from headwater.schema.config import Config

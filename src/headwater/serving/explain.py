@@ -5,6 +5,7 @@ There is no second pipeline and no second opinion: what is said here was told by
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,6 +21,7 @@ from headwater.schema.config import Config
 from headwater.schema.explanation import (
     Comparison,
     Difference,
+    Drawn,
     ExplainedItem,
     ExplainedRequest,
     Explanation,
@@ -27,7 +29,7 @@ from headwater.schema.explanation import (
     Replay,
     SourceRank,
 )
-from headwater.schema.requests import ServedQuery
+from headwater.schema.requests import Explored, Promised, ServedQuery
 from headwater.serving.attribution import Attribution
 from headwater.serving.fates import Fates
 from headwater.serving.model import Model
@@ -159,6 +161,8 @@ class Explainer:
             rules=said.rules,
             whole=answer.query is not None,
             experiments=answer.experiments,
+            drawn=_drawn(answer.explored),
+            promised=_kept_places(answer.promised),
         )
 
     def _replay(self, served: Served, stand: Stand, model: Model | None, query: Query, answer: Answer) -> Replay:
@@ -309,6 +313,21 @@ def query_of(served: Served) -> Query:
         lots=answer.lots,
         deadline_ms=FOREVER_MS,
     )
+
+
+def _drawn(explored: Explored | None) -> Drawn | None:
+    if explored is None:
+        return None
+    return Drawn(
+        share=explored.share, temperature=explored.temperature, uniform=explored.uniform, candidates=len(explored.candidates),
+        propensities=[math.exp(log) for log in explored.log_propensities], propensity=math.exp(math.fsum(explored.log_propensities)),
+    )  # fmt: skip
+
+
+def _kept_places(promised: Promised | None) -> list[int]:
+    if promised is None:
+        return []
+    return [place + 1 for place, kept in zip(promised.places, promised.kept, strict=True) if kept]
 
 
 def _tier(served: Served) -> int:
