@@ -12,6 +12,7 @@ import pytest
 from headwater import monitoring
 from headwater.cli.process_metrics import ProcessMetrics
 from headwater.log.metrics import WriterMetrics
+from headwater.monitoring.metrics import MonitorMetrics
 from headwater.nearline.metrics import FoldMetrics
 from headwater.online.metrics import Metrics
 from headwater.prometheus import Described, Instruments
@@ -27,7 +28,9 @@ VALUES = (0.0, 0.1, 0.1000001, 0.15, 0.2, 0.3, 0.5, 0.50001, 7.0, 0.05)
 def every_metric() -> list[Described]:
     """Of all processes, and what watches find: ``METRICS`` of the modules of ``headwater.monitoring``."""
     of_processes = [
-        one for made in (Metrics(), FoldMetrics(), WriterMetrics(), ProcessMetrics()) for one in made.described
+        one
+        for made in (Metrics(), FoldMetrics(), WriterMetrics(), ProcessMetrics(), MonitorMetrics())
+        for one in made.described
     ]
     modules = [
         importlib.import_module(f"headwater.monitoring.{found.name}")

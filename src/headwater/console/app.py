@@ -15,21 +15,32 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
+from headwater.console.covers import PATH as COVERS
+from headwater.console.covers import drawn
 from headwater.console.desk import Call, Desk, Live
-from headwater.console.guard import LOGIN, LOGOUT, ROOT, STATIC, Guard, next_page, set_cookie
+from headwater.console.guard import LOGIN, LOGOUT, ROOT, STATIC, Guard, next_page, page_or_root, set_cookie
 from headwater.console.pages import PAGES
+from headwater.console.planes import Planes
 from headwater.console.sessions import Keys, Sessions, console_secret
 from headwater.schema.config import Config
 
 log = structlog.get_logger()
 
 MAX_BODY = 1 << 20
-STATIC_AGE_S = 3_600
+STATIC_AGE_S, COVER_AGE_S = 3_600, 86_400
+LONGEST_TITLE = 512
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
 
 
 def console_app(
-    config: Config, data: Path, keys: Keys, live: Live, *, clock: Callable[[], int], wall: Callable[[], int]
+    config: Config,
+    data: Path,
+    keys: Keys,
+    live: Live,
+    planes: Planes,
+    *,
+    clock: Callable[[], int],
+    wall: Callable[[], int],
 ) -> ASGIApp:
     """The console of a server. ``clock`` is the log's, in Unix ms, ``wall`` that by which sessions end.
 
@@ -38,10 +49,10 @@ def console_app(
     """
     sessions = Sessions(console_secret(data), keys, wall)
     entries = tuple(entry for page in PAGES for entry in page.ENTRIES)
-    desk = Desk(data, config, clock, wall, keys, sessions, live, entries)
+    desk = Desk(data, config, clock, wall, keys, sessions, live, planes, entries)
     routes = [route for page in PAGES for route in page.routes(desk)]
     app = Litestar(
-        route_handlers=[*routes, *_door(desk), _static()],
+        route_handlers=[*routes, *_door(desk), _static(), _covers()],
         exception_handlers={HTTPException: _refused(desk), Exception: _failed(desk)},
         request_max_body_size=MAX_BODY,
         openapi_config=None,
@@ -60,7 +71,7 @@ def _door(desk: Desk) -> list[HTTPRouteHandler]:
     @post(LOGIN, status_code=303)
     async def login(request: Call) -> Response[str]:
         form = parse_qs((await request.body()).decode("utf-8", "replace"))
-        there = next_page(f"next={form.get('next', [ROOT])[0]}")
+        there = page_or_root(form.get("next", [ROOT])[0])
         key = desk.keys.by_text(form.get("key", [""])[0].strip())
         if key is None:
             problem = "There is no such key, or it has expired or was revoked"
@@ -100,6 +111,18 @@ def _static() -> HTTPRouteHandler:
         return Response(files[name], headers=headers, media_type=kind)
 
     return static
+
+
+def _covers() -> HTTPRouteHandler:
+    @get(COVERS)
+    async def covers(request: Call) -> Response[str]:
+        said = request.query_params
+        picture = drawn(said.get("id", ""), said.get("title", "")[:LONGEST_TITLE], said.get("of", ""))
+        return Response(
+            picture, media_type="image/svg+xml", headers={"cache-control": f"private, max-age={COVER_AGE_S}"}
+        )
+
+    return covers
 
 
 def _refused(desk: Desk) -> Callable[[Call, HTTPException], Response[str]]:

@@ -13,7 +13,13 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from headwater import __version__
+from headwater.console.apart import Apart
+from headwater.console.covers import cover
 from headwater.console.guard import VISITOR
+from headwater.console.looks import Looks
+from headwater.console.planes import Planes
+from headwater.console.seeing import Past, Play
+from headwater.console.seeing import Planes as Pulses
 from headwater.console.sessions import Keys, Sessions, Visitor
 from headwater.console.words import FILTERS
 from headwater.schema.config import Config
@@ -24,6 +30,21 @@ HTML = "text/html"
 
 class Live(Protocol):
     """What the console asks of the running server; ``online`` has it."""
+
+    @property
+    def play(self) -> Play:
+        """Lists on demand."""
+        ...
+
+    @property
+    def past(self) -> Past:
+        """Lists of the log."""
+        ...
+
+    @property
+    def planes(self) -> Pulses:
+        """How the planes are."""
+        ...
 
     def health(self) -> Mapping[str, Any]:
         """What ``/healthz`` says."""
@@ -54,8 +75,15 @@ class Desk:
     keys: Keys
     sessions: Sessions
     live: Live
+    planes: Planes
     entries: tuple[Entry, ...] = ()
     templates: Environment = field(default_factory=lambda: _templates())
+    apart: Apart = field(default_factory=Apart)
+
+    @property
+    def looks(self) -> Looks:
+        """Users, items and features as the server sees them."""
+        return self.planes.looks
 
     def page(self, request: Call, template: str, *, status: int = 200, **values: Any) -> Response[str]:
         """A whole page, or for htmx what stands in its frame."""
@@ -92,5 +120,5 @@ def _templates() -> Environment:
         loader=PackageLoader("headwater.console", "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    made.filters.update(FILTERS)
+    made.filters.update(FILTERS, cover=cover)
     return made

@@ -47,7 +47,8 @@ class Guard:
 
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                more = [*_HEADERS, *([] if static else [(b"cache-control", b"no-store")])]
+                kept = any(name.lower() == b"cache-control" for name, _ in message["headers"])
+                more = [*_HEADERS, *([] if kept else [(b"cache-control", b"no-store")])]
                 if cookie:
                     more.append((b"set-cookie", set_cookie(cookie, host).encode()))
                 message["headers"] = [*message["headers"], *more]
@@ -78,7 +79,7 @@ class Guard:
             if not safe and headers.get(CSRF_HEADER, b"").decode("latin-1") != visitor.csrf:
                 await _refuse(dressed, 403, "This page is too old: load it again, then repeat what you did")
                 return
-        scope["state"][VISITOR] = visitor
+        scope.setdefault("state", {})[VISITOR] = visitor
         await self._app(scope, receive, dressed)
 
 
@@ -99,7 +100,11 @@ def is_loopback(host: str) -> bool:
 
 def next_page(query: str) -> str:
     """Where to go after the login: a page of the console and nothing else."""
-    asked = parse_qs(query).get("next", [ROOT])[0]
+    return page_or_root(parse_qs(query).get("next", [ROOT])[0])
+
+
+def page_or_root(asked: str) -> str:
+    """``asked`` if it is a page of the console, else the first one."""
     return asked if asked == ROOT or asked.startswith((f"{ROOT}/", f"{ROOT}?")) else ROOT
 
 

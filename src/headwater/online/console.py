@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from headwater.online.access import Access
+from headwater.online.console_cards import Cards
+from headwater.online.console_past import ConsolePast
+from headwater.online.console_play import ConsolePlay
+from headwater.online.console_pulse import ConsolePulse
 from headwater.online.service import Service
 from headwater.schema.keys import ApiKey
 
@@ -32,8 +37,12 @@ class ConsoleKeys:
 class ConsoleLive:
     """A worker's service, as the console asks for it."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, data: Path) -> None:
         self._service = service
+        cards = Cards(service)
+        self.play = ConsolePlay(service, data, cards)
+        self.past = ConsolePast(service, cards)
+        self.planes = ConsolePulse(service, data)
 
     def health(self) -> Mapping[str, Any]:
         """What ``/healthz`` says."""

@@ -19,6 +19,7 @@ from headwater.features.store import StateReplacedError
 from headwater.log.commands import ServedEntry
 from headwater.online.admission import another_turn, place_given_up, waited_ms
 from headwater.online.caches import CacheKeeper, Caches, result_lists
+from headwater.online.controls import ControlsWatch
 from headwater.online.counting import AnswerCounts
 from headwater.online.experiments import ExperimentsWatch
 from headwater.online.explain import Explaining
@@ -97,6 +98,7 @@ class Service(Intake):
             pinned, config, plan, stores.log.vocabulary, self.recommender, metrics, self._explaining
         )
         self.experiments = ExperimentsWatch(data, plan, stores.log.vocabulary, self.recommender, metrics)
+        self.controls = ControlsWatch(data, self.recommender)
         self.shadows = Shadowing(self.recommender, metrics)
         self._sample = random.Random(seed)  # noqa: S311  (sampling, not secrecy)
         self._epoch_at = time.monotonic()
@@ -111,7 +113,7 @@ class Service(Intake):
         super().start()
         self.follow(
             self.served.run(), self.exposures.run(), self.models.run(), self.rules.run(), self.experiments.run(),
-            self.shadows.run(), self.caches.run(), self.feed.follow(),
+            self.controls.run(), self.shadows.run(), self.caches.run(), self.feed.follow(),
         )  # fmt: skip
 
     async def hand_over(self) -> None:

@@ -109,6 +109,8 @@ class Pipeline:
         )
         if observer is not None and observer.tier:
             run.degrade(observer.tier, "as it was served")
+        if query.tier_floor:
+            run.degrade(query.tier_floor, f"controls: answers come from tier {query.tier_floor} or a lower one")
         user_offset, query = self._hydrate(query, view, now_ms, run)
         segments = self._segments(query)
         context = Context(segments, self._offset_ms(query, now_ms), surface_code(query.surface))

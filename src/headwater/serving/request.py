@@ -27,7 +27,8 @@ class Query:
     ``paged``: earlier pages are excluded. ``reuse`` False: an answer that was given before will not do. ``since`` is the offset
     of the user's own event that the request asks for: no list from before it will do. ``arm`` names how the configuration differs for
     this request ("": not at all), so that lists of one arm are never given in another. ``lots`` False: nothing of
-    the list is drawn by lot, whatever the surface explores and is promised to new items. ``deadline_ms`` counts from the call.
+    the list is drawn by lot, whatever the surface explores and is promised to new items; ``exploration`` is a factor on the rates of the surface.
+    ``tier_floor``: the answer is to come from this tier or a lower one. ``deadline_ms`` counts from the call.
     """
 
     request_id: str
@@ -46,6 +47,8 @@ class Query:
     since: int = 0
     arm: str = ""
     lots: bool = True
+    exploration: float = 1.0
+    tier_floor: int = 0
     deadline_ms: float = 50.0
 
     @property
