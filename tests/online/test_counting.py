@@ -119,3 +119,12 @@ def test_how_far_behind_the_log_a_worker_is() -> None:
     view.item_offset = log.last_offset
     fresh.tell(0)
     assert (staleness("user"), staleness("item")) == (0.0, 0.0)
+    for _ in range(3):  # lists alone make no item column stale, and what comes behind them does
+        writer.append_served([ServedEntry(1, 1, b"payload")])
+        fresh.tell(0)
+        assert staleness("item") == 0.0
+    writer.put_items([Item(id="i", categories=["other"])])
+    now_ms[0] += 700
+    for _ in range(2):
+        fresh.tell(0)
+        assert staleness("item") == 0.7
