@@ -39,9 +39,10 @@ def known_metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
     from headwater.monitoring.metrics import MonitorMetrics
     from headwater.nearline.metrics import FoldMetrics
     from headwater.online.metrics import Metrics
+    from headwater.prometheus import described_by
 
-    made = (Metrics(), FoldMetrics(), WriterMetrics(), ProcessMetrics(), MonitorMetrics())
-    described = [*(one for instruments in made for one in instruments.described), *observed_metrics()]
+    counted = described_by(Metrics, FoldMetrics, WriterMetrics, ProcessMetrics, MonitorMetrics)
+    described = [*counted, *observed_metrics()]
     return {f"{one.name}_total" if one.kind == "counter" else one.name: (one.kind, one.labels) for one in described}
 
 
