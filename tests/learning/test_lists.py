@@ -65,7 +65,9 @@ class Shop:
         entry = served_entry(self.log, user, request, items, self.now_ms, anchor)
         if tier:
             served = msgspec.msgpack.decode(entry.payload, type=ServedList)
-            entry = ServedEntry(entry.user, entry.surrogate, msgspec.msgpack.encode(msgspec.structs.replace(served, tier=tier)))
+            entry = ServedEntry(
+                entry.user, entry.surrogate, msgspec.msgpack.encode(msgspec.structs.replace(served, tier=tier))
+            )
         self.log.add([Step(self.now_ms, AppendServed([entry]))])
         return self
 
@@ -130,7 +132,13 @@ def test_lists_of_another_system_are_known_by_their_impressions() -> None:
 
 def test_what_is_no_list_of_its_moment_is_left_out() -> None:
     shop = Shop()
-    for name, tier, anchor in (("ranked", 0, ""), ("retrieved", 2, ""), ("last", 3, ""), ("popular", 4, ""), ("similar", 0, "i7")):
+    for name, tier, anchor in (
+        ("ranked", 0, ""),
+        ("retrieved", 2, ""),
+        ("last", 3, ""),
+        ("popular", 4, ""),
+        ("similar", 0, "i7"),
+    ):
         shop.serve(name, "i1", "i2", tier=tier, anchor=anchor).do("impression", "i1", "i2", request=name)
         shop.do("click", "i2", request=name)
     lists = shop.do("view", "i1", later_ms=90 * MINUTE).shown()
