@@ -13,11 +13,20 @@ MAX_EXPLAINED = 1_000  # candidates of a source, features of an item
 Stage = Literal["unknown", "sources", "eligibility", "merge", "light_rank", "rank", "policy", "listed"]
 
 
+class PromisedPlace(Struct, frozen=True):
+    """A ``place``, from 1, that could go to a new item that was promised impressions, the ``chance`` that it did, and whether it was ``kept`` for one."""
+
+    place: int
+    chance: float
+    kept: bool
+
+
 class ExplainedRequest(Struct, frozen=True, kw_only=True):
     """The request as it was recorded. ``known_user``: it was not a stranger; who it was is not said.
 
     ``segments`` are the texts that counted ("country=DE"), ``region`` the one that the request named, ``about`` and ``candidates`` items, ``excluded`` how many
-    it excluded or had seen on earlier pages. ``experiments`` are the variants that had a say in the list. ``whole``: the record has all of it (lists of older releases lack ``k`` and others).
+    it excluded or had seen on earlier pages. ``experiments`` are the variants that had a say in the list,
+    ``promised`` its places that could go to promised new items. ``whole``: the record has all of it (lists of older releases lack ``k`` and others).
     """
 
     request_id: str
@@ -38,6 +47,7 @@ class ExplainedRequest(Struct, frozen=True, kw_only=True):
     rules: str
     whole: bool
     experiments: dict[str, str] = {}
+    promised: list[PromisedPlace] = []
 
 
 class Replay(Struct, frozen=True, kw_only=True):

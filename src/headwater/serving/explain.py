@@ -24,6 +24,7 @@ from headwater.schema.explanation import (
     ExplainedRequest,
     Explanation,
     Placed,
+    PromisedPlace,
     Replay,
     SourceRank,
 )
@@ -148,6 +149,12 @@ class Explainer:
             rules=said.rules,
             whole=answer.query is not None,
             experiments=answer.experiments,
+            promised=[] if answer.promised is None else [
+                PromisedPlace(place + 1, chance, kept)
+                for place, chance, kept in zip(
+                    answer.promised.places, answer.promised.chances, answer.promised.kept, strict=True
+                )
+            ],
         )
 
     def _replay(self, served: Served, stand: Stand, model: Model | None, query: Query, answer: Answer) -> Replay:
