@@ -5,6 +5,7 @@ This is the one test that may take longer than ten seconds: it lives through day
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -33,12 +34,14 @@ MARGIN = 0.01  # of satisfaction, 0 to 1: the interval begins at 0.036, two stan
 
 @pytest.fixture(scope="module")
 def accepted() -> ClosedLoopReport:
-    return closed_loop(SMALL, [1, 2, 3], [POLICIES[name] for name in ("popular", "headwater", "on-questions")])
+    # so small a world has too few lists for "auto"
+    lists = replace(POLICIES["headwater"], learns="lists")
+    return closed_loop(SMALL, [1, 2, 3], [POLICIES["popular"], lists, POLICIES["on-questions"]])
 
 
 @pytest.mark.parametrize("full", ["headwater", "on-questions"])
 def test_the_product_makes_people_more_content_than_popular_lists_do(accepted: ClosedLoopReport, full: str) -> None:
-    """Not on average alone: the whole interval lies above the margin. The ranker of ``on-questions`` learns as ``headwater train`` does."""
+    """Not on average alone: the whole interval lies above the margin, whatever the ranker learns from."""
     found = accepted.over_popular[full]
     assert found.ci95["satisfaction"][0] > MARGIN, accepted
     assert found.ci95["regret"][1] < -0.02

@@ -149,7 +149,9 @@ class Explainer:
             rules=said.rules,
             whole=answer.query is not None,
             experiments=answer.experiments,
-            promised=[] if answer.promised is None else [
+            promised=[]
+            if answer.promised is None
+            else [
                 PromisedPlace(place + 1, chance, kept)
                 for place, chance, kept in zip(
                     answer.promised.places, answer.promised.chances, answer.promised.kept, strict=True
