@@ -14,8 +14,8 @@ from headwater.registry.audit import AuditEntry, read_audit
 from tests.console.conftest import Site
 from tests.console.windows import DESKTOP, PHONE, Theme, Windows, first_paint_ms
 
-PATIENCE_MS = 30_000
-FIRST_PAINT_MS = 5_000  # the aim is one second; the machine that runs tests does other things meanwhile
+PATIENCE_MS = 120_000  # the machine that runs tests does other things meanwhile
+FIRST_PAINT_MS = 5_000  # the aim is one second
 
 
 def _await(condition: Callable[[], bool]) -> None:
