@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -49,6 +50,9 @@ class Away:
     async def pulse(self) -> Any:
         raise UnavailableError("nothing is there")
 
+    async def newest(self, limit: int, surface: str, user: int) -> Any:
+        raise UnavailableError(f"no {limit} lists of {surface} for {user}: nothing is there")
+
 
 @dataclass
 class Quiet:
@@ -76,7 +80,8 @@ class Console:
         self, data: Path, *, live: Live | None = None, config: Config | None = None, path: Path | None = None, looks: Any = None
     ) -> None:  # fmt: skip
         self.data, self.clock = data, Clock()
-        config, plan = config or Config(), compile_plan(config or Config())
+        config = Config() if config is None else config
+        plan = compile_plan(config)
         self._access = Access(data, Config().limits, Metrics(), clock=self.clock, timer=lambda: 0.0)
         keys = ConsoleKeys(self._access)
         planes = Planes(
@@ -112,7 +117,9 @@ class Console:
             ) as client:
                 return await client.request(method, path, headers=sent, data=form)
 
-        return asyncio.run(one())
+        # in a thread: the browser tests of the same process have a loop that runs in this one
+        with ThreadPoolExecutor(1) as apart:
+            return apart.submit(asyncio.run, one()).result()
 
     def log_in(self, key: str, *, host: str = HOST) -> str:
         """The cookie of a new session."""

@@ -56,7 +56,7 @@ class Windows:
             for violation in Axe().run(page).response["violations"]
             if violation["impact"] in ("serious", "critical")
         ]
-        assert found == [], found
+        assert found == [], "\n".join(found)
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"{page.url} is {wide} px wider than the window"
         folder = os.environ.get(SCREENSHOTS)

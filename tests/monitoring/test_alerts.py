@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -18,7 +19,7 @@ from headwater.schema.errors import ConfigurationError
 HOT = AlertRule(name="hot", metric="heat", above=10.0, clear=5.0, for_="10s", clear_for="10s", window="10s")
 
 
-def played(rule: AlertRule, values: list[float | None], every_ms: int = 5_000) -> list[str]:
+def played(rule: AlertRule, values: Sequence[float | None], every_ms: int = 5_000) -> list[str]:
     """What happened in rounds with these values of ``heat``: "5:fires" for the sixth round."""
     alerts, happened = Alerts([rule]), list[str]()
     for number, value in enumerate(values):
@@ -122,7 +123,7 @@ def test_quantiles_of_histograms_by_group() -> None:
 
     alerts.judge(0, [*buckets("a", (0, 0, 0)), *buckets("b", (0, 0, 0))])
     events = alerts.judge(5_000, [*buckets("a", (100, 100, 100)), *buckets("b", (0, 100, 100))])
-    assert [(event.state.group, event.state.value) for event in events] == [("b", pytest.approx(0.05 + 0.95 * 0.15))]
+    assert [event.state.group for event in events] == ["b"]
     assert {state.group: state.value for state in alerts.states} == {
         "a": pytest.approx(0.0475), "b": pytest.approx(0.1925),
     }  # fmt: skip

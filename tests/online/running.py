@@ -35,6 +35,9 @@ walk = 0.0
 [log]
 dedup_window = 1000000
 map_size_gib = 4.0
+
+[monitoring]
+enabled = false  # a process more, which only its own tests need
 """
 START_S = 300.0  # compiling every kernel from nothing takes its time
 PATIENCE_S = 120.0

@@ -94,6 +94,9 @@ def promote(
     data: DataOption = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Do not compare it with the one in service")] = False,
     force: Annotated[bool, typer.Option("--force", help="Compare, and promote whatever comes of it")] = False,
+    despite_freeze: Annotated[
+        bool, typer.Option("--despite-freeze", help="Promote although promotion is frozen (headwater controls)")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Have a bundle serve, if the gate lets it pass: it is asked about what lies behind its training, and that of the
@@ -111,13 +114,16 @@ def promote(
     chosen, registry, plan = _opened(config, data)
     resolved = resolved_version(registry, plan, version)
     if no_gate or not chosen.config.gate.enabled:
-        registry.promote(resolved, plan_hash=plan)
-        done = Publication(bundle=resolved, promoted=True, gate=None)
+        frozen = "" if despite_freeze else registry.frozen
+        if not frozen:
+            registry.promote(resolved, plan_hash=plan)
+        done = Publication(bundle=resolved, promoted=not frozen, gate=None, frozen=frozen)
     else:
         with closing(open_log(chosen.data)) as log:
             done = promote_published(
                 chosen.config, compile_plan(chosen.config), log, registry, resolved, checks=checks_dir(chosen.data),
-                now_ms=int(time.time() * 1_000), seed=chosen.config.ranker.seed, force=force, unseal=Profiles(chosen.data),
+                now_ms=int(time.time() * 1_000), seed=chosen.config.ranker.seed, force=force, despite_freeze=despite_freeze,
+                unseal=Profiles(chosen.data),
             )  # fmt: skip
     if as_json:
         print_json(done)
@@ -127,8 +133,19 @@ def promote(
         from headwater.cli.train import print_verdict
 
         print_verdict(done.gate)
+    if done.frozen:
+        print_frozen(done.frozen)
     if not done.promoted:
         raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def print_frozen(why: str) -> None:
+    """Why a bundle was not promoted that might have been, on standard error."""
+    typer.secho(
+        f"promotion is frozen: {why}. `headwater controls set --thaw` ends that; `headwater models promote VERSION "
+        "--despite-freeze` promotes one bundle",
+        err=True, fg="red",
+    )  # fmt: skip
 
 
 def rollback(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:

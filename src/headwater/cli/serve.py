@@ -105,9 +105,11 @@ def serve(
             rules_of(chosen.config)
         supervise(chosen, role, host, port, serving.workers if workers is None else workers, shift_ms)
         return
+    from headwater.cli.process_metrics import ProcessMetrics
     from headwater.online.supervisor import die_with_supervisor
 
     die_with_supervisor()
+    ProcessMetrics().started(part)
     try:
         if part is Part.WRITER:
             _run(lambda stop, _: _write(chosen, _clock(shift_ms), stop))
@@ -120,7 +122,7 @@ def serve(
         elif part is Part.MONITOR:
             from headwater.cli.monitor import monitor
 
-            _run(lambda stop, _: monitor(chosen, stop))
+            _run(lambda stop, _: monitor(chosen, stop, shift_ms))
         else:
             handed = Handed(role, listen_fd, control_fd, hold, plan, pinned)
             _run(lambda stop, retire: _answer(chosen, host, port, handed, _clock(shift_ms), worker, stop, retire))

@@ -8,6 +8,7 @@ from typing import Any
 
 from headwater.experiments import store
 from headwater.registry.audit import AuditEntry, read_audit, record
+from headwater.registry.bundle import VERSION_PATTERN
 from headwater.registry.controls import changed_controls, read_controls
 from headwater.registry.registry import Registry
 from headwater.schema.alerts import Action, AlertRule
@@ -41,6 +42,8 @@ class Actions:
         """
         by = f"alert:{rule.name}"
         if action == "rollback":
+            if VERSION_PATTERN.fullmatch(group) and group != self._in_service():  # it is about one that is gone already
+                return None
             return self.roll_back(by=by, reason=why, now_ms=now_ms)
         if action == "stop_experiment":
             return self.stop_experiment(group, by=by, reason=why, now_ms=now_ms)
@@ -115,6 +118,10 @@ class Actions:
         raise ActionError(f"{entry.action} {entry.subject} cannot be taken back")
 
     # -- inside ----------------------------------------------------------------------------------------
+
+    def _in_service(self) -> str | None:
+        plan = self._plan()
+        return None if plan is None else self._registry.current(plan)
 
     def _changes(self, action: Action, by: str, now_ms: int) -> dict[str, Any]:
         now = read_controls(self._data)

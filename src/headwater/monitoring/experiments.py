@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from headwater.experiments import store
-from headwater.experiments.guard import guard
-from headwater.experiments.metrics import Metric
-from headwater.log.archived import open_log
+from headwater.log.protocol import EventLog
 from headwater.monitoring.samples import Sample, sample
+from headwater.prometheus import Described
+
+if TYPE_CHECKING:
+    from headwater.experiments.metrics import Metric
+
+METRICS = (
+    Described("headwater_experiment_harm", "gauge", ("experiment",), "1 while the verdict on an experiment is to stop it"),
+    Described("headwater_experiment_users", "gauge", ("experiment",), "Users who were exposed to an experiment"),
+)  # fmt: skip
 
 log = structlog.get_logger()
 
 
 class ExperimentsWatch:
-    """Judges every running experiment of ``data`` by ``metrics``, as ``headwater experiments guard`` does, and stops none: that is for the alert."""
+    """Judges every running experiment of ``data`` by ``metrics()`` of ``event_log``, as ``headwater experiments guard`` does, and stops none: that is for the alert."""
 
     name = "experiments"
 
-    def __init__(self, data: Path, metrics: Sequence[Metric], *, before_ms: int, alpha: float = 0.05) -> None:
-        self._data, self._metrics = data, list(metrics)
+    def __init__(
+        self,
+        data: Path,
+        event_log: EventLog,
+        metrics: Callable[[], Sequence[Metric]],
+        *,
+        before_ms: int,
+        alpha: float = 0.05,
+    ) -> None:
+        self._data, self._log, self._metrics = data, event_log, metrics
         self._before_ms, self._alpha = before_ms, alpha
 
     def look(self, now_ms: int) -> Iterator[Sample]:  # noqa: ARG002  (it is judged by the log's time)
@@ -33,10 +48,11 @@ class ExperimentsWatch:
         ]
         if not running:
             return
-        with closing(open_log(self._data)) as event_log:
-            judged = guard(
-                event_log, running, self._metrics, stop=lambda *_: None, before_ms=self._before_ms, alpha=self._alpha
-            )
+        from headwater.experiments.guard import guard  # with scipy: 100 MB, for those who experiment
+
+        judged = guard(
+            self._log, running, self._metrics(), stop=lambda *_: None, before_ms=self._before_ms, alpha=self._alpha
+        )
         for one in judged:
             if one.problem:
                 log.warning("experiment_not_judged", experiment=one.experiment, reason=one.problem)

@@ -28,8 +28,8 @@ class Figure:
     def read(self, now_ms: int, samples: Mapping[str, Iterable[Sample]]) -> dict[str, float]:
         """Take up a round and give what is to be judged; a group that is not there has nothing to judge."""
         rule = self.rule
-        if rule.of == "value":
-            return self._values(samples)
+        if rule.of in ("value", "relative"):
+            return self._judgeable(samples)
         if self._began_ms is None:
             self._began_ms = now_ms
         now = self._sums(samples)
@@ -46,12 +46,25 @@ class Figure:
                 found[group] = value
         return found
 
-    def _values(self, samples: Mapping[str, Iterable[Sample]]) -> dict[str, float]:
-        worse = max if self.rule.above is not None else min
+    def _judgeable(self, samples: Mapping[str, Iterable[Sample]]) -> dict[str, float]:
+        """Values of which enough is behind them, each over the one value of the denominator if there is one."""
+        rule = self.rule
+        values = self._values(samples.get(rule.metric, ()), rule.labels, rule.by, highest=rule.above is not None)
+        if rule.count:
+            counts = self._values(samples.get(rule.count, ()), rule.labels, rule.by, highest=False)
+            values = {group: value for group, value in values.items() if counts.get(group, 0.0) >= rule.at_least}
+        if rule.of == "relative":
+            over = self._values(samples.get(rule.over, ()), rule.over_labels, "", highest=True).get("", 0.0)
+            values = {group: value / over for group, value in values.items()} if over > 0.0 else {}
+        return values
+
+    @staticmethod
+    def _values(samples: Iterable[Sample], labels: Mapping[str, str], by: str, *, highest: bool) -> dict[str, float]:
+        """By group the highest (``highest``) or the lowest value."""
         found: dict[str, float] = {}
-        for sample in samples.get(self.rule.metric, ()):
-            if not isnan(sample.value) and (group := self._group(sample, self.rule.labels)) is not None:
-                found[group] = worse(found[group], sample.value) if group in found else sample.value
+        for sample in samples:
+            if not isnan(sample.value) and (group := _group(sample, labels, by)) is not None:
+                found[group] = (max if highest else min)(found.get(group, sample.value), sample.value)
         return found
 
     def _sums(self, samples: Mapping[str, Iterable[Sample]]) -> dict[str, Sums]:
@@ -61,22 +74,13 @@ class Figure:
             parts.append((rule.over, rule.over_labels, "/"))
         for name, labels, part in parts:
             for sample in samples.get(name, ()):
-                group = self._group(sample, labels)
+                group = _group(sample, labels, rule.by)
                 if group is None or (group not in found and len(found) >= MAX_GROUPS):
                     continue
                 sums = found.setdefault(group, {})
                 key = dict(sample.labels)["le"] if rule.of == "quantile" else part
                 sums[key] = sums.get(key, 0.0) + sample.value
         return found
-
-    def _group(self, sample: Sample, wanted: Mapping[str, str]) -> str | None:
-        """The group that a sample belongs to; None: the rule is not about it."""
-        if not wanted and not self.rule.by:
-            return ""
-        labels = dict(sample.labels)
-        if not all(fnmatchcase(labels.get(name, ""), pattern) for name, pattern in wanted.items()):
-            return None
-        return labels.get(self.rule.by, "") if self.rule.by else ""
 
     def _figure(self, sums: Sums, before: Sums, seconds: float) -> float | None:
         rule = self.rule
@@ -87,6 +91,16 @@ class Figure:
             over = gained.get("/", 0.0)
             return gained.get("", 0.0) / over if over > 0.0 and over >= rule.at_least else None
         return gained[""] / (seconds if rule.of == "rate" else 1.0)
+
+
+def _group(sample: Sample, wanted: Mapping[str, str], by: str) -> str | None:
+    """The group that a sample belongs to; None: the rule is not about it."""
+    if not wanted and not by:
+        return ""
+    labels = dict(sample.labels)
+    if not all(fnmatchcase(labels.get(name, ""), pattern) for name, pattern in wanted.items()):
+        return None
+    return labels.get(by, "") if by else ""
 
 
 def quantile_of(buckets: Mapping[str, float], quantile: float, at_least: float) -> float | None:

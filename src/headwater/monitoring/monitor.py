@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from headwater.monitoring.actions import Actions
 from headwater.monitoring.alerts import Alerts, AlertState, Event
+from headwater.monitoring.gauges import Gauges
 from headwater.monitoring.history import History, HistoryError
 from headwater.monitoring.metrics import MonitorMetrics
 from headwater.monitoring.notify import Notifier
@@ -39,7 +40,7 @@ log = structlog.get_logger()
 
 class Monitor:
     """Looks at ``watches``, keeps what they find in ``history``, holds it against ``rules``, does what fires and tells ``notifier`` of alerts
-    from ``notify_from`` up and of every action.
+    from ``notify_from`` up and of every action. ``gauges`` show what watches found to an outer Prometheus.
 
     One that raises, whatever it is, is left out of the round, and that is said: monitoring goes on with the rest.
     """
@@ -47,12 +48,13 @@ class Monitor:
     def __init__(
         self, data: Path, watches: Sequence[Watch], rules: Sequence[AlertRule], *, history: History, actions: Actions,
         notifier: Notifier, notify_from: Severity = "warning", metrics: MonitorMetrics | None = None,
-        cpu: Callable[[], float] = time.process_time,
+        gauges: Gauges | None = None, cpu: Callable[[], float] = time.process_time,
     ) -> None:  # fmt: skip
         self._data, self._watches = data, list(watches)
         self._history, self._actions, self._notifier = history, actions, notifier
         self._told = SEVERITIES[SEVERITIES.index(notify_from) :]
         self._metrics = MonitorMetrics() if metrics is None else metrics
+        self._gauges = gauges
         self._cpu, self._spent = cpu, cpu()
         self._controls = ControlsFile(data)
         self.alerts = Alerts(rules, read_standing(data).states)
@@ -78,6 +80,8 @@ class Monitor:
             self._problems.pop("history", None)
         except HistoryError as error:
             self._problem("history", str(error))
+        if self._gauges is not None:
+            self._gauges.show(found.values())
         events = self.alerts.judge(now_ms, found.values())
         for event in events:
             self._follow(event, now_ms)

@@ -17,11 +17,12 @@ class Paced:
     """``watch``, asked every ``every_ms`` in a thread, and less often when it takes more than :data:`MOST_SHARE` of the time; in between it
     shows what it found last.
 
-    What it raises is raised by the next :meth:`look`, once. The thread keeps no process from ending.
+    Watches that share the lock ``one_by_one`` are looked at one after the other. What it raises is raised by the next :meth:`look`, once. The thread keeps no process from ending.
     """
 
-    def __init__(self, watch: Watch, every_ms: int) -> None:
+    def __init__(self, watch: Watch, every_ms: int, one_by_one: threading.Lock | None = None) -> None:
         self.name = watch.name
+        self._one_by_one = threading.Lock() if one_by_one is None else one_by_one
         self._watch, self._every_ms = watch, every_ms
         self._asked_ms = self._found_ms = -every_ms
         self._took_ms = 0.0
@@ -43,10 +44,11 @@ class Paced:
         return self._found if now_ms - self._found_ms <= STALE_AFTER * pace_ms else []
 
     def _look(self, now_ms: int) -> None:
-        began = time.monotonic()
-        try:
-            self._found = list(self._watch.look(now_ms))
-            self._found_ms = now_ms
-        except Exception as error:  # noqa: BLE001  (it is raised where somebody hears it)
-            self._error = error
-        self._took_ms = 1e3 * (time.monotonic() - began)
+        with self._one_by_one:
+            began = time.monotonic()
+            try:
+                self._found = list(self._watch.look(now_ms))
+                self._found_ms = now_ms
+            except Exception as error:  # noqa: BLE001  (it is raised where somebody hears it)
+                self._error = error
+            self._took_ms = 1e3 * (time.monotonic() - began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,8 +50,11 @@ def read_standing(data: Path) -> Standing:
 
 
 def write_standing(data: Path, time_ms: int, states: Sequence[AlertState]) -> None:
-    """Replace it in one step."""
-    replace_file(data / STANDING_FILE, msgspec.json.encode(Standing(time_ms=time_ms, states=tuple(states))))
+    """Replace it in one step; not to the disk, whose syncs belong to the log: after a power cut the next round writes it."""
+    path = data / STANDING_FILE
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_bytes(msgspec.json.encode(Standing(time_ms=time_ms, states=tuple(states))))
+    os.replace(fresh, path)  # noqa: PTH105  (one system call, named as what it is)
 
 
 def acknowledge(data: Path, alert: str, *, by: str, reason: str, now_ms: int) -> list[AuditEntry]:

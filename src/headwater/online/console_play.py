@@ -225,12 +225,12 @@ class ConsolePlay:
         return out
 
     def _moves(self, before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> list[FeatureMove]:
-        """The features that changed most: by how much, in proportion to what they were, over the items of the list."""
+        """The features that changed most: by how much, in proportion to what they were, and of how many items of the list."""
         if before.shape != after.shape or not len(before):
             return []
         changed = np.abs(after - before) > _LEAST
         size = np.abs(before).mean(axis=0) + np.abs(after).mean(axis=0)
-        by_how_much = np.abs(after - before).mean(axis=0) / np.maximum(size, _LEAST)
+        by_how_much = np.abs(after - before).mean(axis=0) / np.maximum(size, _LEAST) * changed.mean(axis=0)
         order = np.lexsort((np.arange(len(size)), -by_how_much))
         columns = self._service.plan.declared
         return [

@@ -18,7 +18,7 @@ Metric = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{1,127}$")]
 MaybeMetric = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9_]{1,127})?$")]
 MaybeName = Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z0-9_.:\-]*$")]
 Labels = dict[Name, Annotated[str, Meta(max_length=200)]]
-Of = Literal["value", "rate", "increase", "ratio", "quantile"]
+Of = Literal["value", "relative", "rate", "increase", "ratio", "quantile"]
 Missing = Literal["tell", "ok", "fire"]
 Severity = Literal["info", "warning", "critical"]
 Action = Literal[
@@ -31,9 +31,10 @@ class AlertRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A rule as it is in force.
 
     It looks at the series of ``metric`` whose ``labels`` have these values (``*``, ``?`` and ``[...]`` as in file names), for each value
-    of the label ``by`` alone. ``of`` says what of them: the ``value`` now (of several the worst), what counters gained in ``window`` (``increase``)
+    of the label ``by`` alone. ``of`` says what of them: the ``value`` now (of several the worst), that over the value of ``over`` (``relative``), what counters gained in ``window`` (``increase``)
     or a second (``rate``), that over what ``over`` gained (``ratio``), or a ``quantile`` of what a histogram saw in ``window``.
-    ``at_least``: of the denominator or the histogram so much must have come in ``window``, or there is nothing to judge.
+    ``at_least``: of the denominator or the histogram so much must have come in ``window``, or there is nothing to judge; of values, so much must
+    the gauge ``count`` of the same labels show.
 
     It fires when that was ``above`` or ``below`` for ``for_``, and is over when it was back beyond ``clear`` (absent: the
     threshold) for ``clear_for``. ``missing``: a figure that is not there is told, counts as right, or as wrong.
@@ -50,6 +51,7 @@ class AlertRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quantile: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.95
     over: MaybeMetric = ""
     over_labels: Labels = {}
+    count: MaybeMetric = ""
     by: MaybeName = ""
     at_least: Annotated[float, Meta(ge=0.0)] = 0.0
     above: float | None = None
@@ -89,7 +91,7 @@ class AlertRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def names(self) -> tuple[str, ...]:
         """The metrics whose samples it needs, as they are sampled."""
         first = f"{self.metric}_bucket" if self.of == "quantile" else self.metric
-        return (first, self.over) if self.over else (first,)
+        return tuple(name for name in (first, self.over, self.count) if name)
 
 
 class Alert(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,6 +105,7 @@ class Alert(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quantile: Annotated[float, Meta(gt=0.0, lt=1.0)] | UnsetType = UNSET
     over: MaybeMetric | UnsetType = UNSET
     over_labels: Labels | UnsetType = UNSET
+    count: MaybeMetric | UnsetType = UNSET
     by: MaybeName | UnsetType = UNSET
     at_least: Annotated[float, Meta(ge=0.0)] | UnsetType = UNSET
     above: float | UnsetType = UNSET
@@ -158,11 +161,15 @@ def _check_rule(key: str, rule: AlertRule) -> None:
             raise ConfigurationError(f"{key}.clear: Expected at most above ({rule.above:g}), got {rule.clear:g}")
         if rule.below is not None and rule.clear < rule.below:
             raise ConfigurationError(f"{key}.clear: Expected at least below ({rule.below:g}), got {rule.clear:g}")
-    if (rule.of == "ratio") != bool(rule.over):
-        raise ConfigurationError(f'{key}.over: Expected a metric to divide by with of = "ratio", and only there')
-    if rule.at_least and rule.of not in ("ratio", "quantile"):
+    if (rule.of in ("ratio", "relative")) != bool(rule.over):
         raise ConfigurationError(
-            f'{key}.at_least: Expected of = "ratio" or "quantile": of "{rule.of}" nothing is counted'
+            f'{key}.over: Expected a metric to divide by with of = "ratio" or "relative", and only there'
+        )
+    if rule.count and rule.of not in ("value", "relative"):
+        raise ConfigurationError(f'{key}.count: Expected of = "value" or "relative": "{rule.of}" counts by itself')
+    if rule.at_least and rule.of not in ("ratio", "quantile") and not rule.count:
+        raise ConfigurationError(
+            f'{key}.at_least: Expected of = "ratio" or "quantile", or a count: of "{rule.of}" nothing is counted'
         )
     if "stop_experiment" in rule.actions and rule.by != "experiment":
         raise ConfigurationError(
@@ -194,8 +201,10 @@ def check_metrics(rules: Sequence[AlertRule], known: Mapping[str, tuple[str, tup
     for rule in rules:
         if not rule.enabled:
             continue
-        wanted = "histogram" if rule.of == "quantile" else "gauge" if rule.of == "value" else "counter"
-        for key, metric, labels in (("metric", rule.metric, rule.labels), ("over", rule.over, rule.over_labels)):
+        wanted = "histogram" if rule.of == "quantile" else "gauge" if rule.of in ("value", "relative") else "counter"
+        for key, metric, labels in (
+            ("metric", rule.metric, rule.labels), ("over", rule.over, rule.over_labels), ("count", rule.count, rule.labels),
+        ):  # fmt: skip
             if not metric:
                 continue
             if metric not in written:

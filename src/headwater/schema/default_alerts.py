@@ -40,6 +40,16 @@ DEFAULT_ALERTS: tuple[AlertRule, ...] = (
         severity="critical", actions=("rollback",), text="servers refused the bundle that was promoted; they serve the one before",
     ),
     AlertRule(
+        name="bundle-worse", metric="headwater_online_ctr", labels={"surface": "home", "by": "bundle"}, by="group", of="relative",
+        over="headwater_online_ctr", over_labels={"surface": "home", "by": "all"}, count="headwater_online_lists", at_least=2_000,
+        below=0.6, clear=0.7, for_="1m", missing="ok", severity="critical", actions=("rollback", "freeze_promotion"),
+        text="people click on the lists of a bundle much less than on all lists",
+    ),
+    AlertRule(
+        name="bundle-old", metric="headwater_bundle_age_seconds", above=7 * 86_400, for_="10m", missing="ok", severity="warning",
+        actions=("retrain",), cooldown="1d", text="the bundle in service was made more than a week ago",
+    ),
+    AlertRule(
         name="ingest-stopped", metric=_INGESTED, labels={"kind": "event", "outcome": "accepted"}, of="ratio", over=_ANSWERS, at_least=200,
         below=0.001, window="10m", missing="ok", severity="critical", actions=("freeze_promotion",), restore_after="10m",
         text="lists are served and no events come back: a source of events is dead",

@@ -148,11 +148,13 @@ def _rows(data: Path, rules: Sequence[AlertRule], states: Sequence[AlertState]) 
         by_rule[state.alert].append(state)
     rows = []
     for rule in rules:
-        found: Sequence[AlertState | None] = by_rule[rule.name] if rule.enabled else ()
-        for state in found or (None,):
-            ack = read_ack(data, state.incident) if state is not None and state.state == "firing" else None
-            rows.append(Row(rule, state, ack))
+        found = by_rule[rule.name] if rule.enabled else []
+        rows += [Row(rule, state, _notice(data, state)) for state in found] or [Row(rule, None, None)]
     return sorted(rows, key=lambda row: _ORDER.index(row.standing))
+
+
+def _notice(data: Path, state: AlertState) -> Ack | None:
+    return read_ack(data, state.incident) if state.state == "firing" else None
 
 
 def _firings(data: Path, now_ms: int) -> list[Firing]:

@@ -209,7 +209,7 @@ def _card(registry: Registry, plan: str, version: str) -> dict[str, Any]:
     card, report = card_alone(registry, listed.manifest), gate_report(registry, whole)
     current = registry.current(plan)
     return {
-        "version": whole, "manifest": listed.manifest, "card": card, "report": report, "held": _held_out(report, card),
+        "bundle": whole, "manifest": listed.manifest, "card": card, "report": report, "held": _held_out(report, card),
         "serves": whole == current, "current": current, "fits": listed.manifest.plan_hash == plan, "plan": plan,
         "bytes": sum(entry.size for entry in listed.manifest.files.values()),
     }  # fmt: skip

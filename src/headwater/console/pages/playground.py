@@ -172,7 +172,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         gone = [item for item in before if item not in ids]
         return desk.page(
             request, "playground_stage.html", moves=moves, gone=len(gone), person=person, recent=person.recent[:RECENT],
-            now_ms=desk.clock(), **values,
+            now_ms=desk.clock(), because=because(shown, person), **values,
         )  # fmt: skip
 
     def _sorry(request: Call, error: HeadwaterError) -> Response[str]:
@@ -197,6 +197,16 @@ def moves_of(now: Sequence[str], before: Sequence[str]) -> dict[str, int | None]
     """By how many places each item of ``now`` stands higher than in ``before`` (lower: negative); None: it was not there."""
     places = {item: place for place, item in enumerate(before)}
     return {item: places[item] - place if item in places else None for place, item in enumerate(now)}
+
+
+def because(shown: ShownList, person: Person) -> dict[str, str]:
+    """The reason of each item, with titles in place of the ids of what this user did."""
+    titles = {past.card.id: past.card.title for past in person.recent}
+    told = {}
+    for item in shown.items:
+        cause = next((known for known in titles if item.reason.endswith(f" {known}")), None)
+        told[item.card.id] = item.reason if cause is None else item.reason.removesuffix(cause) + titles[cause]
+    return told
 
 
 def buttons_of(config: Config) -> list[str]:

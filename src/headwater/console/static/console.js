@@ -83,6 +83,11 @@
   document.addEventListener("htmx:sendError", () => toast("The server does not answer", "bad"));
   document.addEventListener("headwater:done", (event) => toast(event.detail.value, "good")); // header HX-Trigger of an answer
 
+  // -- see: what refreshes by itself rests while nobody looks
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (document.hidden && event.detail.elt.matches('[hx-trigger*="every"]')) event.preventDefault();
+  });
+
   document.addEventListener("headwater:done", () => document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close()));
 
   // -- menu, theme, dialogs (data-fills of an opener: fields of its dialog, as a query)
