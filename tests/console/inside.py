@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -116,7 +117,8 @@ class Console:
             ) as client:
                 return await client.request(method, path, headers=sent, data=form)
 
-        return asyncio.run(one())
+        with ThreadPoolExecutor(1) as apart:  # the loop of a browser may run in this thread
+            return apart.submit(asyncio.run, one()).result()
 
     def log_in(self, key: str, *, host: str = HOST) -> str:
         """The cookie of a new session."""
