@@ -17,7 +17,8 @@ from headwater.nearline.metrics import FoldMetrics
 from headwater.online.metrics import Metrics
 from headwater.prometheus import Described, Instruments
 
-PAGE = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "metrics.md").read_text(encoding="utf-8")
 _ROW = re.compile(r"^\| `(headwater_\w+)` \| (\w+) \| (\w*) ?\| ((?:`\w+`(?:, )?)*) ?\| (.+) \|$", re.MULTILINE)
 
 BOUNDS = (0.1, 0.2, 0.5)
@@ -92,3 +93,10 @@ def test_units_are_what_names_say() -> None:
     for name, _, unit, _, says in _ROW.findall(PAGE):
         assert (unit == "s") == name.endswith("_seconds"), name
         assert says
+
+
+def test_no_page_names_a_metric_that_is_gone() -> None:
+    known = {metric.name for metric in every_metric()}
+    for path in (*DOCS.parent.glob("*.md"), *DOCS.glob("*.md")):
+        for name in re.findall(r"`(headwater_[a-z_]+)[`{]", path.read_text(encoding="utf-8")):
+            assert re.sub(r"_(total|bucket|sum|count)$", "", name) in known, f"{path.name}: {name}"

@@ -77,8 +77,8 @@ class Console:
     """The console of ``data``, and what a browser would do with it."""
 
     def __init__(
-        self, data: Path, *, live: Live | None = None, config: Config | None = None, path: Path | None = None
-    ) -> None:
+        self, data: Path, *, live: Live | None = None, config: Config | None = None, path: Path | None = None, looks: Any = None
+    ) -> None:  # fmt: skip
         self.data, self.clock = data, Clock()
         config = Config() if config is None else config
         plan = compile_plan(config)
@@ -87,7 +87,7 @@ class Console:
         planes = Planes(
             rules=ConsoleRules(data, path, plan, lambda: config, self.clock, self.clock),
             keys=ConsoleKeyRing(data, self._access, self.clock), commands=CommandLine(path, data), plan=plan.hash,
-            pipeline=lambda: described(config), config=lambda: config, config_path=path,
+            pipeline=lambda: described(config), config=lambda: config, config_path=path, looks=looks,
         )  # fmt: skip
         self.app: ASGIApp = console_app(config, data, keys, live or Quiet(), planes, clock=self.clock, wall=self.clock)
         self.sessions = Sessions(console_secret(data), keys, self.clock)
@@ -117,7 +117,8 @@ class Console:
             ) as client:
                 return await client.request(method, path, headers=sent, data=form)
 
-        with ThreadPoolExecutor(1) as apart:  # the loop of a browser may run in this thread
+        # in a thread: the browser tests of the same process have a loop that runs in this one
+        with ThreadPoolExecutor(1) as apart:
             return apart.submit(asyncio.run, one()).result()
 
     def log_in(self, key: str, *, host: str = HOST) -> str:

@@ -24,6 +24,7 @@ _LONGEST_PROBLEM = 4_000
 
 def planes_of(chosen: Settings, service: Service, clock: Callable[[], int]) -> Planes:
     """What pages ask of ``service`` and have it do."""
+    from headwater.cli.console_looks import looks_of
     from headwater.online.console_keys import ConsoleKeyRing
     from headwater.online.console_rules import ConsoleRules
     from headwater.online.keys import wall_ms
@@ -39,6 +40,7 @@ def planes_of(chosen: Settings, service: Service, clock: Callable[[], int]) -> P
         plan=service.plan.hash,
         pipeline=lambda: described(config()),
         config=config,
+        looks=looks_of(service, chosen.data, clock),
         config_path=chosen.config_path,
     )
 

@@ -22,6 +22,7 @@ from headwater.cli import (
     controls,
     demo,
     doctor,
+    drift,
     erase,
     evaluate,
     experiments,
@@ -47,7 +48,7 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 # In the order of the help text.
 GROUPS = (
     init, importing, train, evaluate, experiments, models, learn, serve, alerts, controls, keys, recommend, explain, pipeline, ladder, exploration, ope,
-    rules, features, archive, backup, erase, bench, closed_loop, capacity, demo, doctor,
+    rules, features, archive, backup, erase, bench, closed_loop, capacity, drift, demo, doctor,
 )  # fmt: skip
 
 

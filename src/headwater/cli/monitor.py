@@ -39,17 +39,18 @@ def known_metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
     from headwater.monitoring.metrics import MonitorMetrics
     from headwater.nearline.metrics import FoldMetrics
     from headwater.online.metrics import Metrics
+    from headwater.prometheus import described_by
 
-    made = (Metrics(), FoldMetrics(), WriterMetrics(), ProcessMetrics(), MonitorMetrics())
-    described = [*(one for instruments in made for one in instruments.described), *observed_metrics()]
+    counted = described_by(Metrics, FoldMetrics, WriterMetrics, ProcessMetrics, MonitorMetrics)
+    described = [*counted, *observed_metrics()]
     return {f"{one.name}_total" if one.kind == "counter" else one.name: (one.kind, one.labels) for one in described}
 
 
 def observed_metrics() -> list[Described]:
     """What the watches find, which no process counts."""
-    from headwater.monitoring import experiments, online_metrics
+    from headwater.monitoring import drift_metrics, experiments, online_metrics
 
-    return [*experiments.METRICS, *online_metrics.METRICS]
+    return [*experiments.METRICS, *online_metrics.METRICS, *drift_metrics.METRICS]
 
 
 def rules_of(config: Config) -> tuple[AlertRule, ...]:
@@ -90,6 +91,7 @@ class Following:
 
 def watches_of(chosen: Settings, shift_ms: int) -> list[Watch]:
     """Everything that the monitor looks at, in this order: of a figure that two of them have, the later one's counts."""
+    from headwater.cli.drift import watch_of
     from headwater.cli.experiment_report import metrics_of
     from headwater.monitoring.experiments import ExperimentsWatch
     from headwater.monitoring.online_metrics import OnlineMetrics
@@ -113,6 +115,12 @@ def watches_of(chosen: Settings, shift_ms: int) -> list[Watch]:
     if config.monitoring.online.enabled:
         online = Following("online", data, opened, lambda event_log: OnlineMetrics(event_log, config), shift_ms)
         watches.append(Paced(online, ONLINE_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
+    drift = Following(
+        "drift", data, opened,
+        lambda event_log: watch_of(config, data, event_log, config.monitoring.drift, keep=True, live=config.clock == "wall"),
+        shift_ms,
+    )  # fmt: skip
+    watches.append(Paced(drift, ONLINE_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
     return watches
 
 

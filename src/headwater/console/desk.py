@@ -16,6 +16,7 @@ from headwater import __version__
 from headwater.console.apart import Apart
 from headwater.console.covers import cover
 from headwater.console.guard import VISITOR
+from headwater.console.looks import Looks
 from headwater.console.planes import Planes
 from headwater.console.seeing import Past, Play
 from headwater.console.seeing import Planes as Pulses
@@ -78,6 +79,11 @@ class Desk:
     entries: tuple[Entry, ...] = ()
     templates: Environment = field(default_factory=lambda: _templates())
     apart: Apart = field(default_factory=Apart)
+
+    @property
+    def looks(self) -> Looks:
+        """Users, items and features as the server sees them."""
+        return self.planes.looks
 
     def page(self, request: Call, template: str, *, status: int = 200, **values: Any) -> Response[str]:
         """A whole page, or for htmx what stands in its frame."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from headwater.console.looks import Looks
 from headwater.schema.config import Config
 from headwater.schema.keys import ApiKey, Scope
 from headwater.schema.rule_changes import CheckedRules, ItemAction, Publication, RulesPreview, RulesText
@@ -101,7 +102,7 @@ class Planes:
     """What a page may use beside the files of the data directory.
 
     ``plan`` is the hash of the plan in service, ``pipeline`` what ``headwater pipeline show --json`` says, ``config`` the configuration with
-    the rules that are in force. ``config_path`` None: the server runs on the defaults.
+    the rules that are in force, ``looks`` users, items and features as the worker sees them. ``config_path`` None: the server runs on the defaults.
     """
 
     rules: RulesDesk
@@ -110,4 +111,5 @@ class Planes:
     plan: str
     pipeline: Callable[[], Mapping[str, Any]]
     config: Callable[[], Config]
+    looks: Looks
     config_path: Path | None = None

@@ -3,7 +3,7 @@
 The scores of a ranker that learns an order are no probabilities, so what is expected of a score is read from the first stretch that
 the bundle served: the click rate by bin of its scores. Over a later window of lists whose outcomes are in, ``expected`` is the mean over places
 of the rate of their bin, ``observed`` the share of places that was clicked. Their difference is held against its spread between groups
-of users on both sides and, where the reference spans hours, against the spread of the ratio between these.
+of users on both sides; where the reference spans hours, twice the most that any of them was off is added.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headwater.monitoring.bins import Bins
-from headwater.monitoring.divergence import LEAST_BLOCKS, level_of_look
+from headwater.monitoring.divergence import level_of_look
 from headwater.monitoring.reservoir import GROUPS, Cells, Reservoir, Sampled
 from headwater.schema.drift import Drift
 from headwater.schema.durations import parse_duration
@@ -27,7 +27,8 @@ Int64 = npt.NDArray[np.int64]
 LEAST_CLICKS = 50  # of the reference, and expected of a window
 PRIOR = 10.0  # places at the mean rate that each bin is given
 FACTOR = 1.2  # a ratio between this and its inverse is no matter
-_LAST_HOUR_CLICKS = 5.0  # expected of an hour whose ratio counts
+_LEAST_HOUR_CLICKS = 5.0  # expected of an hour whose ratio counts
+_CHANCE = 2.576  # standard deviations: 99%
 
 
 class Calibrated(Struct, frozen=True, kw_only=True):
@@ -77,10 +78,14 @@ class Calibration:
         state.window_ms = state.window_ms or cells.time_ms
         self._window.add(cells)
 
-    def close(self, now_ms: int) -> Calibrated | None:
-        """Judge the window when it is long enough and has enough places and expected clicks."""
+    def close(self, now_ms: int, *, whole: bool = True) -> Calibrated | None:
+        """Judge the window when it is long enough (which ``whole`` asks for) and has enough places and expected clicks."""
         state, window = self.state, self._window
-        if not state.window_ms or now_ms < state.window_ms + self._window_ms or len(window.rows) < self._least:
+        if (
+            not state.window_ms
+            or len(window.rows) < self._least
+            or (whole and now_ms < state.window_ms + self._window_ms)
+        ):
             return None
         level = level_of_look(self._alpha, state.looks + 1, 1)
         found = calibrated(self._reference, window, level)
@@ -118,10 +123,7 @@ def calibrated(reference: Reservoir, window: Reservoir, level: float) -> Calibra
     residual = weight[placed] * (clicked - rates.rate[placed])
     variance += _variance(_sums(reference.groups, residual))
     parts = min(len(np.unique(reference.groups)), len(np.unique(window.groups)))
-    chance = _t_quantile(level, max(parts - 1, 1)) * math.sqrt(variance) / expected
-    if (between := _between_hours(reference, rates)) is not None:
-        spread, hours = between
-        chance = max(chance, _t_quantile(level, hours - 1) * spread * math.sqrt(1.0 + 1.0 / hours))
+    chance = _t_quantile(level, max(parts - 1, 1)) * math.sqrt(variance) / expected + 2.0 * _hourly(reference, rates)
     ratio = observed / expected
     off = abs(ratio - 1.0) > chance and not 1.0 / FACTOR < ratio < FACTOR
     return Calibrated(places=places, observed=observed / places, expected=expected / places, chance=chance, off=off)
@@ -153,15 +155,18 @@ def _variance(residual: Float64) -> float:
     return float((residual**2).sum() * (parts / (parts - 1.0))) if parts > 1 else 0.0
 
 
-def _between_hours(reference: Reservoir, rates: _Rates) -> tuple[float, int] | None:
-    """The standard deviation of observed over expected between the hours of the reference, and how many these are."""
+def _hourly(reference: Reservoir, rates: _Rates) -> float:
+    """By how much observed over expected was off in that hour of the reference where it was most off, less what clicks differ by chance
+    (99% of independent ones); as in :func:`headwater.monitoring.divergence.hourly`.
+    """
     rate = rates.rate[rates.bins.place(reference.rows[:, 0])]
     _, hour = np.unique(reference.hours, return_inverse=True)
     expected, observed = np.bincount(hour, rate), np.bincount(hour, reference.rows[:, 1])
-    fair = expected >= _LAST_HOUR_CLICKS
-    if fair.sum() < LEAST_BLOCKS:
-        return None
-    return float(np.std(observed[fair] / expected[fair], ddof=1)), int(fair.sum())
+    fair = expected >= _LEAST_HOUR_CLICKS
+    if fair.sum() < 2:
+        return 0.0
+    off = np.abs(observed[fair] / expected[fair] - 1.0) - _CHANCE / np.sqrt(expected[fair])
+    return max(float(off.max()), 0.0)
 
 
 def _t_quantile(level: float, degrees: int) -> float:

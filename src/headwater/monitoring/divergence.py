@@ -29,7 +29,6 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 LEAST_EXPECTED = 10.0  # cells a bin on the smaller side: below that a bin is joined with its neighbour
-LEAST_BLOCKS = 8  # hours from which the spread between hours can be told
 
 
 class Divergence(NamedTuple):
@@ -118,11 +117,10 @@ def diverged(reference: Int64, window: Int64, level: float, hours: Int64 | None 
         return Divergence(0.0, 0.0, 0.0, 0.0, 1, 0.0, float(m))
     both = smoothed(reference_counts.sum(0) + window_counts.sum(0))
     ours, theirs = between_groups(window_counts), between_groups(reference_counts)
-    spreads = [Spread(ours.covariance + theirs.covariance, min(ours.parts, theirs.parts))]
-    if hours is not None and (spread := between_hours(hours @ fold)) is not None:
-        spreads.append(spread)
-    nulls = [null_quantile(spread, both, level) for spread in spreads]
-    limit, degrees = max(nulls)
+    spread = Spread(ours.covariance + theirs.covariance, min(ours.parts, theirs.parts))
+    limit, degrees = null_quantile(spread, both, level)
+    if hours is not None:
+        limit += 2.0 * hourly(hours @ fold)
     return Divergence(
         psi(p, q), jensen_shannon(p, q), limit, limit / 8.0, bins, degrees, independent_rows(window_counts)
     )
@@ -159,20 +157,22 @@ def between_groups(counts: Float64) -> Spread:
     return Spread(covariance, groups)
 
 
-def between_hours(counts: Float64) -> Spread | None:
-    """The covariance of the shares of one more hour less those of the reference: ``S (1 + 1/h)``; None for too few hours.
+def hourly(counts: Float64) -> float:
+    """How far that hour of the reference is from the whole that is furthest, as PSI, less what its cells differ by chance.
 
-    ``S`` is the covariance of the shares of the hours with at least a fifth of the cells of the median one.
+    ``counts`` is ``[hours, bins]``. Chance is the 99% quantile for independent cells, the least that it can be. Hours with less than a fifth of the
+    cells of the median one are left out; 0 where there are not two.
     """
+    from scipy.special import chdtri
+
+    whole = smoothed(counts.sum(0))
     counts = counts[counts.sum(1) > 0]
     cells = counts.sum(1)
     counts = counts[cells >= 0.2 * np.median(cells)] if len(cells) else counts
-    hours = len(counts)
-    if hours < LEAST_BLOCKS:
-        return None
-    shares = counts / counts.sum(1, keepdims=True)
-    centred = shares - shares.mean(0)
-    return Spread(centred.T @ centred * ((1.0 + 1.0 / hours) / (hours - 1.0)), hours)
+    if len(counts) < 2:
+        return 0.0
+    chance = float(chdtri(len(whole) - 1, 0.01))
+    return max(0.0, *(psi(whole, smoothed(hour)) - chance / float(hour.sum()) for hour in counts))
 
 
 def null_quantile(spread: Spread, shares: Float64, level: float) -> tuple[float, float]:

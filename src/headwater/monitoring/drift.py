@@ -31,6 +31,7 @@ MOST_RECORDS = 131_072  # of a look: what is left waits for the next one
 HISTORY_MS = 8 * 24 * 3_600_000  # of events, read once when nothing is known yet
 CATCH_UP = 4_000_000  # records, at most, of that
 SAVE_MS = 60_000
+STEPS = 12  # of a window: how often it is looked at whether it is over, while reading what is old
 CHANGED_MS = 3_600_000  # for so long a change of the click rate is told
 
 _decode = msgspec.msgpack.Decoder(ServedList).decode
@@ -68,7 +69,7 @@ class DriftWatch:
         self._changed_ms = 0
         self._labels: dict[int, int] = {}
         self._places = 0
-        self._hour = 0
+        self._step_ms = max(parse_duration(settings.window) // STEPS, 1)
         self._plan = ""
 
     @property
@@ -107,12 +108,13 @@ class DriftWatch:
         until = min(self._log.last_offset, self._offset + MOST_RECORDS)
         self.served.refresh(self._plan)
         while self._offset < until and (block := self._log.read(self._offset, until - self._offset)) is not None:
-            self._reached_ms = int(block.records["received_ms"][-1])
-            self._serve(block)
-            self._outcomes.events(block, positive)
-            self._volumes.take(block)
+            for piece in pieces(block, self._step_ms):
+                self._reached_ms = int(piece.records["received_ms"][-1])
+                self._serve(piece)
+                self._outcomes.events(piece, positive)
+                self._volumes.take(piece)
+                self._judge(self._reached_ms)
             self._offset = block.last_offset
-            self._judge(self._reached_ms)
         if self._live and not self.behind:
             self._reached_ms = max(self._reached_ms, now_ms)
             self._judge(self._reached_ms)
@@ -189,3 +191,13 @@ class DriftWatch:
 
     def _type(self, number: int) -> str:
         return self._log.vocabulary().text(Namespace.EVENT_TYPE, number) or f"type {number}"
+
+
+def pieces(block: RecordBlock, step_ms: int) -> Iterator[RecordBlock]:
+    """The block, cut where ``received_ms`` goes over a multiple of ``step_ms``."""
+    steps = block.records["received_ms"] // step_ms
+    ends = [*(np.flatnonzero(steps[1:] != steps[:-1]) + 1).tolist(), len(block)]
+    start = 0
+    for end in ends:
+        yield block.head(end).tail(start)
+        start = end

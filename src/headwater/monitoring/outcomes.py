@@ -56,7 +56,6 @@ class Waiting:
     items: list[int]
     scores: list[float]
     clicked: dict[int, set[int]] = field(default_factory=dict)
-    judged: bool = False
 
     def places(self) -> npt.NDArray[np.bool_]:
         """Which places had any positive event, bool[n]."""
@@ -86,6 +85,7 @@ class Outcomes:
     def __init__(self, window_ms: int) -> None:
         self._window_ms = window_ms
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
+        self._unjudged: deque[str] = deque()
         self._of_user: dict[int, deque[str]] = {}
         self._delays: deque[float] = deque(maxlen=MOST_DELAYS)
         self._share = 1.0
@@ -105,6 +105,7 @@ class Outcomes:
             time_ms, user, group_of(user, request), served.surface, served.address.bundle, served.tier, served.walked, uniform,
             served.items, served.scores,
         )  # fmt: skip
+        self._unjudged.append(request)
         if user:
             self._of_user.setdefault(user, deque(maxlen=_LISTS_OF_A_USER)).append(request)
         if len(self._waiting) > MOST_WAITING:
@@ -127,11 +128,12 @@ class Outcomes:
     def matured(self, now_ms: int) -> Iterator[Waiting]:
         """The lists that can be judged by now, each once, oldest first; those as old as the window are let go of."""
         after = self.delay().matured
-        for waiting in self._waiting.values():
-            if now_ms - waiting.time_ms < after:
+        while self._unjudged:
+            waiting = self._waiting.get(self._unjudged[0])  # None: it is no longer of the sample
+            if waiting is not None and now_ms - waiting.time_ms < after:
                 break
-            if not waiting.judged:
-                waiting.judged = True
+            self._unjudged.popleft()
+            if waiting is not None:
                 yield waiting
         while self._waiting:
             request, waiting = next(iter(self._waiting.items()))

@@ -34,6 +34,7 @@ class Judged(Struct, frozen=True, kw_only=True):
     js: float
     psi_null: float
     js_null: float
+    bins: int
     effective_rows: float
     missing: float
     out_of_range: float
@@ -120,10 +121,12 @@ class Compared:
         outside = (cells.values < self._low) | (cells.values > self._high)  # of NaN neither is true
         self._outside += outside.sum(0)
 
-    def close(self, now_ms: int) -> Look | None:
-        """Judge the window when it is over: it is long enough, and has enough rows. One that lacks them for too long is dropped."""
+    def close(self, now_ms: int, *, whole: bool = True) -> Look | None:
+        """Judge the window when it is over: it is long enough (which ``whole`` asks for), and has enough rows. One that lacks them for too
+        long is dropped.
+        """
         state = self.state
-        if not self.complete or not state.window_ms or now_ms < state.window_ms + self._window_ms:
+        if not self.complete or not state.window_ms or (whole and now_ms < state.window_ms + self._window_ms):
             return None
         rows = int(self._window[0].sum())
         if rows < self._settings.min_rows:
@@ -175,7 +178,7 @@ class Compared:
         seen = diverged(reference, counts, level, hours) or Divergence(0.0, 0.0, 0.0, 0.0, 1, 0.0, 0.0)
         cells, rows = counts.sum(0), int(counts.sum())
         return Judged(
-            name=kept.bins.name, psi=seen.psi, js=seen.js, psi_null=seen.psi_null, js_null=seen.js_null,
+            name=kept.bins.name, psi=seen.psi, js=seen.js, psi_null=seen.psi_null, js_null=seen.js_null, bins=seen.bins,
             effective_rows=seen.effective_rows, missing=float(cells[MISSING] / rows),
             out_of_range=outside, drifted=seen.beyond(self._settings.floor),
         )  # fmt: skip

@@ -73,6 +73,11 @@ class ServedColumns:
         """The bundle in service."""
         return self._version
 
+    @property
+    def lineage(self) -> str:
+        """The bundle with which the warm starts began that led to it."""
+        return self._lineage
+
     def refresh(self, plan: str) -> None:
         """Ask the registry which bundle serves ``plan``; another lineage means another reference."""
         if not plan:
@@ -137,15 +142,15 @@ class ServedColumns:
         groups = np.full(len(values), waiting.group, np.int64)
         self.calibration.add(Cells(values, groups, waiting.time_ms))
 
-    def close(self, now_ms: int) -> None:
-        """Judge the windows that are over at ``now_ms``."""
+    def close(self, now_ms: int, *, whole: bool = True) -> None:
+        """Judge the windows that are over at ``now_ms``; without ``whole`` those that have enough rows, however short."""
         for compared in (self.features, self.scores):
-            look = compared.close(now_ms) if compared is not None else None
+            look = compared.close(now_ms, whole=whole) if compared is not None else None
             for column in look.columns if look is not None else ():
                 if column.drifted:
                     log.warning("drifted", column=column.name, psi=column.psi, psi_null=column.psi_null)
         if self.calibration is not None:
-            self.calibration.close(now_ms)
+            self.calibration.close(now_ms, whole=whole)
 
     def saved(self) -> tuple[State | None, State | None, CalibrationState | None]:
         """The states as of now."""

@@ -15,7 +15,7 @@ from headwater.evaluation.walk import Before
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.statistics import STATISTICS_FILE, Statistics
-from headwater.learning.trainingset import TrainingSet
+from headwater.learning.trainingset import LearntFrom, TrainingSet
 from headwater.log.protocol import EventLog
 from headwater.log.seek import last_before
 from headwater.offline.fit import Fitted, fit
@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class TrainReport(Struct, frozen=True, kw_only=True):
-    """What a training run made. ``allowed_mismatch`` are features that its data has wrong, with permission; ``tables`` how
+    """What a training run made. ``learnt_from``, ``asked`` and ``missed``: as in :class:`~headwater.learning.trainingset.TrainingSet`. ``allowed_mismatch`` are features that its data has wrong, with permission; ``tables`` how
     many rows have the columns of a table from the log, and how many from its files; ``sources_s`` are seconds of training
     each fitted source, ``indexes`` how the vectors of each searched one are searched; ``gate`` is the verdict on the bundle
     (``None``: it was not asked for), ``gate_s`` what that took; ``frozen`` why it was not promoted all the same ("": promotion is not frozen).
@@ -45,7 +45,8 @@ class TrainReport(Struct, frozen=True, kw_only=True):
     allowed_mismatch: tuple[str, ...]
     rows: int
     groups: int
-    questions: int
+    learnt_from: LearntFrom
+    asked: int
     missed: int
     tables: dict[str, TableOrigins]
     trees: int
@@ -107,7 +108,7 @@ def train(
     )  # fmt: skip
     return TrainReport(
         bundle=published.bundle, promoted=published.promoted, frozen=published.frozen, gate=published.gate, gate_s=time.perf_counter() - ended,
-        allowed_mismatch=allowed, rows=len(rows.features), groups=len(rows.groups), questions=rows.questions,
+        allowed_mismatch=allowed, rows=len(rows.features), groups=len(rows.groups), learnt_from=rows.learnt_from, asked=rows.asked,
         missed=rows.missed, tables=done.tables, trees=made.trees, epochs=made.epochs, holdout_ndcg10=made.holdout_ndcg10,
         replay_s=done.replay_s, fit_s=done.fit_s, sources_s=fitted.seconds, indexes=fitted.indexes, gain=made.gain,
     )  # fmt: skip
@@ -148,8 +149,8 @@ def _training(
 ) -> dict[str, str | int | float | bool | None]:
     """What the manifest says of the training."""
     made: dict[str, str | int | float | bool | None] = {
-        "seed": seed, "rows": len(done.rows.features), "groups": len(done.rows.groups), "trees": done.ranker.trees,
-        "epochs": done.ranker.epochs,
+        "seed": seed, "rows": len(done.rows.features), "groups": len(done.rows.groups), "learnt_from": done.rows.learnt_from,
+        "trees": done.ranker.trees, "epochs": done.ranker.epochs,
     }  # fmt: skip
     if allowed:
         made["allow_mismatch"] = ", ".join(allowed)

@@ -337,7 +337,8 @@ def _without(text: str, name: str) -> str:
     """``text`` less the rule called ``name``, with the comments that stand right above it kept where they are."""
     parsed = parse_rules(text)
     lines = text.splitlines(keepends=True)
-    for each, behind in zip(parsed, [*(other.line for other in parsed[1:]), len(lines) + 1], strict=True):
+    ends = [*(other.line for other in parsed[1:]), len(lines) + 1]
+    for each, behind in zip(parsed, ends[: len(parsed)], strict=True):
         if each.name == name and _alone(parsed, each):
             end = behind - 1
             while end > each.line and lines[end - 1].lstrip().startswith("#"):  # a comment above the next one

@@ -34,6 +34,7 @@ from headwater.online.rules import RulesWatch, rules_in_force
 from headwater.online.served import ExposureLog, ServedLog
 from headwater.online.shadow import Shadowing
 from headwater.online.stores import Stores
+from headwater.online.traces import note_answer
 from headwater.online.warm import warm_up
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError, UnavailableError
@@ -87,7 +88,7 @@ class Service(Intake):
             on_changes=self._folded, on_lost=self.caches.lose,
         )  # fmt: skip
         self._remotes = RemoteParts(metrics, stores.state, self.writer, self._scorer)
-        self._counts = AnswerCounts(metrics, self._scorer)
+        self.counts = AnswerCounts(metrics, self._scorer)
         types = [kind.name for kind in config.events]
         self._freshness = Freshness(metrics, stores.log, stores.view, types, clock=clock)
         self.served, self.exposures = ServedLog(self.writer, metrics), ExposureLog(self.writer, metrics)
@@ -187,7 +188,9 @@ class Service(Intake):
         now_ms = self.clock()
         answer = self.recommender.answer(asked, now_ms)
         response = self.recommender.response(asked, answer, notes)
-        self._counts.count(asked, answer)
+        self.counts.count(asked, answer)
+        if self.traces is not None:
+            note_answer(asked.query, answer)
         if asked.choices:
             for exposure in self.experiments.exposures(asked, now_ms):
                 self.exposures.add(exposure)
@@ -199,7 +202,7 @@ class Service(Intake):
             variants = {choice.experiment: choice.variant for choice in asked.choices}
             payload = _encode_served(served_list(asked.query, answer, sampled=sampled, experiments=variants))
             self.served.add(ServedEntry(asked.user.user, asked.user.surrogate, payload))
-            self._counts.log(time.perf_counter() - began)
+            self.counts.log(time.perf_counter() - began)
         return _encode_json(response)
 
     # -- state -----------------------------------------------------------------------------------------

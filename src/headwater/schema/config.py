@@ -138,9 +138,12 @@ class Ranker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``light_keep``: how many candidates come through to the deep ranker (0: all), chosen by the light one of its bundle, or
     by the merged order of the sources (``keep_by``).
     ``remote``: the model of an Open Inference Protocol server that scores the candidates in this one's place; "": none.
+    ``learn_from``: "lists" as they were shown, what was taken against what was not; "questions" about positive events, each against
+    ``negatives`` other candidates; "auto": lists once there are enough.
     """
 
     kind: Literal["lightgbm", "deep", "none"] = "lightgbm"
+    learn_from: Literal["auto", "lists", "questions"] = "auto"
     candidates: Annotated[int, Meta(ge=1, le=2_000)] = 200
     light_keep: Annotated[int, Meta(ge=0, le=2_000)] = 0
     keep_by: Literal["light", "merged"] = "light"
@@ -290,7 +293,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     raise ConfigurationError(
                         f'surfaces[{index}].sources: There is no source "{source}"{nearest(source, SOURCE_NAMES)}'
                     )
-        for key, url in (("state.url", self.state.url), ("ranker.remote", self.ranker.remote)):
+        for key, url in (
+            ("state.url", self.state.url), ("ranker.remote", self.ranker.remote),
+            ("monitoring.traces.endpoint", self.monitoring.traces.endpoint),
+        ):  # fmt: skip
             check_host(key, url, self.limits.hosts)
         check_webhooks(self.monitoring.webhooks, self.limits.hosts)
         alerts_in_force(self.alerts, DEFAULT_ALERTS if self.monitoring.default_alerts else ())

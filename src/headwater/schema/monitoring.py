@@ -9,9 +9,11 @@ from urllib.parse import urlsplit
 from msgspec import Meta, Struct
 
 from headwater.schema.alerts import Severity
+from headwater.schema.drift import Drift
 from headwater.schema.durations import Duration
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.online_metrics import OnlineMetrics
+from headwater.schema.traces import Traces
 from headwater.schema.urls import check_host, check_url
 
 _Url = Annotated[str, Meta(min_length=1, max_length=2_048)]
@@ -22,7 +24,8 @@ class Monitoring(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     ``default_alerts``: the rules of :mod:`headwater.schema.default_alerts` are on. ``webhooks`` are told of alerts from
     ``notify_from`` up and of every action. ``experiments_every``: how often running experiments are judged; each time the log is read.
-    ``online``: what people do with lists.
+    ``online``: what people do with lists; ``traces``: which requests are traced.
+    ``drift``: when what is served counts as drifted.
     """
 
     enabled: bool = True
@@ -33,6 +36,8 @@ class Monitoring(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     notify_from: Severity = "warning"
     experiments_every: Duration = "5m"
     online: OnlineMetrics = OnlineMetrics()
+    traces: Traces = Traces()
+    drift: Drift = Drift()
 
 
 def check_webhooks(webhooks: Sequence[str], hosts: Sequence[str]) -> None:

@@ -10,13 +10,18 @@ from headwater.console.desk import Desk, Entry
 from headwater.console.pages import (
     alerts,
     audit,
+    catalogue_map,
     configuration,
     experiments,
+    features,
+    item_rules,
+    items,
     keys,
     models,
     overview,
     playground,
     rules,
+    users,
     why,
 )
 
@@ -32,6 +37,6 @@ class Page(Protocol):
 
 
 PAGES: tuple[Page, ...] = (
-    overview, playground, why, models, experiments, rules, alerts, configuration, keys, audit,
+    overview, playground, why, users, items, item_rules, catalogue_map, features, models, experiments, rules, alerts, configuration, keys, audit,
 )  # fmt: skip
 """In the order of the navigation."""

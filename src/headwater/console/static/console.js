@@ -47,6 +47,8 @@
     if (!chart) {
       canvas.textContent = "";
       chart = { made: echarts.init(canvas, dark() ? "dark" : null), dark: dark() };
+      // a point of the data that has an address leads there
+      chart.made.on("click", ({ data }) => data && data.href && location.assign(data.href));
       charts.set(canvas, chart);
     }
     // tooltips drawn in the canvas: as HTML they would carry inline styles, which the page's policy forbids

@@ -12,9 +12,9 @@ from typing import Any
 from tests.debian import program
 from tests.test_prometheus import every_metric
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 DEPLOY, RULES = ROOT / "deploy", ROOT / "deploy" / "prometheus-alerts.yml"
-ALERT_TESTS = Path(__file__).parent / "prometheus-alerts.test.yml"
+ALERT_TESTS = [Path(__file__).parent / f"{name}.yml" for name in ("minutes", "days")]
 
 _NAME = re.compile(r"\bheadwater_\w+")
 _ALERT = re.compile(r"^ +- alert: Headwater(\w+)$", re.MULTILINE)
@@ -49,8 +49,8 @@ def test_promtool_takes_rules_and_scrape_configuration() -> None:
 
 
 def test_rules_fire_when_they_should_and_only_then() -> None:
-    promtool("test", "rules", ALERT_TESTS)
-    fired = set(re.findall(r"Headwater(\w+)", ALERT_TESTS.read_text()))
+    promtool("test", "rules", *ALERT_TESTS)
+    fired = {name for path in ALERT_TESTS for name in re.findall(r"Headwater(\w+)", path.read_text())}
     assert fired == set(_ALERT.findall(RULES.read_text())), "each rule has a series at which it fires"
 
 
