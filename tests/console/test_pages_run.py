@@ -16,7 +16,7 @@ from tests.online.running import CONFIG
 
 PAGES = ("models", "experiments", "rules", "alerts", "configuration", "keys", "audit")
 RULES = '[[rules]]\nname = "less"\nfilter = "id != \'item-1\'"\n'
-SLOW_MS = 60_000  # processes start beside other tests
+SLOW_MS = 120_000  # processes start beside other tests
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -77,6 +77,7 @@ def test_a_control_is_moved_and_taken_back(windows: Windows) -> None:
     page.locator("#controls").get_by_role("button", name="Freeze").click()
     _confirm(page, "freeze", "labels are late")
     expect(page.locator("#controls")).to_contain_text("labels are late", timeout=SLOW_MS)
+    expect(page.locator("#changes")).to_contain_text("labels are late", timeout=SLOW_MS)
     page.locator("#changes").get_by_role("button", name="Undo").first.click()
     _confirm(page, "undo", "they are there")
     expect(page.locator("#controls")).to_contain_text("bundles that pass the gate may serve", timeout=SLOW_MS)

@@ -28,7 +28,7 @@
       return;
     }
     const option = await reply.json();
-    figure.dataset.state = "drawn";
+    figure.dataset.state = option.empty ? "empty" : "drawn";
     if (option.empty) {
       charts.get(canvas)?.dispose();
       charts.delete(canvas);
