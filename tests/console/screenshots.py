@@ -82,7 +82,7 @@ def take(url: str, folder: Path) -> None:
             page.screenshot(path=str(path))
             context.close()
             size = path.stat().st_size
-            print(f"{path}: {size:,} bytes")
+            sys.stdout.write(f"{path}: {size:,} bytes\n")
             if size > MOST_BYTES:
                 raise RuntimeError(f"{path} has {size:,} bytes, more than {MOST_BYTES:,}")
         browser.close()
