@@ -43,6 +43,7 @@ def playground(page: Page) -> None:
         tile = page.locator(".tile:not(:has(.move.down))").nth(1)
         tile.get_by_role("button", name="click").click(timeout=PATIENCE_MS)
         page.wait_for_timeout(2_000)
+    page.evaluate("window.scrollTo(0, 0)")
 
 
 def why(page: Page) -> None:
@@ -51,6 +52,8 @@ def why(page: Page) -> None:
     page.locator("#newest a.button").first.click(timeout=PATIENCE_MS)
     page.locator(".whylist").wait_for(timeout=PATIENCE_MS)
     page.wait_for_timeout(1_000)
+    page.evaluate("document.querySelector('.whylist').closest('section').scrollIntoView()")
+    page.evaluate("window.scrollBy(0, -75)")  # the bar above stays where it is
 
 
 SHOTS: tuple[tuple[str, Theme, Callable[[Page], None]], ...] = (
@@ -78,7 +81,7 @@ def take(url: str, folder: Path) -> None:
             page = context.new_page()
             look(page)
             path = folder / f"{name}.png"
-            page.evaluate("window.scrollTo(0, 0)")
+            page.mouse.move(1, 1)
             page.screenshot(path=str(path))
             context.close()
             size = path.stat().st_size
