@@ -68,6 +68,7 @@ def test_rules_are_checked_as_typed_tried_and_published(windows: Windows, site: 
     text.fill(before)
     page.get_by_role("button", name="Publish").click()
     _confirm(page, "publish", "it is over")
+    expect(page.locator("#toasts")).to_contain_text("(none) are in service", timeout=SLOW_MS)
     expect(page.locator("#past")).to_contain_text("it is over", timeout=SLOW_MS)
     assert site.config_path.read_text().rstrip() == CONFIG.rstrip()
 
@@ -92,6 +93,7 @@ def test_an_experiment_is_started_and_judged(windows: Windows, site: Site) -> No
     page.locator("#create-reason").fill("more candidates")
     page.locator("#create").get_by_role("button", name="Create").click()
     page.get_by_role("link", name="wide").click(timeout=SLOW_MS)
+    expect(page.locator("html[data-ready]")).to_be_attached(timeout=SLOW_MS)  # a button does nothing before that
     page.get_by_role("button", name="Start", exact=True).click()
     _confirm(page, "start", "go")
     expect(page.locator("#live")).to_contain_text("running", timeout=SLOW_MS)

@@ -113,4 +113,5 @@
     if (closer) closer.closest("dialog").close();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  root.dataset.ready = "yes";
 })();
