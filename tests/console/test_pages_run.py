@@ -12,7 +12,6 @@ from headwater.registry.registry import Registry
 from headwater.schema.config import load_config
 from tests.console.conftest import Site
 from tests.console.windows import PHONE, Windows, first_paint_ms
-from tests.online.running import CONFIG
 
 PAGES = ("models", "experiments", "rules", "alerts", "configuration", "keys", "audit")
 RULES = '[[rules]]\nname = "less"\nfilter = "id != \'item-1\'"\n'
@@ -51,7 +50,7 @@ def test_a_bundle_is_looked_at_compared_rolled_back_and_promoted_again(windows: 
 def test_rules_are_checked_as_typed_tried_and_published(windows: Windows, site: Site) -> None:
     page = windows.open("/console/rules")
     text = page.get_by_label("[[rules]] in TOML")
-    before = text.input_value()
+    before, file = text.input_value(), site.config_path.read_text()
     text.fill(RULES.replace("id", "ide"))
     expect(page.locator("#findings")).to_contain_text('There is no field "ide"', timeout=SLOW_MS)
     text.fill(RULES)
@@ -70,7 +69,7 @@ def test_rules_are_checked_as_typed_tried_and_published(windows: Windows, site: 
     _confirm(page, "publish", "it is over")
     expect(page.locator("#toasts")).to_contain_text("(none) are in service", timeout=SLOW_MS)
     expect(page.locator("#past")).to_contain_text("it is over", timeout=SLOW_MS)
-    assert site.config_path.read_text().rstrip() == CONFIG.rstrip()
+    assert site.config_path.read_text().rstrip() == file.rstrip()
 
 
 def test_a_control_is_moved_and_taken_back(windows: Windows) -> None:
