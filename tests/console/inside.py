@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -12,13 +13,18 @@ from typing import Any, cast
 import httpx
 from litestar.types import ASGIApp
 
+from headwater.cli.console import CommandLine
 from headwater.console.app import console_app
 from headwater.console.desk import Live
 from headwater.console.guard import COOKIE
-from headwater.console.seeing import Past, Planes, Play
+from headwater.console.planes import Planes
+from headwater.console.seeing import Past, Play, Pulses
 from headwater.console.sessions import Sessions, console_secret
+from headwater.features.plan import compile_plan
 from headwater.online.access import Access
 from headwater.online.console import ConsoleKeys
+from headwater.online.console_keys import ConsoleKeyRing
+from headwater.online.console_rules import ConsoleRules
 from headwater.online.keys import add_key
 from headwater.online.metrics import Metrics
 from headwater.schema.config import Config
@@ -28,6 +34,7 @@ from headwater.schema.explanation import Explanation
 from headwater.schema.keys import Scope
 from headwater.schema.requests import RecommendRequest
 from headwater.schema.seen import Card, PastList, Person, Pulse, ShownList, Step, Whom
+from headwater.serving.stages import described
 
 HOST = "console.test"
 
@@ -82,7 +89,7 @@ class Quiet:
 
     play: Play = field(default_factory=Away)
     past: Past = field(default_factory=Away)
-    planes: Planes = field(default_factory=Away)
+    pulses: Pulses = field(default_factory=Away)
     reasons: list[str] = field(default_factory=list)
     failure: Exception | None = None
 
@@ -98,11 +105,20 @@ class Quiet:
 class Console:
     """The console of ``data``, and what a browser would do with it."""
 
-    def __init__(self, data: Path, *, live: Live | None = None) -> None:
+    def __init__(
+        self, data: Path, *, live: Live | None = None, config: Config | None = None, path: Path | None = None, looks: Any = None
+    ) -> None:  # fmt: skip
         self.data, self.clock = data, Clock()
+        config = Config() if config is None else config
+        plan = compile_plan(config)
         self._access = Access(data, Config().limits, Metrics(), clock=self.clock, timer=lambda: 0.0)
         keys = ConsoleKeys(self._access)
-        self.app: ASGIApp = console_app(Config(), data, keys, live or Quiet(), clock=self.clock, wall=self.clock)
+        planes = Planes(
+            rules=ConsoleRules(data, path, plan, lambda: config, self.clock, self.clock),
+            keys=ConsoleKeyRing(data, self._access, self.clock), commands=CommandLine(path, data), plan=plan.hash,
+            pipeline=lambda: described(config), config=lambda: config, config_path=path, looks=looks,
+        )  # fmt: skip
+        self.app: ASGIApp = console_app(config, data, keys, live or Quiet(), planes, clock=self.clock, wall=self.clock)
         self.sessions = Sessions(console_secret(data), keys, self.clock)
 
     def key(self, name: str, *scopes: Scope, expires_ms: int | None = None) -> str:
@@ -116,7 +132,7 @@ class Console:
         self._access.refresh()
 
     def ask(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, form: Mapping[str, str] | None = None,
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, form: Mapping[str, str | list[str]] | None = None,
         cookie: str = "", host: str = HOST,
     ) -> httpx.Response:  # fmt: skip
         """The answer to one request; redirects are not followed."""
@@ -130,7 +146,9 @@ class Console:
             ) as client:
                 return await client.request(method, path, headers=sent, data=form)
 
-        return asyncio.run(one())
+        # in a thread: the browser tests of the same process have a loop that runs in this one
+        with ThreadPoolExecutor(1) as apart:
+            return apart.submit(asyncio.run, one()).result()
 
     def log_in(self, key: str, *, host: str = HOST) -> str:
         """The cookie of a new session."""
@@ -138,9 +156,20 @@ class Console:
         assert answer.status_code == 303, answer.text
         return cookie_of(answer)
 
-    def token(self, cookie: str) -> str:
+    def change(self, path: str, cookie: str, **form: str | list[str]) -> httpx.Response:
+        """The answer to a change, sent as a page sends it, from this machine."""
+        headers = {"x-csrf-token": self.token(cookie, host="localhost"), "hx-request": "true"}
+        return self.ask("POST", path, headers=headers, form=form, cookie=cookie, host="localhost")
+
+    def visit(self) -> str:
+        """The session of somebody on this machine, while there are no keys."""
+        return cookie_of(self.ask("GET", "/console", host="localhost"))
+
+    def token(self, cookie: str, *, host: str = HOST) -> str:
         """The token that the pages of a session carry."""
-        found = re.search(r'"X-CSRF-Token": "([0-9a-f]{64})"', self.ask("GET", "/console", cookie=cookie).text)
+        found = re.search(
+            r'"X-CSRF-Token": "([0-9a-f]{64})"', self.ask("GET", "/console", cookie=cookie, host=host).text
+        )
         assert found is not None
         return found[1]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headwater.console.pages.overview import ROOT
+from headwater.console.guard import ROOT
 from headwater.registry.audit import read_audit
 from headwater.schema.keys import Scope
 from tests.console.inside import Console, Quiet

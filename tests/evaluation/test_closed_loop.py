@@ -32,12 +32,12 @@ MARGIN = 0.01  # of satisfaction, 0 to 1: the interval begins at 0.036, two stan
 
 @pytest.fixture(scope="module")
 def accepted() -> ClosedLoopReport:
-    return closed_loop(SMALL, [1, 2, 3], [POLICIES[name] for name in ("popular", "headwater", "on-candidates")])
+    return closed_loop(SMALL, [1, 2, 3], [POLICIES[name] for name in ("popular", "headwater", "on-questions")])
 
 
-@pytest.mark.parametrize("full", ["headwater", "on-candidates"])
+@pytest.mark.parametrize("full", ["headwater", "on-questions"])
 def test_the_product_makes_people_more_content_than_popular_lists_do(accepted: ClosedLoopReport, full: str) -> None:
-    """Not on average alone: the whole interval lies above the margin. The ranker of ``on-candidates`` learns as ``headwater train`` does."""
+    """Not on average alone: the whole interval lies above the margin. The ranker of ``on-questions`` learns as ``headwater train`` does."""
     found = accepted.over_popular[full]
     assert found.ci95["satisfaction"][0] > MARGIN, accepted
     assert found.ci95["regret"][1] < -0.02

@@ -9,9 +9,9 @@ import pytest
 
 from headwater.features.plan import compile_plan
 from headwater.learning.giveaways import giveaways, withheld
+from headwater.learning.rankers import fit_ranker
 from headwater.learning.trainingset import build_training_set
 from headwater.log.commands import PutItems
-from headwater.offline.rankers import fit_ranker
 from headwater.schema.config import Config, Features, Ranker
 from headwater.schema.events import Event
 from headwater.schema.items import Item

@@ -65,7 +65,7 @@ def same(a: TrainingSet, b: TrainingSet) -> bool:
     return (
         a.features.tobytes() == b.features.tobytes() and a.labels.tobytes() == b.labels.tobytes()
         and a.weights.tobytes() == b.weights.tobytes() and a.groups.tolist() == b.groups.tolist()
-        and (a.questions, a.missed, a.data) == (b.questions, b.missed, b.data)
+        and (a.asked, a.missed, a.data) == (b.asked, b.missed, b.data)
     )  # fmt: skip
 
 
@@ -115,8 +115,8 @@ def test_every_row_is_what_was_known_just_before_its_event(log: Written) -> None
     """To the byte, against the slow fold: no row holds anything of its event or of what came after."""
     made = build(log.log)
     asked = questions(log)
-    assert made.questions == len(asked)
-    assert len(made.groups) == made.questions - made.missed
+    assert made.asked == len(asked)
+    assert len(made.groups) == made.asked - made.missed
     assert len(made.groups) > 40
     assert made.missed > 5
     position = 0
@@ -154,7 +154,7 @@ def test_the_seed_decides_and_nothing_else(log: Written) -> None:
 
 
 def test_about_as_many_questions_are_asked_as_were_wanted(log: Written) -> None:
-    counts = [build(log.log, groups=30, seed=seed).questions for seed in range(6)]
+    counts = [build(log.log, groups=30, seed=seed).asked for seed in range(6)]
     assert 20 < np.mean(counts) < 40
     assert len(set(counts)) > 1
 
@@ -162,7 +162,7 @@ def test_about_as_many_questions_are_asked_as_were_wanted(log: Written) -> None:
 def test_training_starts_when_it_is_told_but_knows_what_was_before(log: Written) -> None:
     start_ms = log.log.last_received_ms - 6_000_000
     late, everything = build(log.log, start_ms=start_ms), build(log.log)
-    assert 0 < late.questions < everything.questions
+    assert 0 < late.asked < everything.asked
     assert late.data.first_ms >= start_ms
     assert late.data.last_offset == everything.data.last_offset == log.log.last_offset
     rows = {row.tobytes() for row in everything.features[everything.labels == 1]}
@@ -172,7 +172,7 @@ def test_training_starts_when_it_is_told_but_knows_what_was_before(log: Written)
 def test_negatives_are_what_the_sources_offered_and_never_the_answer() -> None:
     steps = [clicks((f"u{n}", f"i{n % 9}"), at_ms=START_MS + n * 5_000) for n in range(40)]
     made = build(written(steps, CONFIG).log)
-    assert made.questions == 40
+    assert made.asked == 40
     assert made.missed == 9, "an item's first click could not be foreseen: nobody had heard of it"
     for features, labels, _ in groups_of(made):
         assert labels.sum() == 1
@@ -192,14 +192,14 @@ def test_retractions_and_other_types_are_no_questions() -> None:
     block = next(log.blocks())
     assert int(positives(block, kinds).sum()) == 2
     made = build(log.log)
-    assert (made.questions, made.missed) == (2, 1)
+    assert (made.asked, made.missed) == (2, 1)
     assert made.weights.tolist() == [4.0]
 
 
 def test_a_log_without_positive_events_trains_nothing() -> None:
     for steps in ([], [Step(START_MS, [Event(user="u", item="a", type="view")])]):
         made = build(written(steps, CONFIG).log)
-        assert (made.questions, len(made.features), len(made.groups)) == (0, 0, 0)
+        assert (made.asked, len(made.features), len(made.groups)) == (0, 0, 0)
         assert made.features.shape == (0, len(PLAN.columns))
 
 
@@ -225,6 +225,9 @@ def test_what_follows_on_an_item_that_is_no_longer_offered_belongs_to_the_questi
         ]
     made = build(written(sorted(steps, key=lambda step: step.at_ms), CONFIG).log)
     names = [t.name for t in CONFIG.events]
-    done = [{name for t, name in enumerate(names) if outcome >> t & 1} for outcome in made.outcomes.tolist()]
+    done = [
+        {name for t, name in enumerate(names) if outcome >> t & 1}
+        for outcome in made.outcomes[made.labels == 1].tolist()
+    ]
     by_user = dict(zip(made.addresses.user[np.cumsum(made.groups) - 1].tolist(), done, strict=True))
     assert list(by_user.values()) == [{"click", "like"}, {"click"}, {"click"}]

@@ -15,11 +15,11 @@ from headwater.cli.local import make_site, write_world
 from headwater.evaluation.freshness import FreshnessReport
 from headwater.features.plan import compile_plan
 from headwater.features.replay import stops
-from headwater.learning.trainingset import positive_types, positives
+from headwater.learning.trainingset import newest, positive_types, positives
 from headwater.log.lmdb import LmdbLog
 from headwater.offline.evaluate import freshness
 from headwater.offline.fit import Fitted, fit
-from headwater.offline.renewal import RegularRenewal, Renewal, newest
+from headwater.offline.renewal import RegularRenewal, Renewal
 from headwater.offline.train import last_offset_before
 from headwater.schema.config import Config, load_config
 from headwater.schema.errors import ConfigurationError
@@ -49,7 +49,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
     made = make_site(
         tmp_path_factory.mktemp("renewed"),
         {
-            "ranker": {"trees": 5, "leaves": 4, "negatives": 5, "max_rows": 1_000},
+            "ranker": {"trees": 5, "leaves": 4, "negatives": 5, "max_rows": 1_000, "learn_from": "questions"},
             "sources.item_knn": {"enabled": True},
         },
     )
@@ -93,19 +93,19 @@ def test_a_renewal_learns_from_the_newest_rows(site: tuple[Config, Path]) -> Non
     with closing(LmdbLog(data / "log", readonly=True)) as log:
         first = first_of(site, log)
         renewal = Renewal(config, plan, log, first, window_ms=3 * HOUR_MS, share=1.0, seed=5, threads=1)
-        regular = RegularRenewal(renewal, every_ms=2 * HOUR_MS, split_ms=SPLIT_MS)
+        regular = RegularRenewal(renewal, every_ms=2 * HOUR_MS, split_ms=SPLIT_MS, until=log.last_offset)
         view, positive, versions = first.view, positive_types(log, config), [regular.model]
         assert view.fold.offset == first.rows.data.last_offset
         last_ms = 0
         for block, i in stops(log, view.fold, lambda block: positives(block, positive)):
-            regular.before(block.records[i], view)
+            regular.look(block, i, view)
             last_ms = int(block.records["received_ms"][i])
             if regular.model is not versions[-1]:
                 versions.append(regular.model)
         assert len(versions) - 1 == regular.renewals == renewals(2 * HOUR_MS) >= 2
         assert last_ms > SPLIT_MS + 4 * HOUR_MS
-        kept = renewal._rows
-        assert len(kept.groups) == config.ranker.max_groups
+        kept = renewal.rows
+        assert config.ranker.max_rows - 6 < len(kept.features) <= config.ranker.max_rows
         assert kept.addresses.now_ms.min() > first.rows.addresses.now_ms.min(), "the oldest made room"
         assert SPLIT_MS < kept.addresses.now_ms.max() < SPLIT_MS + (2 * renewals(2 * HOUR_MS) + 1) * HOUR_MS
         assert (np.diff(kept.addresses.offset) >= 0).all(), "in order of time, none twice"
@@ -118,11 +118,11 @@ def test_a_renewal_learns_from_the_newest_rows(site: tuple[Config, Path]) -> Non
 def test_the_newest_groups_stay_whole(site: tuple[Config, Path], more: int) -> None:
     with closing(LmdbLog(site[1] / "log", readonly=True)) as log:
         rows = first_of(site, log).rows
-    count = len(rows.groups) + more
-    both = newest([rows, replace(rows, features=rows.features + 1.0)], count)
-    assert len(both.groups) == count
-    assert (both.features[-len(rows.features) :] == rows.features + 1.0).all()
     old = int(rows.groups[len(rows.groups) - more :].sum())
+    count = len(rows.features) + old + 1  # there is no group of one row
+    both = newest([rows, replace(rows, features=rows.features + 1.0)], count)
+    assert len(both.groups) == len(rows.groups) + more
+    assert (both.features[-len(rows.features) :] == rows.features + 1.0).all()
     assert (both.features[:old] == rows.features[len(rows.features) - old :]).all()
     assert len(both.features) == len(rows.features) + old == len(both.labels) == len(both.addresses.item)
     assert len(newest([rows], count).groups) == len(rows.groups), "fewer than asked for: all of them"

@@ -92,7 +92,7 @@ def start(folder: Path, **gate: float | str | bool) -> Learning:
     site = make_site(
         folder,
         {
-            "ranker": {"trees": 5, "leaves": 4, "negatives": 9, "max_rows": 1_000},
+            "ranker": {"trees": 5, "leaves": 4, "negatives": 9, "max_rows": 1_000, "learn_from": "questions"},
             "gate": {"margin": 1.0, "slower": 100.0, "questions": 50, **gate},
             "sources.item_knn": {"enabled": True},
         },
@@ -143,8 +143,8 @@ def test_every_event_is_folded_once_and_judges_before_it_teaches(learning: Learn
 
     standing = learning.learner._standing
     assert standing is not None
-    rows = standing.renewal._rows
-    assert len(rows.groups) == learning.config.ranker.max_groups
+    rows = standing.renewal.rows
+    assert learning.config.ranker.max_rows - 10 < len(rows.features) <= learning.config.ranker.max_rows
     at = rows.addresses.offset
     assert (np.diff(at) >= 0).all()
     assert ends[0] < at.max() <= ends[1], "the newest rows that the last bundle knew"

@@ -32,7 +32,8 @@ def pages() -> Iterator[Pages]:
 def server(tmp_path_factory: pytest.TempPathFactory, pages: Pages) -> Iterator[Site]:
     """A system with a ranker and 100 items; tests add users and items of their own."""
     cors = f'\n[cors]\norigins = ["{pages.origin}"]\n'
-    with Site(tmp_path_factory.mktemp("site"), CONFIG + CACHE + cors) as site:
+    watched = CONFIG.replace("enabled = false  #", 'enabled = true\nevery = "1s"  #')
+    with Site(tmp_path_factory.mktemp("site"), watched + CACHE + cors) as site:
         site.empty_answer = site.recommend(user="first")
         site.version = publish_ranker(site.data, site.config, seed=1, created_ms=1_772_000_000_000)
         site.reflected(site.ingest("/v1/items", catalogue(100)))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headwater.registry.audit import AUDIT_FILE, read_audit, record
-from headwater.registry.controls import ControlsFile, change_controls, read_controls
+from headwater.registry.controls import ControlsFile, change_controls, changed_controls, read_controls
 from headwater.schema.controls import CONTROLS_FILE, Controls
 from headwater.schema.errors import ConfigurationError, HeadwaterError
 
@@ -51,7 +51,7 @@ def test_a_wrong_change_changes_nothing(tmp_path: Path, changes: dict[str, Any],
 def test_a_change_may_expect_what_stands_there(tmp_path: Path) -> None:
     change_controls(tmp_path, by="cli", reason="", time_ms=1, exploration=2.0)
     with pytest.raises(ConfigurationError, match="changed since"):
-        change_controls(tmp_path, by="cli", reason="", time_ms=2, expect={"exploration": 3.0}, exploration=1.0)
+        changed_controls(tmp_path, {"exploration": 1.0}, by="cli", reason="", time_ms=2, expect={"exploration": 3.0})
     assert read_controls(tmp_path).exploration == 2.0
 
 

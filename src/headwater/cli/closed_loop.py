@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def closed_loop(
-    policies: Annotated[str, typer.Option(help=f"Of {_ALL},on-candidates, divided by commas; none: an empty text.")] = _ALL,
+    policies: Annotated[str, typer.Option(help=f"Of {_ALL},on-questions, divided by commas; none: an empty text.")] = _ALL,
     delays: Annotated[
         str, typer.Option(help="How late events reach the full system, such as 0s,1m,10m,1h,1d.")
     ] = "",

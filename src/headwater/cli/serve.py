@@ -87,7 +87,7 @@ def serve(
 
     configure_logging("info")
     structlog.contextvars.bind_contextvars(role=role.value, part="supervisor" if part is None else part.value)
-    chosen = settings(config, data) if pinned is None else _pinned(pinned, data)
+    chosen = settings(config, data) if pinned is None else _pinned(pinned, config, data)
     serving = chosen.config.serving
     host = serving.host if host is None else host
     port = serving.port if port is None else port
@@ -99,11 +99,17 @@ def serve(
 
         if role in (Role.ALL, Role.RECOMMEND):
             _check_rules(chosen)
+        if chosen.config.monitoring.enabled:
+            from headwater.cli.monitor import rules_of
+
+            rules_of(chosen.config)
         supervise(chosen, role, host, port, serving.workers if workers is None else workers, shift_ms)
         return
+    from headwater.cli.process_metrics import ProcessMetrics
     from headwater.online.supervisor import die_with_supervisor
 
     die_with_supervisor()
+    ProcessMetrics().started(part)
     try:
         if part is Part.WRITER:
             _run(lambda stop, _: _write(chosen, _clock(shift_ms), stop))
@@ -113,6 +119,10 @@ def serve(
             _run(lambda stop, _: _load(chosen, _clock(shift_ms), stop))
         elif part is Part.LEARNER:
             _learn(chosen)
+        elif part is Part.MONITOR:
+            from headwater.cli.monitor import monitor
+
+            _run(lambda stop, _: monitor(chosen, stop, shift_ms))
         else:
             handed = Handed(role, listen_fd, control_fd, hold, plan, pinned)
             _run(lambda stop, retire: _answer(chosen, host, port, handed, _clock(shift_ms), worker, stop, retire))
@@ -122,13 +132,13 @@ def serve(
         raise typer.Exit(code) from error
 
 
-def _pinned(path: Path, data: Path | None) -> Settings:
-    """The settings of a child: the copy of the configuration that the supervisor made for it."""
+def _pinned(path: Path, config: Path | None, data: Path | None) -> Settings:
+    """The settings of a child: the copy of the configuration that the supervisor made for it of the file ``config``."""
     from headwater.features.pinned import load_pinned
 
     if data is None:
         raise ConfigurationError("--pinned is for the supervisor's children, which are given --data too")
-    return Settings(load_pinned(path), None, data)
+    return Settings(load_pinned(path), config, data)
 
 
 def _check_reach(host: str, data: Path) -> None:
@@ -291,11 +301,13 @@ def _console(chosen: Settings, clock: Callable[[], int]) -> Callable[[Service], 
         return None
 
     def made(service: Service) -> ASGIApp:
+        from headwater.cli.console import planes_of
         from headwater.console.app import console_app
         from headwater.online.console import ConsoleKeys, ConsoleLive
         from headwater.online.keys import wall_ms
 
         keys, live = ConsoleKeys(service.access), ConsoleLive(service, chosen.data)
-        return console_app(service.config, chosen.data, keys, live, clock=clock, wall=wall_ms)
+        planes = planes_of(chosen, service, clock)
+        return console_app(service.config, chosen.data, keys, live, planes, clock=clock, wall=wall_ms)
 
     return made

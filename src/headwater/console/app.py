@@ -20,6 +20,7 @@ from headwater.console.covers import drawn
 from headwater.console.desk import Call, Desk, Live
 from headwater.console.guard import LOGIN, LOGOUT, ROOT, STATIC, Guard, next_page, page_or_root, set_cookie
 from headwater.console.pages import PAGES
+from headwater.console.planes import Planes
 from headwater.console.sessions import Keys, Sessions, console_secret
 from headwater.schema.config import Config
 
@@ -32,7 +33,14 @@ _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml",
 
 
 def console_app(
-    config: Config, data: Path, keys: Keys, live: Live, *, clock: Callable[[], int], wall: Callable[[], int]
+    config: Config,
+    data: Path,
+    keys: Keys,
+    live: Live,
+    planes: Planes,
+    *,
+    clock: Callable[[], int],
+    wall: Callable[[], int],
 ) -> ASGIApp:
     """The console of a server. ``clock`` is the log's, in Unix ms, ``wall`` that by which sessions end.
 
@@ -41,7 +49,7 @@ def console_app(
     """
     sessions = Sessions(console_secret(data), keys, wall)
     entries = tuple(entry for page in PAGES for entry in page.ENTRIES)
-    desk = Desk(data, config, clock, wall, keys, sessions, live, entries)
+    desk = Desk(data, config, clock, wall, keys, sessions, live, planes, entries)
     routes = [route for page in PAGES for route in page.routes(desk)]
     app = Litestar(
         route_handlers=[*routes, *_door(desk), _static(), _covers()],

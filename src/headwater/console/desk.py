@@ -16,7 +16,9 @@ from headwater import __version__
 from headwater.console.apart import Apart
 from headwater.console.covers import cover
 from headwater.console.guard import VISITOR
-from headwater.console.seeing import Past, Planes, Play
+from headwater.console.looks import Looks
+from headwater.console.planes import Planes
+from headwater.console.seeing import Past, Play, Pulses
 from headwater.console.sessions import Keys, Sessions, Visitor
 from headwater.console.words import FILTERS
 from headwater.schema.config import Config
@@ -39,7 +41,7 @@ class Live(Protocol):
         ...
 
     @property
-    def planes(self) -> Planes:
+    def pulses(self) -> Pulses:
         """How the planes are."""
         ...
 
@@ -72,9 +74,15 @@ class Desk:
     keys: Keys
     sessions: Sessions
     live: Live
+    planes: Planes
     entries: tuple[Entry, ...] = ()
     templates: Environment = field(default_factory=lambda: _templates())
     apart: Apart = field(default_factory=Apart)
+
+    @property
+    def looks(self) -> Looks:
+        """Users, items and features as the server sees them."""
+        return self.planes.looks
 
     def page(self, request: Call, template: str, *, status: int = 200, **values: Any) -> Response[str]:
         """A whole page, or for htmx what stands in its frame."""

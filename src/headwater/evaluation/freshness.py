@@ -34,7 +34,7 @@ HOUR_MS = 3_600_000
 
 
 class Renewing(Protocol):
-    """A bundle that is made again on the way. ``model`` is what serves; it may be another after :meth:`before`."""
+    """A bundle that is made again on the way. ``model`` is what serves; it may be another after :meth:`look`."""
 
     renewals: int
     seconds: float  # that all renewals took, the rows that were assembled for them included
@@ -42,9 +42,31 @@ class Renewing(Protocol):
     @property
     def model(self) -> Model: ...
 
-    def before(self, record: npt.NDArray[np.void], view: FoldView) -> None:
-        """See a positive event of the log, with ``view`` as of just before it."""
+    def wanted(self, block: RecordBlock) -> npt.NDArray[np.bool_]:
+        """Before which records, besides positive events, :meth:`look` has to be called."""
         ...
+
+    def look(self, block: RecordBlock, i: int, view: FoldView) -> None:
+        """See a record of the log, with ``view`` as of just before it."""
+        ...
+
+
+class _All:
+    """All of ``renewing`` look; whose bundle was made again serves with it at once."""
+
+    def __init__(self, renewing: Mapping[str, Renewing], systems: Mapping[str, System]) -> None:
+        self._renewing, self._systems = renewing, systems
+
+    def wanted(self, block: RecordBlock) -> npt.NDArray[np.bool_]:
+        wanted = np.zeros(len(block), np.bool_)
+        for each in self._renewing.values():
+            wanted |= each.wanted(block)
+        return wanted
+
+    def look(self, block: RecordBlock, i: int, view: FoldView) -> None:
+        for name, each in self._renewing.items():
+            each.look(block, i, view)
+            self._systems[name].model = each.model
 
 
 class Cost(Struct, frozen=True, kw_only=True):
@@ -90,14 +112,9 @@ def evaluate_freshness(
     for name, each in renewing.items():
         systems[name] = System(Pipeline(config, plan, stored_region=region, zones=zones), each.model)
 
-    def before(block: RecordBlock, i: int, view: FoldView) -> None:
-        for name, each in renewing.items():
-            each.before(block.records[i], view)
-            systems[name].model = each.model
-
     answers = walk(
         log, plan, config, systems, split_offset=split_offset, pick=picker(log, config, questions, sample, seed),
-        until=until, before=before, view=view, progress=progress,
+        until=until, before=_All(renewing, systems), view=view, progress=progress,
     )  # fmt: skip
     if not len(answers.users):
         raise HeadwaterError(

@@ -9,35 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
-from msgspec import Struct
 
 from headwater.evaluation.heldout import Trial
 from headwater.registry.card import CANDIDATE, IN_SERVICE, RECENT_POPULARITY, HeldOut, Measured
+from headwater.registry.listing import GateReport
 from headwater.schema.models import Gate
 
 MIN_QUESTIONS = 50  # fewer say nothing
 FLOOR_MS = 0.25  # a difference below this is the clock's
 MIN_VOCABULARY = 0.5
-
-
-class GateReport(Struct, frozen=True, kw_only=True):
-    """The verdict on ``version`` beside the bundle ``against`` (``None``: none was in service).
-
-    ``reasons`` say why it did not pass, ``notes`` what else a person should know. ``forced``: it was promoted all the
-    same. ``margin``, ``slower`` and ``questions`` are the rule of that moment.
-    """
-
-    version: str
-    against: str | None
-    passed: bool
-    forced: bool = False
-    reasons: tuple[str, ...]
-    notes: tuple[str, ...]
-    margin: float
-    slower: float
-    questions: int
-    held_out: HeldOut | None
-    judged_ms: int
 
 
 def verdict(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
 from headwater.features.replay import fold_to, stops
-from headwater.learning.trainingset import positive_types, positives
+from headwater.learning.trainingset import is_positive, positive_types, positives
 from headwater.log.protocol import EventLog
 from headwater.log.record import RecordBlock
 from headwater.schema.config import Config
@@ -30,7 +31,16 @@ LIST_LENGTH = 100  # MRR counts ranks up to here
 NO_DEADLINE_MS = 1e9
 
 
-Before = Callable[[RecordBlock, int, FoldView], None]
+class Before(Protocol):
+    """Who looks at the log on the way, before it is folded and anybody is asked about it."""
+
+    def wanted(self, block: RecordBlock) -> npt.NDArray[np.bool_]:
+        """Before which records, besides the positive events."""
+        ...
+
+    def look(self, block: RecordBlock, i: int, view: FoldView) -> None:
+        """May give systems another model, prepared, and has to refresh the view if it looks at it."""
+        ...
 
 
 @dataclass(slots=True)
@@ -127,9 +137,8 @@ def walk(
     """Fold the log up to ``split_offset``, then ask every system at each positive event up to ``until`` that is picked.
 
     ``pick`` is given the fold at the split, and returns what chooses the events behind it. A pipeline belongs to one
-    system; systems take turns in who is asked first. ``before`` is called at every positive event, before it is asked
-    about; it may give systems another model, prepared, and has to refresh the view if it looks at it. ``view`` is a state
-    to go on from, which stands at the split or before it; it ends at ``until``.
+    system; systems take turns in who is asked first. ``before`` looks at every positive event before it is asked about.
+    ``view`` is a state to go on from, which stands at the split or before it; it ends at ``until``.
     """
     view = FoldView(plan, Fold(plan, unseal=unseal)) if view is None else view
     fold = view.fold
@@ -144,15 +153,20 @@ def walk(
     known_items, start, first_ms, seen = fold.items.count, fold.offset, 0, 0
     columns: list[tuple[int, ...]] = []
 
+    types = frozenset(positive.tolist())
+
     def wanted(block: RecordBlock) -> npt.NDArray[np.bool_]:
-        return positives(block, positive)
+        hit = positives(block, positive)
+        return hit if before is None else hit | before.wanted(block)
 
     for block, i in stops(log, fold, wanted, until=until):
         record = block.records[i]
         user, item, now_ms = int(record["user"]), int(record["item"]), int(record["received_ms"])
-        first_ms = first_ms or now_ms
         if before is not None:
-            before(block, i, view)
+            before.look(block, i, view)
+        if not is_positive(record, types):
+            continue
+        first_ms = first_ms or now_ms
         if not chosen(block, i, fold):
             continue
         view.refresh()

@@ -70,7 +70,7 @@ class Exposures:
 
     ``columns`` (one array of n each): record, user, item, time_ms, received_ms, offset, item_offset, now_ms,
     segments (n, 2), position (-1: none), score (NaN: none), request (hash), request_at (position in
-    ``requests``, -1: none), surface (position in ``surfaces``, 0: none).
+    ``requests``, -1: none), surface (position in ``surfaces``, 0: none), tier (-1: no served list).
     ``competing`` holds them and all others that an outcome may belong to, in log order; ``place[i]`` is the position
     of exposure i among them.
     """
@@ -82,6 +82,7 @@ class Exposures:
     place: Int64
     outcomes: Outcomes
     open: int  # exposures whose labels are not closed yet
+    served: npt.NDArray[np.uint64]  # requests of all served lists that were read, those that can be no rows too
     skipped: dict[str, int]  # and those that can be no row, by reason
 
     def __len__(self) -> int:
@@ -152,9 +153,9 @@ _EMPTY: dict[str, npt.DTypeLike] = {
     "record": np.int64, "user": np.int64, "item": np.int64, "time_ms": np.int64, "received_ms": np.int64,
     "offset": np.int64, "item_offset": np.int64, "now_ms": np.int64, "segments": (np.uint16, (2,)),
     "position": np.int32, "score": np.float32, "request": np.uint64, "request_at": np.int64, "surface": np.int32,
-    "type": np.int64, "value": np.float32, "retract": np.bool_,
+    "tier": np.int8, "type": np.int64, "value": np.float32, "retract": np.bool_,
 }  # fmt: skip
-_COLUMNS = tuple(_EMPTY)[:14]
+_COLUMNS = tuple(_EMPTY)[:15]
 
 
 def _joined(pieces: list[Columns], names: Sequence[str]) -> Columns:
@@ -231,6 +232,7 @@ class _Exposed:
             "request": hashes(texts),
             "request_at": request_at,
             "surface": np.array([surface_of[s] for s in chosen["surface"].tolist()], np.int32),
+            "tier": np.full(n, -1, np.int8),
         }
         if self.asked.rows == POSITIVES and n:
             known = self.known[record - self.known_first]
@@ -274,6 +276,7 @@ class _Exposed:
                 "request": np.full(count, request, np.uint64),
                 "request_at": all_(self.request_count),
                 "surface": all_(self._surface(served.surface), np.int32),
+                "tier": all_(served.tier, np.int8),
             })  # fmt: skip
             self._add_requests([served.request_id])
 
@@ -300,6 +303,7 @@ class _Exposed:
             place=order,
             outcomes=joined,
             open=int(_within(record, stretch.open).sum()),
+            served=np.array(sorted(self.seen), np.uint64),
             skipped={reason: count for reason, count in skipped.items() if count},
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Training rows: for a positive event, what the pipeline would have offered just before it, assembled as-of.
+"""Training rows as a set, and those of questions: for a positive event, what the pipeline would have offered just before it.
 
 The log is replayed through the production fold; at each chosen event the production sources name the
 candidates and the production kernel assembles them, so a training row is the row that serving would
@@ -7,9 +7,9 @@ have seen. The event's item is the one relevant candidate of its group.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,10 @@ from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
 from headwater.features.replay import stops
 from headwater.features.zones import Zones
+from headwater.learning.row_buffer import Attending, RowBuffer
 from headwater.log.protocol import EventLog
 from headwater.log.record import Kind, Namespace, RecordBlock
 from headwater.registry.bundle import DataRange
-from headwater.retrieval.fitted import Recent
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
 from headwater.serving.model import Model
@@ -33,27 +33,26 @@ from headwater.serving.view import FoldView
 
 Progress = Callable[[int, int], None]
 
-
-class Attending(NamedTuple):
-    """What target attention learns from: the vectors of all items ``float32[items, e]``, and the latest events of each
-    question's user: items, type slots and ages in seconds, each ``[g, length]``, newest last, zeros in front.
-    """
-
-    vectors: npt.NDArray[np.float32]
-    items: npt.NDArray[np.int64]
-    types: npt.NDArray[np.int64]
-    age_s: npt.NDArray[np.float32]
+LearntFrom = Literal["questions", "lists"]
+QUESTIONS: Final = "questions"
+LISTS: Final = "lists"
+_T = TypeVar("_T", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """``features`` float32[n, d + s] (columns of the plan, then a score of each fitted source), ``labels`` int32[n] (1: the item of the event), ``groups`` int32[g] rows a question,
-    ``outcomes`` int64[g] what was done with the answer of each question: bit t for the t-th of the configuration's ``events``. Besides
-    the event that it was asked about these are later ones on the same item, inside the windows of ``training.labels``, that could
-    not be asked about because what was clicked is not offered again.
+    """Groups of rows that competed for the same request, in order of time.
 
-    ``questions`` were asked, ``missed`` had an answer that no source offered (they train nothing). ``addresses`` says
-    of each row what it was assembled for, and when. ``attending`` is there when a source with vectors was asked.
+    ``features`` float32[n, d + s] (columns of the plan, then a score of each fitted source), ``labels`` int32[n] (1: taken), ``weights`` float32[n],
+    ``groups`` int32[g] rows a group, ``outcomes`` int64[n] what was done with an item: bit t for the t-th of the configuration's
+    ``events``; ``position`` int16[n] the place where it was shown (-1: none). ``addresses`` says of each row what it was assembled for, and
+    when. ``attending`` is there when a source with vectors was asked.
+
+    ``learnt_from`` "questions" (:class:`Collector`): the item of a positive event among what could have been offered just before. ``asked`` counts questions, ``missed`` those
+    whose answer no source offered (they train nothing). ``outcomes`` has, besides the event that was asked about, later ones on
+    the same item inside the windows of ``training.labels``, that could not be asked about because what was clicked is not offered again.
+    "lists" (:class:`~headwater.learning.lists.ListCollector`): lists as they were shown. ``asked`` counts those whose labels are closed, ``missed`` those
+    of which nothing was taken (they train nothing).
     """
 
     features: npt.NDArray[np.float32]
@@ -61,11 +60,13 @@ class TrainingSet:
     weights: npt.NDArray[np.float32]
     groups: npt.NDArray[np.int32]
     outcomes: npt.NDArray[np.int64]
-    questions: int
+    position: npt.NDArray[np.int16]
+    asked: int
     missed: int
     data: DataRange
     addresses: Questions
     attending: Attending | None
+    learnt_from: LearntFrom
 
 
 def positive_types(log: EventLog, config: Config) -> npt.NDArray[np.int64]:
@@ -120,26 +121,21 @@ class Collector:
     def __init__(
         self, log: EventLog, plan: Plan, config: Config, model: Model | None, *, groups: int, drawing: np.random.Generator
     ) -> None:  # fmt: skip
-        self._groups, self._negatives, self._drawing = groups, config.ranker.negatives, drawing
+        self._negatives, self._drawing = config.ranker.negatives, drawing
         self._log, self._config = log, config
-        self._kinds, self._windows_ms = _kinds(log, config), _windows_ms(config)
-        self._plain, self._fitted = len(plan.columns), 0 if model is None else len(model.sources)
-        self._assembled = np.zeros((self._negatives + 1, self._plain), np.float32)
-        self._attended = None if model is None else model.attended
+        self._kinds, self._windows_ms = _kinds(log, config), windows_ms(config)
+        self._plan, self._model, self._groups = plan, model, groups
         self._begin()
 
     def _begin(self) -> None:
-        count = self._groups * (self._negatives + 1)
-        self._rows = np.zeros((count, self._plain + self._fitted), np.float32)
+        most = self._negatives + 1
+        count = self._groups * most
+        self._rows = RowBuffer(self._plan, self._model, rows=count, groups=self._groups, most=most)
         self._labels, self._weight_of = np.zeros(count, np.int32), np.ones(count, np.float32)
-        self._address_of = np.zeros((4, count), np.int64)  # offset, user, item, moment
-        shape = (self._groups, 0 if self._attended is None else self._attended.length)
-        self._latest = Recent(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.float32))
-        self._sizes: list[int] = []
-        self._outcomes: list[int] = []
-        # (user, item): its latest question, and when it was asked
+        self._outcome_of = np.zeros(count, np.int64)
+        # (user, item): the row of its latest question, and when it was asked
         self._answered: dict[tuple[int, int], tuple[int, int]] = {}
-        self._used = self.asked = self._missed = 0
+        self.asked = self._missed = 0
         self._first_ms = self._last_ms = self._first_offset = 0
 
     def add(self, pipeline: Pipeline, view: FoldView, record: npt.NDArray[np.void], model: Model | None) -> bool:
@@ -157,30 +153,19 @@ class Collector:
             self._missed += 1
             self._follow(query.user, item, kind, now_ms)
             return True
-        if self._used + self._negatives + 1 > len(self._rows):
+        if self._rows.full:
             return False
         negatives = candidates[candidates != item]
         if len(negatives) > self._negatives:
             negatives = self._drawing.choice(negatives, self._negatives, replace=False)
         chosen = np.append(negatives, item)
         self._drawing.shuffle(chosen)
-        here = slice(self._used, self._used + len(chosen))
-        self._rows[here, : self._plain] = pipeline.features(query, view, chosen, now_ms, self._assembled)
-        if model is not None:
-            pipeline.modelled(model, view, chosen, self._rows[here, self._plain :])
-        if self._attended is not None:
-            recent, row = self._attended.recent(pipeline.asked, view.index), len(self._sizes)
-            known = slice(self._attended.length - len(recent.items), self._attended.length)
-            self._latest.items[row, known], self._latest.types[row, known] = recent.items, recent.types
-            self._latest.age_s[row, known] = recent.age_s
+        here = self._rows.put(pipeline, view, query, chosen, now_ms, model)
         self._labels[here] = chosen == item
         self._weight_of[here] = weight
-        self._address_of[0, here], self._address_of[1, here] = int(record["offset"]) - 1, query.user
-        self._address_of[2, here], self._address_of[3, here] = chosen, now_ms
-        self._used += len(chosen)
-        self._sizes.append(len(chosen))
-        self._answered[query.user, item] = len(self._outcomes), now_ms
-        self._outcomes.append(1 << kind)
+        answer = here.start + int(np.flatnonzero(chosen == item)[0])
+        self._answered[query.user, item] = answer, now_ms
+        self._outcome_of[answer] = 1 << kind
         return True
 
     def _kind(self, number: int) -> tuple[int, float]:
@@ -191,28 +176,24 @@ class Collector:
 
     def _follow(self, user: int, item: int, kind: int, now_ms: int) -> None:
         """Note an event on an item that an earlier question was about."""
-        group, asked_ms = self._answered.get((user, item), (-1, 0))
-        if group >= 0 and now_ms - asked_ms <= self._windows_ms.get(kind, 0):
-            self._outcomes[group] |= 1 << kind
+        answer, asked_ms = self._answered.get((user, item), (-1, 0))
+        if answer >= 0 and now_ms - asked_ms <= self._windows_ms.get(kind, 0):
+            self._outcome_of[answer] |= 1 << kind
 
     def take(self, view: FoldView, until: int) -> TrainingSet:
         """What was collected since the last time, up to the offset ``until``."""
-        used, groups, latest = self._used, len(self._sizes), self._latest
-        offset, user, item, now_ms = self._address_of[:, :used]
+        rows, used = self._rows, slice(0, self._rows.used)
         taken = TrainingSet(
-            self._rows[:used], self._labels[:used], self._weight_of[:used], np.array(self._sizes, np.int32),
-            np.array(self._outcomes, np.int64), self.asked, self._missed,
+            rows.features[used], self._labels[used], self._weight_of[used], np.array(rows.sizes, np.int32),
+            self._outcome_of[used], np.full(rows.used, -1, np.int16), self.asked, self._missed,
             DataRange(first_offset=self._first_offset, last_offset=until, first_ms=self._first_ms, last_ms=self._last_ms),
-            Questions(offset=offset, user=user, item=item, now_ms=now_ms, segments=np.zeros((used, 2), np.uint16)),
-            None if self._attended is None else Attending(
-                self._attended.vectors(view.index), latest.items[:groups], latest.types[:groups], latest.age_s[:groups]
-            ),
+            rows.addresses(used), rows.attending(slice(0, len(rows.sizes)), view), QUESTIONS,
         )  # fmt: skip
         self._begin()
         return taken
 
 
-def _windows_ms(config: Config) -> dict[int, int]:
+def windows_ms(config: Config) -> dict[int, int]:
     """How long after a question an event of a type, by its position, still belongs to it."""
     names = [t.name for t in config.events]
     return {names.index(name): parse_duration(of.window) for of in config.training.labels for name in of.types}
@@ -236,6 +217,11 @@ def positives(block: RecordBlock, positive: npt.NDArray[np.int64]) -> npt.NDArra
     return hit
 
 
+def is_positive(record: npt.NDArray[np.void], positive: Collection[int]) -> bool:
+    """:func:`positives` of one record."""
+    return int(record["type"]) in positive and int(record["kind"]) == Kind.EVENT and int(record["flags"]) == 0
+
+
 def count_positives(log: EventLog, positive: npt.NDArray[np.int64], until: int, start_ms: int) -> int:
     """How many positive events were received from ``start_ms`` on, up to the offset ``until``."""
     after, count = 0, 0
@@ -245,3 +231,29 @@ def count_positives(log: EventLog, positive: npt.NDArray[np.int64], until: int, 
         count += int(np.sum(positives(block, positive) & inside))
         after = block.last_offset
     return count
+
+
+def newest(sets: Sequence[TrainingSet], most_rows: int) -> TrainingSet:
+    """The last groups of ``sets`` (in order of time, all learnt from the same), at most ``most_rows`` rows, as one set up to the end of the last one."""
+    groups = np.concatenate([each.groups for each in sets])
+    excess = int(groups.sum()) - most_rows
+    cut = 0 if excess <= 0 else int(np.searchsorted(np.cumsum(groups), excess)) + 1  # groups that have to go
+    rows = int(groups[:cut].sum())
+
+    def kept(of: Callable[[TrainingSet], npt.NDArray[_T]]) -> npt.NDArray[_T]:
+        return np.concatenate([of(each) for each in sets])[rows:]
+
+    addresses = Questions(
+        offset=kept(lambda s: s.addresses.offset), user=kept(lambda s: s.addresses.user),
+        item=kept(lambda s: s.addresses.item), now_ms=kept(lambda s: s.addresses.now_ms),
+        segments=kept(lambda s: s.addresses.segments),
+    )  # fmt: skip
+    return replace(
+        sets[-1], features=kept(lambda s: s.features), labels=kept(lambda s: s.labels), weights=kept(lambda s: s.weights),
+        groups=groups[cut:], outcomes=kept(lambda s: s.outcomes), position=kept(lambda s: s.position),
+        asked=sum(each.asked for each in sets), missed=sum(each.missed for each in sets), addresses=addresses,
+        data=DataRange(
+            first_offset=int(addresses.offset[0]) + 1 if len(addresses.offset) else 0, last_offset=sets[-1].data.last_offset,
+            first_ms=int(addresses.now_ms[0]) if len(addresses.offset) else 0, last_ms=max(each.data.last_ms for each in sets),
+        ),
+    )  # fmt: skip

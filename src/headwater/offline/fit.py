@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
 from headwater.features.replay import fold_to
-from headwater.learning.trainingset import TrainingSet, build_training_set
+from headwater.learning.collecting import MIN_GROUPS, build_rows
+from headwater.learning.rankers import FittedRanker, fit_ranker
+from headwater.learning.trainingset import LISTS, TrainingSet
 from headwater.log.protocol import EventLog
 from headwater.offline.fitted import FittedSources
-from headwater.offline.rankers import FittedRanker, fit_ranker
 from headwater.offline.tables.history import Lookup, TableOrigins, table_history
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.serving.view import FoldView
 
 Progress = Callable[[str, int, int], None]
-
-MIN_GROUPS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +61,14 @@ def fit(
     if sources.names:
         model, start_ms = sources.before_the_ranker()
     began = time.perf_counter()
-    rows = build_training_set(
-        log, plan, config, until=until, start_ms=start_ms, groups=config.ranker.max_groups, seed=seed,
-        view=sources.state.view, model=model,
+    rows = build_rows(
+        log, plan, config, until=until, start_ms=start_ms, seed=seed, view=sources.state.view, model=model,
         progress=None if progress is None else lambda done, total: progress("replay", done, total),
     )  # fmt: skip
     tables = with_tables(config, plan, log, rows, lookup)
     replayed = time.perf_counter()
     if len(rows.groups) < MIN_GROUPS:
-        raise HeadwaterError(
-            f"only {len(rows.groups)} of {rows.questions} positive events can train a ranker (at least {MIN_GROUPS} "
-            "are needed): import more events, or check that [[events]] marks the positive ones"
-        )
+        raise _too_few(rows)
     made = fit_ranker(config, plan, sources.columns, rows, warm=warm, seed=seed, threads=threads, progress=progress)
     ranked = time.perf_counter()
     sources.again(attends=made.attends)
@@ -81,6 +76,18 @@ def fit(
     sources.state.view.refresh()
     sources.choose_indexes()
     return Fitted(rows, tables, made, sources, replayed - began, ranked - replayed)
+
+
+def _too_few(rows: TrainingSet) -> HeadwaterError:
+    if rows.learnt_from == LISTS:
+        return HeadwaterError(
+            f"only {len(rows.groups)} of {rows.asked} lists can train a ranker (at least {MIN_GROUPS} are needed): of the others nothing "
+            'was taken within training.labels. Wait for more, or set ranker.learn_from = "questions"'
+        )
+    return HeadwaterError(
+        f"only {len(rows.groups)} of {rows.asked} positive events can train a ranker (at least {MIN_GROUPS} "
+        "are needed): import more events, or check that [[events]] marks the positive ones"
+    )
 
 
 def with_tables(

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 from msgspec import Struct
 
@@ -22,7 +24,6 @@ from headwater.features.plan import Plan
 from headwater.features.profiles import Profiles
 from headwater.features.replay import fold_to, stops
 from headwater.learning.fitting import enabled_sources
-from headwater.learning.trainingset import positive_types, positives
 from headwater.log.archived import ArchivedLog, open_log
 from headwater.log.identity import LmdbIdentity
 from headwater.log.record import RecordBlock
@@ -64,6 +65,21 @@ class _Standing(Struct):
     version: str
     view: FoldView
     renewal: Renewal
+
+
+class _WhileJudging:
+    """The next rows are collected on the walk that judges (:class:`~headwater.evaluation.walk.Before`)."""
+
+    def __init__(self, renewal: Renewal | None, progress: Callable[[int], None]) -> None:
+        self._renewal, self._progress = renewal, progress
+
+    def wanted(self, block: RecordBlock) -> npt.NDArray[np.bool_]:
+        return np.zeros(len(block), np.bool_) if self._renewal is None else self._renewal.wanted(block)
+
+    def look(self, block: RecordBlock, i: int, view: FoldView) -> None:
+        self._progress(view.fold.offset)
+        if self._renewal is not None:
+            self._renewal.collect(block, i, view)
 
 
 class Learner:
@@ -147,7 +163,7 @@ class Learner:
                 config, plan, event_log, done, window_ms=self._window_ms, seed=seed, threads=self._threads,
                 share=share_of_rows(event_log, config, until=end, start_ms=start_ms),
             )  # fmt: skip
-        published = self._publish(event_log, done, stretch, renewal)
+        published = self._publish(event_log, done, stretch, renewal, version if files else None)
         if renewal is not None and published.promoted:  # what was refused is nothing to go on from
             self._standing = _Standing(published.bundle, done.view, renewal)
         self._read = until
@@ -166,7 +182,7 @@ class Learner:
             self._fold(event_log, view, until, renewal)
         with self._lookup() as lookup:
             done = renewal.renew(view.fold.received_ms, lookup, self._progress)
-        published = self._publish(event_log, done, stretch, renewal)
+        published = self._publish(event_log, done, stretch, renewal, warm)
         fold_to(event_log, view.fold, until)  # one that could not be opened was asked nothing
         self._read = until
         if published.promoted:
@@ -182,23 +198,21 @@ class Learner:
             raise _too_few(stretch)
 
     def _fold(self, event_log: ArchivedLog, view: FoldView, until: int, renewal: Renewal) -> None:
-        positive = positive_types(event_log, self._config)
-        for block, i in stops(event_log, view.fold, lambda block: positives(block, positive), until=until):
-            renewal.collect(block.records[i], view)
+        renewal.expect(until)
+        for block, i in stops(event_log, view.fold, renewal.wanted, until=until):
+            renewal.collect(block, i, view)
             self._progress("fold", view.fold.offset, until)
 
     def _publish(
-        self, event_log: ArchivedLog, done: Fitted, stretch: Stretch | None, renewal: Renewal | None
+        self, event_log: ArchivedLog, done: Fitted, stretch: Stretch | None, renewal: Renewal | None, warm: str | None
     ) -> Publication:
-        def before(block: RecordBlock, i: int, view: FoldView) -> None:
-            self._progress("gate", view.fold.offset, event_log.last_offset)
-            if renewal is not None:
-                renewal.collect(block.records[i], view)
-
+        before = _WhileJudging(renewal, lambda at: self._progress("gate", at, event_log.last_offset))
+        if renewal is not None and stretch is not None:
+            renewal.expect(stretch.until)
         mismatches(checks_dir(self._data), self._plan.hash, self._plan.columns, allowed=False)  # as of now
         return publish_fitted(
             self._config, self._plan, event_log, self._registry, done, stretch=stretch, seed=self._config.ranker.seed,
-            created_ms=self._clock(), before=before, unseal=self._unseal, progress=self._progress,
+            created_ms=self._clock(), lineage=None if warm is None else self._registry.lineage(warm), before=before, unseal=self._unseal, progress=self._progress,
         )  # fmt: skip
 
     # -- what a round needs ----------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class ConsolePulse:
         async with self._one:
             moments = self._moments
             if self._last is None or not moments or time.monotonic() - moments[-1].at_s >= SHARED_S:
-                self._service.tell_metrics()
+                self._service.tell()
                 figures = await asyncio.to_thread(lambda: parsed(self._service.metrics.expose().decode()))
                 moments.append(_Moment(time.monotonic(), figures, self._service.stores.log.last_offset))
                 while len(moments) > 2 and moments[1].at_s <= moments[-1].at_s - WINDOW_S:

@@ -117,16 +117,7 @@ def publish(data: Path, version: str) -> str:
     Raises:
         UnavailableError: no server recommends from ``data``, or it is starting.
     """
-    for role in (Role.ALL, Role.RECOMMEND):
-        if (pid := serving_process(data, role)) is not None:
-            break
-    else:
-        raise UnavailableError(f"No server recommends from {data}: the next one reads the rules at its start")
-    try:
-        url = (home(data, role) / "address").read_text().strip()
-    except FileNotFoundError as error:
-        raise UnavailableError(f"The server of {data} is still starting; try again when it answers") from error
-    os.kill(pid, signal.SIGHUP)
+    url = read_again(data)
     said = ""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
@@ -139,6 +130,25 @@ def publish(data: Path, version: str) -> str:
         time.sleep(POLL_S)
     serving = f"the server serves version {said or 'unknown'}"
     return f"{serving} and not {version}: it reads another configuration file, or its log says why"
+
+
+def read_again(data: Path) -> str:
+    """Tell the server of ``data`` to read its rules again; returns its address.
+
+    Raises:
+        UnavailableError: no server recommends from ``data``, or it is starting.
+    """
+    for role in (Role.ALL, Role.RECOMMEND):
+        if (pid := serving_process(data, role)) is not None:
+            break
+    else:
+        raise UnavailableError(f"No server recommends from {data}: the next one reads the rules at its start")
+    try:
+        url = (home(data, role) / "address").read_text().strip()
+    except FileNotFoundError as error:
+        raise UnavailableError(f"The server of {data} is still starting; try again when it answers") from error
+    os.kill(pid, signal.SIGHUP)
+    return url
 
 
 class RulesWatch:

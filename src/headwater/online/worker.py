@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import random
 import socket
 import sys
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from headwater.online.intake import Intake
 from headwater.online.roles import Role
 from headwater.online.service import Service
 from headwater.online.stores import open_stores, wait_for
+from headwater.online.traces import open_traces
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
 
@@ -147,7 +149,8 @@ async def run_worker(
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         header_timeout_ms = parse_duration(config.overload.header_timeout)
         seen = None if console is None or serving is None else console(serving)
-        server = EmbeddedServer(create_app(service, seen), listener, header_timeout_ms)
+        service.traces = open_traces(config, role.value, random.random)
+        server = EmbeddedServer(create_app(service, seen, service.traces), listener, header_timeout_ms)
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
         log.info("worker_ready", worker=worker, **service.health())

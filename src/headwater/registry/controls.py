@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
-from headwater.registry.audit import record
+from headwater.registry.audit import AuditEntry, record
 from headwater.registry.files import Stamp, read_regular, replace_file, stamp, writers_lock
 from headwater.schema.controls import CONTROLS_FILE, Controls
 from headwater.schema.errors import ConfigurationError
@@ -37,13 +38,21 @@ def read_controls(data: Path) -> Controls:
         ) from error
 
 
-def change_controls(
-    data: Path, *, by: str, reason: str, time_ms: int, undoes: str | None = None,
-    expect: dict[str, Any] | None = None, **changes: Any,
-) -> Controls:  # fmt: skip
+def change_controls(data: Path, *, by: str, reason: str, time_ms: int, **changes: Any) -> Controls:
     """Set the ``changes`` (fields of :class:`Controls`), durably and audited; returns all controls. What changes nothing leaves no entry.
 
-    ``expect``: values that must stand there now. ``undoes``: the audit entry that this takes back.
+    Raises:
+        ConfigurationError: there is no such control, or a value is none for it.
+    """
+    return changed_controls(data, changes, by=by, reason=reason, time_ms=time_ms)[0]
+
+
+def changed_controls(
+    data: Path, changes: Mapping[str, Any], *, by: str, reason: str, time_ms: int, undoes: str | None = None,
+    expect: Mapping[str, Any] | None = None,
+) -> tuple[Controls, AuditEntry | None]:  # fmt: skip
+    """As :func:`change_controls`, with the entry in the audit log (None: nothing changed). ``expect``: values that must stand there
+    now; ``undoes``: the audit entry that this takes back.
 
     Raises:
         ConfigurationError: there is no such control, a value is none for it, or something else stands there than is expected.
@@ -65,15 +74,15 @@ def change_controls(
             raise ConfigurationError(f"controls.{key}: {why}") from error
         differing = [name for name in known if getattr(now, name) != getattr(wanted, name)]
         if not differing:
-            return now
-        record(
+            return now, None
+        entry = record(
             data, time_ms=time_ms, by=by, action="controls.change", subject=", ".join(differing), reason=reason,
             undoes=undoes, before={name: getattr(now, name) for name in differing},
             after={name: getattr(wanted, name) for name in differing},
         )  # fmt: skip
         content = msgspec.json.format(msgspec.json.encode(wanted), indent=2) + b"\n"
         replace_file(data / CONTROLS_FILE, content, mode=0o600)
-    return wanted
+    return wanted, entry
 
 
 class ControlsFile:

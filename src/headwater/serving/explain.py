@@ -6,7 +6,7 @@ There is no second pipeline and no second opinion: what is said here was told by
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -98,7 +98,7 @@ class Explainer:
         self, served: Served, stand: Stand, model: Model | None, question: Question, other: Model | None = None
     ) -> Explanation:
         """Explain ``served`` with ``model``, and compare with ``other`` (None: with nothing)."""
-        query, view = query_of(served), stand.view
+        query, view = replace(query_of(served), exploration=self._explored(served)), stand.view
         item = 0 if question.item is None else self._vocabulary.index(Namespace.ITEM, question.item)
         known = item if 0 < item < view.table.count else 0
         self._pace.quality = 1.0 if served.answer.query is None else served.answer.query.quality
@@ -126,6 +126,17 @@ class Explainer:
             compared = self._compared(answer.items, with_other, other.version)
             explanation = msgspec.structs.replace(explanation, other=compared)
         return explanation
+
+    def _explored(self, served: Served) -> float:
+        """The factor on exploration (``Controls``) under which the list was made; 0 for one that was not drawn, for it is not to be drawn now."""
+        said = served.answer.explored
+        if said is None:
+            return 0.0
+        for surface in self._pipeline.config.surfaces:
+            if surface.name == served.answer.surface:
+                rate = surface.exploration.uniform if said.uniform else surface.exploration.share
+                return said.share / rate if rate > 0.0 else 1.0
+        return 1.0
 
     def _request(self, served: Served) -> ExplainedRequest:
         answer, text = served.answer, self._vocabulary.text

@@ -7,7 +7,23 @@ from typing import Protocol
 from litestar.handlers import HTTPRouteHandler
 
 from headwater.console.desk import Desk, Entry
-from headwater.console.pages import overview, playground, why
+from headwater.console.pages import (
+    alerts,
+    audit,
+    catalogue_map,
+    configuration,
+    experiments,
+    features,
+    item_rules,
+    items,
+    keys,
+    models,
+    overview,
+    playground,
+    rules,
+    users,
+    why,
+)
 
 
 class Page(Protocol):
@@ -20,5 +36,7 @@ class Page(Protocol):
         ...
 
 
-PAGES: tuple[Page, ...] = (overview, playground, why)
+PAGES: tuple[Page, ...] = (
+    overview, playground, why, users, items, item_rules, catalogue_map, features, models, experiments, rules, alerts, configuration, keys, audit,
+)  # fmt: skip
 """In the order of the navigation."""

@@ -47,6 +47,8 @@
     if (!chart) {
       canvas.textContent = "";
       chart = { made: echarts.init(canvas, dark() ? "dark" : null), dark: dark() };
+      // a point of the data that has an address leads there
+      chart.made.on("click", ({ data }) => data && data.href && location.assign(data.href));
       charts.set(canvas, chart);
     }
     // tooltips drawn in the canvas: as HTML they would carry inline styles, which the page's policy forbids
@@ -86,7 +88,9 @@
     if (document.hidden && event.detail.elt.matches('[hx-trigger*="every"]')) event.preventDefault();
   });
 
-  // -- menu, theme, dialogs
+  document.addEventListener("headwater:done", () => document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close()));
+
+  // -- menu, theme, dialogs (data-fills of an opener: fields of its dialog, as a query)
   document.addEventListener("click", (event) => {
     const toggle = event.target.closest("[data-toggle]");
     if (toggle) {
@@ -100,7 +104,11 @@
       redraw();
     }
     const opener = event.target.closest("[data-opens]");
-    if (opener) document.getElementById(opener.dataset.opens).showModal();
+    if (opener) {
+      const dialog = document.getElementById(opener.dataset.opens);
+      for (const [name, value] of new URLSearchParams(opener.dataset.fills || "")) dialog.querySelector(`[name="${name}"]`).value = value;
+      dialog.showModal();
+    }
     const closer = event.target.closest("[data-closes]");
     if (closer) closer.closest("dialog").close();
   });

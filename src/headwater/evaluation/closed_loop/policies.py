@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from headwater.schema.config import Config, FreshConfig, Ranker, SourceConfig, Sources
+from headwater.schema.config import Config, FreshConfig, Ranker, SourceConfig, Sources, Training
 from headwater.schema.durations import parse_delay
 from headwater.schema.surfaces import Exploration, Fatigue, Surface
 
+MINUTE_MS = 60_000
 EXPLORATION = Exploration(share=0.2, temperature=0.1, candidates=30)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """``learns`` says what trains the ranker every day: "lists": what was shown, clicked against not clicked; "candidates": what was
-    clicked against other candidates, as ``headwater train`` does; "": nothing, popular items are shown. ``explores``: a share of
+    """``learns`` says what trains the ranker every day, as ``ranker.learn_from`` does; "": nothing, popular items are shown. ``explores``: a share of
     the lists is drawn by lot, and new items are a source of their own. ``delay_ms``: how late events reach the log; ``daily``: once
     a day, at midnight.
     """
 
     name: str
     says: str
-    learns: Literal["", "lists", "candidates"] = "lists"
+    learns: Literal["", "auto", "lists", "questions"] = "auto"
     explores: bool = False
     delay_ms: int = 0
     daily: bool = False
@@ -36,13 +36,16 @@ class Policy:
                 popular=width, trending=width, covisit=width, content=width,
                 fresh=FreshConfig(width=100, enabled=self.explores),
             ),
-            ranker=Ranker(candidates=120, trees=60, leaves=15, negatives=20, max_rows=60_000),
+            ranker=Ranker(
+                candidates=120, trees=60, leaves=15, negatives=20, max_rows=60_000, learn_from=self.learns or "auto"
+            ),
+            training=Training(watermark="1d" if self.daily else f"{5 + self.delay_ms // MINUTE_MS}m"),
             fatigue=Fatigue(impressions=3, window="3d"),
         )  # fmt: skip
 
 
 POPULAR, BATCH, NO_EXPLORATION, HEADWATER = "popular", "batch", "no-exploration", "headwater"
-CANDIDATES = "on-candidates"
+QUESTIONS = "on-questions"
 
 POLICIES = {
     policy.name: policy
@@ -56,7 +59,7 @@ POLICIES = {
             explores=True,
         ),
         Policy(
-            CANDIDATES, "as headwater, the ranker learns clicks against other candidates", "candidates", explores=True
+            QUESTIONS, "as headwater, the ranker learns clicks against other candidates", "questions", explores=True
         ),
     )
 }

@@ -150,9 +150,8 @@ class _Loop:
             self._end(visit)
 
     def _respond(self, visit: _Visit, shown: Int64, chosen: Choices, listing: int) -> None:
-        """The events of a list, on their way to the log; clicks that may train."""
+        """The events of a list, on their way to the log."""
         now_ms = visit.at_ms
-        self.system.learn_from(self.life, visit.user, visit.device, shown, chosen.happened[CLICK][0], now_ms)
         happened = {IMPRESSION: np.ones((1, len(shown)), np.bool_), **chosen.happened}
         parts = columns(
             self._delays, happened, np.array([visit.user]), shown[None, :], np.array([now_ms]),

@@ -1,8 +1,9 @@
-"""Fitting the configured ranker on the rows of a training set."""
+"""Fitting the configured ranker on training rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from headwater.features.plan import Plan
 from headwater.learning.gbdt import GbdtParams, TrainingError, fit_gbdt
 from headwater.learning.giveaways import withheld
-from headwater.learning.trainingset import TrainingSet
+from headwater.learning.trainingset import QUESTIONS, TrainingSet
 from headwater.ranking.gbdt import MODEL_FILE
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError
@@ -39,16 +40,16 @@ def fit_ranker(
     config: Config, plan: Plan, columns: tuple[str, ...], rows: TrainingSet, *, warm: Mapping[str, bytes] | None, seed: int,
     threads: int, progress: Progress | None,
 ) -> FittedRanker:  # fmt: skip
-    """The ranker that ``config`` names, trained to put the item of each event before the other candidates.
+    """The ranker that ``config`` names, trained to put what was taken before the rest of its group.
 
-    A deep ranker with ``models.deep.heads`` does so for each of these types of events by a head of its own. Columns that would give the
-    answer away are withheld (:mod:`headwater.learning.giveaways`).
+    A deep ranker with ``models.deep.heads`` does so for each of these types of events by a head of its own. From questions, columns that would
+    give the answer away are withheld (:mod:`headwater.learning.giveaways`); of lists, a deep ranker learns beside what the place explains.
 
     Raises:
         ConfigurationError: the deep ranker needs what is not installed.
         TrainingError: the rows cannot train it.
     """
-    with withheld(rows.features, plan, config):
+    with withheld(rows.features, plan, config) if rows.learnt_from == QUESTIONS else nullcontext():
         if config.ranker.kind == "deep":
             return _fit_deep(config, columns, rows, seed=seed, threads=threads, progress=progress)
         return _fit_gbdt(config, columns, rows, warm=warm, seed=seed, threads=threads, progress=progress)
@@ -84,8 +85,12 @@ def _fit_deep(
         known = np.where(rows.addresses.item < len(vectors), rows.addresses.item, 0)
         histories = Histories(vectors, known, items, types, age_s)
     heads, labels = _heads(config, rows)
+    placed = RankingRows(
+        rows.features, labels, rows.groups, weights=rows.weights, histories=histories,
+        position=rows.position if np.any(rows.position >= 0) else None,
+    )  # fmt: skip
     files, report = fit_deep(
-        RankingRows(rows.features, labels, rows.groups, weights=rows.weights, histories=histories),
+        placed,
         config.models.deep, columns=columns, heads=heads, objective="listwise", seed=seed, threads=threads,
         value={t.name: t.weight for t in config.events},
         progress=None if progress is None else lambda epoch, epochs, _: progress("fit", epoch, epochs),
@@ -94,7 +99,7 @@ def _fit_deep(
 
 
 def _heads(config: Config, rows: TrainingSet) -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
-    """The heads, and the labels of each, ``float32[n, h]``: the answer of a question, for the heads of what was done with it."""
+    """The heads, and the labels of each, ``float32[n, h]``: what was taken, for the heads of what was done with it."""
     wanted = config.models.deep.heads
     if not wanted:
         return (CHOSEN,), rows.labels.astype(np.float32)[:, None]
@@ -104,12 +109,11 @@ def _heads(config: Config, rows: TrainingSet) -> tuple[tuple[str, ...], npt.NDAr
             raise ConfigurationError(
                 f'models.deep.heads: "{name}" is no positive event type (these are {", ".join(positive)})'
             )
-    done = np.repeat(rows.outcomes, rows.groups)
-    labels = np.stack([rows.labels * (done >> positive[name] & 1) for name in wanted], 1).astype(np.float32)
+    labels = np.stack([rows.outcomes >> positive[name] & 1 for name in wanted], 1).astype(np.float32)
     for h, name in enumerate(wanted):
         if not labels[:, h].any():
             raise TrainingError(
-                f'models.deep.heads: In none of the {len(rows.groups)} questions there was a "{name}", so that its head would learn '
+                f'models.deep.heads: In none of the {len(rows.groups)} {rows.learnt_from} there was a "{name}", so that its head would learn '
                 "nothing. Train on a longer window or on more rows, or take the head out"
             )
     return wanted, labels
