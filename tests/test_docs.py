@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from headwater.experiments.definitions import parse_experiment
+from headwater.schema.alerts import Alert, AlertRule
 from headwater.schema.config import Config, known_keys, parse_config
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.strict import walk_keys
@@ -71,6 +72,7 @@ def test_the_defaults_in_the_docs_are_those_of_the_code() -> None:
     for key, kind in walk_keys(Config):
         if key in rows:
             said = tomllib.loads(f"value = {rows[key]}")["value"]
+            kind = AlertRule if kind is Alert else kind
             value = msgspec.json.decode(msgspec.json.encode(default_of(key, kind)))
             assert said == value, f"{key}: the page says {said!r}, the code {value!r}"
 

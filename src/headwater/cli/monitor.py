@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NICENESS = 5
 GUARD_WINDOW, GUARD_BEFORE = "1h", "7d"  # as those of `headwater experiments guard`
-ONLINE_ROUNDS = 2  # rounds between two looks at what people do
+ONLINE_ROUNDS, DRIFT_ROUNDS = 2, 4  # rounds from one look at what people do, and at the data, to the next
 
 log = structlog.get_logger()
 
@@ -120,7 +120,7 @@ def watches_of(chosen: Settings, shift_ms: int) -> list[Watch]:
         lambda event_log: watch_of(config, data, event_log, config.monitoring.drift, keep=True, live=config.clock == "wall"),
         shift_ms,
     )  # fmt: skip
-    watches.append(Paced(drift, ONLINE_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
+    watches.append(Paced(drift, DRIFT_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
     return watches
 
 
