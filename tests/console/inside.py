@@ -18,8 +18,7 @@ from headwater.console.app import console_app
 from headwater.console.desk import Live
 from headwater.console.guard import COOKIE
 from headwater.console.planes import Planes
-from headwater.console.seeing import Past, Play
-from headwater.console.seeing import Planes as Pulses
+from headwater.console.seeing import Past, Play, Pulses
 from headwater.console.sessions import Sessions, console_secret
 from headwater.features.plan import compile_plan
 from headwater.online.access import Access
@@ -90,7 +89,7 @@ class Quiet:
 
     play: Play = field(default_factory=Away)
     past: Past = field(default_factory=Away)
-    planes: Pulses = field(default_factory=Away)
+    pulses: Pulses = field(default_factory=Away)
     reasons: list[str] = field(default_factory=list)
     failure: Exception | None = None
 

@@ -12,12 +12,14 @@ import pytest
 
 from headwater.console.covers import cover, drawn
 from headwater.console.diagram import diagram
-from headwater.console.pages.overview import firing_alerts
+from headwater.console.pages.overview import firing_of
 from headwater.console.pages.playground import because, buttons_of, moves_of
 from headwater.console.pages.why import funnel
 from headwater.console.past_figures import quantiles
 from headwater.console.verdicts import verdicts
+from headwater.monitoring.alerts import AlertState
 from headwater.monitoring.history import Series
+from headwater.monitoring.standing import Standing
 from headwater.online.console_pulse import Gain, parsed
 from headwater.online.openapi import operations
 from headwater.schema.config import Config
@@ -103,17 +105,16 @@ def test_the_diagram_is_drawn_from_the_stages_and_fits_its_frame() -> None:
 
 
 def test_alerts_that_fire_come_gravest_and_oldest_first() -> None:
-    states = [
-        {"alert": "a", "severity": "warning", "state": "firing", "since_ms": 1},
-        {"alert": "b", "severity": "critical", "state": "firing", "since_ms": 9, "group": "x", "later": 1},
-        {"alert": "c", "severity": "critical", "state": "pending", "since_ms": 1},
-        {"alert": "d", "severity": "critical", "state": "firing", "since_ms": 3},
-    ]
-    assert [one.alert for one in firing_alerts(msgspec.json.encode({"time_ms": 1, "states": states}))] == [
-        "d",
-        "b",
-        "a",
-    ]
+    states = (
+        AlertState(alert="a", severity="warning", state="firing", since_ms=1),
+        AlertState(alert="b", severity="critical", state="firing", since_ms=9, group="x"),
+        AlertState(alert="c", severity="critical", state="pending", since_ms=1),
+        AlertState(alert="d", severity="critical", state="firing", since_ms=3),
+    )
+    firing = firing_of(Standing(time_ms=1, states=states))
+    assert firing is not None
+    assert [one.alert for one in firing] == ["d", "b", "a"]
+    assert firing_of(Standing()) is None
 
 
 def test_the_funnel_loses_each_item_once() -> None:

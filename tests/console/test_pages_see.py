@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from headwater.monitoring.alerts import AlertState
 from headwater.monitoring.history import HISTORY_FILE, History
 from headwater.monitoring.samples import Sample, sample
+from headwater.monitoring.standing import write_standing
 from headwater.registry.audit import read_audit
 from tests.console.conftest import Site
 from tests.console.windows import DESKTOP, PHONE, Theme, Windows, first_paint_ms
-from tests.online.running import PATIENCE_S
+from tests.online.running import START_S
 
 LOOKS: list[tuple[Theme, tuple[int, int]]] = [("light", DESKTOP), ("dark", PHONE)]
 
@@ -30,22 +33,28 @@ def test_the_overview_is_sound_and_alive(
     windows.assert_sound(page, f"overview-{theme}")
 
 
-def test_the_overview_remembers_what_the_monitor_wrote(windows: Windows, site: Site) -> None:
+@pytest.fixture
+def remembered(site: Site) -> Iterator[None]:
+    """What a monitor would have written within the last minute."""
     now_ms = time.time_ns() // 1_000_000
     history = History(site.data / HISTORY_FILE)
     for step in range(6):
         history.append(now_ms - 60_000 + 10_000 * step, _scraped(float(step)))
     history.close()
-    (site.data / "monitoring" / "alerts.json").write_text(
-        '{"states": [{"alert": "slow-answers", "severity": "warning", "state": "firing", "since_ms": 1, "value": 0.25},'
-        ' {"alert": "errors", "severity": "critical", "state": "ok", "since_ms": 1}]}'
-    )
+    slow = AlertState(alert="slow-answers", severity="warning", state="firing", since_ms=now_ms - 90_000, value=0.25)
+    write_standing(site.data, now_ms, [slow, AlertState(alert="errors", severity="critical", since_ms=now_ms)])
+    yield
+    shutil.rmtree(site.data / HISTORY_FILE.parent)
+
+
+@pytest.mark.usefixtures("remembered")
+def test_the_overview_remembers_what_the_monitor_wrote(windows: Windows) -> None:
     page = windows.open("/console?span=15+min")
     for name in ("latency", "freshness", "quality", "tiers"):
         expect(page.locator(f'[data-chart*="{name}"] canvas')).to_have_count(1, timeout=15_000)
     expect(page.locator("#news")).to_contain_text("slow-answers", timeout=15_000)
     expect(page.locator("#news")).not_to_contain_text("errors")
-    expect(page.locator(".verdict").nth(2)).to_contain_text("12.5%")
+    expect(page.locator(".verdict").nth(2)).to_contain_text("12.5%", timeout=15_000)
     windows.assert_sound(page, "overview-charts")
 
 
@@ -124,7 +133,7 @@ def test_a_wrong_question_of_the_playground_says_what_is_wrong(windows: Windows)
 
 def _wait_explained(page: Page) -> None:
     """A server gives an explanation half a minute, which beside other work may be too short: the page then offers to look again."""
-    until, again = time.monotonic() + PATIENCE_S, page.get_by_role("button", name="Look again")
+    until, again = time.monotonic() + START_S, page.get_by_role("button", name="Look again")
     while not page.locator(".whylist").count():
         assert time.monotonic() < until, page.locator("#explained").inner_text()
         if again.count():
