@@ -155,6 +155,10 @@ class Instruments:
         self._gathered.append(made)
         return made
 
+    def gather_first(self, waiting: Gathered) -> None:
+        """Have ``waiting`` brought over before all else, because it ends in what is gathered here."""
+        self._gathered.insert(0, waiting)
+
     def flush(self) -> None:
         """Bring over what was gathered."""
         for gathered in self._gathered:

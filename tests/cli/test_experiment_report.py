@@ -142,6 +142,12 @@ def test_what_cannot_be_reported_says_what_to_do(site: Path) -> None:
         run(site, "report", "wider", "--window", "1d")
     with pytest.raises(ConfigurationError, match="wider"):
         run(site, "report", "widr")
+    with pytest.raises(ConfigurationError, match=r"--metrics .*nowhere\.toml: Cannot read the file"):
+        run(site, "report", "wider", "--metrics", "nowhere.toml")
+    with pytest.raises(ConfigurationError, match=r"--metrics .*: Cannot read the file"):
+        run(site, "report", "wider", "--metrics", str(site))
+    with pytest.raises(ConfigurationError, match="--window soon: Expected a duration"):
+        run(site, "report", "wider", "--window", "soon")
 
 
 def test_power_from_numbers_and_from_the_log(site: Path) -> None:

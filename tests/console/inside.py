@@ -18,6 +18,7 @@ from headwater.console.app import console_app
 from headwater.console.desk import Live
 from headwater.console.guard import COOKIE
 from headwater.console.planes import Planes
+from headwater.console.seeing import Past, Play, Pulses
 from headwater.console.sessions import Sessions, console_secret
 from headwater.features.plan import compile_plan
 from headwater.online.access import Access
@@ -28,7 +29,11 @@ from headwater.online.keys import add_key
 from headwater.online.metrics import Metrics
 from headwater.schema.config import Config
 from headwater.schema.errors import UnavailableError
+from headwater.schema.events import Event
+from headwater.schema.explanation import Explanation
 from headwater.schema.keys import Scope
+from headwater.schema.requests import RecommendRequest
+from headwater.schema.seen import Card, PastList, Person, Pulse, ShownList, Step, Whom
 from headwater.serving.stages import described
 
 HOST = "console.test"
@@ -45,22 +50,46 @@ class Clock:
 
 
 class Away:
-    """A part that nothing of is there."""
+    """The parts behind the pages of lists, none of which can be reached."""
 
-    async def pulse(self) -> Any:
-        raise UnavailableError("nothing is there")
+    def cards(self, items: Sequence[str]) -> dict[str, Card]:
+        return {item: Card(item, item, []) for item in items}
 
-    async def newest(self, limit: int, surface: str, user: int) -> Any:
-        raise UnavailableError(f"no {limit} lists of {surface} for {user}: nothing is there")
+    def person(self, whom: Whom) -> Person:
+        raise UnavailableError(f"{whom}: the state is away")
+
+    def look(self, request: RecommendRequest, whom: Whom) -> ShownList:
+        raise UnavailableError(f"{request} for {whom}: the state is away")
+
+    async def ask(self, request: RecommendRequest) -> ShownList:
+        raise UnavailableError(f"{request}: the state is away")
+
+    async def act(self, event: Event, request: RecommendRequest, shown: Sequence[str]) -> Step:
+        raise UnavailableError(f"{event}, {request}, {shown}: the writer is away")
+
+    async def compare(self, request: RecommendRequest, whom: Whom, way: str) -> tuple[ShownList, ShownList]:
+        raise UnavailableError(f"{request} for {whom} {way}: the state is away")
+
+    async def forget(self, user: str) -> None:
+        raise UnavailableError(f"{user}: the writer is away")
+
+    async def newest(self, limit: int, surface: str, user: int) -> list[PastList]:
+        raise UnavailableError(f"{limit} {surface} {user}: the log is away")
+
+    async def explain(self, request_id: str, item: str, bundle: str, after: int) -> Explanation:
+        raise UnavailableError(f"{request_id} {item} {bundle} {after}: the log is away")
+
+    async def pulse(self) -> Pulse:
+        raise UnavailableError("the figures are away")
 
 
 @dataclass
 class Quiet:
     """A server that has nothing to say, or that fails."""
 
-    play: Any = field(default_factory=Away)
-    past: Any = field(default_factory=Away)
-    planes: Any = field(default_factory=Away)
+    play: Play = field(default_factory=Away)
+    past: Past = field(default_factory=Away)
+    pulses: Pulses = field(default_factory=Away)
     reasons: list[str] = field(default_factory=list)
     failure: Exception | None = None
 

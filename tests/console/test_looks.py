@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headwater.console.desk import _templates as environment
 from headwater.console.drifts import DRIFTED, PSI, PSI_NULL, SKEW_CHECKED, Drift, read_drifts, read_psi
 from headwater.console.pages.catalogue_map import COLOURS, scatter
 from headwater.console.pages.features import histogram, over_time
+from headwater.console.sessions import Visitor
 from headwater.features.plan import compile_plan
 from headwater.log.batch import ItemRecord
 from headwater.log.identity import LmdbIdentity
@@ -24,7 +27,8 @@ from headwater.online.console_items import Titles
 from headwater.online.console_map import projected
 from headwater.schema.config import Config
 from headwater.schema.items import Item
-from headwater.schema.looks import CatalogueMap, MapPoint
+from headwater.schema.keys import Scope
+from headwater.schema.looks import CatalogueMap, ItemPromise, ItemState, MapPoint
 
 
 def _run(looking: Coroutine[Any, Any, None]) -> None:
@@ -172,3 +176,28 @@ def test_a_user_is_found_by_the_number_that_history_knows(tmp_path: Path) -> Non
     identity.finish_erasure()
     assert identity.with_surrogate(ann.surrogate) is None
     identity.close()
+
+
+def _item(may_change: bool) -> str:
+    """The head of an item's page as somebody sees it who may change things, or may not."""
+    record = Item(id="a/b", title="<b>bold</b>", categories=["topic"], attributes={"maker": "x & y"})
+    state = ItemState(
+        item="a/b", number=1, record=record, status="shown", born_ms=0, last_ms=0, offset=5, readings=[],
+        promise=ItemPromise(state="behind", shown=3, liked=1, impressions=50, until_ms=9_000),
+    )  # fmt: skip
+    scopes = frozenset({Scope.READ, Scope.ADMIN} if may_change else {Scope.READ})
+    template = environment().get_template("item_head.html")
+    return template.render(
+        visitor=Visitor("key:1", "somebody", scopes, "token"), item="a/b", state=state, problem="", fields={"maker": "x & y"}, now_ms=10
+    )  # fmt: skip
+
+
+def test_who_may_only_look_is_offered_no_change_and_texts_are_escaped() -> None:
+    looks, changes = _item(False), _item(True)
+    assert "data-opens" not in looks
+    assert "<form" not in looks
+    assert {"item-hide", "item-delete"} <= set(re.findall(r'data-opens="([^"]+)"', changes))
+    for html in (looks, changes):
+        assert "<b>bold</b>" not in html
+        assert "x &amp; y" in html
+        assert "3 of 50 impressions" in html

@@ -14,8 +14,8 @@ from headwater.registry.audit import AuditEntry, read_audit
 from tests.console.conftest import Site
 from tests.console.windows import DESKTOP, PHONE, Theme, Windows, first_paint_ms
 
-PATIENCE_MS = 30_000
-FIRST_PAINT_MS = 5_000  # the aim is one second; the machine that runs tests does other things meanwhile
+PATIENCE_MS = 120_000  # the machine that runs tests does other things meanwhile
+FIRST_PAINT_MS = 5_000  # the aim is one second
 
 
 def _await(condition: Callable[[], bool]) -> None:
@@ -72,13 +72,13 @@ def test_a_user_is_found_with_history_profile_state_and_lists(windows: Windows, 
     _loaded(page)
     assert "user-5" not in page.content()  # ids are in no page that may be bookmarked, and in no log of requests
     past = page.locator("#past")
-    for kind, item in (("click", "item-15"), ("purchase", "item-45")):
-        row = past.locator("tr", has_text=re.compile(rf"{kind}.*{item}"))
-        expect(row.get_by_role("link", name=item)).to_have_attribute("href", f"/console/items/{item}")
+    for kind, number in (("click", 15), ("purchase", 45)):
+        row = past.locator("tr", has_text=re.compile(rf"{kind}.*Number {number} of"))
+        expect(row.get_by_role("link").first).to_have_attribute("href", f"/console/items/item-{number}")
     expect(past.locator(f"a[href='/console/why/{site.lists[5]}']")).to_have_count(1)
     expect(past).to_contain_text("All of the log was looked at")
     expect(page.locator("#profile")).to_contain_text("countryDE")
-    expect(page.get_by_role("row", name=re.compile(r"^user_count 3 "))).to_have_count(1)  # two clicks, a purchase
+    expect(page.get_by_role("row", name=re.compile(r"^user_count 3 events"))).to_have_count(1)  # two clicks, a purchase
     expect(page.locator("main")).to_contain_text("country=DE")
 
 

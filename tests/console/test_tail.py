@@ -130,6 +130,21 @@ def test_time_is_up_and_the_page_says_how_far_it_came(at: Written, monkeypatch: 
     assert sorted(rest.tolist()) == list(range(1, looked.offset + 1))
 
 
+def test_retention_may_come_by_while_one_looks(at: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "_SMALL", 3)
+    monkeypatch.setattr(tail, "_LARGE", 100)
+    for number in range(20):
+        at.event("ann", f"item-{number}")
+    looked = LookBack(at.log, None, FOREVER_S)
+    seen = []
+    for block in looked:
+        seen += block.records["offset"].tolist()
+        at.log.trim(12)
+    assert at.log.first_offset > 1
+    assert looked.whole
+    assert sorted(seen) == list(range(at.log.first_offset, at.log.last_offset + 1))
+
+
 def test_the_latest_profile_is_found_sealed(at: Written) -> None:
     for country in ("DE", "FR"):
         at.writer.put_profiles([UserProfile(id="ann", country=country)])

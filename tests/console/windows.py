@@ -37,6 +37,7 @@ class Windows:
         page.on("console", hear)
         page.on("pageerror", lambda error: said.append(f"pageerror: {error}"))
         page.goto(path)
+        page.locator("html[data-ready]").wait_for(state="attached")
         page.wait_for_load_state("networkidle") if _is_still(page) else page.wait_for_timeout(300)
         return page
 

@@ -26,7 +26,8 @@ START_MS = 1_767_225_600_000  # a Thursday, 00:00 UTC
 VIEW, CLICK = 1, 2
 LIST = 10
 
-Shift = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+Rows = npt.NDArray[np.float32]
+Shift = Callable[[Rows], Rows]
 
 
 def as_it_was(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -34,18 +35,18 @@ def as_it_was(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return rows
 
 
-def publish(models: Path, created_ms: int, *, lineage: str | None = None) -> str:
-    """A bundle without a model, in service for ``PLAN``; returns its version."""
+def publish(models: Path, created_ms: int, plan: str = PLAN, *, lineage: str | None = None) -> str:
+    """A bundle without a model, in service for ``plan``; returns its version."""
     column = {"version": "", "default": 0.0, "smallest": -50.0, "largest": 50.0, "count": 10, "nan": 0}
     statistics = msgspec.json.encode({"format": 1, "features": [{"name": name, **column} for name in COLUMNS]})
     registry = Registry(models)
     fields = ManifestFields(
-        created_ms=created_ms, plan_hash=PLAN, columns=COLUMNS, ranker="none", event_types=("view", "click"),
+        created_ms=created_ms, plan_hash=plan, columns=COLUMNS, ranker="none", event_types=("view", "click"),
         data=DataRange(first_offset=1, last_offset=1, first_ms=0, last_ms=0),
         training={} if lineage is None else {"lineage": lineage},
     )  # fmt: skip
     bundle = registry.publish(fields, {"statistics.json": statistics})
-    registry.promote(bundle.version, plan_hash=PLAN)
+    registry.promote(bundle.version, plan_hash=plan)
     return bundle.version
 
 
@@ -58,6 +59,7 @@ class Traffic:
     users: int = 400
     seed: int = 1
     hour: int = 0
+    plan: str = PLAN
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(self.seed)
@@ -105,7 +107,7 @@ class Traffic:
             request, uniform = f"r{self._requests}", self._requests % 50 == 0
             explored = Explored([0.0] * LIST, items, 0.0, 0.02, uniform=True) if uniform else None
             served = ServedList(
-                request, "home", items, scores.tolist(), ["popular"] * LIST, 0, [], Address(1, 1, time_ms, PLAN, self.bundle),
+                request, "home", items, scores.tolist(), ["popular"] * LIST, 0, [], Address(1, 1, time_ms, self.plan, self.bundle),
                 [0, 0, 0, 0], shift(rows).astype(np.float32).tobytes(), explored=explored,
             )  # fmt: skip
             made.append((Kind.SERVED, 0, user, 0, time_ms, msgspec.msgpack.encode(served)))

@@ -32,7 +32,7 @@ def taking(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A server that takes up whatever it is asked to; the versions that it was asked for."""
     asked: list[str] = []
 
-    def publish(_: Path, version: str) -> str:
+    def publish(_: Path, version: str, __: float) -> str:
         asked.append(version)
         return ""
 

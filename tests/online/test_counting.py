@@ -13,7 +13,7 @@ from headwater.log.commands import ServedEntry
 from headwater.log.identity import MemoryIdentity
 from headwater.log.memory import MemoryLog
 from headwater.log.writer import LogWriter
-from headwater.online.counting import AnswerCounts, explored_places
+from headwater.online.counting import BATCH, AnswerCounts, explored_places
 from headwater.online.freshness import EVERY_S, Freshness
 from headwater.online.metrics import Metrics
 from headwater.online.recommender import Asked
@@ -63,6 +63,17 @@ def test_an_answer_is_counted_with_all_that_it_says() -> None:
     assert value(metrics, "walked_total", tier="1") == 2.0
     assert value(metrics, "explored_places_total", surface="cart") == 2.0
     assert value(metrics, "ranker_stalls_total") == 2.0
+
+
+def test_answers_do_not_wait_without_end() -> None:
+    metrics = Metrics()
+    counts = AnswerCounts(metrics, cast(ThreadScorer, SimpleNamespace(stalls=0)))
+    asked = cast(Asked, SimpleNamespace(query=Query("r")))
+    for _ in range(BATCH + 1):
+        counts.count(asked, ANSWER)
+    assert metrics.tiers["1", "home"] == BATCH
+    metrics.flush()
+    assert value(metrics, "answers_total", tier="1", surface="home") == BATCH + 1
 
 
 def test_what_a_list_drawn_by_lot_spends() -> None:
@@ -119,3 +130,12 @@ def test_how_far_behind_the_log_a_worker_is() -> None:
     view.item_offset = log.last_offset
     fresh.tell(0)
     assert (staleness("user"), staleness("item")) == (0.0, 0.0)
+    for _ in range(3):  # lists alone make no item column stale, and what comes behind them does
+        writer.append_served([ServedEntry(1, 1, b"payload")])
+        fresh.tell(0)
+        assert staleness("item") == 0.0
+    writer.put_items([Item(id="i", categories=["other"])])
+    now_ms[0] += 700
+    for _ in range(2):
+        fresh.tell(0)
+        assert staleness("item") == 0.7

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headwater.cli.options import ConfigOption, DataOption, JsonOption, Settings, parse_time, print_json, settings
+from headwater.cli.options import (
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    Settings,
+    parse_length,
+    parse_time,
+    print_json,
+    read_file,
+    settings,
+)
 
 if TYPE_CHECKING:
     from headwater.experiments.analysis import ExperimentReport
@@ -64,13 +74,13 @@ def report(
     from headwater.experiments.report import write_report
     from headwater.experiments.store import read_experiment
     from headwater.log.archived import open_log
-    from headwater.schema.durations import parse_delay, parse_duration
+    from headwater.schema.durations import parse_delay
 
     chosen = settings(config, data)
     experiment = read_experiment(chosen.data, name)
     if experiment.interleave:
         _report_preference(
-            chosen, experiment, parse_duration(window or "1h"), alpha, planned or 2_000, parse_time("--until", until), out, as_json
+            chosen, experiment, parse_length("--window", window or "1h"), alpha, planned or 2_000, parse_time("--until", until), out, as_json
         )  # fmt: skip
         return
     defined = metrics_of(chosen, window or "7d", metrics)
@@ -169,14 +179,17 @@ def power(
 
 
 def metrics_of(chosen: Settings, window: str, path: Path | None) -> dict[str, Metric]:
-    """The metrics that ``--window`` and ``--metrics`` define, by name."""
-    from headwater.experiments.metrics import check_types, parse_metrics, predefined
-    from headwater.schema.durations import parse_duration
+    """The metrics that ``--window`` and ``--metrics`` define, by name.
 
-    parse_duration(window)
+    Raises:
+        ConfigurationError: the window is no duration, or the file cannot be read or defines what no metric can be.
+    """
+    from headwater.experiments.metrics import check_types, parse_metrics, predefined
+
+    parse_length("--window", window)
     defined = predefined(chosen.config, window)
     if path is not None:
-        defined |= parse_metrics(path.read_text(encoding="utf-8"), str(path))
+        defined |= parse_metrics(read_file("--metrics", path), str(path))
     check_types(defined.values(), chosen.config)
     return defined
 

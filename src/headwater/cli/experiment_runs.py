@@ -16,6 +16,7 @@ from headwater.cli.options import (
     JsonOption,
     Settings,
     print_json,
+    read_file,
     settings,
 )
 
@@ -108,7 +109,7 @@ def new(
 
     chosen = settings(config, data)
     if file is not None:
-        text = file.read_text()
+        text = read_file("--from", file)
         if (found := parse_experiment(text, str(file)).name) != name:
             raise ExperimentError(f'{file}: name: Expected "{name}", got "{found}"')
     else:

@@ -90,6 +90,18 @@ def parse_length(option: str, text: str) -> int:
         raise ConfigurationError(f"{option} {text}: {error}") from error
 
 
+def read_file(option: str, path: Path) -> str:
+    """The text of the file that ``option`` was given.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{option} {path}: Cannot read the file: {error}") from error
+
+
 def print_json(value: Any) -> None:
     """One JSON object on one line of standard output: structs, dataclasses and dictionaries alike."""
     import msgspec

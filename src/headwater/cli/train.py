@@ -82,7 +82,7 @@ def train(
         print_json(report)
     else:
         typer.echo(
-            f"bundle {report.bundle}{'' if report.promoted else ' (not promoted)'}: {report.groups:,} groups, "
+            f"bundle {report.bundle}{'' if report.promoted else ' (not promoted)'}: {report.groups:,} {report.learnt_from}, "
             f"{report.rows:,} rows, {f'{report.epochs} epochs' if report.epochs else f'{report.trees} trees'}, holdout NDCG@10 "
             f"{'-' if report.holdout_ndcg10 is None else f'{report.holdout_ndcg10:.4f}'}; "
             f"replay {report.replay_s:.1f} s, fit {report.fit_s:.1f} s, gate {report.gate_s:.1f} s"

@@ -18,8 +18,7 @@ from headwater.console.covers import cover
 from headwater.console.guard import VISITOR
 from headwater.console.looks import Looks
 from headwater.console.planes import Planes
-from headwater.console.seeing import Past, Play
-from headwater.console.seeing import Planes as Pulses
+from headwater.console.seeing import Past, Play, Pulses
 from headwater.console.sessions import Keys, Sessions, Visitor
 from headwater.console.words import FILTERS
 from headwater.schema.config import Config
@@ -42,7 +41,7 @@ class Live(Protocol):
         ...
 
     @property
-    def planes(self) -> Pulses:
+    def pulses(self) -> Pulses:
         """How the planes are."""
         ...
 

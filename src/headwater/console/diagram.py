@@ -108,7 +108,7 @@ def _stages(pulse: Pulse) -> list[Box]:
     slowest = max((ms for _, _, ms in pulse.stages if ms is not None), default=0.0)
     return [
         Box(
-            _stage_x(at), _STAGE_TOP, _STAGE_WIDTH, _STAGE_HEIGHT, _WORDS.get(name, name), "–" if ms is None else f"{ms:.2f} ms",
+            _stage_x(at), _STAGE_TOP, _STAGE_WIDTH, _STAGE_HEIGHT, _WORDS.get(name, name), "–" if ms is None else f"{ms:.2f} ms" if ms < 10.0 else f"{ms:.1f} ms",
             tone="hot" if ms and ms == slowest else "", title=does, small=True,
         )
         for at, (name, does, ms) in enumerate(pulse.stages)

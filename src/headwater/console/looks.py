@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from headwater.schema.looks import (
     Neighbours,
     UserState,
 )
+from headwater.schema.seen import Card
 
 
 class Users(Protocol):
@@ -49,8 +50,8 @@ class Items(Protocol):
         """The dense number of an item; 0: nobody ever named it."""
         ...
 
-    def titles(self, numbers: list[int]) -> list[str]:
-        """What the catalogue calls some dense items; "" for one without a title."""
+    def cards(self, items: Iterable[str]) -> dict[str, Card]:
+        """How people see some items."""
         ...
 
     def categories(self) -> list[str]:

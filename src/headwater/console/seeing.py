@@ -62,7 +62,7 @@ class Past(Protocol):
         ...
 
 
-class Planes(Protocol):
+class Pulses(Protocol):
     """How the planes are."""
 
     async def pulse(self) -> Pulse:

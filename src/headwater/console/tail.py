@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from headwater.log.protocol import EventLog
+from headwater.log.protocol import EventLog, TrimmedError
 from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock
 from headwater.schema.events import EventDetail
 from headwater.schema.experiments import ExposureRecord
@@ -56,7 +56,15 @@ class LookBack:
             begin = max(self.offset - size, self._first - 1)
             parts: list[RecordBlock] = []
             at = begin
-            while at < self.offset and (block := self._log.read(at, self.offset - at)) is not None:
+            while at < self.offset:
+                try:
+                    block = self._log.read(at, self.offset - at)
+                except TrimmedError as error:  # retention came by meanwhile
+                    self._first = error.first
+                    at = begin = error.first - 1
+                    continue
+                if block is None:
+                    break
                 parts.append(block)
                 at = block.last_offset
             for part in parts[::-1]:
@@ -113,7 +121,7 @@ def user_past(event_log: EventLog, user: int, before: int | None = None, limit_s
     """The latest :data:`PAGE` events of a dense user, and what else the log says of them meanwhile.
 
     Raises:
-        CorruptLogError: the log does not read as it was written. TrimmedError: retention removed it while it was read.
+        CorruptLogError: the log does not read as it was written.
     """
     past = UserPast(LookBack(event_log, before, limit_s))
     words = _Words(event_log)

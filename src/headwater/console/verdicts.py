@@ -42,8 +42,9 @@ def _fresh(pulse: Pulse, reasons: Sequence[str]) -> Verdict:
         tone = "warn"
     answer = {"good": "yes", "warn": "a little late", "bad": "no"}[tone]
     if pulse.fresh_ms is None:
-        return Verdict("Fresh?", answer, f"{pulse.lag:,} behind", "records that the fold has still to take up", tone)
-    note = f"P95 from event to list; the fold is {pulse.lag:,} records behind"
+        note = reasons[0] if reasons else "records that the fold has still to take up"
+        return Verdict("Fresh?", answer, f"{pulse.lag:,} behind", note, tone)
+    note = reasons[0] if reasons else f"P95 from event to list; the fold is {pulse.lag:,} records behind"
     return Verdict("Fresh?", answer, age(pulse.fresh_ms), note, tone)
 
 

@@ -15,6 +15,7 @@ from headwater.evaluation.walk import Answers, Before, Pick, Progress, System, w
 from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
 from headwater.features.zones import Zones
+from headwater.learning.giveaways import withheld
 from headwater.learning.trainingset import positive_types, positives
 from headwater.log.protocol import EventLog
 from headwater.log.record import Namespace, RecordBlock
@@ -123,12 +124,15 @@ def try_out(
 ) -> Trial:  # fmt: skip
     """Ask the candidate, the bundle in service and recent popularity about the same ``gate.questions`` events of ``stretch``.
 
-    Every positive event may be asked about, those of users without a history too; which ones ``seed`` decides.
+    Every positive event may be asked about, those of users without a history too; which ones ``seed`` decides. Nobody is shown what
+    the impression that led to it gives away (:mod:`headwater.learning.giveaways`), whatever their ranker learnt from.
     ``view`` and ``before`` as in :func:`headwater.evaluation.walk.walk`.
     """
     region, zones = StoredRegion(log.vocabulary()), Zones(log.vocabulary())
     models = {CANDIDATE: candidate} | ({} if in_service is None else {IN_SERVICE: in_service})
-    timed = {name: _Timed(model.ranker, timer) for name, model in models.items() if model.ranker is not None}
+    timed = {
+        name: _Tried(model.ranker, plan, config, timer) for name, model in models.items() if model.ranker is not None
+    }
     popular = Pipeline(config, plan, sources=(Trending(config),), stored_region=region, zones=zones, timer=timer)
     systems = {RECENT_POPULARITY: System(popular, None)}
     for name, model in models.items():
@@ -162,7 +166,7 @@ def _drawn(positives: int, questions: int, seed: int) -> Callable[[Fold], Pick]:
 
 
 def _figures(
-    log: EventLog, answers: Answers, models: Mapping[str, Model], timed: Mapping[str, _Timed], stretch: Stretch, seed: int
+    log: EventLog, answers: Answers, models: Mapping[str, Model], timed: Mapping[str, _Tried], stretch: Stretch, seed: int
 ) -> HeldOut:  # fmt: skip
     ranks = {name: ranks_in(said.lists, answers.relevant) for name, said in answers.replies.items()}
     measured = {}
@@ -231,11 +235,16 @@ def _vocabulary(model: Model, answers: Answers) -> dict[str, float]:
     return {source.name: float(source.knows(old).mean()) for source in model.sources if isinstance(source, Knows)}
 
 
-class _Timed:
-    """A ranker that remembers how long it took: ms a row, call by call."""
+class _Tried:
+    """A ranker that is asked just before a click, without the columns that the click's own impression gives away, and remembers how
+    long it took: ms a row, call by call.
 
-    def __init__(self, ranker: Ranker, timer: Callable[[], float]) -> None:
-        self._ranker, self._timer = ranker, timer
+    Who learnt from questions makes no use of them; who learnt from lists would take what was shown a moment ago for an item that
+    was shown before and left.
+    """
+
+    def __init__(self, ranker: Ranker, plan: Plan, config: Config, timer: Callable[[], float]) -> None:
+        self._ranker, self._plan, self._config, self._timer = ranker, plan, config, timer
         self._per_row: list[float] = []
 
     @property
@@ -247,9 +256,10 @@ class _Timed:
         return self._ranker.attends
 
     def score(self, features: Features, attention: Attention | None = None) -> Scores:
-        began = self._timer()
-        scores = self._ranker.score(features, attention)
-        self._per_row.append(1e3 * (self._timer() - began) / max(len(features), 1))
+        with withheld(features, self._plan, self._config):
+            began = self._timer()
+            scores = self._ranker.score(features, attention)
+            self._per_row.append(1e3 * (self._timer() - began) / max(len(features), 1))
         return scores
 
     def per_rows(self) -> float | None:

@@ -51,7 +51,6 @@ class ListCollector:
         drawing: np.random.Generator,
     ) -> None:  # fmt: skip
         self._log, self._config, self._share, self._drawing = log, config, share, drawing
-        self._weights = np.array([max(t.weight, 0.1) if t.positive else 0.0 for t in config.events])
         self._plan, self._model, self._most = plan, model, rows
         self._rows = self._room()
         self._expected: dict[int, list[_Asked]] = {}  # by the offset of their address
@@ -146,12 +145,10 @@ class ListCollector:
         at, there = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (rows, known))
         sizes = np.array([len(part) for part in rows], np.int32)
         outcomes = found.outcomes[there]
-        done = [int(np.bitwise_or.reduce(found.outcomes[part])) for part in known]
-        weight = [max(w for t, w in enumerate(self._weights) if bits >> t & 1) for bits in done]
         addresses = buffer.addresses(at)
         times = addresses.now_ms if len(at) else np.zeros(1, np.int64)
         return TrainingSet(
-            buffer.features[at], (outcomes > 0).astype(np.int32), np.repeat(np.array(weight, np.float32), sizes), sizes, outcomes,
+            buffer.features[at], (outcomes > 0).astype(np.int32), np.ones(len(at), np.float32), sizes, outcomes,
             found.position[there], self.asked, self.missed,
             DataRange(
                 first_offset=int(addresses.offset[0]) + 1 if len(at) else 0, last_offset=until, first_ms=int(times.min()),

@@ -166,7 +166,8 @@ class OnlineMetrics:
         log = self._log
         if self._at is None:
             began_ms = now_ms - self._window_ms - self._open.attribution_ms - SETTLE_MS
-            self._at = max(last_before(log, began_ms)[0], log.first_offset - 1)
+            self._at = last_before(log, began_ms)[0]
+        self._at = max(self._at, log.first_offset - 1)  # retention may have been faster than this watch
         until = self._at + MOST_RECORDS
         types, positive = self._types(), self._numbers(self._positive)
         clock_ms = now_ms

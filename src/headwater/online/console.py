@@ -42,7 +42,7 @@ class ConsoleLive:
         cards = Cards(service)
         self.play = ConsolePlay(service, data, cards)
         self.past = ConsolePast(service, cards)
-        self.planes = ConsolePulse(service, data)
+        self.pulses = ConsolePulse(service, data)
 
     def health(self) -> Mapping[str, Any]:
         """What ``/healthz`` says."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -38,6 +38,7 @@ from headwater.retrieval.index import Ranked, best, in_order
 from headwater.retrieval.sources import Asked, CoVisit
 from headwater.schema.items import MAX_CATEGORIES
 from headwater.schema.looks import ItemLine, ItemPage, ItemQuery, ItemState, Neighbour, Neighbours, Status
+from headwater.schema.seen import Card
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -132,10 +133,14 @@ class ConsoleItems:
         """The id of a dense item; "": there is none."""
         return self._vocabulary.text(Namespace.ITEM, number) or ""
 
-    def titles(self, numbers: list[int]) -> list[str]:
-        """What the catalogue calls some dense items; "" for one without a title."""
-        records = [self._service.stores.state.item_record(number) for number in numbers]
-        return ["" if record is None else record.item.title for record in records]
+    def cards(self, items: Iterable[str]) -> dict[str, Card]:
+        """How people see some items. Raises :class:`UnavailableError`: the state cannot be reached."""
+        found = {}
+        for item in dict.fromkeys(items):
+            record = self._service.stores.state.item_record(self.number(item))
+            title, categories = ("", []) if record is None else (record.item.title, record.item.categories)
+            found[item] = Card(item, title or item, categories)
+        return found
 
     def categories(self) -> list[str]:
         """All categories that items ever had."""

@@ -12,6 +12,7 @@ from headwater.log.protocol import EventLog
 from headwater.log.record import Kind, Namespace
 from headwater.online.console_cards import Cards
 from headwater.online.errors import RefusalError
+from headwater.online.explain import BUSY
 from headwater.online.service import Service
 from headwater.schema.errors import HeadwaterError, WaitError
 from headwater.schema.explanation import Explanation
@@ -48,8 +49,7 @@ class ConsolePast:
         try:
             said = await self._service.explain(request_id, question, None if after < 0 else after)
         except RefusalError as error:
-            kind = WaitError if error.status == 503 else HeadwaterError
-            raise kind(str(error)) from error
+            raise (WaitError if str(error) == BUSY else HeadwaterError)(str(error)) from error
         return await asyncio.to_thread(_decode, said)
 
     def _newest(self, limit: int, surface: str, user: int) -> list[PastList]:

@@ -42,7 +42,8 @@ log = structlog.get_logger()
 
 FOLDER = "rules"  # in the data directory
 KEPT = 100
-PREVIEW_S = 20.0
+PREVIEW_S = 60.0  # the process starts in 2 s where there is nothing else to do
+PUBLISH_S = 30.0
 BY_FILE = "file"
 _NO_FILE = "this server has no configuration file; start it with --config, and its rules can be changed here"
 _decode = msgspec.json.Decoder(Publication).decode
@@ -223,7 +224,7 @@ class ConsoleRules:
         )  # fmt: skip
         self._write(path, wanted)
         try:
-            refused = publish(self._data, after.version)
+            refused = publish(self._data, after.version, PUBLISH_S)
         except UnavailableError:
             self._write(path, whole)
             raise

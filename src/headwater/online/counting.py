@@ -1,4 +1,8 @@
-"""What is counted of each answer. It is done for every request, so it costs a few microseconds and no lookups of labels."""
+"""What is counted of each answer.
+
+It costs 4 µs, and 38 µs where the ranker has just had the processor's caches (measured on two busy cores). So answers wait, and are
+counted many at a time.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,42 @@ from headwater.online.recommender import Asked
 from headwater.serving.request import Answer
 from headwater.serving.scorer import ThreadScorer
 
+BATCH = 64  # answers that wait to be counted, at most
+
 
 class AnswerCounts:
-    """Carries what an answer says of itself into ``metrics``."""
+    """Carries what answers say of themselves into ``metrics``, which bring over what waits here whenever they are flushed."""
 
     def __init__(self, metrics: Metrics, scorer: ThreadScorer) -> None:
         self._metrics, self._scorer = metrics, scorer
         self._stalls = 0
+        self._answers: list[tuple[str, Answer]] = []
+        self._logged_s: list[float] = []
+        metrics.gather_first(self)
 
     def count(self, asked: Asked, answer: Answer) -> None:
-        """Count ``answer``."""
-        metrics, surface, took_ms = self._metrics, asked.query.surface, 0.0
+        """Count ``answer``, soon."""
+        self._answers.append((asked.query.surface, answer))
+        if len(self._answers) >= BATCH:
+            self.flush()
+
+    def log(self, seconds: float) -> None:
+        """Count what it took to hand the list to the log, soon."""
+        self._logged_s.append(seconds)
+
+    def flush(self) -> None:
+        """Count what waits."""
+        answers, logged_s, self._answers, self._logged_s = self._answers, self._logged_s, [], []
+        for surface, answer in answers:
+            self._count(surface, answer)
+        for seconds in logged_s:
+            self._metrics.stages["log"].observe(seconds)
+        if (stalls := self._scorer.stalls) > self._stalls:
+            self._metrics.stalls.inc(stalls - self._stalls)
+            self._stalls = stalls
+
+    def _count(self, surface: str, answer: Answer) -> None:
+        metrics, took_ms = self._metrics, 0.0
         tier = _TIERS[answer.tier]
         stages, items = metrics.stages, metrics.stage_items
         for stage, (ms, width, outcome) in answer.trace.items():
@@ -46,13 +75,6 @@ class AnswerCounts:
             metrics.explored_places[surface] += explored_places(answer)
         if answer.promised is not None:
             metrics.new_item_places[surface] += sum(answer.promised.kept)
-        if (stalls := self._scorer.stalls) > self._stalls:
-            metrics.stalls.inc(stalls - self._stalls)
-            self._stalls = stalls
-
-    def log(self, seconds: float) -> None:
-        """Count what it took to hand the list to the log."""
-        self._metrics.stages["log"].observe(seconds)
 
 
 def explored_places(answer: Answer) -> int:

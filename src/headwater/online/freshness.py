@@ -15,7 +15,7 @@ from headwater.schema.feed import Position
 from headwater.serving.view import View
 
 EVERY_S = 0.1  # of the commits that a worker hears of in this time, one is timed
-LOOKED_AT = 1_024  # records behind the item columns that are looked at for one that changes an item
+LOOKED_AT = 1_024  # records in a round that are looked at for one that changes an item; each is looked at once
 
 
 class Freshness:
@@ -31,6 +31,7 @@ class Freshness:
         self._clock, self._seconds = clock, seconds
         self._reflected = -1  # up to where the fold has said so; below 0: it has not said anything
         self._timed_s = seconds()
+        self._clean = 0  # behind the item columns and up to here no record changes an item
         self._users, self._items = (metrics.staleness.labels(entity) for entity in ("user", "item"))
 
     def heard(self, position: Position) -> None:
@@ -55,12 +56,12 @@ class Freshness:
         return 0.0 if block is None else self._since_s(int(block.records["received_ms"][0]))
 
     def _item_age_s(self) -> float:
-        after = self._view.item_offset
+        after = max(self._view.item_offset, self._clean)
         if after >= self._log.last_offset:
             return 0.0
         try:
             block = self._log.read(after, LOOKED_AT)
-        except HeadwaterError:
+        except HeadwaterError:  # as above
             return 0.0
         if block is None:
             return 0.0
@@ -70,7 +71,12 @@ class Freshness:
             (records["kind"] == Kind.EVENT) & np.isin(records["type"], known)
         )
         changing = np.flatnonzero(of_items)
-        return self._since_s(int(records["received_ms"][changing[0]])) if len(changing) else 0.0
+        if not len(changing):
+            self._clean = block.last_offset
+            return 0.0
+        first = records[changing[0]]
+        self._clean = int(first["offset"]) - 1
+        return self._since_s(int(first["received_ms"]))
 
     def _since_s(self, received_ms: int) -> float:
         return max(0, self._clock() - received_ms) / 1e3

@@ -111,15 +111,15 @@ def rules_in_force(config: Config, pinned: Path | None) -> Config:
         raise ConfigurationError(f"{path}: Cannot read the rules: {error}. Send SIGHUP to the server") from error
 
 
-def publish(data: Path, version: str) -> str:
-    """Have the server of ``data`` read its rules again; empty once it serves ``version``, else why it does not.
+def publish(data: Path, version: str, patience_s: float = PATIENCE_S) -> str:
+    """Have the server of ``data`` read its rules again; empty once it serves ``version``, else why it does not after ``patience_s``.
 
     Raises:
         UnavailableError: no server recommends from ``data``, or it is starting.
     """
     url = read_again(data)
     said = ""
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + patience_s
     while time.monotonic() < until:
         try:
             said = str(httpx.get(f"{url}/healthz", timeout=PATIENCE_S).json()["rules"])

@@ -125,7 +125,7 @@ def main() -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    signal.alarm(60)  # whoever waits has given up by then
+    signal.alarm(120)  # whoever waits has given up by then
     sys.stdout.buffer.write(msgspec.json.encode(preview(job)))
 
 

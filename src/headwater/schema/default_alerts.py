@@ -100,6 +100,27 @@ DEFAULT_ALERTS: tuple[AlertRule, ...] = (
         text="a part behind a connection is not asked because it keeps failing",
     ),
     AlertRule(
+        name="feature-drift", metric="headwater_features_drifted", above=0.5, missing="ok", severity="warning",
+        actions=("freeze_promotion",), restore_after="10m",
+        text="features of what is served are not distributed as in the first stretch that the bundle served",
+    ),
+    AlertRule(
+        name="calibration-off", metric="headwater_calibration_off", above=0.5, missing="ok", severity="warning", actions=("retrain",),
+        text="scores lead to another click rate than they did at first",
+    ),
+    AlertRule(
+        name="event-silent", metric="headwater_event_silent", by="type", above=0.5, for_="30s", missing="ok", severity="critical",
+        actions=("freeze_promotion",), restore_after="10m", text="events of a type have stopped coming",
+    ),
+    AlertRule(
+        name="event-volume", metric="headwater_event_volume_off", by="type", above=0.5, missing="ok", severity="warning",
+        text="an hour brought half or twice as many events of a type as the same hour of other days",
+    ),
+    AlertRule(
+        name="feature-skew", metric="headwater_skew_mismatched_bytes", above=0.5, missing="ok", severity="critical",
+        actions=("freeze_promotion",), text="served features are not those that replaying the log gives",
+    ),
+    AlertRule(
         name="experiment-harm", metric="headwater_experiment_harm", by="experiment", above=0.5, missing="ok", severity="critical",
         clear_for="0s", actions=("stop_experiment",), text="an experiment violates a guardrail, makes its metric worse, or has a broken split",
     ),

@@ -27,11 +27,19 @@ class Drawn(Struct, frozen=True, kw_only=True):
     propensity: float
 
 
+class PromisedPlace(Struct, frozen=True):
+    """A ``place``, from 1, that could go to a new item that was promised impressions, the ``chance`` that it did, and whether it was ``kept`` for one."""
+
+    place: int
+    chance: float
+    kept: bool
+
+
 class ExplainedRequest(Struct, frozen=True, kw_only=True):
     """The request as it was recorded. ``known_user``: it was not a stranger; who it was is not said.
 
     ``segments`` are the texts that counted ("country=DE"), ``region`` the one that the request named, ``about`` and ``candidates`` items, ``excluded`` how many
-    it excluded or had seen on earlier pages. ``drawn`` says how the list was drawn by lot (None: it was not), ``promised`` which places, from 1, went to
+    it excluded or had seen on earlier pages. ``drawn`` says how the list was drawn by lot (None: it was not), ``promised`` which places could go to
     new items that were promised impressions. ``experiments`` are the variants that had a say in the list. ``whole``: the record has all of it (lists of older releases lack ``k`` and others).
     """
 
@@ -54,7 +62,7 @@ class ExplainedRequest(Struct, frozen=True, kw_only=True):
     whole: bool
     experiments: dict[str, str] = {}
     drawn: Drawn | None = None
-    promised: list[int] = []
+    promised: list[PromisedPlace] = []
 
 
 class Replay(Struct, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from headwater.schema.explanation import (
     ExplainedRequest,
     Explanation,
     Placed,
+    PromisedPlace,
     Replay,
     SourceRank,
 )
@@ -162,7 +163,7 @@ class Explainer:
             whole=answer.query is not None,
             experiments=answer.experiments,
             drawn=_drawn(answer.explored),
-            promised=_kept_places(answer.promised),
+            promised=_promised(answer.promised),
         )
 
     def _replay(self, served: Served, stand: Stand, model: Model | None, query: Query, answer: Answer) -> Replay:
@@ -324,10 +325,11 @@ def _drawn(explored: Explored | None) -> Drawn | None:
     )  # fmt: skip
 
 
-def _kept_places(promised: Promised | None) -> list[int]:
+def _promised(promised: Promised | None) -> list[PromisedPlace]:
     if promised is None:
         return []
-    return [place + 1 for place, kept in zip(promised.places, promised.kept, strict=True) if kept]
+    drawn = zip(promised.places, promised.chances, promised.kept, strict=True)
+    return [PromisedPlace(place + 1, chance, kept) for place, chance, kept in drawn]
 
 
 def _tier(served: Served) -> int:

@@ -34,22 +34,25 @@ FIRING = "headwater_alert_firing"
 PAST_MS = 7 * 86_400_000
 CHANGES_SHOWN, FIRINGS_SHOWN = 20, 50
 LATE_ROUNDS = 6
-_ORDER = ("firing", "pending", "missing", "ok", "off")
+_ORDER = ("firing", "pending", "missing", "ok", "unknown", "off")
 
 
 class Row(Struct, frozen=True):
-    """A rule, or one of its groups, with how it stands ("off": switched off; None: it was not looked at yet)."""
+    """A rule, or one of its groups, with how it stands (None: there is nothing to judge). ``looked``: the monitor looks at it."""
 
     rule: AlertRule
     state: AlertState | None
     ack: Ack | None
+    looked: bool
 
     @property
     def standing(self) -> str:
         """In one word."""
         if not self.rule.enabled:
             return "off"
-        return self.state.state if self.state is not None else "ok"
+        if self.state is not None:
+            return self.state.state
+        return "ok" if self.looked else "unknown"
 
 
 class Firing(Struct, frozen=True):
@@ -127,7 +130,8 @@ def _all(desk: Desk) -> dict[str, Any]:
     standing, entries = read_standing(desk.data), read_audit(desk.data, AUDIT_REACH)
     now_ms, monitoring = desk.wall(), desk.config.monitoring
     late = now_ms - standing.time_ms > LATE_ROUNDS * parse_duration(monitoring.every)
-    rows = _rows(desk.data, rules_of(desk.config), standing.states)
+    looked = monitoring.enabled and not late
+    rows = _rows(desk.data, rules_of(desk.config), standing.states, looked)
     counts = {word: sum(row.standing == word for row in rows) for word in _ORDER}
     return {
         "rows": rows, "counts": counts, "controls": read_controls(desk.data), "changes": entries[:CHANGES_SHOWN],
@@ -142,14 +146,14 @@ def rules_of(config: Config) -> tuple[AlertRule, ...]:
     return alerts_in_force(config.alerts, DEFAULT_ALERTS if config.monitoring.default_alerts else ())
 
 
-def _rows(data: Path, rules: Sequence[AlertRule], states: Sequence[AlertState]) -> list[Row]:
+def _rows(data: Path, rules: Sequence[AlertRule], states: Sequence[AlertState], looked: bool) -> list[Row]:
     by_rule: defaultdict[str, list[AlertState]] = defaultdict(list)
     for state in states:
         by_rule[state.alert].append(state)
     rows = []
     for rule in rules:
         found = by_rule[rule.name] if rule.enabled else []
-        rows += [Row(rule, state, _notice(data, state)) for state in found] or [Row(rule, None, None)]
+        rows += [Row(rule, state, _notice(data, state), looked) for state in found] or [Row(rule, None, None, looked)]
     return sorted(rows, key=lambda row: _ORDER.index(row.standing))
 
 
@@ -159,6 +163,8 @@ def _notice(data: Path, state: AlertState) -> Ack | None:
 
 def _firings(data: Path, now_ms: int) -> list[Firing]:
     """The stretches in which alerts fired in the last week, newest first."""
+    if not (data / HISTORY_FILE).exists():
+        raise HistoryError("There is no history yet: a server with [monitoring] enabled writes it")
     history = History(data / HISTORY_FILE, readonly=True)
     try:
         series = history.series(FIRING, since_ms=now_ms - PAST_MS, until_ms=now_ms)

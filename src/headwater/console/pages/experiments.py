@@ -24,7 +24,7 @@ from headwater.schema.errors import HeadwaterError
 
 EXPERIMENTS = f"{ROOT}/experiments"
 ENTRIES: tuple[Entry, ...] = (Entry(EXPERIMENTS, "Experiments", "Run"),)
-WINDOWS = ("10m", "1h", "6h", "1d", "3d", "7d")
+WINDOWS = ("1m", "10m", "1h", "6h", "1d", "3d", "7d")
 JUDGED_MS, COUNTED_MS = 300_000, 60_000
 JUDGE_S, COUNT_S = 180.0, 60.0
 KEPT = 64

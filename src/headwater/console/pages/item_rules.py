@@ -1,4 +1,4 @@
-"""Rules about one item: what is in force, and boosting, burying or pinning it for a while."""
+"""Rules about one item: what is in force, and boosting, burying, pinning or hiding it for a while."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ENTRIES: tuple[Entry, ...] = ()
 HOUR_MS = 3_600_000
 MOST_HOURS = 24 * 366
 MOST_PLACE = 100
-_ACTIONS: dict[str, ItemAction] = {"boost": "boost", "bury": "bury", "pin": "pin"}
-_DONE = {"boost": "boosted", "bury": "buried", "pin": "pinned"}
+_ACTIONS: dict[str, ItemAction] = {"boost": "boost", "bury": "bury", "pin": "pin", "hide": "hide"}
+_DONE = {"boost": "boosted", "bury": "buried", "pin": "pinned", "hide": "hidden by a rule"}
 
 
 def routes(desk: Desk) -> list[HTTPRouteHandler]:
@@ -80,7 +80,7 @@ def _wish(form: dict[str, str], now_ms: int) -> tuple[ItemAction, float | None, 
             factor = math.nan
         if not (1.0 < factor <= 100.0 if action == "boost" else 0.0 < factor < 1.0):
             raise ValueError("The factor is above 1 (to 100) to boost, between 0 and 1 to bury")
-    elif not 1 <= number(form.get("position", ""), 0) <= MOST_PLACE:
+    elif action == "pin" and not 1 <= number(form.get("position", ""), 0) <= MOST_PLACE:
         raise ValueError(f"The place is a whole number from 1 to {MOST_PLACE}")
     hours = number(form.get("hours", ""), 0)
     if hours > MOST_HOURS:

@@ -47,14 +47,13 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
 
     @get(MODELS)
     async def models(request: Call) -> Response[str]:
-        page = _page_number(request)
-        lines = await asyncio.to_thread(_measured, registry, desk.planes.plan)
-        shown = lines[page * SHOWN : (page + 1) * SHOWN]
+        page, plan = _page_number(request), desk.planes.plan
+        lines, shown = await asyncio.to_thread(_measured, registry, plan, page)
         controls = await asyncio.to_thread(read_controls, desk.data)
         return desk.page(
             request, "admin/models.html", lines=shown, total=len(lines), page=page, pages=-(-len(lines) // SHOWN),
-            versions=[each.line.version for each in lines], plan=desk.planes.plan, frozen=controls.promotion_frozen,
-            way_back=next((each.line.version for each in _way_back(registry, desk.planes.plan, lines)), ""),
+            versions=[line.version for line in lines], plan=plan, frozen=controls.promotion_frozen,
+            way_back=await asyncio.to_thread(_way_back, registry, plan),
             gate=desk.config.gate.enabled,
         )  # fmt: skip
 
@@ -171,12 +170,12 @@ def _record_promotion(desk: Desk, before: str | None, version: str, by: str, rea
     )  # fmt: skip
 
 
-def _measured(registry: Registry, plan: str) -> list[Measured]:
-    """All bundles, those of the plan in service first; the figures of the newest ``SHOWN`` of each page are read with them."""
-    lines = bundle_lines(registry)
-    lines.sort(key=lambda line: line.plan != plan)
+def _measured(registry: Registry, plan: str, page: int) -> tuple[list[BundleLine], list[Measured]]:
+    """All bundles, those of the plan in service first, and those of the ``page`` (from 0) with their figures."""
+    lines = sorted(bundle_lines(registry), key=lambda line: line.plan != plan)
     manifests = {listed.version: listed.manifest for listed in registry.list()}
-    return [Measured(line, *_figures(registry, manifests.get(line.version))) for line in lines]
+    shown = lines[page * SHOWN : (page + 1) * SHOWN]
+    return lines, [Measured(line, *_figures(registry, manifests.get(line.version))) for line in shown]
 
 
 def _figures(registry: Registry, manifest: Manifest | None) -> tuple[Estimate | None, Estimate | None]:
@@ -215,13 +214,12 @@ def _card(registry: Registry, plan: str, version: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _way_back(registry: Registry, plan: str, lines: list[Measured]) -> list[Measured]:
-    """Where a rollback leads; none: there is no way back."""
+def _way_back(registry: Registry, plan: str) -> str:
+    """The version that a rollback leads to; "": there is no way back."""
     try:
-        history = registry.history(plan)
-    except BundleError:
-        return []
-    return [each for each in lines if history and each.line.version == history[-1]]
+        return next(reversed(registry.history(plan)), "")
+    except BundleError:  # the pointer is damaged; a promotion mends it
+        return ""
 
 
 def _compared(registry: Registry, plan: str, asked: list[str]) -> tuple[list[str], list[Change]]:

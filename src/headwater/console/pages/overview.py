@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
@@ -15,9 +14,10 @@ from headwater.console.forms import asked, id_behind
 from headwater.console.guard import ROOT
 from headwater.console.past_figures import CHARTS, SPANS, chart, latest_ctr
 from headwater.console.verdicts import verdicts
+from headwater.monitoring.alerts import AlertState
 from headwater.monitoring.history import HISTORY_FILE
+from headwater.monitoring.standing import Standing, read_standing
 from headwater.registry.audit import AuditEntry, read_audit
-from headwater.registry.files import read_regular
 from headwater.registry.registry import Registry
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.seen import PastList
@@ -26,22 +26,6 @@ ENTRIES: tuple[Entry, ...] = (Entry(ROOT, "Overview", "See"),)
 EVERY_MS = 2_000
 ASIDE_MS = 5_000
 NEWEST_LISTS, NEWEST_CHANGES = 5, 8
-_MAX_ALERTS = 16 << 20
-
-
-class Firing(msgspec.Struct, frozen=True):
-    """An alert of the monitor, as far as it is shown here."""
-
-    alert: str
-    severity: str
-    since_ms: int
-    state: str = "ok"
-    group: str = ""
-    value: float | None = None
-
-
-class _Alerts(msgspec.Struct, frozen=True):
-    states: tuple[Firing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +35,7 @@ class Aside:
     bundles: int
     ctr: float | None
     changes: list[AuditEntry]
-    firing: list[Firing] | None
+    firing: list[AlertState] | None
 
 
 def routes(desk: Desk) -> list[HTTPRouteHandler]:
@@ -99,7 +83,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         health = desk.live.health()
         aside = await _aside()
         try:
-            beat = await desk.live.planes.pulse()
+            beat = await desk.live.pulses.pulse()
         except HeadwaterError as error:
             return {
                 "reasons": [*reasons, str(error)],
@@ -135,21 +119,19 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
     return [overview, pulse, news, figures]
 
 
-def firing_alerts(text: bytes) -> list[Firing]:
-    """Of what the monitor wrote of its alerts, those that are firing, the gravest and oldest first."""
-    states = msgspec.json.decode(text, type=_Alerts).states
-    return sorted(
-        (one for one in states if one.state == "firing"), key=lambda one: (one.severity != "critical", one.since_ms)
-    )
+def firing_of(standing: Standing) -> list[AlertState] | None:
+    """The alerts that are firing, the gravest and oldest first; None: no monitor has looked yet."""
+    if not standing.time_ms:
+        return None
+    firing = [one for one in standing.states if one.state == "firing"]
+    return sorted(firing, key=lambda one: (one.severity != "critical", one.since_ms))
 
 
 def _look(desk: Desk) -> Aside:
-    try:
-        firing: list[Firing] | None = firing_alerts(read_regular(desk.data / "monitoring" / "alerts.json", _MAX_ALERTS))
-    except (OSError, msgspec.DecodeError):  # the monitor is off, which the page says, or is writing just now
-        firing = None
     bundles = sum(one.problem is None for one in Registry(desk.data / "models").list())
-    return Aside(bundles, latest_ctr(desk.data), read_audit(desk.data, NEWEST_CHANGES), firing)
+    return Aside(
+        bundles, latest_ctr(desk.data), read_audit(desk.data, NEWEST_CHANGES), firing_of(read_standing(desk.data))
+    )
 
 
 def _span(request: Call) -> str:

@@ -115,6 +115,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
     async def act(request: Call) -> Response[str]:
         form = await form_of(request)
         scene, before = _scene(desk, request, form), _before(form.get("shown", ""))
+        if not scene.act:
+            return _sorry(request, HeadwaterError("You only look at this user; act as them first"), beside=True)
         try:
             event = msgspec.convert(
                 {"user": scene.user, "item": form.get("item"), "type": form.get("kind"), "surface": scene.surface,
@@ -123,21 +125,23 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
             await _note(request, "playground.event", f"{event.type} on {event.item}", scene)
             step = await desk.live.play.act(event, _asked(scene), before)
         except msgspec.ValidationError as error:
-            return _sorry(request, HeadwaterError(f"The event is wrong: {error}"))
+            return _sorry(request, HeadwaterError(f"The event is wrong: {error}"), beside=True)
         except HeadwaterError as error:
-            return _sorry(request, error)
+            return _sorry(request, error, beside=True)
         return _stage(request, scene, step.shown, before, step, event)
 
     @post(f"{PATH}/forget", status_code=200)
     async def forget(request: Call) -> Response[str]:
         scene = _scene(desk, request, await form_of(request))
         if not scene.made_up:
-            return _sorry(request, HeadwaterError("Only visitors that were made up here are forgotten here"))
+            return _sorry(
+                request, HeadwaterError("Only visitors that were made up here are forgotten here"), beside=True
+            )
         await _note(request, "playground.forget", "a visitor that was made up in the playground", scene)
         try:
             await desk.live.play.forget(scene.user)
         except HeadwaterError as error:
-            return _sorry(request, error)
+            return _sorry(request, error, beside=True)
         return Response("", headers={"hx-redirect": PATH})
 
     @get(f"{PATH}/compare")
@@ -158,7 +162,10 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
     def _stage(
         request: Call, scene: Scene, shown: ShownList, before: Sequence[str] = (), step: Step | None = None, event: Event | None = None
     ) -> Response[str]:  # fmt: skip
-        person: Person = desk.live.play.person(scene.whom)
+        try:
+            person = desk.live.play.person(scene.whom)
+        except HeadwaterError:  # the list says so too: it is one of a lower tier
+            person = Person(False, [])
         ids = [item.card.id for item in shown.items]
         values: dict[str, Any] = {
             "scene": scene,
@@ -175,8 +182,12 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
             now_ms=desk.clock(), because=because(shown, person), **values,
         )  # fmt: skip
 
-    def _sorry(request: Call, error: HeadwaterError) -> Response[str]:
-        return desk.page(request, "playground_problem.html", reason=str(error))
+    def _sorry(request: Call, error: HeadwaterError, *, beside: bool = False) -> Response[str]:
+        """What went wrong, where the answer would stand; ``beside``: above it, so that what is there stays."""
+        answer = desk.page(request, "playground_problem.html", reason=str(error))
+        if beside:
+            answer.headers["hx-retarget"] = "#trouble"
+        return answer
 
     async def _note(request: Call, action: str, reason: str, scene: Scene) -> None:
         subject = "a visitor of the playground" if scene.made_up else "a user"

@@ -22,6 +22,7 @@ from headwater.log.identity import UserKey
 from headwater.registry.audit import record
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.looks import UserState
+from headwater.schema.seen import Card
 from headwater.schema.users import UserProfile
 
 USERS, PARTS = f"{ROOT}/users", f"{ROOT}/parts/users"
@@ -58,7 +59,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         key, now_ms = _key_of(desk, surrogate), desk.clock()
         state, problem = _state(desk, key, now_ms)
         return desk.page(
-            request, "user.html", key=key, surrogate=f"{key.surrogate:016x}", state=state, problem=problem, now_ms=now_ms
+            request, "user.html", key=key, surrogate=f"{key.surrogate:016x}", state=state, problem=problem, now_ms=now_ms,
+            cards=_cards(desk, [] if state is None else [event.item for event in state.recent]),
         )  # fmt: skip
 
     @get(PARTS + "/{surrogate:str}/past")
@@ -68,8 +70,9 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         before = number(asked(request, "before"), 0) or None
         found = await desk.apart.run(user_past, desk.looks.log, key.user, before)
         return desk.page(
-            request, "user_past.html", surrogate=f"{key.surrogate:016x}", past=found, before=before, now_ms=desk.clock()
-        )
+            request, "user_past.html", surrogate=f"{key.surrogate:016x}", past=found, before=before, now_ms=desk.clock(),
+            cards=_cards(desk, [event.item for event in found.events]),
+        )  # fmt: skip
 
     @get(PARTS + "/{surrogate:str}/profile")
     async def profile(request: Call) -> Response[str]:
@@ -121,6 +124,14 @@ def _state(desk: Desk, key: UserKey, now_ms: int) -> tuple[UserState | None, str
         return desk.looks.users.state(key.user, now_ms), ""
     except HeadwaterError as error:
         return None, str(error)
+
+
+def _cards(desk: Desk, items: list[str]) -> dict[str, Card]:
+    """How people see ``items``; by their ids alone where the state is away."""
+    try:
+        return desk.looks.items.cards(items)
+    except HeadwaterError:  # the page says so where it shows the row
+        return {item: Card(item, item, []) for item in items}
 
 
 def _opened(desk: Desk, key: UserKey, sealed: bytes | None) -> dict[str, Any] | None:

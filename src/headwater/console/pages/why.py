@@ -24,8 +24,8 @@ NEWEST = 20
 BUNDLES = 30
 
 _STAGES = (
-    ("offered", "Offered by sources"), ("eligibility", "May be shown"), ("merge", "Merged, within the widths"),
-    ("light_rank", "Past the light ranker"), ("rank", "Ranked into the list"), ("policy", "Listed"),
+    ("offered", "Offered by sources"), ("eligibility", "May be shown"), ("merge", "Within the widths"),
+    ("light_rank", "Past the light rank"), ("rank", "Ranked into the list"), ("policy", "Listed"),
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@
       return;
     }
     const option = await reply.json();
-    figure.dataset.state = "drawn";
+    figure.dataset.state = option.empty ? "empty" : "drawn";
     if (option.empty) {
       charts.get(canvas)?.dispose();
       charts.delete(canvas);
@@ -113,4 +113,5 @@
     if (closer) closer.closest("dialog").close();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  root.dataset.ready = "yes";
 })();

@@ -39,7 +39,8 @@ class Sizes(Struct, frozen=True, kw_only=True):
 
 class ClosedLoopReport(Struct, frozen=True, kw_only=True):
     """What ``headwater closed-loop --json`` prints. ``over_popular`` has every policy but that one; ``delays`` are the full system with
-    late events. ``impressions_per_item_day`` of the policy with the most says what first impressions mean in this world.
+    late events. ``impressions_per_item_day`` of the policy with the most says what first impressions mean in this world, ``impressions_to_know``
+    how many a good estimate takes, on average over seeds.
     """
 
     protocol: str
@@ -52,6 +53,7 @@ class ClosedLoopReport(Struct, frozen=True, kw_only=True):
     delays: dict[str, Figures]
     over_first_delay: dict[str, Versus]
     impressions_per_item_day: float
+    impressions_to_know: float
     seconds: float
 
 
@@ -102,6 +104,7 @@ def closed_loop(
         impressions_per_item_day=round(
             max(sum(_impressions_per_item(each, sizes.days) for each in runs) / len(runs) for runs in ledgers.values()), 2
         ),
+        impressions_to_know=round(sum(ledger.to_know for ledger in next(iter(ledgers.values()))) / len(seeds), 1),
         seconds=round(time.perf_counter() - began, 1),
     )  # fmt: skip
 

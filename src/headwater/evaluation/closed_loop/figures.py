@@ -24,7 +24,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     ``satisfaction`` of a visit (0 to 1), ``regret``: the share of the best lists' utility that was lost, ``ctr`` clicks an
     impression, ``visits`` of a person a day, ``returning``: of those who came in the first two days, the share that came in the
     last two. ``new_shown``: the share of new items that had their first impressions (``impressions`` of the report) within
-    24 hours, ``new_hours`` the mean time to them, counted up to 48 hours. ``coverage``: the share of the items that were shown to
+    24 hours, ``new_hours`` the mean time to them, counted up to 48 hours. ``new_known``: the share of new items that had enough impressions for a good estimate
+    of their click rate (:func:`~headwater.evaluation.closed_loop.estimates.impressions_to_know`) within 48 hours, ``known_hours`` the mean time to that, counted up to 48 hours. ``coverage``: the share of the items that were shown to
     anybody; ``gini`` of impressions over items, 0 to 1. ``ci95`` takes people, or new items, of all seeds as what was sampled;
     for coverage and gini it is Student's over seeds. ``by_seed`` and ``by_day`` are satisfactions.
     """
@@ -37,6 +38,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     returning: float
     new_shown: float
     new_hours: float
+    new_known: float
+    known_hours: float
     coverage: float
     gini: float
     ci95: dict[str, Interval]
@@ -57,7 +60,11 @@ class Versus(Struct, frozen=True, kw_only=True):
     ci95: dict[str, Interval]
 
 
-_MOST = {"visits": np.inf, "new_hours": 2.0 * NEW_HOURS}  # what a figure can be; all others are shares
+_MOST = {
+    "visits": np.inf,
+    "new_hours": 2.0 * NEW_HOURS,
+    "known_hours": 2.0 * NEW_HOURS,
+}  # what a figure can be; all others are shares
 _RATIOS = ("satisfaction", "regret", "ctr", "visits", "returning")
 
 
@@ -71,8 +78,11 @@ def figures_of(says: str, ledgers: Sequence[Ledger], impressions: int) -> Figure
     intervals: dict[str, Interval] = {}
     for name in _RATIOS:
         values[name], intervals[name] = ratio_interval(*_ratio(name, ledgers))
-    hours, in_time = _first_impressions(ledgers, impressions)
-    for name, column in (("new_shown", in_time), ("new_hours", hours)):
+    hours, in_time = _hours_to(ledgers, [impressions] * len(ledgers), NEW_HOURS)
+    known_hours, known = _hours_to(ledgers, [ledger.to_know for ledger in ledgers], 2 * NEW_HOURS)
+    for name, column in (
+        ("new_shown", in_time), ("new_hours", hours), ("new_known", known), ("known_hours", known_hours),
+    ):  # fmt: skip
         values[name], intervals[name] = (
             ratio_interval(column, np.ones(len(column))) if len(column) else (0.0, (0.0, 0.0))
         )
@@ -129,15 +139,15 @@ def _ratio(name: str, ledgers: Sequence[Ledger]) -> tuple[Float64, Float64]:
     return _sum(parts, ledgers), _sum(wholes, ledgers)
 
 
-def _first_impressions(ledgers: Sequence[Ledger], impressions: int) -> tuple[Float64, Float64]:
-    """Of each new item that was there long enough to tell: hours to its first ``impressions``, at most 48, and whether within 24."""
+def _hours_to(ledgers: Sequence[Ledger], impressions: Sequence[int], within: int) -> tuple[Float64, Float64]:
+    """Of each new item that was there long enough to tell: hours to its first ``impressions`` (by ledger), at most 48, and whether ``within`` so many."""
     hours, in_time = [], []
-    for ledger in ledgers:
+    for ledger, wanted in zip(ledgers, impressions, strict=True):
         for position, born_ms in ledger.born_ms.items():
             times = ledger.new.get(position, [])
-            took = (times[impressions - 1] - born_ms) / HOUR_MS if len(times) >= impressions else np.inf
-            if born_ms + NEW_HOURS * HOUR_MS <= ledger.end_ms:
-                in_time.append(float(took <= NEW_HOURS))
+            took = (times[wanted - 1] - born_ms) / HOUR_MS if len(times) >= wanted else np.inf
+            if born_ms + within * HOUR_MS <= ledger.end_ms:
+                in_time.append(float(took <= within))
             if born_ms + 2 * NEW_HOURS * HOUR_MS <= ledger.end_ms:
                 hours.append(min(took, 2.0 * NEW_HOURS))
     return np.array(hours), np.array(in_time)

@@ -15,7 +15,7 @@ from headwater.evaluation.report import drawing
 from headwater.schema.errors import HeadwaterError
 
 _FIRST = ("satisfaction", "regret", "ctr", "visits", "returning")
-_ITEMS = ("coverage", "gini", "new_shown", "new_hours")
+_ITEMS = ("coverage", "gini", "new_shown", "new_hours", "new_known", "known_hours")
 _COLOURS = ("#4a7ebb", "#c0504d", "#6b9a3a", "#8064a2", "#d98f2b", "#4bacc6")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _FOOT = 860, 300, 60, 34, 60
 
@@ -58,7 +58,8 @@ def markdown(report: ClosedLoopReport) -> str:
             lines += [f"More than {against}, paired by person:", "", *_differences(over), ""]
     lines += [
         (f"An item is shown up to {report.impressions_per_item_day:g} times a day on average; new_shown and new_hours are about its first "
-        f"{s.impressions} impressions. Intervals are 95%."), "",
+        f"{s.impressions} impressions, new_known and known_hours about its first {report.impressions_to_know:g}, after which half of the variance between "
+         "click rates is that of the true ones. Intervals are 95%."), "",
         "![intervals](closed-loop.svg)", "", "![by day](closed-loop-days.svg)", "",
     ]  # fmt: skip
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from headwater.evaluation.closed_loop.estimates import impressions_to_know
 from headwater.evaluation.closed_loop.policies import Policy
 from headwater.evaluation.closed_loop.system import Start, System
 from headwater.simulator import History, Life, Scenario
@@ -46,6 +47,7 @@ class Ledger:
     gone_ms: dict[int, int] = field(default_factory=dict)
     eligible: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))  # items that could be shown
     end_ms: int = 0
+    to_know: int = 0  # impressions after which an item's rate is a good estimate
 
 
 SUMS = ("visits", "satisfaction", "lists", "clicks", "impressions", "expected", "best")
@@ -77,7 +79,7 @@ def run_policy(
 
 class _Loop:
     def __init__(self, policy: Policy, start: Start, life: Life, *, seed: int, days: int, share: float) -> None:
-        self.policy, self.life, self.days = policy, life, days
+        self.policy, self.life, self.days, self._seed = policy, life, days, seed
         self.system = System(policy, start, seed=seed, share=share)
         self.ledger = Ledger({name: np.zeros((life.humans, days)) for name in SUMS})
         self._pauses = np.random.default_rng([seed, 42])
@@ -88,6 +90,7 @@ class _Loop:
     def run(self) -> Ledger:
         """All days, hour by hour."""
         life = self.life
+        self.ledger.to_know = impressions_to_know(life, k=K, seed=self._seed)
         for hour in range(self.days * 24):
             at_ms = life.start_ms + hour * HOUR_MS
             self._turn(at_ms)

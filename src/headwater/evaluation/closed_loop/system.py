@@ -225,7 +225,7 @@ class System:
         if self.policy.learns:
             self._collector = RowCollector(
                 self.log, self.plan, self.config, None, first=self._from_history(start), share=self._share,
-                list_share=self._share, drawing=np.random.default_rng([self._seed, 41]),
+                list_share=1.0, drawing=np.random.default_rng([self._seed, 41]),
             )  # fmt: skip
             self.train()
 
