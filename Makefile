@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 JOBS ?= auto
 
-.PHONY: help demo test lint format types unit reliability install clean
+.PHONY: help demo test lint format types unit docs reliability install clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -30,6 +30,9 @@ types: $(INSTALLED)  ## mypy --strict
 
 unit: $(INSTALLED)  ## pytest, a file of tests at a time on each of JOBS processes
 	$(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
+
+docs: $(INSTALLED)  ## The documentation as a site in build/site; a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 reliability: $(INSTALLED)  ## Every fault of docs/reliability.md in full (hours); ARGS="--rows 3,9 --short"
 	$(BIN)/python -m tests.reliability.rows $(ARGS)

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent / "src" / "headwater"
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MAX_LINES = 500
 
-# Root modules that every room may import: the package itself (version), the door to numba, the breaker.
-EVERYWHERE = {"", "jit", "breaker"}
+# Root modules that every room may import: the package itself (version), the door to numba, the breaker, the way to define metrics.
+EVERYWHERE = {"", "jit", "breaker", "prometheus"}
 
 STAGES = {"log", "features", "retrieval", "ranking", "policy", "serving", "registry", "learning", "evaluation"}
 PLANES = {"offline", "nearline", "online"}
@@ -34,14 +34,15 @@ ALLOWED: dict[str, set[str]] = {
     "nearline": {"schema"} | STAGES,
     "online": {"schema"} | STAGES,
     "experiments": {"schema", "log", "registry"},
-    "monitoring": {"schema", "log", "registry"},
-    "console": {"schema", "log", "registry"},
+    "monitoring": {"schema", "log", "registry", "experiments"},
+    "console": {"schema", "log", "registry", "experiments", "monitoring"},
     "simulator": {"schema", "client"},
     "client": {"schema"},
     "cli": {"schema", "client", "simulator"} | STAGES | PLANES | OBSERVERS,
     "testing": {"schema", "client", "simulator", "cli"} | STAGES | PLANES | OBSERVERS,
     "jit": set(),
     "breaker": set(),
+    "prometheus": set(),
     "": set(),
 }
 # `online` may ask which variant a user is in, what the variant changes and how two lists are interleaved, and nothing else of the observers.

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from headwater.cli.local import Site, make_site, write_world
 from headwater.cli.main import build_app
 from headwater.evaluation.checks import checks_dir
-from headwater.evaluation.gate import GateReport
 from headwater.evaluation.heldout import held_out_stretch
 from headwater.features.fold import Fold
 from headwater.features.plan import compile_plan
@@ -36,6 +35,7 @@ from headwater.offline.train import TrainReport, train
 from headwater.ranking.gbdt import MODEL_FILE
 from headwater.registry.bundle import ManifestFields
 from headwater.registry.card import IN_SERVICE, read_card
+from headwater.registry.listing import GateReport
 from headwater.registry.registry import Registry
 from headwater.schema.config import load_config
 from headwater.schema.errors import ConfigurationError, HeadwaterError

@@ -11,6 +11,24 @@ import pytest
 from tests.online.pages import Pages
 from tests.online.running import CONFIG, Running, catalogue, publish_ranker
 
+WATCHED = """
+[monitoring]
+every = "1s"
+default_alerts = false   # tests do to a server what would make them act
+
+[[alerts]]
+name = "flood"
+metric = "headwater_ingested_total"
+labels = {kind = "event", outcome = "duplicate"}
+of = "increase"
+above = 3000
+window = "2s"
+clear_for = "0s"
+missing = "ok"
+actions = ["raise_exploration"]   # which the surfaces of this server do not do
+cooldown = "1s"
+restore_after = "1s"
+"""
 # on a surface that no other test asks: lists with promised places are not kept
 PROMISES = '\n[new_items]\nimpressions = 30\nwithin = "1d"\nsurfaces = ["because"]\nshare = 0.2\n'
 CACHE = '\n[cache]\nresult_ttl = "1s"\n'
@@ -34,7 +52,8 @@ def pages() -> Iterator[Pages]:
 def server(tmp_path_factory: pytest.TempPathFactory, pages: Pages) -> Iterator[Site]:
     """A system with a ranker and 100 items; tests add users and items of their own."""
     cors = f'\n[cors]\norigins = ["{pages.origin}"]\n'
-    with Site(tmp_path_factory.mktemp("site"), CONFIG + CACHE + PROMISES + cors) as site:
+    watched = CONFIG.partition("[monitoring]")[0] + WATCHED
+    with Site(tmp_path_factory.mktemp("site"), watched + CACHE + PROMISES + cors) as site:
         site.empty_answer = site.recommend(user="first")
         site.version = publish_ranker(site.data, site.config, seed=1, created_ms=1_772_000_000_000)
         site.reflected(site.ingest("/v1/items", catalogue(100)))

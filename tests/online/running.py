@@ -35,6 +35,9 @@ walk = 0.0
 [log]
 dedup_window = 1000000
 map_size_gib = 4.0
+
+[monitoring]
+enabled = false  # a process more, which only its own tests need
 """
 START_S = 300.0  # compiling every kernel from nothing takes its time
 PATIENCE_S = 120.0
@@ -125,9 +128,16 @@ class Running:
         return found
 
     def kill(self, part: str) -> int:
-        """SIGKILL the (first) process of ``part``; returns what its number was."""
+        """SIGKILL the (first) process of ``part`` and wait until its connections are closed; returns what its number was.
+
+        Else a request on a connection that is kept would be sent to a process that is just being taken apart.
+        """
         (pid, *_) = self.pids(part)
         os.kill(pid, signal.SIGKILL)
+        until = time.monotonic() + PATIENCE_S
+        while _lives(pid):
+            assert time.monotonic() < until, f"process {pid} survives SIGKILL"
+            time.sleep(0.005)
         return pid
 
     def wait_replaced(self, part: str, pid: int, patience_s: float = PATIENCE_S) -> None:
@@ -225,3 +235,15 @@ def catalogue(count: int) -> list[dict[str, Any]]:
         {"id": f"item-{i}", "title": f"Number {i} of topic {i % 10}", "categories": [f"topic-{i % 10}"]}
         for i in range(count)
     ]
+
+
+def _lives(pid: int) -> bool:
+    """Whether process ``pid`` is there and is more than an entry that its parent has not read yet.
+
+    A leader may be dead before its last thread is, and it is that one that closes the connections.
+    """
+    try:
+        dead = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return not dead or len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False

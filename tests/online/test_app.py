@@ -77,6 +77,7 @@ def test_a_fault_of_ours_is_500_and_its_log_line_names_nobody() -> None:
     assert [line["event"] for line in lines] == ["request_failed"]
     assert "ZeroDivisionError" in lines[0]["trace"]
     assert "very-secret" not in str(lines)
+    metrics.flush()
     value = metrics.registry.get_sample_value(
         "headwater_request_seconds_count", {"route": "/v1/events", "status": "500"}
     )

@@ -441,6 +441,7 @@ def test_an_exposure_is_recorded_once_an_hour_for_each_user(worker: Worker) -> N
     assert record == ExposureRecord("topics", variant_of(experiment, "new"), experiment.version, "r")
     assert len(worker.watch.exposures(worker.asked("ann"), START_MS + HOUR_MS)) == 1
     assert worker.watch.exposures(worker.asked("ann", "cart"), START_MS + 2 * HOUR_MS) == []
+    worker.metrics.flush()
     counted = worker.metrics.registry.get_sample_value(
         "headwater_experiment_answers_total",
         {"experiment": "topics", "variant": variant_of(experiment, "ann")},

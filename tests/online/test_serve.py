@@ -11,6 +11,7 @@ import pytest
 
 from headwater.cli.options import EXIT_INPUT
 from headwater.features.plan import compile_plan
+from headwater.online.freshness import EVERY_S
 from headwater.schema.requests import RecommendResponse
 from tests.online.conftest import Site
 from tests.online.running import Running, publish_ranker
@@ -220,6 +221,31 @@ def test_health_metrics_and_schema(server: Site) -> None:
     assert "headwater_served_lost_total 0.0" in text
     document = server.http.get("/schema").json()
     assert document["openapi"].startswith("3.1")
+
+
+def test_every_process_shows_its_metrics(server: Site) -> None:
+    def shown() -> dict[str, float]:
+        lines = server.http.get("/metrics").text.splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+    server.reflected(server.ingest("/v1/events", click("counted", "item-3")))
+    time.sleep(EVERY_S)
+    server.reflected(server.ingest("/v1/events", click("counted", "item-4")))
+    figures = shown()
+    for part in ("writer", "fold", "api"):
+        assert time.time() - figures[f'headwater_process_start_time_seconds{{part="{part}"}}'] < 3_600.0
+    for name in (
+        "writer_commit_seconds_count",
+        "writer_lag_seconds_count",
+        "fold_commit_seconds_count",
+        "fold_records_total",
+    ):
+        assert figures[f"headwater_{name}"] > 0.0, name
+    assert figures["headwater_event_to_recommendation_seconds_count"] > 0.0
+    assert figures["headwater_event_to_recommendation_seconds_sum"] < 60.0
+    assert 0.0 <= figures['headwater_feature_staleness_seconds{entity="user"}'] < 60.0
+    assert figures["headwater_log_offset"] > 0.0
+    assert figures["headwater_bundle_age_seconds"] > 0.0
 
 
 def test_a_model_is_swapped_without_a_restart_and_a_bad_one_refused(server: Site) -> None:

@@ -61,12 +61,16 @@ def _changed(preset: Preset) -> dict[str, Any]:
 
 def test_the_template_holds_every_key() -> None:
     lines = config_template().splitlines()
-    rules_at, tables_at = lines.index("# [[rules]]"), lines.index("# [[tables]]")
-    rules = "\n".join(line.removeprefix("# ") for line in lines[rules_at : lines.index("", rules_at)])
+    rules_at, tables_at, alerts_at = (lines.index(f"# [[{name}]]") for name in ("rules", "tables", "alerts"))
+    rules, alerts = (
+        "\n".join(line.removeprefix("# ") for line in lines[begin : lines.index("", begin)])
+        for begin in (rules_at, alerts_at)
+    )
     tables = "\n".join(line.removeprefix("# ") for line in lines[tables_at:])
     assert [rule.action for rule in parse_config(rules).rules] == [*ACTIONS[:4], "pin", *ACTIONS[4:]]
     assert parse_config(tables).tables[0].name == "quality"
-    assert keys_of(tomllib.loads(config_template() + rules + "\n" + tables)) == set(known_keys())
+    assert [alert.name for alert in parse_config(alerts).alerts] == ["slow-answers", "few-lists"]
+    assert keys_of(tomllib.loads("\n".join([config_template(), rules, alerts, tables]))) == set(known_keys())
 
 
 def test_no_file_means_the_defaults() -> None:

@@ -99,6 +99,27 @@ def test_a_share_of_the_requests_explores_and_the_others_get_what_they_always_go
     assert ask(made(exploring(1.0)), "r", surface="cart").explored is None
 
 
+@pytest.mark.parametrize(("factor", "rate"), [(0.0, 0.0), (0.5, 0.15), (2.0, 0.6), (10.0, 1.0)])
+def test_the_controls_raise_and_lower_exploration_and_the_record_says_the_rate(factor: float, rate: float) -> None:
+    pipeline = made(exploring(0.3))
+    drawn = [
+        answer.explored
+        for n in range(200)
+        if (answer := ask(pipeline, f"r{n}", exploration=factor)).explored is not None
+    ]
+    assert abs(len(drawn) - 200 * rate) <= 4 * np.sqrt(200 * rate * (1 - rate))
+    assert {explored.share for explored in drawn} <= {rate}
+
+
+def test_the_controls_hold_answers_to_a_tier() -> None:
+    pipeline = made(exploring(0.0))
+    for tier in range(5):
+        answer = ask(pipeline, "held", tier_floor=tier)
+        assert answer.tier >= tier
+        assert len(answer.items) == 6
+        assert any("controls: answers come from" in reason for reason in answer.degraded) == (tier > 0)
+
+
 def test_rows_of_a_drawn_list_are_those_of_its_items() -> None:
     answer = ask(made(exploring()), "rows")
     fresh, out = Pipeline(exploring(), small().plan), np.zeros((6, len(small().plan.columns)), np.float32)

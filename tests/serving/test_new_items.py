@@ -110,6 +110,26 @@ def test_who_is_behind_gets_more_and_who_is_ahead_gets_nothing() -> None:
     assert not len(NewItemBudget(config, made.plan).standing(made.view, made.now_ms + 2 * HOUR_MS).items)
 
 
+def test_what_became_of_the_promise_to_one_item() -> None:
+    config = promising()
+    made = made_world(config)
+    made.add(clicks(*many("new2", 30), kind="impression", at_ms=START_MS + 2 * MINUTE_MS))
+    made.add(clicks(*many("new3", 45), kind="impression", at_ms=START_MS + 3 * MINUTE_MS))
+    budget = NewItemBudget(config, made.plan)
+
+    def said(item: str, later_ms: int = 0) -> tuple[str, int] | None:
+        found = budget.promise_to(made.log.item(item), made.view, made.now_ms + later_ms)
+        return None if found is None else (found.state, found.shown)
+
+    assert [said(f"new{n}") for n in range(4)] == [("owed", 0), ("owed", 0), ("owed", 30), ("reached", 45)]
+    later = HOUR_MS // 2
+    assert [said(f"new{n}", later) for n in range(4)] == [("behind", 0), ("behind", 0), ("owed", 30), ("reached", 45)]
+    assert budget.standing(made.view, made.now_ms + later).behind == 2
+    assert said("new0", HOUR_MS) == ("over", 0)
+    assert said("old0") == ("over", 20)
+    assert budget.promise_to(made.log.item("new0"), made.view, START_MS - HOUR_MS) is None
+
+
 def test_a_list_keeps_its_share_and_the_record_says_how_likely_each_place_was() -> None:
     made, config = small(), promising()
     pipeline = pipeline_of(config, made)

@@ -294,9 +294,10 @@ def _go_on(
     from headwater.simulator.traffic import LiveTraffic
 
     console.print(
-        f"\nServing at [bold]{url}[/bold] with live visitors (about {LIVE_EVENTS_PER_S:.0f} events a second)."
+        f"\nServing at [bold]{url}[/bold] with live visitors (about {LIVE_EVENTS_PER_S:.0f} events a second).\n"
+        f"Watch it, be one of them, and see why: [bold]{url}/console[/bold]"
     )
-    console.print("Try, in another terminal:\n")
+    console.print("Or try, in another terminal:\n")
     post = "-H 'content-type: application/json' -d"
     click = f'{{"user": "you", "item": "{item}", "type": "click"}}'
     for line in (

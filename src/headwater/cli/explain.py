@@ -106,9 +106,9 @@ def _show(explanation: Explanation) -> None:
     )
     for name, variant in request.experiments.items():
         say(f"  {variant} of experiment {name}")
-    for each in request.promised:
-        said = "it did" if each.kept else "it did not"
-        say(f"  place {each.place} could go to a promised new item with probability {each.chance:.3g}; {said}")
+    for place in request.promised:
+        said = "it did" if place.kept else "it did not"
+        say(f"  place {place.place} could go to a promised new item with probability {place.chance:.3g}; {said}")
     for reason in request.reasons:
         say(f"  {reason}")
     same = {None: "were not logged", True: "the same bytes", False: "OTHER BYTES"}[replay.same_features]

@@ -13,13 +13,16 @@ import typer
 
 from headwater import __version__
 from headwater.cli import (
+    alerts,
     archive,
     backup,
     bench,
     capacity,
     closed_loop,
+    controls,
     demo,
     doctor,
+    drift,
     erase,
     evaluate,
     experiments,
@@ -44,8 +47,8 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 
 # In the order of the help text.
 GROUPS = (
-    init, importing, train, evaluate, experiments, models, learn, serve, keys, recommend, explain, pipeline, ladder, exploration, ope,
-    rules, features, archive, backup, erase, bench, closed_loop, capacity, demo, doctor,
+    init, importing, train, evaluate, experiments, models, learn, serve, alerts, controls, keys, recommend, explain, pipeline, ladder, exploration, ope,
+    rules, features, archive, backup, erase, bench, closed_loop, capacity, drift, demo, doctor,
 )  # fmt: skip
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from msgspec import Struct
 
 from headwater.cli.options import (
     EXIT_CHECK_FAILED,
@@ -19,28 +17,11 @@ from headwater.cli.options import (
     print_json,
     settings,
 )
-from headwater.schema.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from headwater.evaluation.gate import GateReport
     from headwater.registry.registry import Registry
 
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help='A version, its beginning, or "current"')]
-
-
-class Line(Struct, frozen=True, kw_only=True):
-    """A bundle as ``models list`` shows it. ``gate``: "passed", "refused", "forced" or ``None`` (not asked)."""
-
-    version: str
-    current: bool
-    rollback: bool
-    plan: str | None
-    ranker: str | None
-    sources: tuple[str, ...]
-    trained_until: str | None
-    bytes: int
-    gate: str | None
-    problem: str | None
 
 
 def register(app: typer.Typer) -> None:
@@ -56,8 +37,10 @@ def list_(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpt
 
     Example: headwater models list
     """
+    from headwater.registry.listing import bundle_lines
+
     chosen, registry, _ = _opened(config, data)
-    lines = _lines(registry)
+    lines = bundle_lines(registry)
     if as_json:
         print_json({"bundles": lines})
         return
@@ -89,10 +72,11 @@ def show(
     Example: headwater models show current
     """
     from headwater.registry.card import read_card, render_card
+    from headwater.registry.listing import gate_report, resolved_version
 
     _, registry, plan = _opened(config, data)
     bundle = registry.load(resolved_version(registry, plan, version), plan_hash=None)
-    card, report = read_card(bundle), _report(registry, bundle.version)
+    card, report = read_card(bundle), gate_report(registry, bundle.version)
     if as_json:
         print_json({"manifest": bundle.manifest, "card": card, "gate": report})
         return
@@ -110,6 +94,9 @@ def promote(
     data: DataOption = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Do not compare it with the one in service")] = False,
     force: Annotated[bool, typer.Option("--force", help="Compare, and promote whatever comes of it")] = False,
+    despite_freeze: Annotated[
+        bool, typer.Option("--despite-freeze", help="Promote although promotion is frozen (headwater controls)")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Have a bundle serve, if the gate lets it pass: it is asked about what lies behind its training, and that of the
@@ -122,17 +109,21 @@ def promote(
     from headwater.features.profiles import Profiles
     from headwater.log.archived import open_log
     from headwater.offline.publish import Publication, promote_published
+    from headwater.registry.listing import resolved_version
 
     chosen, registry, plan = _opened(config, data)
     resolved = resolved_version(registry, plan, version)
     if no_gate or not chosen.config.gate.enabled:
-        registry.promote(resolved, plan_hash=plan)
-        done = Publication(bundle=resolved, promoted=True, gate=None)
+        frozen = "" if despite_freeze else registry.frozen
+        if not frozen:
+            registry.promote(resolved, plan_hash=plan)
+        done = Publication(bundle=resolved, promoted=not frozen, gate=None, frozen=frozen)
     else:
         with closing(open_log(chosen.data)) as log:
             done = promote_published(
                 chosen.config, compile_plan(chosen.config), log, registry, resolved, checks=checks_dir(chosen.data),
-                now_ms=int(time.time() * 1_000), seed=chosen.config.ranker.seed, force=force, unseal=Profiles(chosen.data),
+                now_ms=int(time.time() * 1_000), seed=chosen.config.ranker.seed, force=force, despite_freeze=despite_freeze,
+                unseal=Profiles(chosen.data),
             )  # fmt: skip
     if as_json:
         print_json(done)
@@ -142,8 +133,19 @@ def promote(
         from headwater.cli.train import print_verdict
 
         print_verdict(done.gate)
+    if done.frozen:
+        print_frozen(done.frozen)
     if not done.promoted:
         raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def print_frozen(why: str) -> None:
+    """Why a bundle was not promoted that might have been, on standard error."""
+    typer.secho(
+        f"promotion is frozen: {why}. `headwater controls set --thaw` ends that; `headwater models promote VERSION "
+        "--despite-freeze` promotes one bundle",
+        err=True, fg="red",
+    )  # fmt: skip
 
 
 def rollback(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
@@ -172,6 +174,7 @@ def diff(
     Example: headwater models diff 20261124T101500123Z current
     """
     from headwater.registry.difference import difference
+    from headwater.registry.listing import resolved_version
 
     _, registry, plan = _opened(config, data)
     versions = [resolved_version(registry, plan, version) for version in (first, second)]
@@ -218,63 +221,3 @@ def _opened(config: ConfigOption, data: DataOption) -> tuple[Settings, Registry,
 
     chosen = settings(config, data)
     return chosen, Registry(chosen.data / "models"), compile_plan(chosen.config).hash
-
-
-def resolved_version(registry: Registry, plan: str, version: str) -> str:
-    """The whole version that a person means.
-
-    Raises:
-        ConfigurationError: none or several begin like that.
-    """
-    if version == "current":
-        current = registry.current(plan)
-        if current is None:
-            raise ConfigurationError(
-                f"no bundle of plan {plan} is in service; `headwater models list` shows what there is"
-            )
-        return current
-    found = [listed.version for listed in registry.list() if listed.version.startswith(version)]
-    if len(found) != 1:
-        what = "no bundle begins" if not found else f"{len(found)} bundles begin"
-        raise ConfigurationError(f"{what} with {version!r}; `headwater models list` shows what there is")
-    return found[0]
-
-
-def _lines(registry: Registry) -> list[Line]:
-    lines = []
-    histories: dict[str, list[str]] = {}
-    for listed in registry.list():
-        manifest = listed.manifest
-        plan = None if manifest is None else manifest.plan_hash
-        if plan is not None and plan not in histories:
-            histories[plan] = registry.history(plan)
-        report = _report(registry, listed.version)
-        said = None if report is None else "passed" if report.passed else "forced" if report.forced else "refused"
-        until = None if manifest is None else datetime.fromtimestamp(manifest.data.last_ms / 1_000, UTC)
-        lines.append(
-            Line(
-                version=listed.version, current=listed.current, rollback=listed.version in histories.get(plan or "", []),
-                plan=plan, ranker=None if manifest is None else manifest.ranker,
-                sources=() if manifest is None else manifest.sources,
-                trained_until=None if until is None else f"{until:%Y-%m-%dT%H:%M:%SZ}",
-                bytes=0 if manifest is None else sum(entry.size for entry in manifest.files.values()), gate=said,
-                problem=listed.problem,
-            )
-        )  # fmt: skip
-    return lines
-
-
-def _report(registry: Registry, version: str) -> GateReport | None:
-    import msgspec
-
-    from headwater.evaluation.gate import GateReport as Report
-    from headwater.registry.bundle import VERSION_PATTERN
-    from headwater.registry.errors import BundleError
-
-    data = registry.report(version) if VERSION_PATTERN.fullmatch(version) else None
-    if data is None:
-        return None
-    try:
-        return msgspec.json.decode(data, type=Report)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"The gate's report on {version} cannot be read: {error}. Promote it again.") from error

@@ -60,7 +60,6 @@ def ope(
     """
     from contextlib import ExitStack, closing
 
-    from headwater.cli.models import resolved_version
     from headwater.cli.train import Bars
     from headwater.evaluation.off_policy.bundles import judge_version
     from headwater.evaluation.off_policy.feedback import Overlap
@@ -68,6 +67,7 @@ def ope(
     from headwater.features.plan import compile_plan
     from headwater.features.profiles import Profiles
     from headwater.log.archived import open_log
+    from headwater.registry.listing import resolved_version
     from headwater.registry.registry import Registry
 
     chosen = settings(config, data)

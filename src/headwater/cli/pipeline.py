@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
 import typer
 
 from headwater.cli.options import ConfigOption, JsonOption, print_json, settings
@@ -26,24 +25,12 @@ def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     Example: headwater pipeline show
     """
-    from headwater.serving.stages import STAGES, TIERS
+    from headwater.serving.stages import STAGES, TIERS, described
 
     chosen = settings(config, None).config
     ladder = chosen.ladder
     if as_json:
-        print_json(
-            {
-                "deadline_ms": ladder.deadline_ms,
-                "walk": ladder.walk,
-                "stages": [
-                    {**stage._asdict(), "until_ms": round(stage.until * ladder.deadline_ms, 3)} for stage in STAGES
-                ],
-                "tiers": [tier._asdict() for tier in TIERS],
-                "surfaces": msgspec.to_builtins(chosen.surfaces),
-                "fatigue": msgspec.to_builtins(chosen.fatigue),
-                "new_items": msgspec.to_builtins(chosen.new_items),
-            }
-        )
+        print_json(described(chosen))
         return
     from rich.console import Console
     from rich.table import Table

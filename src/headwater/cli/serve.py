@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +28,11 @@ from headwater.cli.options import (
 )
 from headwater.online.roles import PARTS, Part, Role
 from headwater.schema.errors import ConfigurationError, HeadwaterError, UnavailableError
+
+if TYPE_CHECKING:
+    from litestar.types import ASGIApp
+
+    from headwater.online.service import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ def serve(
 
     configure_logging("info")
     structlog.contextvars.bind_contextvars(role=role.value, part="supervisor" if part is None else part.value)
-    chosen = settings(config, data) if pinned is None else _pinned(pinned, data)
+    chosen = settings(config, data) if pinned is None else _pinned(pinned, config, data)
     serving = chosen.config.serving
     host = serving.host if host is None else host
     port = serving.port if port is None else port
@@ -94,11 +99,17 @@ def serve(
 
         if role in (Role.ALL, Role.RECOMMEND):
             _check_rules(chosen)
+        if chosen.config.monitoring.enabled:
+            from headwater.cli.monitor import rules_of
+
+            rules_of(chosen.config)
         supervise(chosen, role, host, port, serving.workers if workers is None else workers, shift_ms)
         return
+    from headwater.cli.process_metrics import ProcessMetrics
     from headwater.online.supervisor import die_with_supervisor
 
     die_with_supervisor()
+    ProcessMetrics().started(part)
     try:
         if part is Part.WRITER:
             _run(lambda stop, _: _write(chosen, _clock(shift_ms), stop))
@@ -108,6 +119,10 @@ def serve(
             _run(lambda stop, _: _load(chosen, _clock(shift_ms), stop))
         elif part is Part.LEARNER:
             _learn(chosen)
+        elif part is Part.MONITOR:
+            from headwater.cli.monitor import monitor
+
+            _run(lambda stop, _: monitor(chosen, stop, shift_ms))
         else:
             handed = Handed(role, listen_fd, control_fd, hold, plan, pinned)
             _run(lambda stop, retire: _answer(chosen, host, port, handed, _clock(shift_ms), worker, stop, retire))
@@ -117,13 +132,13 @@ def serve(
         raise typer.Exit(code) from error
 
 
-def _pinned(path: Path, data: Path | None) -> Settings:
-    """The settings of a child: the copy of the configuration that the supervisor made for it."""
+def _pinned(path: Path, config: Path | None, data: Path | None) -> Settings:
+    """The settings of a child: the copy of the configuration that the supervisor made for it of the file ``config``."""
     from headwater.features.pinned import load_pinned
 
     if data is None:
         raise ConfigurationError("--pinned is for the supervisor's children, which are given --data too")
-    return Settings(load_pinned(path), None, data)
+    return Settings(load_pinned(path), config, data)
 
 
 def _check_reach(host: str, data: Path) -> None:
@@ -276,5 +291,23 @@ async def _answer(
             orders.control.setblocking(False)
         await run_worker(
             chosen.config, chosen.data, listener, clock=clock, worker=worker, orders=orders, plan_hash=handed.plan,
-            pinned=handed.pinned, role=handed.role,
+            pinned=handed.pinned, role=handed.role, console=_console(chosen, clock),
         )  # fmt: skip
+
+
+def _console(chosen: Settings, clock: Callable[[], int]) -> Callable[[Service], ASGIApp] | None:
+    """What makes the console of a worker; None where the configuration has none."""
+    if not chosen.config.console.enabled:
+        return None
+
+    def made(service: Service) -> ASGIApp:
+        from headwater.cli.console import planes_of
+        from headwater.console.app import console_app
+        from headwater.online.console import ConsoleKeys, ConsoleLive
+        from headwater.online.keys import wall_ms
+
+        keys, live = ConsoleKeys(service.access), ConsoleLive(service, chosen.data)
+        planes = planes_of(chosen, service, clock)
+        return console_app(service.config, chosen.data, keys, live, planes, clock=clock, wall=wall_ms)
+
+    return made

@@ -39,6 +39,8 @@ class Site:
             "--role": self.role.value, "--part": part.value, "--data": self.chosen.data, "--pinned": pinned,
             "--host": self.host, "--port": self.port, "--clock-shift-ms": self.shift_ms,
         }  # fmt: skip
+        if self.chosen.config_path is not None:
+            said["--config"] = self.chosen.config_path
         words = [str(word) for pair in said.items() for word in pair]
         return [sys.executable, "-m", "headwater.cli.main", "serve", *words, *more]
 
@@ -50,13 +52,17 @@ class Site:
         from headwater.online.supervisor import Child
 
         more = () if plan is None else ("--plan", plan)
+        config = load_pinned(pinned)
         made = []
         for part in PARTS[self.role]:
             if part is Part.API:
                 for number, listener in enumerate(self.listeners):
                     words = self.command(part, pinned, "--worker", str(number), *more)
                     made.append(Child(part.value, words, listener, hold=plan is not None))
-            elif part is Part.FOLD or (part is Part.TABLES and load_pinned(pinned).tables) or part is Part.LEARNER:
+            elif part is Part.MONITOR:
+                if config.monitoring.enabled or self.role is Role.MONITOR:
+                    made.append(Child(part.value, self.command(part, pinned), vital=False))
+            elif part is Part.FOLD or (part is Part.TABLES and config.tables) or part is Part.LEARNER:
                 made.append(Child(part.value, self.command(part, pinned, *(more if part is Part.FOLD else ()))))
         return made
 

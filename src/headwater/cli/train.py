@@ -19,7 +19,7 @@ from headwater.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from headwater.evaluation.gate import GateReport
+    from headwater.registry.listing import GateReport
 
 
 def register(app: typer.Typer) -> None:
@@ -88,6 +88,10 @@ def train(
             f"replay {report.replay_s:.1f} s, fit {report.fit_s:.1f} s, gate {report.gate_s:.1f} s"
             + "".join(f", {name} {seconds:.1f} s" for name, seconds in report.sources_s.items())
         )
+    if report.frozen:
+        from headwater.cli.models import print_frozen
+
+        print_frozen(report.frozen)
     if report.gate is not None:
         print_verdict(report.gate)
         if not report.promoted:

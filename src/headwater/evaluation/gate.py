@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
-from msgspec import Struct
 
 from headwater.evaluation.heldout import Trial
 from headwater.registry.card import CANDIDATE, IN_SERVICE, RECENT_POPULARITY, HeldOut, Measured
+from headwater.registry.listing import GateReport
 from headwater.schema.models import Gate
 
 MIN_QUESTIONS = 50  # fewer say nothing
@@ -22,26 +22,6 @@ UNALIKE = (
     "one of the two bundles learnt from questions about clicks, which the gate asks, the other from lists as they were shown: their NDCG@10 was not "
     "compared, the candidate was held against recent popularity alone"
 )
-
-
-class GateReport(Struct, frozen=True, kw_only=True):
-    """The verdict on ``version`` beside the bundle ``against`` (``None``: none was in service).
-
-    ``reasons`` say why it did not pass, ``notes`` what else a person should know. ``forced``: it was promoted all the
-    same. ``margin``, ``slower`` and ``questions`` are the rule of that moment.
-    """
-
-    version: str
-    against: str | None
-    passed: bool
-    forced: bool = False
-    reasons: tuple[str, ...]
-    notes: tuple[str, ...]
-    margin: float
-    slower: float
-    questions: int
-    held_out: HeldOut | None
-    judged_ms: int
 
 
 def verdict(

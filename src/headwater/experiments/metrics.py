@@ -73,15 +73,23 @@ class MetricFile(Struct, frozen=True, forbid_unknown_fields=True):
     metrics: tuple[Metric, ...]
 
 
+def click_type(config: Config) -> str:
+    """The event type whose events are clicks: ``click``, or the first positive one where there is none of that name."""
+    positive = [kind.name for kind in config.events if kind.positive]
+    return "click" if "click" in positive else positive[0]
+
+
+def conversion_type(config: Config) -> str:
+    """The event type whose events are conversions: the positive one of the greatest weight."""
+    return max((kind for kind in config.events if kind.positive), key=lambda kind: kind.weight).name
+
+
 def predefined(config: Config, window: str = "7d") -> dict[str, Metric]:
     """The metrics that come with the event types of ``config``, by name.
 
-    "clicks" are events of the type ``click``, or of the first positive type where there is none; a conversion is an event of the
-    positive type of the greatest weight.
+    "clicks" are events of :func:`click_type`, conversions of :func:`conversion_type`.
     """
-    positive = [kind for kind in config.events if kind.positive]
-    click = next((kind.name for kind in positive if kind.name == "click"), positive[0].name)
-    best = max(positive, key=lambda kind: kind.weight).name
+    click, best = click_type(config), conversion_type(config)
     clicks, lists = Measure(of="events", types=(click,)), Measure(of="lists")
     day = "1d" if parse_duration(window) > parse_duration("1d") else "0s"
     made = (

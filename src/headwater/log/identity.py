@@ -180,6 +180,12 @@ class LmdbIdentity:
             stored = txn.get(hashed)
             return None if stored is None else self._checked(txn, hashed, stored)
 
+    def with_surrogate(self, surrogate: int) -> UserKey | None:
+        """The user that history calls ``surrogate``, None when unknown or erased."""
+        with self._env.begin(db=self._tables.surrogates) as txn:
+            found = txn.get(surrogate.to_bytes(8, "big"))
+        return None if found is None else UserKey(int.from_bytes(found, "big"), surrogate)
+
     def _checked(self, txn: lmdb.Transaction[bytes], hashed: bytes, stored: bytes) -> UserKey:
         """The numbers in an entry, which carries no checksum: what leads from them back must lead to the same hash.
 

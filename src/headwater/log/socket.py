@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from headwater.log.frames import (
     decode_request,
     encode_reply,
 )
+from headwater.log.metrics import WriterMetrics
 from headwater.log.protocol import RefusedError
 from headwater.log.space import FullError
 from headwater.log.writer import LogWriter
@@ -54,6 +56,7 @@ class _Waiting:
     number: int
     command: Command
     size: int
+    came_s: float
 
 
 class WriterServer:
@@ -64,6 +67,7 @@ class WriterServer:
 
     def __init__(self, writer: LogWriter, *, exit_process: Callable[[int], object] = os._exit) -> None:
         self._writer = writer
+        self.metrics = WriterMetrics()
         self._exit_process = exit_process
         self._pending: deque[_Waiting] = deque()
         self._in_flight: list[_Waiting] = []
@@ -117,7 +121,7 @@ class WriterServer:
         if self._stopping:
             connection.send(encode_reply(number, Failed()))
             return
-        self._pending.append(_Waiting(connection, number, command, size))
+        self._pending.append(_Waiting(connection, number, command, size, time.monotonic()))
         self._queued_bytes += size
         if self._queued_bytes > MAX_QUEUED_BYTES and connection not in self._paused:
             self._paused.add(connection)
@@ -145,6 +149,7 @@ class WriterServer:
             self._wake.clear()
             while self._pending:
                 self._in_flight = self._gather()
+                began_s = time.monotonic()
                 try:
                     outcomes = await loop.run_in_executor(
                         self._executor, self._writer.commit_group, [waiting.command for waiting in self._in_flight]
@@ -154,6 +159,7 @@ class WriterServer:
                 except BaseException as error:
                     self._fail_stop(error)
                     raise
+                self._count(outcomes, began_s)
                 self._answer(outcomes)
             if self._stopping:
                 return
@@ -171,6 +177,14 @@ class WriterServer:
             for connection in paused:
                 connection.resume()
         return group
+
+    def _count(self, outcomes: Sequence[Done], began_s: float) -> None:
+        now_s = time.monotonic()
+        self.metrics.commits.observe(now_s - began_s)
+        self.metrics.waits.observe(now_s - self._in_flight[0].came_s)  # they wait in the order in which they came
+        self.metrics.offset.set(self._writer.last_offset)
+        if full := sum(isinstance(outcome, FullError) for outcome in outcomes):
+            self.metrics.full.inc(full)
 
     def _answer(self, outcomes: Sequence[Done]) -> None:
         for waiting, outcome in zip(self._in_flight, outcomes, strict=True):

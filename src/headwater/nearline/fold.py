@@ -38,6 +38,7 @@ from headwater.log.memory import MemoryLog
 from headwater.log.protocol import READ_LIMIT, EventLog
 from headwater.log.writer import LogWriter
 from headwater.nearline.feed import FeedServer
+from headwater.nearline.metrics import FoldMetrics
 from headwater.schema.config import Config
 from headwater.schema.errors import UnavailableError
 from headwater.schema.events import Event
@@ -71,8 +72,10 @@ class Folder:
         check: Callable[[], object] | None = None,
         epoch_s: float = EPOCH_S,
         seconds: Callable[[], float] = time.monotonic,
+        metrics: FoldMetrics | None = None,
     ) -> None:
         self.fold = fold
+        self.metrics = FoldMetrics() if metrics is None else metrics
         self._log = event_log
         self._publish = publish
         self._check = check
@@ -112,6 +115,7 @@ class Folder:
                 self._check()
             removed = self.fold.remove_idle(IDLE_LOOK)
             if removed:
+                self.metrics.idle_removed.inc(removed)
                 log.info("idle_users_removed", users=removed)
         if due or self.fold.offset > self.position.user_offset:
             self._commit(epoch=due)
@@ -131,8 +135,10 @@ class Folder:
         return self._seconds() - self._last_epoch_s >= self._epoch_s
 
     def _commit(self, *, epoch: bool) -> None:
+        began_s = self._seconds()
         changes = self.fold.commit(epoch=epoch)
         self._last_commit_s = self._seconds()
+        self.metrics.committed(self.fold.counts, self._last_commit_s - began_s)
         offset = self.fold.offset
         if epoch:
             self._last_epoch_s = self._seconds()

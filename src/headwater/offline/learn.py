@@ -19,12 +19,14 @@ from msgspec import Struct
 
 from headwater.features.plan import compile_plan
 from headwater.offline.learner import Learner, NotYetError, StoppedError
+from headwater.registry.controls import ControlsFile
 from headwater.registry.registry import Registry
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError
 
 log = structlog.get_logger()
 
+LOOK_S = 0.5  # how soon a round begins that is asked for
 KEEP, HISTORY = 3, 20  # bundles that stay: that never served; that a rollback leads to
 
 
@@ -52,7 +54,7 @@ def learn(
     """Train round after round until ``stop`` is set, or for ``rounds``; returns how many rounds failed.
 
     Rounds begin ``every_s`` apart; one that takes longer is followed at once by the next. A round that fails is logged and
-    told to ``report``, and the next one tries again.
+    told to ``report``, and the next one tries again. When one is asked for by the controls of ``data``, it begins at once.
 
     Raises:
         ConfigurationError: another learner works on ``data``, or nothing is to be trained.
@@ -60,11 +62,12 @@ def learn(
     if config.ranker.kind == "none":
         raise ConfigurationError('ranker.kind: "none" leaves nothing to train; set it to "lightgbm" or "deep"')
     plan, failed, number, seen = compile_plan(config), 0, 0, 0
+    controls = ControlsFile(data)
     registry = Registry(data / "models")
     learner = Learner(config, plan, data, threads=threads, stop=stop, clock=clock)
     with learners_lock(data), closing(learner):
         while not stop.is_set() and (rounds is None or number < rounds):
-            number, began = number + 1, timer()
+            number, began, began_ms = number + 1, timer(), clock()
             done = _attempt(learner, registry, number, seen, timer)
             if stop.is_set() and done.bundle is None:
                 break
@@ -72,8 +75,19 @@ def learn(
             failed += done.bundle is None and not done.waits
             report(done)
             if rounds is None or number < rounds:
-                stop.wait(max(0.0, began + every_s - timer()))
+                _pause(stop, controls, began_ms, began + every_s, timer)
     return failed
+
+
+def _pause(
+    stop: threading.Event, controls: ControlsFile, began_ms: int, until: float, timer: Callable[[], float]
+) -> None:  # fmt: skip
+    """Wait until ``until``, until ``stop`` is set, or until a round is asked for after ``began_ms``."""
+    while (left := until - timer()) > 0.0 and not stop.wait(min(left, LOOK_S)):
+        controls.poll()
+        if controls.now.retrain_asked_ms > began_ms:
+            log.info("round_asked_for", asked_ms=controls.now.retrain_asked_ms)
+            return
 
 
 def _attempt(
@@ -87,6 +101,8 @@ def _attempt(
         bundle, promoted, warm, offset = made.published.bundle, made.published.promoted, made.warm, made.last_offset
         gate = made.published.gate
         reason = None if gate is None or gate.passed else "; ".join(gate.reasons)
+        if made.published.frozen:
+            reason = f"promotion is frozen: {made.published.frozen}"
         registry.prune(KEEP, history=HISTORY)
     except NotYetError as error:
         waits, reason = True, str(error)

@@ -163,7 +163,7 @@ class Learner:
                 config, plan, event_log, done, window_ms=self._window_ms, seed=seed, threads=self._threads,
                 share=share_of_rows(event_log, config, until=end, start_ms=start_ms),
             )  # fmt: skip
-        published = self._publish(event_log, done, stretch, renewal)
+        published = self._publish(event_log, done, stretch, renewal, version if files else None)
         if renewal is not None and published.promoted:  # what was refused is nothing to go on from
             self._standing = _Standing(published.bundle, done.view, renewal)
         self._read = until
@@ -182,7 +182,7 @@ class Learner:
             self._fold(event_log, view, until, renewal)
         with self._lookup() as lookup:
             done = renewal.renew(view.fold.received_ms, lookup, self._progress)
-        published = self._publish(event_log, done, stretch, renewal)
+        published = self._publish(event_log, done, stretch, renewal, warm)
         fold_to(event_log, view.fold, until)  # one that could not be opened was asked nothing
         self._read = until
         if published.promoted:
@@ -204,7 +204,7 @@ class Learner:
             self._progress("fold", view.fold.offset, until)
 
     def _publish(
-        self, event_log: ArchivedLog, done: Fitted, stretch: Stretch | None, renewal: Renewal | None
+        self, event_log: ArchivedLog, done: Fitted, stretch: Stretch | None, renewal: Renewal | None, warm: str | None
     ) -> Publication:
         before = _WhileJudging(renewal, lambda at: self._progress("gate", at, event_log.last_offset))
         if renewal is not None and stretch is not None:
@@ -212,7 +212,7 @@ class Learner:
         mismatches(checks_dir(self._data), self._plan.hash, self._plan.columns, allowed=False)  # as of now
         return publish_fitted(
             self._config, self._plan, event_log, self._registry, done, stretch=stretch, seed=self._config.ranker.seed,
-            created_ms=self._clock(), before=before, unseal=self._unseal, progress=self._progress,
+            created_ms=self._clock(), lineage=None if warm is None else self._registry.lineage(warm), before=before, unseal=self._unseal, progress=self._progress,
         )  # fmt: skip
 
     # -- what a round needs ----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import structlog
 from msgspec import Struct
 
 from headwater.evaluation.checks import MismatchError, mismatches
-from headwater.evaluation.gate import GateReport, forced, verdict
+from headwater.evaluation.gate import forced, verdict
 from headwater.evaluation.heldout import Stretch, Trial, behind, held_out_stretch, try_out
 from headwater.evaluation.off_policy.objections import objections
 from headwater.evaluation.walk import Before
@@ -21,6 +21,7 @@ from headwater.learning.trainingset import QUESTIONS
 from headwater.log.protocol import EventLog
 from headwater.registry.bundle import Bundle, ManifestFields, unwritten
 from headwater.registry.card import HeldOut, ModelCard, encode_card
+from headwater.registry.listing import GateReport
 from headwater.registry.registry import Registry
 from headwater.retrieval.vectors.choice import IndexChoice
 from headwater.schema.config import Config
@@ -36,11 +37,14 @@ _LIBRARIES = {"lightgbm": ("lightgbm",), "deep": ("torch", "onnxruntime"), "none
 
 
 class Publication(Struct, frozen=True, kw_only=True):
-    """A bundle that was published. ``gate`` is ``None`` when nobody was asked to judge it."""
+    """A bundle that was published. ``gate`` is ``None`` when nobody was asked to judge it. ``frozen``: it was not promoted because promotion is
+    frozen, and why that is.
+    """
 
     bundle: str
     promoted: bool
     gate: GateReport | None
+    frozen: str = ""
 
 
 def publish_and_promote(
@@ -51,7 +55,7 @@ def publish_and_promote(
 ) -> Publication:  # fmt: skip
     """Publish ``files`` as a bundle with its card; with a ``stretch`` that was held out, judge it there first.
 
-    It is promoted when ``promote`` is set and the gate lets it pass, or ``force`` says so whatever the gate says. The
+    It is promoted when ``promote`` is set and the gate lets it pass, or ``force`` says so whatever the gate says; and not while promotion is frozen. The
     report of the gate is kept in the registry beside the bundle, and logged. ``view`` and ``before`` as in
     :func:`headwater.evaluation.walk.walk`: judging goes on from a state that stands at the split.
 
@@ -71,17 +75,21 @@ def publish_and_promote(
         report = msgspec.structs.replace(report, version=bundle.version)
         report = forced(report) if force else report
         _keep(registry, report)
-    promoted = promote and (report is None or report.passed or force)
-    if promoted:
+    wanted = promote and (report is None or report.passed or force)
+    frozen = registry.frozen if wanted else ""
+    if frozen:
+        log.warning("promotion_frozen", version=bundle.version, reason=frozen)
+    elif wanted:
         registry.promote(bundle.version, plan_hash=plan.hash)
-    return Publication(bundle=bundle.version, promoted=promoted, gate=report)
+    return Publication(bundle=bundle.version, promoted=wanted and not frozen, gate=report, frozen=frozen)
 
 
 def promote_published(
     config: Config, plan: Plan, event_log: EventLog, registry: Registry, version: str, *, checks: Path, now_ms: int,
-    seed: int, force: bool = False, unseal: Unseal | None = None, progress: Progress | None = None,
+    seed: int, force: bool = False, despite_freeze: bool = False, unseal: Unseal | None = None, progress: Progress | None = None,
 ) -> Publication:  # fmt: skip
-    """Judge a bundle of the registry on what lies behind its own training and that of the one in service, and promote it.
+    """Judge a bundle of the registry on what lies behind its own training and that of the one in service, and promote it, unless promotion
+    is frozen (``despite_freeze``: also then).
 
     Raises:
         BundleError: the bundle is damaged, or of another plan.
@@ -103,10 +111,11 @@ def promote_published(
     )  # fmt: skip
     report = forced(report) if force else report
     _keep(registry, report)
-    promoted = report.passed or force
-    if promoted:
+    wanted = report.passed or force
+    frozen = registry.frozen if wanted and not despite_freeze else ""
+    if wanted and not frozen:
         registry.promote(version, plan_hash=plan.hash)
-    return Publication(bundle=version, promoted=promoted, gate=report)
+    return Publication(bundle=version, promoted=wanted and not frozen, gate=report, frozen=frozen)
 
 
 def _judge(

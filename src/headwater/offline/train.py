@@ -10,7 +10,6 @@ import numpy as np
 from msgspec import Struct
 
 from headwater.evaluation.checks import mismatches
-from headwater.evaluation.gate import GateReport
 from headwater.evaluation.heldout import Stretch, held_out_stretch
 from headwater.evaluation.walk import Before
 from headwater.features.fold import Unseal
@@ -23,6 +22,7 @@ from headwater.offline.fit import Fitted, fit
 from headwater.offline.publish import Publication, publish_and_promote
 from headwater.offline.tables.history import Lookup, TableOrigins
 from headwater.registry.bundle import ManifestFields
+from headwater.registry.listing import GateReport
 from headwater.registry.registry import Registry
 from headwater.retrieval.vectors.choice import IndexChoice
 from headwater.schema.config import Config
@@ -36,11 +36,12 @@ class TrainReport(Struct, frozen=True, kw_only=True):
     """What a training run made. ``learnt_from``, ``asked`` and ``missed``: as in :class:`~headwater.learning.trainingset.TrainingSet`. ``allowed_mismatch`` are features that its data has wrong, with permission; ``tables`` how
     many rows have the columns of a table from the log, and how many from its files; ``sources_s`` are seconds of training
     each fitted source, ``indexes`` how the vectors of each searched one are searched; ``gate`` is the verdict on the bundle
-    (``None``: it was not asked for), ``gate_s`` what that took.
+    (``None``: it was not asked for), ``gate_s`` what that took; ``frozen`` why it was not promoted all the same ("": promotion is not frozen).
     """
 
     bundle: str
     promoted: bool
+    frozen: str
     allowed_mismatch: tuple[str, ...]
     rows: int
     groups: int
@@ -106,7 +107,7 @@ def train(
         created_ms=created_ms, allowed=allowed, unseal=unseal, progress=progress,
     )  # fmt: skip
     return TrainReport(
-        bundle=published.bundle, promoted=published.promoted, gate=published.gate, gate_s=time.perf_counter() - ended,
+        bundle=published.bundle, promoted=published.promoted, frozen=published.frozen, gate=published.gate, gate_s=time.perf_counter() - ended,
         allowed_mismatch=allowed, rows=len(rows.features), groups=len(rows.groups), learnt_from=rows.learnt_from, asked=rows.asked,
         missed=rows.missed, tables=done.tables, trees=made.trees, epochs=made.epochs, holdout_ndcg10=made.holdout_ndcg10,
         replay_s=done.replay_s, fit_s=done.fit_s, sources_s=fitted.seconds, indexes=fitted.indexes, gain=made.gain,
@@ -115,12 +116,13 @@ def train(
 
 def publish_fitted(
     config: Config, plan: Plan, log: EventLog, registry: Registry, done: Fitted, *, stretch: Stretch | None, promote: bool = True,
-    force: bool = False, seed: int, created_ms: int, allowed: tuple[str, ...] = (), before: Before | None = None,
-    unseal: Unseal | None = None, progress: Progress | None = None,
+    force: bool = False, seed: int, created_ms: int, allowed: tuple[str, ...] = (), lineage: str | None = None,
+    before: Before | None = None, unseal: Unseal | None = None, progress: Progress | None = None,
 ) -> Publication:  # fmt: skip
     """Publish what was fitted, through the gate when a ``stretch`` was held out (:mod:`headwater.offline.publish`).
 
-    Judging goes on from where the state of ``done`` stands. ``allowed`` are features that the data has wrong, with permission.
+    Judging goes on from where the state of ``done`` stands. ``allowed`` are features that the data has wrong, with permission;
+    ``lineage`` is the bundle with which the warm starts began that led to this one.
     """
     rows, made, fitted = done.rows, done.ranker, done.sources
     return publish_and_promote(
@@ -134,20 +136,27 @@ def publish_fitted(
             event_types=plan.event_types,
             data=rows.data,
             metrics={} if made.holdout_ndcg10 is None else {"holdout_ndcg@10": made.holdout_ndcg10},
-            training={
-                "seed": seed,
-                "rows": len(rows.features),
-                "groups": len(rows.groups),
-                "learnt_from": rows.learnt_from,
-                "trees": made.trees,
-                "epochs": made.epochs,
-            }
-            | ({"allow_mismatch": ", ".join(allowed)} if allowed else {}),
+            training=_training(done, seed, allowed, lineage),
         ),
         {**done.files, STATISTICS_FILE: _statistics(plan, rows)},
         stretch=stretch, promote=promote, force=force, seed=seed, indexes=fitted.indexes, view=done.view, before=before,
         unseal=unseal, progress=None if progress is None else lambda done, total: progress("gate", done, total),
     )  # fmt: skip
+
+
+def _training(
+    done: Fitted, seed: int, allowed: tuple[str, ...], lineage: str | None
+) -> dict[str, str | int | float | bool | None]:
+    """What the manifest says of the training."""
+    made: dict[str, str | int | float | bool | None] = {
+        "seed": seed, "rows": len(done.rows.features), "groups": len(done.rows.groups), "learnt_from": done.rows.learnt_from,
+        "trees": done.ranker.trees, "epochs": done.ranker.epochs,
+    }  # fmt: skip
+    if allowed:
+        made["allow_mismatch"] = ", ".join(allowed)
+    if lineage is not None:
+        made["lineage"] = lineage
+    return made
 
 
 def _statistics(plan: Plan, rows: TrainingSet) -> bytes:

@@ -148,6 +148,26 @@ class Access:
                 raise RefusalError(403, f"This key is public; {method} {path} takes one that is not", "authorization")
         return bucket if self._rate is not None else None, public
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether requests need a key."""
+        return self._callers is not None
+
+    def key_of(self, text: bytes) -> ApiKey | None:
+        """The key with that text; None: there is none, or it is not good any more."""
+        caller = (self._callers or {}).get(id_of_key(text))
+        if caller is None or not hmac.compare_digest(digest_of(text), caller.digest):
+            return None
+        return self._good(caller.key)
+
+    def key_with(self, number: str) -> ApiKey | None:
+        """The key of that id; None: there is none, or it is not good any more."""
+        caller = (self._callers or {}).get(number)
+        return None if caller is None else self._good(caller.key)
+
+    def _good(self, key: ApiKey) -> ApiKey | None:
+        return None if key.public or key.why_invalid(self._clock()) else key
+
     def take(self, request: Request[Any, Any, Any], requests: int) -> None:
         """Count ``requests`` against the rate of the caller, who was let in by :meth:`check`. Raises like :meth:`spend`."""
         if self._rate is not None and requests:

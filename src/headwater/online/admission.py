@@ -30,7 +30,8 @@ from litestar.types import (
 from headwater.online.bodies import MAX_BODY
 from headwater.online.errors import RefusalError
 from headwater.online.gate import PATIENCE, Gate, Priority
-from headwater.online.metrics import Labelled, Metrics
+from headwater.online.metrics import Metrics
+from headwater.prometheus import Labelled
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
 

@@ -22,13 +22,28 @@ from headwater.online.ingest import JSON, ingest_routes
 from headwater.online.intake import Intake
 from headwater.online.roles import Role
 from headwater.online.service import Service
+from headwater.online.traces import Traces
 
 _ROUTES = {path for _, path in SCOPES}
 _PREFIXES = {path[: path.index("{")]: path[path.index("{") :] for path in _ROUTES if "{" in path}
 
 
-def create_app(service: Intake) -> ASGIApp:
-    """The ASGI application that serves ``service``: of the routes those of its role, and those that tell how it is."""
+CONSOLE = "/console"
+
+
+def create_app(service: Intake, console: ASGIApp | None = None, traces: Traces | None = None) -> ASGIApp:
+    """The ASGI application that serves ``service``: of the routes those of its role, and those that tell how it is.
+
+    ``console`` answers below ``/console``, and looks after its own visitors. ``traces`` is told of all others.
+    """
+    api = unmeasured_app(service)
+    if traces is not None:
+        api = traces.around(api, route_of)
+    return _measured(api if console is None else _beside(api, console), service)
+
+
+def unmeasured_app(service: Intake) -> ASGIApp:
+    """The same without a console, and nobody notes how long an answer took."""
     routes = [*health_routes(service), *browser_routes()]
     if service.role is not Role.RECOMMEND:
         routes += ingest_routes(service)
@@ -44,17 +59,30 @@ def create_app(service: Intake) -> ASGIApp:
     )
     served: ASGIApp = app if service.role is Role.INGEST else Direct(app, cast(Service, service))
     admitted = Admission(served, service.config, service.metrics)
-    return _measured(with_cors(admitted, service.config.cors.origins), service)
+    return with_cors(admitted, service.config.cors.origins)
 
 
 def route_of(path: str) -> str:
     """The route's template, for labels: ids never become labels, and unknown paths share one."""
     if path in _ROUTES:
         return path
+    if _is_console(path):
+        return CONSOLE
     for prefix, parameter in _PREFIXES.items():
         if path.startswith(prefix):
             return prefix + parameter
     return "other"
+
+
+def _is_console(path: str) -> bool:
+    return path == CONSOLE or path.startswith(f"{CONSOLE}/")
+
+
+def _beside(api: ASGIApp, console: ASGIApp) -> ASGIApp:
+    async def either(scope: Scope, receive: Receive, send: Send) -> None:
+        await (console if _is_console(scope["path"]) else api)(scope, receive, send)
+
+    return either
 
 
 def _measured(app: ASGIApp, service: Intake) -> ASGIApp:
@@ -75,7 +103,7 @@ def _measured(app: ASGIApp, service: Intake) -> ASGIApp:
         try:
             await app(scope, receive, noting)
         finally:
-            requests.labels(route_of(scope["path"]), str(status)).observe(time.perf_counter() - began)
+            requests[route_of(scope["path"]), str(status)].observe(time.perf_counter() - began)
 
     return measured
 

@@ -16,12 +16,12 @@ from headwater.schema.feed import Changes, Position
 from headwater.serving.lists import LastLists
 from headwater.serving.results import ResultLists
 
-LOOK_S = 1.0  # figures are told, and what is too old goes, this often
+LOOK_S = 1.0  # what is too old goes this often
 _OUTCOMES = {"hits": "hit", "stale": "stale", "misses": "miss", "refused": "refused"}
 
 
 class _Counted(Protocol):
-    """What every cache has; some also count ``stale`` and ``refused``."""
+    """What every cache has; some also count ``stale`` and ``refused``, and add up the ages of what they give (``age_ms``)."""
 
     hits: int
     misses: int
@@ -82,13 +82,12 @@ class CacheKeeper:
             self._caches.rows.lose()
 
     async def run(self) -> None:
-        """Drop what is too old and tell the figures, until cancelled."""
+        """Drop what is too old, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
             if self._caches.results is not None:
                 self._caches.results.drop_old(self._clock())
             self._caches.last.drop_old(self._clock())
-            self.tell()
 
     def tell(self) -> None:
         """Bring the figures into the metrics."""
@@ -97,6 +96,8 @@ class CacheKeeper:
             for counted, outcome in _OUTCOMES.items():
                 if grown := self._growth(name, counted, getattr(cache, counted, 0)):
                     metrics.cache_lookups.labels(name, outcome).inc(grown)
+            if grown := self._growth(name, "age_ms", getattr(cache, "age_ms", 0)):
+                metrics.cache_age.labels(name).inc(grown / 1e3)
             if grown := self._growth(name, "evictions", cache.evictions):
                 metrics.cache_evictions.labels(name).inc(grown)
             metrics.cache_entries.labels(name).set(len(cache))

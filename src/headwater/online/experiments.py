@@ -14,7 +14,6 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import structlog
-from prometheus_client import Counter
 
 from headwater.experiments.assignment import Acting, ArmKey, Assigner, arms_of
 from headwater.experiments.changes import changed
@@ -25,7 +24,7 @@ from headwater.features.plan import Plan, compile_plan
 from headwater.log.commands import ExposureEntry
 from headwater.log.protocol import Vocabulary
 from headwater.online.arms import Arm, Arms, Shadow, branched
-from headwater.online.metrics import Labelled, Metrics
+from headwater.online.metrics import Metrics
 from headwater.online.recommender import Asked, Recommender
 from headwater.ranking.remote import RemoteRanker
 from headwater.registry.registry import Registry
@@ -76,9 +75,6 @@ class ExperimentsWatch:
         self._refused: dict[str, str] = {}
         self._models: dict[object, Model] = {}
         self._exposed = _Exposed()
-        self._answers_of: Labelled[tuple[str, str], Counter] = Labelled(
-            lambda key: metrics.experiment_answers.labels(*key)
-        )
 
     # -- following -------------------------------------------------------------------------------------
 
@@ -205,7 +201,7 @@ class ExperimentsWatch:
         """Count the answer to ``asked``, and what of it is to be recorded: each user, variant and hour once."""
         entries = []
         for choice in asked.choices:
-            self._answers_of[choice.experiment, choice.variant].inc()
+            self._metrics.experiment_answers[choice.experiment, choice.variant] += 1.0
             key = asked.external, choice.experiment, choice.version, choice.variant
             if choice.forced or not self._exposed.is_new(key, now_ms):
                 continue

@@ -39,7 +39,7 @@ LOCK = "explain.lock"
 
 _NICE = 10
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
-_BUSY = "Another request is being explained; one at a time, send it again after the time in Retry-After"
+BUSY = "Another request is being explained; one at a time, send it again after the time in Retry-After"
 _LONG = (
     "The explanation was not there in {:g} s; `headwater explain` takes its time, on the machine of the data directory"
 )
@@ -84,7 +84,7 @@ class Explaining:
         if not _REQUEST_ID.fullmatch(request_id):  # no process is needed for that
             raise RefusalError(404, "A request id is 32 hexadecimal digits: the request_id of an answer", "request_id")
         if self._busy:
-            raise RefusalError(503, _BUSY, retry_after_s=RETRY_AFTER_S)
+            raise RefusalError(503, BUSY, retry_after_s=RETRY_AFTER_S)
         self._busy = True
         try:
             reply = await self._run(Job(self.config, str(self._data), request_id, question, after, self._most_s))
@@ -121,7 +121,7 @@ def _reply(job: Job) -> Reply:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return Reply(status=503, reason=_BUSY)
+            return Reply(status=503, reason=BUSY)
         try:
             found = explain_logged(
                 job.config, data, job.request_id, job.question, after=job.after, limits=LIMITS,

@@ -185,6 +185,7 @@ class Flipper:
         await leaving
         await self._supervisor.retire(old.of("fold"), signal.SIGTERM)
         await self._supervisor.retire(old.of("tables"), signal.SIGTERM)
+        await self._supervisor.retire(old.of("monitor"), signal.SIGTERM)
         await self._reload_writer(old.config)
         drop_pinned(self._data / "run", pinned)
         kept = [plan for plan in (self._current.plan, self._current.before) if plan is not None]
@@ -226,7 +227,7 @@ class Flipper:
             async with asyncio.timeout(self._ready_s):
                 while not all(child.ready.is_set() for child in apis):
                     for child in new:
-                        if child.code == EXIT_INPUT:
+                        if child.code == EXIT_INPUT and child.vital:
                             raise FlipRefusedError(
                                 f"the new {child.part} process could not start; its message is in the server's log"
                             )

@@ -8,8 +8,8 @@ from litestar.handlers import HTTPRouteHandler
 
 from headwater.online.ingest import JSON
 from headwater.online.intake import Intake
-from headwater.online.metrics import CONTENT_TYPE
 from headwater.online.openapi import SCHEMA_TYPE, document
+from headwater.prometheus import CONTENT_TYPE
 
 
 def health_routes(service: Intake) -> list[HTTPRouteHandler]:

@@ -8,6 +8,8 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from headwater.features.plan import Plan
 from headwater.log.client import WriterClient
 from headwater.log.lmdb import LmdbLog
@@ -15,8 +17,12 @@ from headwater.online.access import Access
 from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
 from headwater.online.roles import Role
+from headwater.online.traces import Traces
+from headwater.prometheus import FLUSH_S
 from headwater.schema.config import Config
-from headwater.schema.errors import UnavailableError
+from headwater.schema.errors import HeadwaterError, UnavailableError
+
+log = structlog.get_logger()
 
 ACK_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 2.0
@@ -34,6 +40,7 @@ class Intake:
         self.log = log
         self.retiring = False  # another plan is in service: the connections that are left end with their next answer
         self.metrics = Metrics()
+        self.traces: Traces | None = None
         self.access = Access(
             data, config.limits, self.metrics, clock=wall_ms, timer=time.monotonic, origins=config.cors.origins
         )
@@ -44,8 +51,8 @@ class Intake:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Follow the key file. Requests may come once this returns."""
-        self.follow(self.access.run())
+        """Follow the key file, tell the figures. Requests may come once this returns."""
+        self.follow(self.access.run(), self._tell_often())
 
     def follow(self, *parts: Coroutine[Any, Any, None]) -> None:
         """Run ``parts`` until :meth:`close`; the process must not go on without one of them."""
@@ -61,6 +68,9 @@ class Intake:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.hand_over()
+        self.metrics.flush()
+        if self.traces is not None:
+            await asyncio.to_thread(self.traces.shut_down)  # it may wait for the collector
         await self.writer.close()
         self.release()
         if not self.failed.done():
@@ -88,7 +98,20 @@ class Intake:
 
     def expose_metrics(self) -> bytes:
         """The text for Prometheus."""
+        self.tell()
         return self.metrics.expose()
+
+    def tell(self) -> None:
+        """Bring the figures to where every process can show them."""
+        self.metrics.flush()
+
+    async def _tell_often(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            try:
+                self.tell()
+            except HeadwaterError as error:  # figures are no reason to end a worker that answers
+                log.warning("figures_not_told", reason=str(error))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A background task that ends has failed: the worker must not go on without it."""

@@ -24,6 +24,7 @@ from headwater.online.cursor import next_cursor, shown_before
 from headwater.online.errors import RefusalError
 from headwater.online.interleaved import interleaved
 from headwater.schema.config import Config
+from headwater.schema.controls import Controls
 from headwater.schema.events import Attributes
 from headwater.schema.requests import (
     MAX_K,
@@ -79,7 +80,7 @@ class Asked:
 
 
 class Recommender:
-    """Answers requests from one view of state. ``model`` and ``arms`` may be replaced between two requests; ``config`` is the one with
+    """Answers requests from one view of state. ``model``, ``arms`` and ``controls`` may be replaced between two requests; ``config`` is the one with
     the rules that are in force.
     """
 
@@ -89,6 +90,7 @@ class Recommender:
     ) -> None:  # fmt: skip
         self.model: Model | None = None
         self.arms: Arms = NO_ARMS
+        self.controls = Controls()
         self.config = config
         self.view = view
         self.pipeline = Pipeline(
@@ -160,6 +162,8 @@ class Recommender:
             deadline_ms=deadline_ms,
             arm="" if chosen.arm is None else chosen.arm.name,
             lots=chosen.challenger is None,
+            exploration=self.controls.exploration,
+            tier_floor=self.controls.tier_floor,
         )
         return Asked(query, user, request.trace, before, tuple(notes), request.user, *chosen)
 
@@ -184,6 +188,8 @@ class Recommender:
             deadline_ms=self.config.ladder.deadline_ms,
             arm="" if chosen.arm is None else chosen.arm.name,
             lots=chosen.challenger is None,
+            exploration=self.controls.exploration,
+            tier_floor=self.controls.tier_floor,
         )
         return Asked(query, owner, False, NO_ITEMS, (), user, *chosen)
 

@@ -12,7 +12,7 @@ from headwater.serving.scorer import ThreadScorer
 
 
 class RemoteParts:
-    """Carries over what the parts count themselves; :meth:`count` is called often and costs a few comparisons."""
+    """Carries over what the parts count themselves."""
 
     def __init__(self, metrics: Metrics, state: State, writer: WriterClient, scorer: ThreadScorer) -> None:
         self._metrics, self._scorer = metrics, scorer

@@ -14,6 +14,7 @@ class Role(StrEnum):
     FOLD = "fold"
     RECOMMEND = "recommend"
     LEARN = "learn"
+    MONITOR = "monitor"
 
 
 class Part(StrEnum):
@@ -24,18 +25,20 @@ class Part(StrEnum):
     API = "api"
     TABLES = "tables"
     LEARNER = "learner"
+    MONITOR = "monitor"
 
 
 PARTS: dict[Role, tuple[Part, ...]] = {
-    Role.ALL: (Part.WRITER, Part.FOLD, Part.API, Part.TABLES),
+    Role.ALL: (Part.WRITER, Part.FOLD, Part.API, Part.TABLES, Part.MONITOR),
     Role.INGEST: (Part.WRITER, Part.API, Part.TABLES),
     Role.FOLD: (Part.FOLD,),
     Role.RECOMMEND: (Part.API,),
     Role.LEARN: (Part.LEARNER,),
+    Role.MONITOR: (Part.MONITOR,),
 }
-"""``tables`` runs only where the configuration names tables."""
+"""``tables`` runs only where the configuration names tables, ``monitor`` beside others only where ``[monitoring]`` is enabled."""
 
-TOGETHER = (Role.INGEST, Role.FOLD, Role.RECOMMEND)
+TOGETHER = (Role.INGEST, Role.FOLD, Role.RECOMMEND, Role.MONITOR)
 """The roles that ``all`` takes the place of. It does not learn: training wants cores of its own."""
 
 

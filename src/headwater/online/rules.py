@@ -111,8 +111,29 @@ def rules_in_force(config: Config, pinned: Path | None) -> Config:
         raise ConfigurationError(f"{path}: Cannot read the rules: {error}. Send SIGHUP to the server") from error
 
 
-def publish(data: Path, version: str) -> str:
-    """Have the server of ``data`` read its rules again; empty once it serves ``version``, else why it does not.
+def publish(data: Path, version: str, patience_s: float = PATIENCE_S) -> str:
+    """Have the server of ``data`` read its rules again; empty once it serves ``version``, else why it does not after ``patience_s``.
+
+    Raises:
+        UnavailableError: no server recommends from ``data``, or it is starting.
+    """
+    url = read_again(data)
+    said = ""
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        try:
+            said = str(httpx.get(f"{url}/healthz", timeout=PATIENCE_S).json()["rules"])
+        except (httpx.HTTPError, ValueError, KeyError):  # a worker that is being replaced
+            said = ""
+        if said == version:
+            return ""
+        time.sleep(POLL_S)
+    serving = f"the server serves version {said or 'unknown'}"
+    return f"{serving} and not {version}: it reads another configuration file, or its log says why"
+
+
+def read_again(data: Path) -> str:
+    """Tell the server of ``data`` to read its rules again; returns its address.
 
     Raises:
         UnavailableError: no server recommends from ``data``, or it is starting.
@@ -127,18 +148,7 @@ def publish(data: Path, version: str) -> str:
     except FileNotFoundError as error:
         raise UnavailableError(f"The server of {data} is still starting; try again when it answers") from error
     os.kill(pid, signal.SIGHUP)
-    said = ""
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
-        try:
-            said = str(httpx.get(f"{url}/healthz", timeout=PATIENCE_S).json()["rules"])
-        except (httpx.HTTPError, ValueError, KeyError):  # a worker that is being replaced
-            said = ""
-        if said == version:
-            return ""
-        time.sleep(POLL_S)
-    serving = f"the server serves version {said or 'unknown'}"
-    return f"{serving} and not {version}: it reads another configuration file, or its log says why"
+    return url
 
 
 class RulesWatch:

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import structlog
-from prometheus_client import Counter
 
 from headwater.features.paths import feed_socket, read_flip
 from headwater.features.plan import Plan
@@ -20,11 +19,13 @@ from headwater.features.store import StateReplacedError
 from headwater.log.commands import ServedEntry
 from headwater.online.admission import another_turn, place_given_up, waited_ms
 from headwater.online.caches import CacheKeeper, Caches, result_lists
+from headwater.online.controls import ControlsWatch
+from headwater.online.counting import AnswerCounts
 from headwater.online.experiments import ExperimentsWatch
 from headwater.online.explain import Explaining
 from headwater.online.feed import FoldFeed
+from headwater.online.freshness import Freshness
 from headwater.online.intake import Intake
-from headwater.online.metrics import Labelled
 from headwater.online.models import ModelWatch
 from headwater.online.recommender import Asked, Recommender
 from headwater.online.remotes import RemoteParts
@@ -33,15 +34,17 @@ from headwater.online.rules import RulesWatch, rules_in_force
 from headwater.online.served import ExposureLog, ServedLog
 from headwater.online.shadow import Shadowing
 from headwater.online.stores import Stores
+from headwater.online.traces import note_answer
 from headwater.online.warm import warm_up
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError, UnavailableError
-from headwater.schema.requests import RecommendRequest, RecommendResponse
+from headwater.schema.feed import Changes, Position
+from headwater.schema.requests import RecommendRequest
 from headwater.serving.explain import Question
 from headwater.serving.lists import LastLists
 from headwater.serving.pace import MeasuredPace
 from headwater.serving.pipeline import Conditions
-from headwater.serving.request import Answer, served_list
+from headwater.serving.request import served_list
 from headwater.serving.scorer import ThreadScorer
 
 log = structlog.get_logger()
@@ -72,15 +75,7 @@ class Service(Intake):
         self.clock = clock
         self._data = data
         metrics = self.metrics
-        self._tier_of: Labelled[tuple[int, str], Counter] = Labelled(
-            lambda key: metrics.tiers.labels(str(key[0]), key[1])
-        )
-        self._stage_of = Labelled(metrics.stages.labels)
-        self._source_of = Labelled(metrics.candidates.labels)
-        self._outcome_of: Labelled[tuple[str, str], Counter] = Labelled(lambda key: metrics.stage_outcomes.labels(*key))
-        self._width_of = Labelled(metrics.stage_items.labels)
-        self._scorer, self._pace, self._stalls = ThreadScorer(), MeasuredPace(), 0
-        self._rule_of = Labelled(metrics.rules.labels)
+        self._scorer, self._pace = ThreadScorer(), MeasuredPace()
         results, last = result_lists(config.cache), LastLists()
         conditions = Conditions(self._scorer, self._pace, last, results, config.ladder.walk)
         self.recommender = Recommender(config, plan, stores.log.vocabulary(), stores.identity, stores.view, conditions)
@@ -90,9 +85,12 @@ class Service(Intake):
         self.caches = CacheKeeper(caches, metrics, clock)
         self.feed = FoldFeed(
             feed_socket(data, plan.hash), on_epoch=self._refresh, on_connect=self._check_state,
-            on_changes=self.caches.follow, on_lost=self.caches.lose,
+            on_changes=self._folded, on_lost=self.caches.lose,
         )  # fmt: skip
         self._remotes = RemoteParts(metrics, stores.state, self.writer, self._scorer)
+        self.counts = AnswerCounts(metrics, self._scorer)
+        types = [kind.name for kind in config.events]
+        self._freshness = Freshness(metrics, stores.log, stores.view, types, clock=clock)
         self.served, self.exposures = ServedLog(self.writer, metrics), ExposureLog(self.writer, metrics)
         self._explaining = Explaining(config, data)
         self.models = ModelWatch(data / "models", config, plan, self.recommender, self.metrics)
@@ -100,6 +98,7 @@ class Service(Intake):
             pinned, config, plan, stores.log.vocabulary, self.recommender, metrics, self._explaining
         )
         self.experiments = ExperimentsWatch(data, plan, stores.log.vocabulary, self.recommender, metrics)
+        self.controls = ControlsWatch(data, self.recommender)
         self.shadows = Shadowing(self.recommender, metrics)
         self._sample = random.Random(seed)  # noqa: S311  (sampling, not secrecy)
         self._epoch_at = time.monotonic()
@@ -114,7 +113,7 @@ class Service(Intake):
         super().start()
         self.follow(
             self.served.run(), self.exposures.run(), self.models.run(), self.rules.run(), self.experiments.run(),
-            self.shadows.run(), self.caches.run(), self.feed.follow(),
+            self.controls.run(), self.shadows.run(), self.caches.run(), self.feed.follow(),
         )  # fmt: skip
 
     async def hand_over(self) -> None:
@@ -189,7 +188,9 @@ class Service(Intake):
         now_ms = self.clock()
         answer = self.recommender.answer(asked, now_ms)
         response = self.recommender.response(asked, answer, notes)
-        self._count(asked, answer, response)
+        self.counts.count(asked, answer)
+        if self.traces is not None:
+            note_answer(asked.query, answer)
         if asked.choices:
             for exposure in self.experiments.exposures(asked, now_ms):
                 self.exposures.add(exposure)
@@ -201,32 +202,8 @@ class Service(Intake):
             variants = {choice.experiment: choice.variant for choice in asked.choices}
             payload = _encode_served(served_list(asked.query, answer, sampled=sampled, experiments=variants))
             self.served.add(ServedEntry(asked.user.user, asked.user.surrogate, payload))
-            self._stage_of["log"].observe(time.perf_counter() - began)
+            self.counts.log(time.perf_counter() - began)
         return _encode_json(response)
-
-    def _count(self, asked: Asked, answer: Answer, response: RecommendResponse) -> None:
-        self._tier_of[response.tier, asked.query.surface].inc()
-        for stage, lap in answer.trace.items():
-            if lap.outcome != "skipped":
-                self._stage_of[stage].observe(lap.ms / 1e3)
-            if lap.outcome != "ok":
-                self._outcome_of[stage, lap.outcome].inc()
-            if lap.width:
-                self._width_of[stage].inc(lap.width)
-        if answer.walked:
-            self.metrics.walked.labels(str(answer.walked)).inc()
-        if answer.explored is not None:
-            self.metrics.explored.labels(asked.query.surface).inc()
-        if answer.promised is not None:
-            self.metrics.new_item_places.labels(asked.query.surface).inc(sum(answer.promised.kept))
-        if (stalls := self._scorer.stalls) > self._stalls:
-            self.metrics.stalls.inc(stalls - self._stalls)
-            self._stalls = stalls
-        self._remotes.count(self.recommender.model)
-        for source, width in answer.widths.items():
-            self._source_of[source].inc(width)
-        for rule, count in answer.rules.items():
-            self._rule_of[rule].inc(count)
 
     # -- state -----------------------------------------------------------------------------------------
 
@@ -250,16 +227,19 @@ class Service(Intake):
             said["refused"] = {"plan": flip.plan, "reason": flip.reason}
         return said
 
-    def expose_metrics(self) -> bytes:
-        """The text for Prometheus."""
+    def tell(self) -> None:
+        """Bring up to date what is not counted as it happens."""
         self.caches.tell()
-        self.metrics.fold_lag.set(self.fold_lag())
+        self._freshness.tell(self.fold_lag())
         self.metrics.quality.set(self._pace.quality)
-        self._remotes.count(self.recommender.model)
+        model = self.recommender.model
+        if model is not None:
+            self.metrics.model_age.set(max(0, self.clock() - model.created_ms) / 1e3)
+        self._remotes.count(model)
         self._remotes.show_breakers()
         self.metrics.epoch_age.set(time.monotonic() - self._epoch_at)
         self._tell_new_items()
-        return self.metrics.expose()
+        super().tell()
 
     def _tell_new_items(self) -> None:
         rules = self.recommender.pipeline.rules
@@ -267,6 +247,10 @@ class Service(Intake):
             standing = rules.budget.standing(self.recommender.view, self.clock())
             for state in ("promised", "reached", "behind", "stopped"):
                 self.metrics.new_items.labels(state).set(getattr(standing, state))
+
+    def _folded(self, position: Position, changes: Changes) -> None:
+        self.caches.follow(position, changes)
+        self._freshness.heard(position)
 
     def _refresh(self) -> None:
         began = time.perf_counter()

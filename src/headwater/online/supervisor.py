@@ -157,13 +157,15 @@ class Child:
     """One process to keep running: ``command`` are its arguments.
 
     ``listener`` is handed to it, and with it a socket of its own on which it says ``ready`` and the hash of its plan.
-    One that is to ``hold`` answers nobody before :meth:`Supervisor.release`. ``retired``: it is not started again.
+    One that is to ``hold`` answers nobody before :meth:`Supervisor.release`. ``retired``: it is not started again. ``vital`` False: a start
+    does without it, if it cannot start.
     """
 
     part: str
     command: Sequence[str]
     listener: socket.socket | None = None
     hold: bool = False
+    vital: bool = True
     process: asyncio.subprocess.Process | None = None
     starts: int = 0
     code: int | None = None
@@ -181,7 +183,7 @@ class Supervisor:
     ``order`` is how they are taken down: those who feed the next one first.
     """
 
-    order = ("api", "tables", "learner", "writer", "fold")
+    order = ("monitor", "api", "tables", "learner", "writer", "fold")
 
     def __init__(
         self, children: Sequence[Child], data: Path, address: tuple[str, int] | None, own: Path | None = None
@@ -285,7 +287,9 @@ class Supervisor:
                     return
                 failures = 1 if time.monotonic() - began > STEADY_S else failures + 1
                 log.warning("process_died", child=child.part, child_pid=pid, code=code, failures=failures)
-                if code == EXIT_INPUT and (not self._ready or self.children == [child]):  # alone, it keeps nobody up
+                if code == EXIT_INPUT and (
+                    (child.vital and not self._ready) or self.children == [child]
+                ):  # alone, it keeps nobody up
                     self._fatal = f"The {child.part} process could not start; its message is above"
                     self._stop.set()
                     return

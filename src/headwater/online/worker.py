@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import random
 import socket
 import sys
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from headwater.online.intake import Intake
 from headwater.online.roles import Role
 from headwater.online.service import Service
 from headwater.online.stores import open_stores, wait_for
+from headwater.online.traces import open_traces
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
 
@@ -119,9 +121,10 @@ async def run_worker(
     plan_hash: str | None = None,
     role: Role = Role.ALL,
     pinned: Path | None = None,
+    console: Callable[[Service], ASGIApp] | None = None,
 ) -> None:
     """Answer the requests of ``role`` that come in on ``listener`` as ordered; ``worker`` counts from 0, ``pinned`` is where
-    ``config`` was read.
+    ``config`` was read. ``console`` makes the console of a worker that recommends.
 
     Raises:
         ConfigurationError: the plan of ``config`` is not the one with ``plan_hash`` (None: any will do).
@@ -129,6 +132,7 @@ async def run_worker(
     """
     plan = expected_plan(config, plan_hash)
     service: Intake
+    serving: Service | None = None
     if role is Role.INGEST:
         event_log = await wait_for(lambda: LmdbLog(data / "log", readonly=True), orders.stop)
         if event_log is None:
@@ -139,12 +143,14 @@ async def run_worker(
         if stores is None:
             return
         seed = config.ranker.seed + worker
-        service = Service(config, plan, data, stores, clock=clock, seed=seed, role=role, pinned=pinned)
+        service = serving = Service(config, plan, data, stores, clock=clock, seed=seed, role=role, pinned=pinned)
     try:
         service.start()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         header_timeout_ms = parse_duration(config.overload.header_timeout)
-        server = EmbeddedServer(create_app(service), listener, header_timeout_ms)
+        seen = None if console is None or serving is None else console(serving)
+        service.traces = open_traces(config, role.value, random.random)
+        server = EmbeddedServer(create_app(service, seen, service.traces), listener, header_timeout_ms)
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
         log.info("worker_ready", worker=worker, **service.health())

@@ -28,6 +28,7 @@ from headwater.registry.bundle import (
     read_manifest,
     write_bundle,
 )
+from headwater.registry.controls import read_controls
 from headwater.registry.files import Stamp, read_regular, replace_file, stamp, sync_directory, writers_lock
 
 _HISTORY = 200
@@ -60,6 +61,15 @@ class Registry:
         self.path = path
         self._bundles = path / "bundles"
         self._plans = path / "plans"
+
+    @property
+    def frozen(self) -> str:
+        """Why no bundle is to be promoted, by the controls of the data directory that this is in; the empty text: it may be. A rollback always may.
+
+        Raises:
+            ConfigurationError: the controls cannot be read.
+        """
+        return read_controls(self.path.parent).promotion_frozen
 
     def list(self) -> list[Listed]:
         """Every bundle, newest first. The manifests are checked, the files they name are not."""
@@ -97,6 +107,20 @@ class Registry:
         if not VERSION_PATTERN.fullmatch(version):
             raise BundleError(f"{version!r} is not a bundle version. Take one that the registry lists.")
         return load_bundle(self._bundles / version, plan_hash=plan_hash)
+
+    def lineage(self, version: str) -> str:
+        """The bundle with which the warm starts began that led to ``version``; itself when it was trained from nothing.
+
+        Raises:
+            BundleError: its manifest cannot be read.
+        """
+        return str(self.manifest(version).training.get("lineage", version))
+
+    def manifest(self, version: str) -> Manifest:
+        """The checked manifest of ``version``. Raises :class:`BundleError`."""
+        if not VERSION_PATTERN.fullmatch(version):
+            raise BundleError(f"{version!r} is not a bundle version. Take one that the registry lists.")
+        return read_manifest(self._bundles / version)
 
     def current(self, plan_hash: str) -> str | None:
         """The version that servers of ``plan_hash`` load; ``None`` when none was promoted for it yet.

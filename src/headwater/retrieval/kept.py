@@ -22,7 +22,7 @@ class KeptLists(Generic[V]):
     def __init__(self, ttl_ms: int, stale_ms: int = 0, most: int = MAX_LISTS) -> None:
         self.ttl_ms, self.stale_ms, self.most = ttl_ms, stale_ms, most
         self.on_stale: Callable[[], object] | None = None
-        self.hits = self.stale = self.misses = self.evictions = 0
+        self.hits = self.stale = self.misses = self.evictions = self.age_ms = 0
         self._lists: OrderedDict[Key, tuple[int, V]] = OrderedDict()
         self._due: dict[Key, Callable[[int], V]] = {}
         self._renewing = False
@@ -36,11 +36,13 @@ class KeptLists(Generic[V]):
         if found is not None and (age_ms := now_ms - found[0]) >= 0:
             if age_ms < self.ttl_ms:
                 self.hits += 1
+                self.age_ms += age_ms
                 self._lists.move_to_end(key)
                 return found[1]
             # while one is renewed, the lists that it is made of must be fresh as well
             if age_ms < self.ttl_ms + self.stale_ms and self.on_stale is not None and not self._renewing:
                 self.stale += 1
+                self.age_ms += age_ms
                 self._lists.move_to_end(key)
                 if not self._due:
                     self.on_stale()

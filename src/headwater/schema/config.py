@@ -13,13 +13,17 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta, Struct
 
+from headwater.schema.alerts import Alert, alerts_in_force
 from headwater.schema.caches import Cache
+from headwater.schema.console import Console
 from headwater.schema.cors import Cors
+from headwater.schema.default_alerts import DEFAULT_ALERTS
 from headwater.schema.durations import PATTERN, Delay, Duration, parse_delay, parse_duration
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Name
 from headwater.schema.limits import Limits, Overload
 from headwater.schema.models import Gate, Learn, Limit, Models
+from headwater.schema.monitoring import Monitoring, check_webhooks
 from headwater.schema.new_items import NewItems, check_new_items
 from headwater.schema.rules import Rule
 from headwater.schema.stores import Log, Retention, State
@@ -252,11 +256,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     cache: Cache = Cache()
     cors: Cors = Cors()
+    console: Console = Console()
     log: Log = Log()
     retention: Retention = Retention()
     state: State = State()
     tables: tuple[TableSource, ...] = ()
     rules: tuple[Rule, ...] = ()
+    monitoring: Monitoring = Monitoring()
+    alerts: tuple[Alert, ...] = ()
 
     def __post_init__(self) -> None:
         _check_events(self.events)
@@ -286,8 +293,13 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     raise ConfigurationError(
                         f'surfaces[{index}].sources: There is no source "{source}"{nearest(source, SOURCE_NAMES)}'
                     )
-        for key, url in (("state.url", self.state.url), ("ranker.remote", self.ranker.remote)):
+        for key, url in (
+            ("state.url", self.state.url), ("ranker.remote", self.ranker.remote),
+            ("monitoring.traces.endpoint", self.monitoring.traces.endpoint),
+        ):  # fmt: skip
             check_host(key, url, self.limits.hosts)
+        check_webhooks(self.monitoring.webhooks, self.limits.hosts)
+        alerts_in_force(self.alerts, DEFAULT_ALERTS if self.monitoring.default_alerts else ())
         _check_durations(self, "")
         _check_names("tables", [table.name for table in self.tables])
         for index, table in enumerate(self.tables):
@@ -313,6 +325,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             drawn=self.sources.fresh.order == "thompson",
             log_served=self.serving.log_served,
         )
+        if (dwell := self.monitoring.online.dwell) and dwell not in names:
+            raise ConfigurationError(
+                f'monitoring.online.dwell: There is no event type "{dwell}"{nearest(dwell, names)}'
+            )
         for name in self.limits.user_events_per_hour:
             if name not in names:
                 raise ConfigurationError(

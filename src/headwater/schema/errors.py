@@ -13,3 +13,7 @@ class ConfigurationError(HeadwaterError):
 
 class UnavailableError(HeadwaterError):
     """A part of the system cannot be reached at the moment; trying again is safe."""
+
+
+class WaitError(UnavailableError):
+    """Somebody else is being served just now; it will be free in a moment."""

@@ -13,6 +13,20 @@ MAX_EXPLAINED = 1_000  # candidates of a source, features of an item
 Stage = Literal["unknown", "sources", "eligibility", "merge", "light_rank", "rank", "policy", "listed"]
 
 
+class Drawn(Struct, frozen=True, kw_only=True):
+    """How a list was drawn by lot, which a ``share`` of the requests of its surface are, from the best ``candidates`` with ``temperature`` (``uniform``:
+    each as likely as the other). ``propensities`` are the probabilities of each item for its place, given those above it; ``propensity`` that of the
+    whole list, given that it was drawn.
+    """
+
+    share: float
+    temperature: float
+    uniform: bool
+    candidates: int
+    propensities: list[float]
+    propensity: float
+
+
 class PromisedPlace(Struct, frozen=True):
     """A ``place``, from 1, that could go to a new item that was promised impressions, the ``chance`` that it did, and whether it was ``kept`` for one."""
 
@@ -25,8 +39,8 @@ class ExplainedRequest(Struct, frozen=True, kw_only=True):
     """The request as it was recorded. ``known_user``: it was not a stranger; who it was is not said.
 
     ``segments`` are the texts that counted ("country=DE"), ``region`` the one that the request named, ``about`` and ``candidates`` items, ``excluded`` how many
-    it excluded or had seen on earlier pages. ``experiments`` are the variants that had a say in the list,
-    ``promised`` its places that could go to promised new items. ``whole``: the record has all of it (lists of older releases lack ``k`` and others).
+    it excluded or had seen on earlier pages. ``drawn`` says how the list was drawn by lot (None: it was not), ``promised`` which places could go to
+    new items that were promised impressions. ``experiments`` are the variants that had a say in the list. ``whole``: the record has all of it (lists of older releases lack ``k`` and others).
     """
 
     request_id: str
@@ -47,6 +61,7 @@ class ExplainedRequest(Struct, frozen=True, kw_only=True):
     rules: str
     whole: bool
     experiments: dict[str, str] = {}
+    drawn: Drawn | None = None
     promised: list[PromisedPlace] = []
 
 

@@ -29,6 +29,14 @@ class Exploration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     temperature: Annotated[float, Meta(ge=0.01, le=100.0)] = 0.2
     candidates: Annotated[int, Meta(ge=2, le=1_000)] = 50
 
+    def rates(self, factor: float) -> tuple[float, float]:
+        """``share`` and ``uniform`` times ``factor``, or as much of it as there are requests."""
+        both = self.share + self.uniform
+        if factor == 1.0 or both == 0.0:
+            return self.share, self.uniform
+        factor = min(factor, 1.0 / both)
+        return self.share * factor, self.uniform * factor
+
 
 class Fatigue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What becomes of an item that a user was shown ``impressions`` times (0: nothing) and did not touch, until it was not shown for

@@ -5,7 +5,8 @@ There is no second pipeline and no second opinion: what is said here was told by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -20,6 +21,7 @@ from headwater.schema.config import Config
 from headwater.schema.explanation import (
     Comparison,
     Difference,
+    Drawn,
     ExplainedItem,
     ExplainedRequest,
     Explanation,
@@ -28,7 +30,7 @@ from headwater.schema.explanation import (
     Replay,
     SourceRank,
 )
-from headwater.schema.requests import ServedQuery
+from headwater.schema.requests import Explored, Promised, ServedQuery
 from headwater.serving.attribution import Attribution
 from headwater.serving.fates import Fates
 from headwater.serving.model import Model
@@ -97,7 +99,7 @@ class Explainer:
         self, served: Served, stand: Stand, model: Model | None, question: Question, other: Model | None = None
     ) -> Explanation:
         """Explain ``served`` with ``model``, and compare with ``other`` (None: with nothing)."""
-        query, view = query_of(served), stand.view
+        query, view = replace(query_of(served), exploration=self._explored(served)), stand.view
         item = 0 if question.item is None else self._vocabulary.index(Namespace.ITEM, question.item)
         known = item if 0 < item < view.table.count else 0
         self._pace.quality = 1.0 if served.answer.query is None else served.answer.query.quality
@@ -126,6 +128,17 @@ class Explainer:
             explanation = msgspec.structs.replace(explanation, other=compared)
         return explanation
 
+    def _explored(self, served: Served) -> float:
+        """The factor on exploration (``Controls``) under which the list was made; 0 for one that was not drawn, for it is not to be drawn now."""
+        said = served.answer.explored
+        if said is None:
+            return 0.0
+        for surface in self._pipeline.config.surfaces:
+            if surface.name == served.answer.surface:
+                rate = surface.exploration.uniform if said.uniform else surface.exploration.share
+                return said.share / rate if rate > 0.0 else 1.0
+        return 1.0
+
     def _request(self, served: Served) -> ExplainedRequest:
         answer, text = served.answer, self._vocabulary.text
         said = answer.query or ServedQuery(k=len(answer.items))
@@ -149,14 +162,8 @@ class Explainer:
             rules=said.rules,
             whole=answer.query is not None,
             experiments=answer.experiments,
-            promised=[]
-            if answer.promised is None
-            else [
-                PromisedPlace(place + 1, chance, kept)
-                for place, chance, kept in zip(
-                    answer.promised.places, answer.promised.chances, answer.promised.kept, strict=True
-                )
-            ],
+            drawn=_drawn(answer.explored),
+            promised=_promised(answer.promised),
         )
 
     def _replay(self, served: Served, stand: Stand, model: Model | None, query: Query, answer: Answer) -> Replay:
@@ -307,6 +314,22 @@ def query_of(served: Served) -> Query:
         lots=answer.lots,
         deadline_ms=FOREVER_MS,
     )
+
+
+def _drawn(explored: Explored | None) -> Drawn | None:
+    if explored is None:
+        return None
+    return Drawn(
+        share=explored.share, temperature=explored.temperature, uniform=explored.uniform, candidates=len(explored.candidates),
+        propensities=[math.exp(log) for log in explored.log_propensities], propensity=math.exp(math.fsum(explored.log_propensities)),
+    )  # fmt: skip
+
+
+def _promised(promised: Promised | None) -> list[PromisedPlace]:
+    if promised is None:
+        return []
+    drawn = zip(promised.places, promised.chances, promised.kept, strict=True)
+    return [PromisedPlace(place + 1, chance, kept) for place, chance, kept in drawn]
 
 
 def _tier(served: Served) -> int:

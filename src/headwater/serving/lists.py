@@ -60,7 +60,7 @@ class LastLists:
 
     def __init__(self, most: int = MAX_LISTS) -> None:
         self._most = most
-        self.hits = self.misses = self.evictions = 0
+        self.hits = self.misses = self.evictions = self.age_ms = 0
         self._lists: OrderedDict[_Key, LastList] = OrderedDict()
 
     def __len__(self) -> int:
@@ -89,6 +89,7 @@ class LastLists:
                 continue
             if found.origin is not OWN_LIST or found.user_offset >= query.since:
                 self.hits += 1
+                self.age_ms += now_ms - found.at_ms
                 return found
         self.misses += 1
         return None

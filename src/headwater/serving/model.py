@@ -18,7 +18,7 @@ from headwater.schema.surfaces import Surface
 class Model:
     """What the pipeline ranks with; swapped whole, between two requests. ``attended``: the source whose vectors an attending
     ranker gets. ``light``: the small ranker that was taught by the deep one. ``by_surface``: the same bundle for surfaces with an
-    objective of their own.
+    objective of their own. ``created_ms``: when it was made.
     """
 
     version: str
@@ -27,6 +27,7 @@ class Model:
     attended: VectorSource | None = None
     light: Ranker | None = None
     by_surface: Mapping[str, Model] = field(default_factory=dict)
+    created_ms: int = 0
 
     def on(self, surface: str) -> Model:
         """What ranks lists of ``surface``."""
@@ -67,6 +68,7 @@ def open_model(bundle: Bundle, config: Config, plan: Plan, *, remote: bool = Fal
         sources,
         next((source for source in sources if isinstance(source, VectorSource)), None),
         open_light(bundle.files, manifest.columns),
+        created_ms=manifest.created_ms,
     )
     objectives = [surface for surface in config.surfaces if surface.objective]
     return replace(model, by_surface={surface.name: _aiming(model, surface) for surface in objectives})

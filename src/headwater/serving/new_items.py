@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaincc
 
+from headwater.features.assemble import born_ms
 from headwater.features.bounded import tired_of
 from headwater.features.decay import decay, since_landmark
 from headwater.features.layout import I_CLOCK, I_FIRST
@@ -30,6 +31,7 @@ from headwater.retrieval.sources import Taste
 from headwater.retrieval.young import SECOND_MS, Prior, Young, YoungItems
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
+from headwater.schema.looks import ItemPromise
 from headwater.schema.new_items import NewItems
 from headwater.schema.requests import Promised
 from headwater.serving.lists import Origin
@@ -119,6 +121,27 @@ class NewItemBudget:
         if self._standing is None or young is not self._of:
             self._of, self._standing = young, self._stand(young, view, now_ms // SECOND_MS * SECOND_MS)
         return self._standing
+
+    def promise_to(self, item: int, view: View, now_ms: int) -> ItemPromise | None:
+        """What was promised a dense item and what became of it; None: it has no time of birth, so nothing was."""
+        rows = view.table.rows
+        born = int(born_ms(rows, item))
+        if born == 0 or born > now_ms:
+            return None
+        shown, liked = (int(rows.u4[item, cell]) for cell in (self._cells.shown, self._cells.liked))
+        young = self._young.at(view.index, view.item_offset, now_ms)
+        one = Young(np.array([item]), np.array([born]), np.array([float(shown)]), np.array([float(liked)]), young.prior)
+        came = account(one, self.said, now_ms)
+        state: Literal["owed", "behind", "reached", "stopped", "over"]
+        if came.reached[0] or came.stopped[0]:
+            state = "reached" if came.reached[0] else "stopped"
+        elif born + self._within_ms <= now_ms:
+            state = "over"
+        else:
+            state = "behind" if came.behind[0] else "owed"
+        return ItemPromise(
+            state=state, shown=shown, liked=liked, impressions=self.said.impressions, until_ms=born + self._within_ms
+        )
 
     def begin(self, view: View, surface: str, now_ms: int) -> bool:
         """Another request; whether places of its list may be promised."""

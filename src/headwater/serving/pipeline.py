@@ -109,6 +109,8 @@ class Pipeline:
         )
         if observer is not None and observer.tier:
             run.degrade(observer.tier, "as it was served")
+        if query.tier_floor:
+            run.degrade(query.tier_floor, f"controls: answers come from tier {query.tier_floor} or a lower one")
         user_offset, query = self._hydrate(query, view, now_ms, run)
         segments = self._segments(query)
         context = Context(segments, self._offset_ms(query, now_ms), surface_code(query.surface))
@@ -267,6 +269,7 @@ class Pipeline:
                 ranked = NOTHING
                 if offers and run.deadline.left_for_ms("fetch") <= 0.0:
                     run.notes.append(f"{source.name} skipped: deadline")
+                    run.missed[source.name] = "skipped"
                     run.mark("shortened")
                 else:
                     ranked = self._offer(source, asked, view, run)
@@ -303,6 +306,7 @@ class Pipeline:
             offer = source.fetch(asked, view.index)
         except HeadwaterError as error:
             run.notes.append(f"{source.name} failed: {error}")
+            run.missed[source.name] = "failed"
             run.whole = False
             return NOTHING
         if offer.why_empty:
@@ -390,6 +394,7 @@ class Pipeline:
             context=context,
             trace=run.trace,
             widths=run.widths,
+            missed=run.missed,
             rules={} if self.rules is None else self.rules.counts,
             walked=run.drawn,
             quality=run.quality,

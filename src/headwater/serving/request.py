@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from headwater.schema.requests import Address, Explored, Promised, ServedList, ServedQuery
 from headwater.serving.run import Lap
+from headwater.serving.stages import Outcome
 
 NO_MODEL = "none"
 
@@ -26,7 +27,8 @@ class Query:
     ``paged``: earlier pages are excluded. ``reuse`` False: an answer that was given before will not do. ``since`` is the offset
     of the user's own event that the request asks for: no list from before it will do. ``arm`` names how the configuration differs for
     this request ("": not at all), so that lists of one arm are never given in another. ``lots`` False: nothing of
-    the list is drawn by lot, whatever the surface explores and is promised to new items. ``deadline_ms`` counts from the call.
+    the list is drawn by lot, whatever the surface explores and is promised to new items; ``exploration`` is a factor on the rates of the surface.
+    ``tier_floor``: the answer is to come from this tier or a lower one. ``deadline_ms`` counts from the call.
     """
 
     request_id: str
@@ -45,6 +47,8 @@ class Query:
     since: int = 0
     arm: str = ""
     lots: bool = True
+    exploration: float = 1.0
+    tier_floor: int = 0
     deadline_ms: float = 50.0
 
     @property
@@ -60,7 +64,7 @@ class Answer:
     A reason may hold ``{item}``, which stands for the item ``causes[i]``. ``features`` are the assembled
     rows of the items, ``float32[k, d]`` (empty when nothing was assembled), ``modelled`` what the fitted sources of the
     bundle think of them, ``float32[k, sources]``. ``trace`` is what each stage did, in order;
-    ``widths`` candidates by source; ``rules`` what each rule of the configuration that acted did (``serving.rules``).
+    ``widths`` candidates by source, ``missed`` the sources that were not asked or failed; ``rules`` what each rule of the configuration that acted did (``serving.rules``).
     ``walked`` is the tier that the request walked on purpose, 0: none; ``quality`` the share of the full widths that it got,
     ``rules_version`` says which rules there were ("": none). ``explored`` says how the list was drawn, None: it was not; ``promised`` which
     places could go to promised new items, None: none. ``teams`` has a byte for each place of a list that two variants drafted in turns
@@ -80,6 +84,7 @@ class Answer:
     context: list[int]
     trace: dict[str, Lap]
     widths: dict[str, int]
+    missed: dict[str, Outcome] = field(default_factory=dict)
     rules: dict[str, int] = field(default_factory=dict)
     walked: int = 0
     quality: float = 1.0

@@ -71,7 +71,7 @@ class ResultLists:
 
     def __init__(self, ttl_ms: int, most: int) -> None:
         self.ttl_ms, self.most = ttl_ms, most
-        self.hits = self.misses = self.refused = self.evictions = 0
+        self.hits = self.misses = self.refused = self.evictions = self.age_ms = 0
         self._results: OrderedDict[Key, Result] = OrderedDict()
 
     def __len__(self) -> int:
@@ -88,6 +88,7 @@ class ResultLists:
             del self._results[key]
             return None
         self.hits += 1
+        self.age_ms += now_ms - found.at_ms
         return found
 
     def keep(self, key: Key, answer: Answer, now_ms: int) -> None:
@@ -125,4 +126,5 @@ def given_again(found: Result, user_offset: int, now_ms: int, run: Run) -> Answe
         address=Address(user_offset, address.item_offset, address.now_ms, address.plan, address.bundle),
         trace=run.trace,
         widths={},
+        missed={},
     )

@@ -97,6 +97,7 @@ class Rules:
         }
         self._surfaces, self._surface = surfaces, _PLAIN
         self._fatigue, self._layout = fatigue, plan.layout
+        self._rates = (0.0, 0.0)
         self._lot: Lot | None = None  # what the request draws its list with
         self._request_id = ""
         self._promising = False
@@ -129,8 +130,8 @@ class Rules:
                 kept.forget(view.table.count)
         self._scope = _Scope(self, view, user, query.surface, segments, now_ms, now_ms + offset_ms)
         self._view, self._surface = view, self._surfaces.get(query.surface, _PLAIN)
-        explores = self._surface.exploration
-        lot = drawn_lot(query.request_id, explores.share, explores.uniform) if query.lots else None
+        self._rates = self._surface.exploration.rates(query.exploration)
+        lot = drawn_lot(query.request_id, *self._rates) if query.lots else None
         self._lot, self._request_id = lot, query.request_id
         self.explored, self.promised = None, None
         # a uniform list is to be nothing else, and who names candidates wants these and no others
@@ -253,11 +254,11 @@ class Rules:
             promise = self.budget.promise(items, k, self._request_id)
         done = apply_policy(scores, ties, k, Policy(weighed, pinned, capped, required, diverse, lottery, promise))
         if lottery is not None and self._lot is not None:
-            explores, uniform = self._surface.exploration, self._lot.uniform
+            (share, uniform_share), uniform = self._rates, self._lot.uniform
             self.lot_weights = done.weights
             self.explored = Explored(
-                done.log_propensities.tolist(), items[done.drawn_from].tolist(), 0.0 if uniform else explores.temperature,
-                explores.uniform if uniform else explores.share, uniform,
+                done.log_propensities.tolist(), items[done.drawn_from].tolist(), 0.0 if uniform else self._surface.exploration.temperature,
+                uniform_share if uniform else share, uniform,
             )  # fmt: skip
         self.promised = promised_record(done)
         for group, counted in zip(

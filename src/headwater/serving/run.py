@@ -41,11 +41,13 @@ class Deadline:
 class Run:
     """Deadline, tier, notes and trace of one request.
 
-    ``drawn`` is the tier that the request walks on purpose (0: none); ``quality`` the share of the full widths. ``whole``:
-    nothing was left out so far, for want of time, width or health.
+    ``drawn`` is the tier that the request walks on purpose (0: none); ``quality`` the share of the full widths. ``missed``: sources that
+    were not asked for want of time ("skipped") or failed. ``whole``: nothing was left out so far, for want of time, width or health.
     """
 
-    __slots__ = ("_ended_ms", "_outcome", "deadline", "drawn", "notes", "quality", "tier", "trace", "whole", "widths")
+    __slots__ = (
+        "_ended_ms", "_outcome", "deadline", "drawn", "missed", "notes", "quality", "tier", "trace", "whole", "widths",
+    )  # fmt: skip
 
     def __init__(self, deadline: Deadline, *, quality: float = 1.0, drawn: int = 0) -> None:
         self.deadline, self.quality, self.drawn = deadline, quality, drawn
@@ -54,6 +56,7 @@ class Run:
         self.notes: list[str] = []
         self.trace: dict[str, Lap] = {}
         self.widths: dict[str, int] = {}
+        self.missed: dict[str, Outcome] = {}
         self._ended_ms = 0.0
         self._outcome: Outcome = "ok"
         if drawn:

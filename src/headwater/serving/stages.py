@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from headwater.schema.config import Config
 
 Outcome = Literal["ok", "shortened", "skipped", "failed"]
 
@@ -52,3 +56,17 @@ TIERS = (
 )  # fmt: skip
 
 UNTIL = {stage.name: stage.until for stage in STAGES}
+
+
+def described(config: Config) -> dict[str, Any]:
+    """The path of a request under ``config``: stages with the ms by which each must be over, tiers, and how lists are put together."""
+    ladder = config.ladder
+    return {
+        "deadline_ms": ladder.deadline_ms,
+        "walk": ladder.walk,
+        "stages": [{**stage._asdict(), "until_ms": round(stage.until * ladder.deadline_ms, 3)} for stage in STAGES],
+        "tiers": [tier._asdict() for tier in TIERS],
+        "surfaces": msgspec.to_builtins(config.surfaces),
+        "fatigue": msgspec.to_builtins(config.fatigue),
+        "new_items": msgspec.to_builtins(config.new_items),
+    }

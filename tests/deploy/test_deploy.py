@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from headwater.cli.main import build_app
 from headwater.online.roles import PARTS, Role
 
-DEPLOY = Path(__file__).parent.parent / "deploy"
+DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 
 
 def accepted(words: list[str]) -> None:

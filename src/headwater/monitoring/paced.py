@@ -1,0 +1,54 @@
+"""Watches that take their time: looked at in a thread, at a pace of their own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+
+from headwater.monitoring.samples import Sample, Watch
+
+MOST_SHARE = 0.1  # of the time, at most
+STALE_AFTER = 3
+"""What was found counts for so many times the pace; then it is missing."""
+
+
+class Paced:
+    """``watch``, asked every ``every_ms`` in a thread, and less often when it takes more than :data:`MOST_SHARE` of the time; in between it
+    shows what it found last.
+
+    Watches that share the lock ``one_by_one`` are looked at one after the other. What it raises is raised by the next :meth:`look`, once. The thread keeps no process from ending.
+    """
+
+    def __init__(self, watch: Watch, every_ms: int, one_by_one: threading.Lock | None = None) -> None:
+        self.name = watch.name
+        self._one_by_one = threading.Lock() if one_by_one is None else one_by_one
+        self._watch, self._every_ms = watch, every_ms
+        self._asked_ms = self._found_ms = -every_ms
+        self._took_ms = 0.0
+        self._found: list[Sample] = []
+        self._error: Exception | None = None
+        self._looking: threading.Thread | None = None
+
+    def look(self, now_ms: int) -> Iterable[Sample]:
+        """What was found last."""
+        pace_ms = max(self._every_ms, self._took_ms / MOST_SHARE)
+        looking = self._looking is not None and self._looking.is_alive()
+        if not looking and self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if not looking and now_ms - self._asked_ms >= pace_ms:
+            self._asked_ms = now_ms
+            self._looking = threading.Thread(target=self._look, args=(now_ms,), name=self.name, daemon=True)
+            self._looking.start()
+        return self._found if now_ms - self._found_ms <= STALE_AFTER * pace_ms else []
+
+    def _look(self, now_ms: int) -> None:
+        with self._one_by_one:
+            began = time.monotonic()
+            try:
+                self._found = list(self._watch.look(now_ms))
+                self._found_ms = now_ms
+            except Exception as error:  # noqa: BLE001  (it is raised where somebody hears it)
+                self._error = error
+            self._took_ms = 1e3 * (time.monotonic() - began)

@@ -1,0 +1,95 @@
+"""What is counted of each answer.
+
+It costs 4 µs, and 38 µs where the ranker has just had the processor's caches (measured on two busy cores). So answers wait, and are
+counted many at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from headwater.online.metrics import Metrics
+from headwater.online.recommender import Asked
+from headwater.serving.request import Answer
+from headwater.serving.scorer import ThreadScorer
+
+BATCH = 64  # answers that wait to be counted, at most
+
+
+class AnswerCounts:
+    """Carries what answers say of themselves into ``metrics``, which bring over what waits here whenever they are flushed."""
+
+    def __init__(self, metrics: Metrics, scorer: ThreadScorer) -> None:
+        self._metrics, self._scorer = metrics, scorer
+        self._stalls = 0
+        self._answers: list[tuple[str, Answer]] = []
+        self._logged_s: list[float] = []
+        metrics.gather_first(self)
+
+    def count(self, asked: Asked, answer: Answer) -> None:
+        """Count ``answer``, soon."""
+        self._answers.append((asked.query.surface, answer))
+        if len(self._answers) >= BATCH:
+            self.flush()
+
+    def log(self, seconds: float) -> None:
+        """Count what it took to hand the list to the log, soon."""
+        self._logged_s.append(seconds)
+
+    def flush(self) -> None:
+        """Count what waits."""
+        answers, logged_s, self._answers, self._logged_s = self._answers, self._logged_s, [], []
+        for surface, answer in answers:
+            self._count(surface, answer)
+        for seconds in logged_s:
+            self._metrics.stages["log"].observe(seconds)
+        if (stalls := self._scorer.stalls) > self._stalls:
+            self._metrics.stalls.inc(stalls - self._stalls)
+            self._stalls = stalls
+
+    def _count(self, surface: str, answer: Answer) -> None:
+        metrics, took_ms = self._metrics, 0.0
+        tier = _TIERS[answer.tier]
+        stages, items = metrics.stages, metrics.stage_items
+        for stage, (ms, width, outcome) in answer.trace.items():
+            took_ms += ms
+            if outcome != "skipped":
+                stages[stage].observe(ms * 1e-3)
+            if outcome != "ok":
+                metrics.stage_outcomes[stage, outcome] += 1.0
+            if width:
+                items[stage] += width
+        metrics.tiers[tier, surface] += 1.0
+        metrics.answer_seconds[tier].observe(took_ms * 1e-3)
+        for source, width in answer.widths.items():
+            if width:
+                metrics.candidates[source] += width
+            else:
+                metrics.source_outcomes[source, answer.missed.get(source, "empty")] += 1.0
+        for rule, count in answer.rules.items():
+            metrics.rules[rule] += count
+        if answer.walked:
+            metrics.walked[str(answer.walked)] += 1.0
+        if answer.explored is not None:
+            metrics.explored[surface] += 1.0
+            metrics.explored_places[surface] += explored_places(answer)
+        if answer.promised is not None:
+            metrics.new_item_places[surface] += sum(answer.promised.kept)
+
+
+def explored_places(answer: Answer) -> int:
+    """What an explored list spends: its places whose item was drawn and is none of the best, which would have stood there without the lot.
+
+    Places that went to a promised new item are spent by the promise.
+    """
+    explored, promised = answer.explored, answer.promised
+    if explored is None:
+        return 0
+    items = answer.items
+    best, drawn = explored.candidates[: len(items)], np.isin(items, explored.candidates)
+    if promised is not None:
+        drawn[[place for place, kept in zip(promised.places, promised.kept, strict=True) if kept]] = False
+    return int(np.count_nonzero(drawn & ~np.isin(items, best)))
+
+
+_TIERS = [str(tier) for tier in range(5)]
