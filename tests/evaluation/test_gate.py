@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from structlog.testing import capture_logs
 
-from headwater.evaluation.gate import FLOOR_MS, forced, verdict
+from headwater.evaluation.gate import FLOOR_MS, UNALIKE, forced, verdict
 from headwater.evaluation.heldout import Stretch, Trial, behind, held_out_stretch, try_out
 from headwater.features.plan import compile_plan
 from headwater.learning.trainingset import positive_types, positives
@@ -130,6 +130,24 @@ def test_the_first_bundle_passes_and_says_what_it_was_not_compared_with() -> Non
     assert "recent popularity alone has a higher NDCG@10" in report.notes[1]
     assert not forced(report).forced
     assert forced(verdict(GATE, trial((-0.5, -0.6, -0.4)), version="new", against="old", judged_ms=1)).forced
+
+
+def test_who_learnt_from_something_else_is_held_against_popularity_alone() -> None:
+    """Questions favour who learnt from them; speed and sanity are judged as ever."""
+    worse = trial((-0.5, -0.6, -0.4))
+    assert reasons(worse)
+    report = verdict(GATE, worse, version="new", against="old", judged_ms=1, alike=False)
+    assert report.passed
+    assert UNALIKE in report.notes
+    assert UNALIKE not in verdict(GATE, worse, version="new", against="old", judged_ms=1).notes
+    assert "ranking 300 rows" in reasons(trial(score_ms=3.0), alike=False)[0]
+    assert worse.held_out is not None
+    popular = worse.held_out.systems[RECENT_POPULARITY]
+    for high, refused in ((0.01, False), (-0.01, True)):
+        other = msgspec.structs.replace(popular, ndcg_over=Estimate(-0.05, -0.09, high))
+        systems = worse.held_out.systems | {RECENT_POPULARITY: other}
+        found = reasons(replace(worse, held_out=msgspec.structs.replace(worse.held_out, systems=systems)), alike=False)
+        assert bool(found) == refused
 
 
 # -- what is held out ------------------------------------------------------------------------------------------------

@@ -18,16 +18,22 @@ from headwater.schema.models import Gate
 MIN_QUESTIONS = 50  # fewer say nothing
 FLOOR_MS = 0.25  # a difference below this is the clock's
 MIN_VOCABULARY = 0.5
+UNALIKE = (
+    "one of the two bundles learnt from questions about clicks, which the gate asks, the other from lists as they were shown: their NDCG@10 was not "
+    "compared, the candidate was held against recent popularity alone"
+)
 
 
 def verdict(
     gate: Gate, trial: Trial | None, *, version: str, against: str | None, judged_ms: int, problems: tuple[str, ...] = (),
-    notes: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (), alike: bool = True,
 ) -> GateReport:  # fmt: skip
     """Judge a candidate by its trial (``None``: it could not be tried, ``problems`` say why).
 
     Quality: with as many questions as ``gate.questions`` names, NDCG@10 may not be lower by more than ``gate.margin`` (a
     share of that of the bundle in service); with fewer, the upper end of the paired 95% interval may not be.
+    Where the two are not ``alike`` (one learnt from questions, as the gate asks them, the other from lists as they were shown) questions favour
+    one of them whatever people would say, and all that NDCG@10 can tell is whether the candidate is worse than recent popularity.
     Speed: neither 300 rows nor a whole list may take ``gate.slower`` times as long, beyond 0.25 ms.
     """
     reasons, said = list(problems), list(notes)
@@ -37,7 +43,9 @@ def verdict(
     if against is None:
         said.append("no bundle of this plan is in service: it was compared with none, and passes for being sane")
     elif trial is not None:
-        reasons += _comparison(gate, held)
+        reasons += _comparison(gate, held, alike=alike)
+        if not alike:
+            said.append(UNALIKE)
     if held is not None:
         said += _beside_popularity(held.systems)
     elif trial is not None and against is None:
@@ -73,7 +81,7 @@ def _sanity(trial: Trial) -> list[str]:
     return found
 
 
-def _comparison(gate: Gate, held: HeldOut | None) -> list[str]:
+def _comparison(gate: Gate, held: HeldOut | None, *, alike: bool) -> list[str]:
     asked = 0 if held is None else held.questions
     if held is None or asked < MIN_QUESTIONS:
         why = (
@@ -82,7 +90,15 @@ def _comparison(gate: Gate, held: HeldOut | None) -> list[str]:
         )
         return [why]
     candidate, other = held.systems[CANDIDATE], held.systems[IN_SERVICE]
-    return _quality(gate, asked, other) + _speed(gate, candidate, other)
+    worse = _quality(gate, asked, other) if alike else _worse_than_popularity(held.systems[RECENT_POPULARITY])
+    return worse + _speed(gate, candidate, other)
+
+
+def _worse_than_popularity(popular: Measured) -> list[str]:
+    over = popular.ndcg_over
+    if over is None or over.high >= 0.0:
+        return []
+    return [f"recent popularity alone has a higher NDCG@10, by {-over.value:.4f} [{-over.high:.4f}, {-over.low:.4f}]"]
 
 
 def _quality(gate: Gate, asked: int, other: Measured) -> list[str]:

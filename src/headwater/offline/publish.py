@@ -17,6 +17,7 @@ from headwater.evaluation.off_policy.objections import objections
 from headwater.evaluation.walk import Before
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
+from headwater.learning.trainingset import QUESTIONS
 from headwater.log.protocol import EventLog
 from headwater.registry.bundle import Bundle, ManifestFields, unwritten
 from headwater.registry.card import HeldOut, ModelCard, encode_card
@@ -124,7 +125,7 @@ def _judge(
 ) -> GateReport:  # fmt: skip
     """Open both, ask both, judge. What keeps the candidate from being asked is a reason; the bundle in service is a note."""
     found, notes = list(problems), list[str]()
-    against, in_service, reached = _in_service(registry, config, plan, notes)
+    against, in_service, reached, theirs = _in_service(registry, config, plan, notes)
     if "allow_mismatch" in candidate.manifest.training:
         notes.append(f"trained although serving disagrees on {candidate.manifest.training['allow_mismatch']}")
     if reached > stretch.split:
@@ -152,23 +153,29 @@ def _judge(
         in_service.close()
     return verdict(
         config.gate, trial, version=candidate.version, against=against, judged_ms=judged_ms, problems=tuple(found),
-        notes=tuple(notes),
+        notes=tuple(notes), alike=against is None or learnt_from(candidate.manifest) == theirs,
     )  # fmt: skip
+
+
+def learnt_from(manifest: ManifestFields) -> str:
+    """What the ranker of a bundle learnt from; bundles of earlier releases learnt from questions."""
+    return str(manifest.training.get("learnt_from", QUESTIONS))
 
 
 def _in_service(
     registry: Registry, config: Config, plan: Plan, notes: list[str]
-) -> tuple[str | None, Model | None, int]:
-    """(version, model, last offset that it was trained on) of the bundle in service; a damaged one must not stop a good one."""
+) -> tuple[str | None, Model | None, int, str]:
+    """(version, model, last offset that it was trained on, what it learnt from) of the bundle in service; a damaged one must not stop a good one."""
     try:
         version = registry.current(plan.hash)
         if version is None:
-            return None, None, 0
+            return None, None, 0, ""
         bundle = registry.load(version, plan_hash=plan.hash)
-        return version, open_model(bundle, config, plan), bundle.manifest.data.last_offset
+        manifest = bundle.manifest
+        return version, open_model(bundle, config, plan), manifest.data.last_offset, learnt_from(manifest)
     except HeadwaterError as error:
         notes.append(f"the bundle in service cannot be opened ({error}): the candidate was compared with none")
-        return None, None, 0
+        return None, None, 0, ""
 
 
 def _card(
