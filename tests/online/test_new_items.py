@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from typer.testing import CliRunner
 
 from headwater.cli.main import build_app
 from tests.online.conftest import Site
+from tests.online.running import PATIENCE_S
 
 
 def value(server: Site, series: str) -> float:
     """One series of `/metrics`."""
     text = server.http.get(f"{server.url}/metrics").text
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(series))
+
+
+def explained(server: Site, request_id: str) -> dict[str, Any]:
+    """What the server says of a list, or the error."""
+    said: dict[str, Any] = server.http.get(f"{server.url}/v1/explain/{request_id}", timeout=60.0).json()
+    return said
 
 
 def test_promises_are_counted_and_explained(server: Site) -> None:
@@ -33,9 +41,11 @@ def test_promises_are_counted_and_explained(server: Site) -> None:
     assert states["promised"] >= 100.0
     assert states["reached"] + states["behind"] + states["stopped"] <= states["promised"]
 
-    said = server.http.get(f"{server.url}/v1/explain/{answer['request_id']}", timeout=60.0).json()["request"][
-        "promised"
-    ]
+    until = time.monotonic() + PATIENCE_S
+    while "request" not in (why := explained(server, answer["request_id"])):  # the list is on its way into the log
+        assert time.monotonic() < until, why
+        time.sleep(0.1)
+    said = why["request"]["promised"]
     assert sum(each["kept"] for each in said) == given
     assert all(0.0 < each["chance"] <= 1.0 and 1 <= each["place"] <= 10 for each in said)
     shown = CliRunner().invoke(build_app(), ["explain", answer["request_id"], "--config", str(server.config_path)])
