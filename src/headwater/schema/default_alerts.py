@@ -50,30 +50,6 @@ DEFAULT_ALERTS: tuple[AlertRule, ...] = (
         actions=("retrain",), cooldown="1d", text="the bundle in service was made more than a week ago",
     ),
     AlertRule(
-        name="feature-drifted", metric="headwater_features_drifted", above=0.5, missing="ok", severity="warning",
-        text="features are not distributed as they were when the bundle came into service",
-    ),
-    AlertRule(
-        name="score-drifted", metric="headwater_score_drifted", above=0.5, missing="ok", severity="warning",
-        text="scores are not distributed as they were when the bundle came into service",
-    ),
-    AlertRule(
-        name="calibration-off", metric="headwater_calibration_off", above=0.5, missing="ok", severity="warning", actions=("retrain",),
-        cooldown="6h", text="people click more, or less, on lists of such scores than they did",
-    ),
-    AlertRule(
-        name="event-silent", metric="headwater_event_silent", by="type", above=0.5, missing="ok", severity="critical",
-        actions=("freeze_promotion",), restore_after="1h", text="no events of a type come, and chance does not explain it",
-    ),
-    AlertRule(
-        name="event-volume", metric="headwater_event_volume_off", by="type", above=0.5, missing="ok", severity="warning",
-        text="half or twice as many events of a type as in the same hour of other days",
-    ),
-    AlertRule(
-        name="feature-skew", metric="headwater_skew_mismatched_bytes", above=0.5, missing="ok", severity="critical",
-        text="served features are not those that replay gives; the gate refuses what is trained on them",
-    ),
-    AlertRule(
         name="ingest-stopped", metric=_INGESTED, labels={"kind": "event", "outcome": "accepted"}, of="ratio", over=_ANSWERS, at_least=200,
         below=0.001, window="10m", missing="ok", severity="critical", actions=("freeze_promotion",), restore_after="10m",
         text="lists are served and no events come back: a source of events is dead",
@@ -101,7 +77,6 @@ DEFAULT_ALERTS: tuple[AlertRule, ...] = (
     ),
     AlertRule(
         name="feature-drift", metric="headwater_features_drifted", above=0.5, missing="ok", severity="warning",
-        actions=("freeze_promotion",), restore_after="10m",
         text="features of what is served are not distributed as in the first stretch that the bundle served",
     ),
     AlertRule(
