@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headwater.console.guard import next_page
+from headwater.console.guard import is_loopback, next_page
 from headwater.console.sessions import SESSION_MS, SIGNING_FILE, console_secret
 from headwater.online.keys import revoke_key
 from headwater.schema.errors import ConfigurationError
@@ -63,7 +63,56 @@ def test_the_login_leads_to_pages_of_the_console_alone(console: Console, asked: 
     there = answer.headers["location"]
     assert there == "/console" or there.startswith("/console/")
     assert "evil" not in there
-    assert next_page("") == "/console"
+    assert next_page(b"") == "/console"
+
+
+@pytest.mark.parametrize(
+    ("asked", "leads"),
+    [("/console/items/caf\u00e9 \u65e5", "/console/items/caf%C3%A9%20%E6%97%A5"),
+     ("/console/items/a%2Fb?x=1&y=%C3%A9", "/console/items/a%2Fb?x=1&y=%C3%A9"),
+     ("/console/x\r\nset-cookie: a=b", "/console/x%0D%0Aset-cookie:%20a=b")],
+)  # fmt: skip
+def test_where_the_login_leads_is_quoted_as_headers_want_it(console: Console, asked: str, leads: str) -> None:
+    key = console.key("ada", Scope.READ)
+    answer = console.ask("POST", "/console/login", form={"key": key, "next": asked})
+    assert (answer.status_code, answer.headers["location"]) == (303, leads)
+
+
+def test_the_way_from_a_page_to_the_login_and_back_keeps_its_address(console: Console) -> None:
+    key = console.key("ada", Scope.READ)
+    sent = console.ask("GET", "/console/items/a%2Fb%3F%E6%97%A5?x=%C3%A9").headers["location"]
+    there = re.search(r'name="next" value="([^"]*)"', console.ask("GET", sent).text)
+    assert there is not None
+    entered = console.ask("POST", "/console/login", form={"key": key, "next": there[1].replace("&amp;", "&")})
+    assert entered.headers["location"] == "/console/items/a%2Fb%3F%E6%97%A5?x=%C3%A9"
+
+
+def test_what_is_malformed_is_refused_and_no_failure(console: Console) -> None:
+    assert not any(map(is_loopback, ("[", "[::1", "a]b", "")))
+    assert next_page(b"next=\xff&next") == "/console"
+    me = cookie_of(console.ask(*PAGE, host="localhost"))
+    for path in ("/console/%77hy/abc", "/console/item%73/abc", "/console/user%73/abc"):
+        assert console.ask("GET", path, cookie=me, host="localhost").status_code == 404, path
+
+
+def test_an_address_leads_no_part_of_its_page_elsewhere(console: Console) -> None:
+    me = cookie_of(console.ask(*PAGE, host="localhost"))
+    text = console.ask("GET", "/console/why/..%2F..%2Fv1%2Fitems%2Fx", cookie=me, host="localhost").text
+    (loaded,) = re.findall(r'hx-get="([^"?]*)', text)
+    assert loaded == "/console/why-explained/..%2F..%2Fv1%2Fitems%2Fx"
+
+
+def test_a_file_that_cannot_be_read_is_named_and_what_to_do(console: Console) -> None:
+    me = cookie_of(console.ask(*PAGE, host="localhost"))
+    (console.data / "controls.json").write_text("{nope")
+    (console.data / "monitoring").mkdir()
+    (console.data / "monitoring" / "history.sqlite").write_bytes(b"no database" * 500)
+    for path, says in (
+        ("/console/models", "Cannot read the controls"), ("/console/alerts", "Cannot read the controls"),
+        ("/console/figures/latency", "not a database"),
+    ):  # fmt: skip
+        answer = console.ask("GET", path, cookie=me, host="localhost")
+        assert (answer.status_code, says in answer.text) == (503, True), path
 
 
 def test_a_wrong_key_opens_nothing_and_is_not_repeated(console: Console) -> None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from headwater.cli.monitor import known_metrics, rules_of
 from headwater.monitoring.alerts import Alerts, AlertState
 from headwater.monitoring.samples import Sample, sample
-from headwater.schema.alerts import AlertRule
+from headwater.schema.alerts import AlertRule, Missing
 from headwater.schema.config import Config, parse_config
 from headwater.schema.default_alerts import DEFAULT_ALERTS
 from headwater.schema.errors import ConfigurationError
@@ -106,7 +106,7 @@ def test_counters_that_begin_anew_and_windows_that_are_not_full() -> None:
     values = [1_000.0, 1_010.0, 1_020.0, 5.0, 10.0, 15.0]
     for number, value in enumerate(values):
         assert alerts.judge(number * 5_000, [sample("calls_total", value)]) == []
-        assert alerts.states[0].state == ("missing" if number < 2 else "ok")
+        assert [state.state for state in alerts.states] == ([] if number < 2 else ["ok"])
 
 
 def test_quantiles_of_histograms_by_group() -> None:
@@ -127,6 +127,22 @@ def test_quantiles_of_histograms_by_group() -> None:
     assert {state.group: state.value for state in alerts.states} == {
         "a": pytest.approx(0.0475), "b": pytest.approx(0.1925),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", ["ok", "fire", "tell"])
+def test_a_new_monitor_says_nothing_of_a_window_that_it_has_not_seen(missing: Missing) -> None:
+    rule = AlertRule(
+        name="errors", metric="bad_total", of="increase", above=10.0, window="5m", clear_for="1m", missing=missing
+    )
+    alerts, counted, happened = Alerts([rule]), 0.0, list[tuple[int, str]]()
+    for number in range(120):
+        counted += 5.0
+        if number == 70:  # the monitor is started again in the middle of an incident
+            alerts = Alerts([rule], alerts.states)
+        happened += [
+            (number, event.change) for event in alerts.judge(5_000 * number, [sample("bad_total", counted)])
+        ]
+    assert happened == [(54, "fires")]  # once nine tenths of the window were seen; then one incident that goes on
 
 
 def test_how_rules_stood_survives_a_restart() -> None:

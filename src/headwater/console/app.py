@@ -23,6 +23,7 @@ from headwater.console.pages import PAGES
 from headwater.console.planes import Planes
 from headwater.console.sessions import Keys, Sessions, console_secret
 from headwater.schema.config import Config
+from headwater.schema.errors import HeadwaterError
 
 log = structlog.get_logger()
 
@@ -53,7 +54,7 @@ def console_app(
     routes = [route for page in PAGES for route in page.routes(desk)]
     app = Litestar(
         route_handlers=[*routes, *_door(desk), _static(), _covers()],
-        exception_handlers={HTTPException: _refused(desk), Exception: _failed(desk)},
+        exception_handlers={HTTPException: _refused(desk), HeadwaterError: _unreadable(desk), Exception: _failed(desk)},
         request_max_body_size=MAX_BODY,
         openapi_config=None,
         logging_config=None,
@@ -66,7 +67,7 @@ def _door(desk: Desk) -> list[HTTPRouteHandler]:
 
     @get(LOGIN)
     async def login_page(request: Call) -> Response[str]:
-        return desk.page(request, "login.html", problem="", next=next_page(request.scope["query_string"].decode()))
+        return desk.page(request, "login.html", problem="", next=next_page(request.scope["query_string"]))
 
     @post(LOGIN, status_code=303)
     async def login(request: Call) -> Response[str]:
@@ -130,11 +131,19 @@ def _refused(desk: Desk) -> Callable[[Call, HTTPException], Response[str]]:
         if error.status_code >= 500:
             return _failed(desk)(request, error)
         reason = "There is no such page" if error.detail == "Not Found" else error.detail
-        if "hx-request" in request.headers:
-            return Response(reason, status_code=error.status_code, media_type="text/plain")
-        return desk.page(request, "problem.html", status=error.status_code, reason=reason)
+        return _told(desk, request, error.status_code, reason)
 
     return refused
+
+
+def _unreadable(desk: Desk) -> Callable[[Call, HeadwaterError], Response[str]]:
+    """What a page needs and cannot have, such as a damaged file; whoever asked is told what to do."""
+
+    def unreadable(request: Call, error: HeadwaterError) -> Response[str]:
+        log.warning("console_refused", path=request.scope["path_template"], reason=str(error))
+        return _told(desk, request, 503, str(error))
+
+    return unreadable
 
 
 def _failed(desk: Desk) -> Callable[[Request, Exception], Response[str]]:  # type: ignore[type-arg]
@@ -142,9 +151,13 @@ def _failed(desk: Desk) -> Callable[[Request, Exception], Response[str]]:  # typ
         # the trace without the values of its variables: those may name a user
         trace = "".join(traceback.format_exception(error))
         log.error("console_failed", path=request.scope["path_template"], error=type(error).__name__, trace=trace)
-        reason = "This page failed; the reason is in the server's log"
-        if "hx-request" in request.headers:
-            return Response(reason, status_code=500, media_type="text/plain")
-        return desk.page(request, "problem.html", status=500, reason=reason)
+        return _told(desk, request, 500, "This page failed; the reason is in the server's log")
 
     return failed
+
+
+def _told(desk: Desk, request: Call, status: int, reason: str) -> Response[str]:
+    """``reason`` in the place of a page; of a part of one, as text."""
+    if "hx-request" in request.headers:
+        return Response(reason, status_code=status, media_type="text/plain")
+    return desk.page(request, "problem.html", status=status, reason=reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs, unquote
 
-from headwater.console.desk import Call
+from headwater.console.desk import Call, NotFoundError
 
 
 async def form_of(request: Call) -> dict[str, str]:
@@ -25,7 +25,9 @@ def number(text: str, default: int) -> int:
 
 
 def id_behind(request: Call, prefix: str) -> str:
-    """The id at the end of the path, decoded once, so that it may hold a slash."""
+    """The id at the end of the path, decoded once, so that it may hold a slash. Raises :class:`NotFoundError`: the path is written otherwise."""
     raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
     path = raw.decode("latin-1").partition("?")[0]
+    if prefix not in path:  # somebody quoted letters that need none
+        raise NotFoundError("There is no such page")
     return unquote(path[path.index(prefix) + len(prefix) :])

@@ -17,6 +17,7 @@ VISITOR = "visitor"  # in the state of a request that was let in
 CSRF_HEADER = b"x-csrf-token"
 
 _SAFE = {"GET", "HEAD"}
+_OF_URLS = "/?&=%:+,;@!$'()*~"
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; font-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -91,21 +92,24 @@ def set_cookie(value: str, host: str, *, lasts_s: int = SESSION_MS // 1000) -> s
 
 def is_loopback(host: str) -> bool:
     """Whether a ``Host`` header names this machine."""
-    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # a bracket without its other half
+        return False
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return name == "localhost"
 
 
-def next_page(query: str) -> str:
+def next_page(query: bytes) -> str:
     """Where to go after the login: a page of the console and nothing else."""
-    return page_or_root(parse_qs(query).get("next", [ROOT])[0])
+    return page_or_root(parse_qs(query.decode("latin-1")).get("next", [ROOT])[0])
 
 
 def page_or_root(asked: str) -> str:
-    """``asked`` if it is a page of the console, else the first one."""
-    return asked if asked == ROOT or asked.startswith((f"{ROOT}/", f"{ROOT}?")) else ROOT
+    """``asked`` if it is a page of the console, else the first one. What a header may not hold is quoted."""
+    return quote(asked, safe=_OF_URLS) if asked == ROOT or asked.startswith((f"{ROOT}/", f"{ROOT}?")) else ROOT
 
 
 def _why_not(visitor: Visitor, looks: bool) -> str:
@@ -129,7 +133,9 @@ def _cookie_of(headers: dict[bytes, bytes]) -> str:
 
 async def _to_login(scope: Scope, headers: dict[bytes, bytes], send: Send) -> None:
     query = scope["query_string"].decode("latin-1")
-    here = scope["path"] + (f"?{query}" if query else "")
+    # as it was asked for: a decoded path may hold what is no part of a path any more
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    here = raw.decode("latin-1").partition("?")[0] + (f"?{query}" if query else "")
     there = f"{LOGIN}?next={quote(here)}".encode()
     if b"hx-request" in headers:  # a part of a page: the page goes, not the part
         await _answer(send, 401, b"", [(b"hx-redirect", LOGIN.encode())])

@@ -25,8 +25,8 @@ def moment(ms: int | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """A figure in three digits, large ones with separators; a dash for None."""
-    if value is None:
+    """A figure in three digits, large ones with separators; a dash for None and for what is no number."""
+    if value is None or value != value:
         return "–"
     return f"{value:,.0f}" if abs(value) >= 1_000 or value == int(value) else f"{value:.3g}"
 

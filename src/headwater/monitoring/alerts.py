@@ -87,6 +87,8 @@ class Alerts:
     def _judged(self, figure: Figure, now_ms: int, samples: Mapping[str, list[Sample]]) -> list[Event]:
         rule, events = figure.rule, list[Event]()
         values: dict[str, float | None] = {**figure.read(now_ms, samples)}
+        if figure.filling:  # what fired when the last monitor ended is not over because this one has just begun
+            return events
         for name, group in self._states:
             if name == rule.name:
                 values.setdefault(group, None)

@@ -18,26 +18,28 @@ FULL = 0.9
 
 
 class Figure:
-    """The figure of ``rule``, round after round. :meth:`read` returns it by group (the value of ``by``; "" without)."""
+    """The figure of ``rule``, round after round. :meth:`read` returns it by group (the value of ``by``; "" without).
+
+    ``filling``: since the start too little of the window was seen, so that nobody can say yet how the rule stands.
+    """
 
     def __init__(self, rule: AlertRule) -> None:
         self.rule = rule
         self._rounds: deque[tuple[int, dict[str, Sums]]] = deque()
-        self._began_ms: int | None = None
+        self.filling = False
 
     def read(self, now_ms: int, samples: Mapping[str, Iterable[Sample]]) -> dict[str, float]:
         """Take up a round and give what is to be judged; a group that is not there has nothing to judge."""
         rule = self.rule
         if rule.of in ("value", "relative"):
             return self._judgeable(samples)
-        if self._began_ms is None:
-            self._began_ms = now_ms
         now = self._sums(samples)
         self._rounds.append((now_ms, now))
         while len(self._rounds) > 1 and self._rounds[1][0] <= now_ms - rule.window_ms:
             self._rounds.popleft()
         since_ms, before = self._rounds[0]
-        if now_ms - since_ms < FULL * rule.window_ms or now_ms == since_ms:
+        self.filling = now_ms - since_ms < FULL * rule.window_ms or now_ms == since_ms
+        if self.filling:
             return {}
         found = {}
         for group, sums in now.items():

@@ -63,13 +63,14 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
     async def one(request: Call) -> Response[str]:
         request_id = id_behind(request, f"{PATH}/")
         return desk.page(
-            request, "why_one.html", request_id=request_id, asked=_question(request), bundles=await _bundles(desk)
-        )
+            request, "why_one.html", request_id=request_id, quoted=quote(request_id, safe=""), asked=_question(request),
+            bundles=await _bundles(desk),
+        )  # fmt: skip
 
     @get(PATH + "-explained/{request_id:path}")
     async def explained(request: Call) -> Response[str]:
         request_id, question = id_behind(request, f"{PATH}-explained/"), _question(request)
-        values: dict[str, Any] = {"request_id": request_id, "asked": question}
+        values: dict[str, Any] = {"quoted": quote(request_id, safe=""), "asked": question}
         try:
             found = await desk.live.past.explain(
                 request_id, question["item"], question["bundle"], number(question["after"], -1)
