@@ -115,6 +115,32 @@ def test_a_bad_bundle_is_rolled_back_once_an_incident_and_promotion_is_frozen(tm
         site.actions.undo(str(undone.undoes), by="cli", reason="", now_ms=site.now_ms)
 
 
+def test_two_who_roll_back_the_same_bundle_go_back_once(tmp_path: Path) -> None:
+    first, good, bad = (published(tmp_path, created=created) for created in range(3))
+    registry, actions = Registry(tmp_path / "models"), Site(tmp_path, "rollback").actions
+    begun, problems = threading.Barrier(8), list[str]()
+
+    def roll_back() -> None:
+        begun.wait()
+        try:
+            actions.roll_back(by="console", reason="it is bad", now_ms=1, of=bad)
+        except ActionError as error:
+            problems.append(str(error))
+
+    people = [threading.Thread(target=roll_back) for _ in range(8)]
+    for each in people:
+        each.start()
+    for each in people:
+        each.join()
+    assert registry.current(FIELDS.plan_hash) == good
+    assert problems == [f"the bundle was changed since: {good} serves, not {bad}"] * 7
+    assert [entry.subject for entry in read_audit(tmp_path)] == [bad]
+    with pytest.raises(ActionError, match="was changed since"):
+        actions.roll_back(by="console", reason="an old page", now_ms=2, of=bad)
+    actions.roll_back(by="console", reason="one more", now_ms=3)
+    assert registry.current(FIELDS.plan_hash) == first
+
+
 def test_the_first_bundle_is_not_rolled_back_and_the_failure_is_said(tmp_path: Path) -> None:
     version, site = published(tmp_path, created=0), Site(tmp_path, "rollback", "retrain")
     with capture_logs() as logs:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from headwater.experiments import store
 from headwater.registry.audit import AuditEntry, read_audit, record
 from headwater.registry.bundle import VERSION_PATTERN
 from headwater.registry.controls import changed_controls, read_controls
+from headwater.registry.files import writers_lock
 from headwater.registry.registry import Registry
 from headwater.schema.alerts import Action, AlertRule
 from headwater.schema.config import Config
@@ -42,32 +44,36 @@ class Actions:
         """
         by = f"alert:{rule.name}"
         if action == "rollback":
-            if VERSION_PATTERN.fullmatch(group) and group != self._in_service():  # it is about one that is gone already
+            about = group if VERSION_PATTERN.fullmatch(group) else ""
+            if about and about != self._in_service():  # it is about one that is gone already
                 return None
-            return self.roll_back(by=by, reason=why, now_ms=now_ms)
+            return self.roll_back(by=by, reason=why, now_ms=now_ms, of=about)
         if action == "stop_experiment":
             return self.stop_experiment(group, by=by, reason=why, now_ms=now_ms)
         return changed_controls(self._data, self._changes(action, by, now_ms), by=by, reason=why, time_ms=now_ms)[1]
 
-    def roll_back(self, *, by: str, reason: str, now_ms: int) -> AuditEntry:
-        """Have the bundle serve that served before.
+    def roll_back(self, *, by: str, reason: str, now_ms: int, of: str = "") -> AuditEntry:
+        """Have the bundle serve that served before; with ``of`` only in the place of that one. Two at once are done one after the other.
 
         Raises:
-            ActionError: there is none, or the plan in service is not known.
+            ActionError: there is none, another one than ``of`` serves, or the plan in service is not known.
         """
         plan = self._plan()
-        current = self._registry.current(plan) if plan is not None else None
-        if plan is None or current is None:
-            raise ActionError("no bundle is in service, so there is nothing to roll back")
-        history = self._registry.history(plan)
-        if not history:
-            raise ActionError(f"bundle {current} is the first of its plan: there is none to roll back to")
-        self._registry.load(history[-1], plan_hash=plan)  # what is not fit to serve leaves no entry
-        entry = record(
-            self._data, time_ms=now_ms, by=by, action="bundle.rollback", subject=current, reason=reason,
-            before={"plan": plan, "version": current}, after={"plan": plan, "version": history[-1]},
-        )  # fmt: skip
-        self._registry.rollback(plan)
+        with self._one_at_a_time():
+            current = self._registry.current(plan) if plan is not None else None
+            if plan is None or current is None:
+                raise ActionError("no bundle is in service, so there is nothing to roll back")
+            if of and current != of:
+                raise ActionError(f"the bundle was changed since: {current} serves, not {of}")
+            history = self._registry.history(plan)
+            if not history:
+                raise ActionError(f"bundle {current} is the first of its plan: there is none to roll back to")
+            self._registry.load(history[-1], plan_hash=plan)  # what is not fit to serve leaves no entry
+            entry = record(
+                self._data, time_ms=now_ms, by=by, action="bundle.rollback", subject=current, reason=reason,
+                before={"plan": plan, "version": current}, after={"plan": plan, "version": history[-1]},
+            )  # fmt: skip
+            self._registry.rollback(plan)
         return entry
 
     def stop_experiment(self, name: str, *, by: str, reason: str, now_ms: int) -> AuditEntry | None:
@@ -91,7 +97,12 @@ class Actions:
         Raises:
             ActionError: there is no such entry, it was taken back already, cannot be, or somebody changed the same since.
         """
-        entry = self._found(entry_id)
+        with self._one_at_a_time():
+            return self._undone(self._found(entry_id), by, reason, now_ms)
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _undone(self, entry: AuditEntry, by: str, reason: str, now_ms: int) -> AuditEntry:
         if entry.undo is None:
             raise ActionError(f"{entry.action} {entry.subject} cannot be taken back")
         before, after = entry.undo.before, entry.undo.after
@@ -117,7 +128,12 @@ class Actions:
             return done
         raise ActionError(f"{entry.action} {entry.subject} cannot be taken back")
 
-    # -- inside ----------------------------------------------------------------------------------------
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """An alert and a person may find the same thing to do at the same moment."""
+        (self._data / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
+        with writers_lock(self._data / "run" / "actions.lock"):
+            yield
 
     def _in_service(self) -> str | None:
         plan = self._plan()

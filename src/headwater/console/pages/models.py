@@ -54,6 +54,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
             request, "admin/models.html", lines=shown, total=len(lines), page=page, pages=-(-len(lines) // SHOWN),
             versions=[line.version for line in lines], plan=plan, frozen=controls.promotion_frozen,
             way_back=await asyncio.to_thread(_way_back, registry, plan),
+            serves=next((line.version for line in lines if line.current and line.plan == plan), ""),
             gate=desk.config.gate.enabled,
         )  # fmt: skip
 
@@ -112,7 +113,9 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         reason, by = form.reason, changer_of(request)
         actions = Actions(desk.data, desk.config, lambda: desk.planes.plan)
         with refusing():
-            entry = await asyncio.to_thread(actions.roll_back, by=by, reason=reason, now_ms=desk.wall())
+            entry = await asyncio.to_thread(
+                actions.roll_back, by=by, reason=reason, now_ms=desk.wall(), of=form.get("of")
+            )
         serves = entry.undo.after["version"] if entry.undo is not None else "the one before"
         return done(f"{serves} serves again, in the place of {entry.subject}")
 
