@@ -81,6 +81,15 @@ def test_a_gathered_counter_shows_when_it_is_brought_over() -> None:
     assert (shown("0"), shown("4")) == (5.0, 1.0)
 
 
+def test_what_a_second_thread_shows_takes_nothing_from_who_counts() -> None:
+    made = Instruments()
+    counter = made.gathered_counter("answers", "Answers", "surface")
+    counter["home"] += 2.0
+    assert "answers_total{" not in made.shown().decode()
+    assert counter["home"] == 2.0
+    assert 'answers_total{surface="home"} 2.0' in made.expose().decode()
+
+
 def test_the_page_lists_every_metric_and_no_other() -> None:
     listed = {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, _, labels, _ in _ROW.findall(PAGE)}
     assert len(listed) == len(re.findall(r"^\| `headwater_", PAGE, re.MULTILINE)), (

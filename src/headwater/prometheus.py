@@ -167,6 +167,10 @@ class Instruments:
     def expose(self) -> bytes:
         """The text that Prometheus scrapes: of all processes that share their figures, else of this one."""
         self.flush()
+        return self.shown()
+
+    def shown(self) -> bytes:
+        """The same without what still waits to be brought over, which only the thread that counts may do."""
         registry = self.registry
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             registry = CollectorRegistry()

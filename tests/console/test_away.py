@@ -45,12 +45,12 @@ class Away:
     def state(self, *_: object) -> Any:
         raise UnavailableError(WHY)
 
-    item = neighbours = cards = state
+    item = cards = state
 
     async def page(self, *_: object) -> Any:
         raise UnavailableError(WHY)
 
-    draw = sample = set_available = delete = page
+    draw = sample = neighbours = set_available = delete = page
 
     async def erase(self, _: str) -> Mapping[str, Any]:
         raise UnavailableError("the writer is on holiday")

@@ -221,6 +221,17 @@ def test_history_is_played_to_a_rule(tmp_path: Path) -> None:
     assert read_audit(tmp_path) == []
 
 
+def test_a_damaged_acknowledgement_stops_no_monitor(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.round(11.0)
+    acknowledge(tmp_path, "hot", by="cli", reason="known", now_ms=site.now_ms)
+    (file,) = (tmp_path / "monitoring" / "acks").iterdir()
+    file.write_bytes(b"")
+    with capture_logs() as logs:
+        assert site.round(1.0) == ["resolves"]
+    assert [line["event"] for line in logs if line["log_level"] == "warning"] == ["ack_unreadable"]
+
+
 def test_what_does_not_fire_cannot_be_acknowledged(tmp_path: Path) -> None:
     site = Site(tmp_path)
     with pytest.raises(HeadwaterError, match="not firing"):

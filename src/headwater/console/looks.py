@@ -66,7 +66,7 @@ class Items(Protocol):
         """All about one item; None: nobody ever named it."""
         ...
 
-    def neighbours(self, number: int, now_ms: int, most: int) -> list[Neighbours]:
+    async def neighbours(self, number: int, now_ms: int, most: int) -> list[Neighbours]:
         """What is near an item, by each measure that there is."""
         ...
 

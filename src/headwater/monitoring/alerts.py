@@ -88,6 +88,9 @@ class Alerts:
         rule, events = figure.rule, list[Event]()
         values: dict[str, float | None] = {**figure.read(now_ms, samples)}
         if figure.filling:  # what fired when the last monitor ended is not over because this one has just begun
+            if not rule.by and (rule.name, "") not in self._states:
+                state = AlertState(alert=rule.name, severity=rule.severity, since_ms=now_ms)
+                self._states[rule.name, ""] = state if rule.missing == "ok" else replace(state, state="missing")
             return events
         for name, group in self._states:
             if name == rule.name:

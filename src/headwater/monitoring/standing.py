@@ -83,10 +83,13 @@ def acknowledge(data: Path, alert: str, *, by: str, reason: str, now_ms: int) ->
 
 
 def read_ack(data: Path, incident: str) -> Ack | None:
-    """Who took notice of ``incident``; None: nobody."""
+    """Who took notice of ``incident``; None: nobody, or the file cannot be read, which is said: better told twice than not at all."""
     try:
         return msgspec.json.decode(read_regular(_ack_file(data, incident), _MAX_FILE), type=Ack)
     except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.warning("ack_unreadable", incident=incident, reason=str(error))
         return None
 
 

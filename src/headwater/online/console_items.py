@@ -199,8 +199,8 @@ class ConsoleItems:
             promise=promise,
         )
 
-    def neighbours(self, number: int, now_ms: int, most: int) -> list[Neighbours]:
-        """What is near an item, by each measure that there is."""
+    async def neighbours(self, number: int, now_ms: int, most: int) -> list[Neighbours]:
+        """What is near an item, by each measure that there is. Whole catalogues are multiplied in a thread: requests go on meanwhile."""
         index = self._service.recommender.view.index
         if number >= index.table.count:
             return []
@@ -209,7 +209,9 @@ class ConsoleItems:
         asked = Asked(user, (0, 0), now_ms)
         offer = self._co_visit.fetch(asked, index)
         found = [self._named("covisit", "visited together, decayed", number, offer.ranked, most, offer.why_empty)]
-        alike = best(index.content[: index.table.count] @ index.content[number], most + 1)
+        alike = await asyncio.to_thread(
+            _alike, index.content[: index.table.count], index.content[number].copy(), most + 1
+        )
         why = "" if index.has_content[number] else "it has no content"
         found.append(self._named("content", "cosine of content vectors", number, alike, most, why))
         model = self._service.recommender.model
@@ -217,7 +219,7 @@ class ConsoleItems:
             if isinstance(fitted, SearchedSource):
                 vectors = fitted.vectors(index)
                 own = vectors[number] if number < len(vectors) else np.zeros(fitted.size, np.float32)
-                ranked = best((vectors @ own).astype(np.float32), most + 1)
+                ranked = await asyncio.to_thread(_alike, vectors, own, most + 1)
                 why = "" if own.any() else "the model knows nothing of it"
                 measure = f"inner product of item vectors, bundle {'' if model is None else model.version}"
                 found.append(self._named(fitted.name, measure, number, ranked, most, why))
@@ -312,6 +314,11 @@ class ConsoleItems:
                 Neighbour(item=self.name(other), title=title, category=next(iter(categories), ""), score=score)
             )
         return Neighbours(name=name, measure=measure, items=items, why_none=why or ("" if items else "nothing near it"))
+
+
+def _alike(vectors: Float32, own: Float32, most: int) -> Ranked:
+    """The items whose ``vectors`` have the largest positive inner products with ``own``."""
+    return best((vectors @ own).astype(np.float32), most)
 
 
 def _born_ms(rows: Rows, items: Int64) -> Int64:

@@ -48,7 +48,7 @@ class ConsolePulse:
             moments = self._moments
             if self._last is None or not moments or time.monotonic() - moments[-1].at_s >= SHARED_S:
                 self._service.tell()
-                figures = await asyncio.to_thread(lambda: parsed(self._service.metrics.expose().decode()))
+                figures = await asyncio.to_thread(lambda: parsed(self._service.metrics.shown().decode()))
                 moments.append(_Moment(time.monotonic(), figures, self._service.stores.log.last_offset))
                 while len(moments) > 2 and moments[1].at_s <= moments[-1].at_s - WINDOW_S:
                     moments.popleft()

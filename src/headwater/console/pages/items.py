@@ -87,7 +87,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
     async def neighbours(request: Call) -> Response[str]:
         found, problem = [], ""
         try:
-            found = desk.looks.items.neighbours(_number(desk, asked(request, "item")), desk.clock(), NEAR)
+            found = await desk.looks.items.neighbours(_number(desk, asked(request, "item")), desk.clock(), NEAR)
         except HeadwaterError as error:
             problem = str(error)
         return desk.page(request, "item_neighbours.html", neighbours=found, problem=problem)
