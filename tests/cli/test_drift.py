@@ -16,6 +16,7 @@ from headwater.log.protocol import Commit, Term
 from headwater.log.record import Namespace
 from headwater.monitoring.samples import sample
 from headwater.schema.config import load_config
+from headwater.schema.errors import ConfigurationError
 from tests.monitoring.logs import CLICK, START_MS, VIEW, Rows, Traffic, publish
 
 SETTINGS = 'clock = "log"\n[monitoring.drift]\nreference = "8h"\nwindow = "2h"\nmin_rows = 1000\n'
@@ -67,6 +68,12 @@ def test_a_data_directory_without_served_lists_is_told(tmp_path: Path) -> None:
     done = CliRunner().invoke(build_app(), ["drift", "--data", str(tmp_path)])
     assert done.exit_code != 0
     assert "no bundle served a list" in str(done.exception)
+
+
+def test_a_window_that_is_no_duration_is_told(tmp_path: Path) -> None:
+    done = CliRunner().invoke(build_app(), ["drift", "--data", str(tmp_path), "--window", "soon"])
+    assert isinstance(done.exception, ConfigurationError)
+    assert str(done.exception).startswith("--window soon: Expected a duration")
 
 
 def test_samples_in_words() -> None:

@@ -258,6 +258,16 @@ def test_returning_sessions() -> None:
     assert single(samples, "returning_sessions") == pytest.approx(2 / 15)
 
 
+def test_events_that_claim_to_be_of_the_future_are_of_when_they_came() -> None:
+    world = World()
+    watch = OnlineMetrics(world.log, CONFIG)
+    world.do([Event(user=f"v{day}", item="i2", type="click", time=world.now_ms + 86_400_000 * day) for day in range(9)])
+    assert single(list(watch.look(world.now_ms)), "sessions") == 21.0
+    world.now_ms += 2 * WINDOW_MS
+    world.do([Event(user="late", item="i2", type="click")])
+    assert single(list(watch.look(world.now_ms)), "sessions") == 1.0  # not kept until that day
+
+
 def test_concentration_is_measured_as_in_the_closed_loop() -> None:
     shown = np.array([3, 4, 9]), np.array([1, 5, 2])
     whole = np.zeros(12)

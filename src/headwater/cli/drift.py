@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwater.cli.options import EXIT_CHECK_FAILED, ConfigOption, DataOption, JsonOption, print_json, settings
+from headwater.cli.options import (
+    EXIT_CHECK_FAILED,
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    parse_length,
+    print_json,
+    settings,
+)
 from headwater.schema.errors import HeadwaterError
 
 if TYPE_CHECKING:
@@ -52,9 +60,9 @@ def drift(
 
     chosen = settings(config, data)
     changes = {name: value for name, value in (("reference", reference), ("window", window)) if value is not None}
-    how = msgspec.convert(
-        msgspec.structs.asdict(chosen.config.monitoring.drift) | changes, type(chosen.config.monitoring.drift)
-    )
+    for name, value in changes.items():
+        parse_length(f"--{name}", value)
+    how = msgspec.structs.replace(chosen.config.monitoring.drift, **changes)
     with closing(open_log(chosen.data)) as event_log:
         watch = watch_of(chosen.config, chosen.data, event_log, how, keep=False)
         now_ms = event_log.last_received_ms

@@ -185,7 +185,8 @@ class OnlineMetrics:
             np.where(served & (records["user"] == 0), records["offset"], records["user"]).astype(np.int64)
         )
         events = records[looked_at & (records["kind"] == Kind.EVENT)]
-        self._sessions.see(events["user"].astype(np.int64), events["time_ms"])
+        # a clock that is ahead must not fill the window with moments that do not go by
+        self._sessions.see(events["user"].astype(np.int64), np.minimum(events["time_ms"], events["received_ms"]))
         self._held.append(events[types.counted[np.minimum(events["type"], 255)]])
         liked = events[np.isin(events["type"], positive) & ((events["flags"] & 1) == 0)]
         steps = self._steps
