@@ -16,6 +16,7 @@ from headwater.console.desk import _templates as environment
 from headwater.console.drifts import DRIFTED, PSI, PSI_NULL, SKEW_CHECKED, Drift, read_drifts, read_psi
 from headwater.console.pages.catalogue_map import COLOURS, scatter
 from headwater.console.pages.features import histogram, over_time
+from headwater.console.pages.items import _fields
 from headwater.console.sessions import Visitor
 from headwater.features.plan import compile_plan
 from headwater.log.batch import ItemRecord
@@ -190,6 +191,22 @@ def _item(may_change: bool) -> str:
     return template.render(
         visitor=Visitor("key:1", "somebody", scopes, "token"), item="a/b", state=state, problem="", fields={"maker": "x & y"}, now_ms=10
     )  # fmt: skip
+
+
+def test_an_attribute_may_be_called_as_a_field_is() -> None:
+    record = Item(id="a", published=1_000, attributes={"published": "soon", "expires": 1e300, "maker": "x"})
+    state = ItemState(
+        item="a", number=1, record=record, status="shown", born_ms=0, last_ms=0, offset=5, readings=[], promise=None
+    )
+    fields = _fields(state)
+    assert fields == {
+        "published": 1_000, "attributes.published": "soon", "attributes.expires": 1e300, "maker": "x",
+    }  # fmt: skip
+    html = environment().get_template("item_head.html").render(
+        visitor=Visitor("key:1", "x", frozenset(Scope), "token"), item="a", state=state, problem="", fields=fields, now_ms=10
+    )  # fmt: skip
+    assert "1970-01-01 00:00:01" in html
+    assert "soon" in html
 
 
 def test_who_may_only_look_is_offered_no_change_and_texts_are_escaped() -> None:

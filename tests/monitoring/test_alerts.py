@@ -139,9 +139,7 @@ def test_a_new_monitor_says_nothing_of_a_window_that_it_has_not_seen(missing: Mi
         counted += 5.0
         if number == 70:  # the monitor is started again in the middle of an incident
             alerts = Alerts([rule], alerts.states)
-        happened += [
-            (number, event.change) for event in alerts.judge(5_000 * number, [sample("bad_total", counted)])
-        ]
+        happened += [(number, event.change) for event in alerts.judge(5_000 * number, [sample("bad_total", counted)])]
     assert happened == [(54, "fires")]  # once nine tenths of the window were seen; then one incident that goes on
 
 

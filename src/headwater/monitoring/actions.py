@@ -76,8 +76,10 @@ class Actions:
             self._registry.rollback(plan)
         return entry
 
-    def stop_experiment(self, name: str, *, by: str, reason: str, now_ms: int) -> AuditEntry | None:
-        """Give everybody the control again; None: it does not run.
+    def stop_experiment(
+        self, name: str, *, by: str, reason: str, now_ms: int, stopped_ms: int | None = None
+    ) -> AuditEntry | None:
+        """Give everybody the control again; None: it does not run. ``now_ms`` is the wall's time, as of all entries; ``stopped_ms`` the log's (None: the same).
 
         Raises:
             ExperimentError: there is none of that name, or its file is wrong.
@@ -88,7 +90,7 @@ class Actions:
             self._data, time_ms=now_ms, by=by, action="experiment.stop", subject=name, reason=reason,
             before={"status": "running"}, after={"status": "stopped"},
         )  # fmt: skip
-        store.stop(self._data, name, now_ms=now_ms, why=f"{by}: {reason}")
+        store.stop(self._data, name, now_ms=now_ms if stopped_ms is None else stopped_ms, why=f"{by}: {reason}")
         return entry
 
     def undo(self, entry_id: str, *, by: str, reason: str, now_ms: int) -> AuditEntry:

@@ -89,8 +89,10 @@ class Alerts:
         values: dict[str, float | None] = {**figure.read(now_ms, samples)}
         if figure.filling:  # what fired when the last monitor ended is not over because this one has just begun
             if not rule.by and (rule.name, "") not in self._states:
-                state = AlertState(alert=rule.name, severity=rule.severity, since_ms=now_ms)
-                self._states[rule.name, ""] = state if rule.missing == "ok" else replace(state, state="missing")
+                standing: Standing = "ok" if rule.missing == "ok" else "missing"
+                self._states[rule.name, ""] = AlertState(
+                    alert=rule.name, severity=rule.severity, since_ms=now_ms, state=standing
+                )
             return events
         for name, group in self._states:
             if name == rule.name:

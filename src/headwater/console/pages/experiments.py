@@ -213,8 +213,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         reason, by = form.reason, changer_of(request)
         with refusing():
             entry = await asyncio.to_thread(
-                actions.stop_experiment, name, by=by, reason=reason, now_ms=desk.clock()
-            )  # fmt: skip
+                actions.stop_experiment, name, by=by, reason=reason, now_ms=desk.wall(), stopped_ms=desk.clock()
+            )
         return done(
             f"{name} is stopped: everybody has the control again" if entry is not None else f"{name} does not run"
         )

@@ -21,6 +21,7 @@ from headwater.console.tail import ItemPast, counted, item_past
 from headwater.log.protocol import RefusedError
 from headwater.registry.audit import record
 from headwater.schema.errors import HeadwaterError, UnavailableError
+from headwater.schema.items import Item
 from headwater.schema.looks import ItemQuery, ItemState, Status
 
 ITEMS, PARTS, CHARTS = f"{ROOT}/items", f"{ROOT}/parts/items", f"{ROOT}/charts/items"
@@ -150,8 +151,9 @@ def _fields(state: ItemState | None) -> dict[str, Any]:
         told.pop(name, None)
     if "vector" in told:
         told["vector"] = f"{len(told['vector'])} numbers"
-    attributes = told.pop("attributes", {})
-    return {**told, **attributes}
+    attributes: dict[str, Any] = told.pop("attributes", {})
+    known = Item.__struct_fields__  # an attribute may be called as a field is, and be of another type
+    return {**told, **{f"attributes.{name}" if name in known else name: attributes[name] for name in attributes}}
 
 
 def _sums(desk: Desk, past: ItemPast) -> dict[str, Any]:
