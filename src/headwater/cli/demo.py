@@ -138,6 +138,7 @@ def _run(
     tables: dict[str, TomlTable] = {
         "ranker": {"trees": 120, "max_rows": 250_000},
         "serving": {"feature_sample": 1.0},
+        "monitoring.online": {"attribution": "1m"},  # who looks at the console wants to see figures soon
     }
     if movielens is not None:
         # films age in years, news in minutes: the defaults would have forgotten all but the last week

@@ -26,10 +26,11 @@ REFUSED: Mapping[str, str] = {
     "events": _STATE, "segments": _STATE, "features": _STATE, "tables": _STATE,
     "fatigue.window": _STATE, "fatigue.types": _STATE, "fatigue.size": _STATE,
     "serving": _PROCESS, "overload": _PROCESS, "limits": _PROCESS, "cors": _PROCESS, "cache": _PROCESS, "ladder": _PROCESS,
+    "console": _PROCESS, "monitoring": _PROCESS, "alerts": _PROCESS,
     "ranker.remote": _PROCESS,
     "models": _TRAINED, "gate": _TRAINED, "learn": _TRAINED, "training": _TRAINED,
     "ranker.trees": _TRAINED, "ranker.leaves": _TRAINED, "ranker.learning_rate": _TRAINED, "ranker.max_rows": _TRAINED,
-    "ranker.negatives": _TRAINED, "ranker.seed": _TRAINED,
+    "ranker.negatives": _TRAINED, "ranker.seed": _TRAINED, "ranker.learn_from": _TRAINED,
     "surfaces.*.name": "it is what requests ask for", "rules.*.name": "metrics and explanations know the rule by it",
     "surfaces.*.k": "how long a list is, is settled by the request before anybody knows who is in an experiment",
 }  # fmt: skip

@@ -40,6 +40,8 @@ def tables_of(kind: RankerKind, candidates: int, ranked: int, keep_by: KeepBy = 
         "max_rows": 60_000,
     }
     tables["gate"] = {"enabled": False}
+    # a server that is driven to its limit would walk down the ladder by itself, and the cost of something else be measured
+    tables["monitoring"] = {"default_alerts": False}
     if kind is RankerKind.DEEP:
         if ranked < candidates:
             ranker |= {"light_keep": ranked, "keep_by": keep_by.value}
