@@ -37,7 +37,7 @@ def looks_of(service: Service, data: Path, clock: Callable[[], int]) -> Looks:
 def _eraser(config: Config, data: Path, clock: Callable[[], int]) -> Erase:
     import msgspec
 
-    from headwater.offline.erase_apart import Job, Reply
+    from headwater.cli.erase_apart import Job, Reply
 
     async def erase(user: str) -> Mapping[str, Any]:
         """Erase ``user`` as ``headwater erase`` does. It goes on when whoever asked goes away.
@@ -49,7 +49,7 @@ def _eraser(config: Config, data: Path, clock: Callable[[], int]) -> Erase:
 
     async def run(job: Job) -> Mapping[str, Any]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "headwater.offline.erase_apart", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            sys.executable, "-m", "headwater.cli.erase_apart", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )  # fmt: skip
         said, _ = await process.communicate(msgspec.json.encode(job))
         if process.returncode:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ import msgspec
 import structlog
 
 from headwater.features.plan import Plan
+from headwater.online.jobs import JobFailedError, ask
 from headwater.online.rules import MAX_FILE, publish, read_again, taken
 from headwater.online.rules_preview import Job
 from headwater.policy.lint import lint
@@ -106,20 +106,11 @@ class ConsoleRules:
         checked, changed = await asyncio.to_thread(self._checked, text)
         _raise_errors(checked)
         job = Job(self._in_force(), changed, str(self._data), lists, self._clock())
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "headwater.online.rules_preview", stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
         try:
-            async with asyncio.timeout(PREVIEW_S):
-                said, _ = await process.communicate(msgspec.json.encode(job))
+            said = await ask("headwater.online.rules_preview", job, PREVIEW_S)
         except TimeoutError:
             return RulesPreview(self._clock(), unasked=f"the answer was not there in {PREVIEW_S:g} s")
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode:
+        except JobFailedError:
             return RulesPreview(self._clock(), unasked="it failed; the reason is in the server's log")
         return msgspec.json.decode(said, type=RulesPreview)
 

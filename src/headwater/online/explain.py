@@ -6,23 +6,19 @@ standard output. It runs at low priority, and one at a time on a data directory.
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
-import logging
 import math
-import os
 import re
 import signal
-import sys
 from pathlib import Path
 
 import msgspec
 import structlog
-import structlog.tracebacks
 from msgspec import Struct
 
 from headwater.experiments.store import as_served
 from headwater.online.errors import RefusalError
+from headwater.online.jobs import JobFailedError, ask, do_job
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.explanation import Explanation
@@ -37,7 +33,6 @@ MOST_S = 30.0
 RETRY_AFTER_S = 2
 LOCK = "explain.lock"
 
-_NICE = 10
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 BUSY = "Another request is being explained; one at a time, send it again after the time in Retry-After"
 _LONG = (
@@ -97,25 +92,18 @@ class Explaining:
         return msgspec.json.encode(reply.explanation)
 
     async def _run(self, job: Job) -> Reply:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "headwater.online.explain", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-        )  # fmt: skip
         try:
-            async with asyncio.timeout(self._most_s):
-                said, _ = await process.communicate(msgspec.json.encode(job))
+            said = await ask("headwater.online.explain", job, self._most_s)
         except TimeoutError:
             return Reply(status=503, reason=_LONG.format(self._most_s))
-        finally:
-            if process.returncode is None:  # time was up, or the worker ends
-                process.kill()
-                await process.wait()
-        if process.returncode:
-            log.error("explain_failed", code=process.returncode)  # its own line says why
+        except JobFailedError as error:
+            log.error("explain_failed", code=error.code)
             return Reply(status=500, reason="Internal error; it is in the log")
         return msgspec.json.decode(said, type=Reply)
 
 
 def _reply(job: Job) -> Reply:
+    signal.alarm(math.ceil(job.most_s))  # the end comes when its time is up, whoever waits or not
     data = Path(job.data)
     with (data / "run" / LOCK).open("ab") as lock:
         try:
@@ -137,30 +125,5 @@ def _reply(job: Job) -> Reply:
             return Reply(status=503, reason=str(error))
 
 
-def main() -> None:
-    """Answer one job, politely to everything else on the machine; the end comes when its time is up, whoever waits or not."""
-    os.nice(_NICE)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.ERROR
-        ),  # what a fold warns of, the fold itself has said
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # standard output is for the reply
-    )
-    try:
-        job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-        signal.alarm(math.ceil(job.most_s))
-        reply = _reply(job)
-    except Exception as error:  # a defect: a line in the log, without the values of variables, in place of a traceback
-        log.exception("explain_failed", error=type(error).__name__)
-        sys.exit(1)
-    sys.stdout.buffer.write(msgspec.json.encode(reply))
-
-
 if __name__ == "__main__":
-    main()
+    do_job(Job, _reply, "explain_failed")

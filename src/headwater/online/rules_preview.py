@@ -5,23 +5,19 @@ A :class:`Job` comes in on standard input, a :class:`RulesPreview` goes out on s
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
-import sys
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import msgspec
 import numpy as np
-import structlog
 from msgspec import Struct
 
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.zones import Zones
 from headwater.log.protocol import Vocabulary
 from headwater.log.record import Namespace
+from headwater.online.jobs import do_job
 from headwater.online.stores import open_stores
 from headwater.registry.registry import Registry
 from headwater.schema.config import Config
@@ -39,7 +35,6 @@ from headwater.serving.view import View
 
 LIMIT_S = 8.0
 EXAMPLES = 8
-_NICE = 10
 
 
 class Job(Struct, frozen=True):
@@ -117,17 +112,10 @@ def _model(opened: ExitStack, data: Path, config: Config, plan: Plan, view: View
     return model
 
 
-def main() -> None:
-    """Answer one job."""
-    os.nice(_NICE)
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-    )
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+def _reply(job: Job) -> RulesPreview:
     signal.alarm(120)  # whoever waits has given up by then
-    sys.stdout.buffer.write(msgspec.json.encode(preview(job)))
+    return preview(job)
 
 
 if __name__ == "__main__":
-    main()
+    do_job(Job, _reply, "rules_preview_failed")
