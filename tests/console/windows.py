@@ -25,7 +25,10 @@ class Windows:
     def open(self, path: str, *, theme: Theme = "light", size: tuple[int, int] = DESKTOP) -> Page:
         """A window of a fresh visitor, gone to ``path``."""
         context = self._browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, color_scheme=theme, base_url=self._url
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme=theme,
+            base_url=self._url,
+            reduced_motion="reduce",  # colours that are on their way from one theme to the other are no finding
         )
         page = context.new_page()
         said = self._said[id(page)] = []
