@@ -24,8 +24,9 @@ from headwater.features.layout import I_COUNTS, I_TIMES, MAX_ITEMS, U_COUNTS, U_
 from headwater.features.plan import MAX_LIVES, Plan, compile_plan
 from headwater.log.protocol import INDEX_LIMITS
 from headwater.log.record import Namespace
-from headwater.schema.config import MAX_EVENT_TYPES, Config, CoVisits, EventType, Features, Segments, Serving
+from headwater.schema.config import MAX_EVENT_TYPES, Config, CoVisits, EventType, Features, Serving
 from headwater.schema.errors import ConfigurationError
+from headwater.schema.segments import Segments
 from headwater.schema.surfaces import Fatigue, Surface
 from tests.features.columns import EVERYTHING_PLAN
 from tests.features.states import CONFIGS, PLANS

@@ -16,11 +16,25 @@ from headwater.log.protocol import INDEX_LIMITS, RefusedError
 from headwater.log.record import FLAG_RETRACT, Kind, Namespace
 from headwater.log.writer import LogWriter
 from headwater.schema.events import Event, EventDetail
+from headwater.schema.users import UserProfile
 
 EVENTS = [
     Event(user="u", item="i", type="view", time=7, value=2.5, surface="home", attributes={"country": "DE", "n": 1}),
     Event(user="u", item="j", type="click", event_id="e", retract=True, attributes={"device": True}),
 ]
+
+
+def test_a_joined_key_is_a_segment_where_all_of_its_attributes_are_known() -> None:
+    events = [*EVENTS, Event(user="u", item="j", type="click", attributes={"country": "DE", "device": True})]
+    batch = events_to_batch(events, ("country+device",))
+    assert batch.segments == ["", "country+device=DE+True"]
+    assert batch.segment.tolist() == [[0, 0], [0, 0], [1, 0]]
+    log = MemoryLog()
+    with LogWriter(log, MemoryIdentity(), clock=lambda: 1_000, segment_keys=("country+device",)) as writer:
+        writer.append_events(batch)
+        tv = {"device": "tv"}
+        writer.put_profiles([UserProfile(id="a", country="DE", attributes=tv), UserProfile(id="b", attributes=tv)])
+    assert list(log.vocabulary().texts(Namespace.SEGMENT)[1:]) == ["country+device=DE+True", "country+device=DE+tv"]
 
 
 def test_columns_of_events() -> None:

@@ -28,7 +28,7 @@ from headwater.schema.events import Event
 from .import_samples import START_MS, plain_events
 
 TYPES = ["click", "view"]
-KEYS = ("country", "device")
+KEYS = ("country", "device+country")  # a key, and one that joins two attributes
 IDS = ("user", "item", "event_id", "request_id", "session")
 
 short = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)

@@ -12,7 +12,6 @@ import pytest
 from headwater.schema.config import (
     Config,
     EventType,
-    Segments,
     known_keys,
     load_config,
     parse_config,
@@ -21,6 +20,7 @@ from headwater.schema.config import (
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.presets import CHANGES, Preset
 from headwater.schema.rules import ACTIONS
+from headwater.schema.segments import Segments
 from headwater.schema.surfaces import Surface
 from headwater.schema.template import config_template
 
@@ -124,6 +124,11 @@ def test_seen_and_sequence_follow_positive() -> None:
             'my.toml: surfaces[0].sources: There is no source "trendng", did you mean "trending"?',
         ),
         ("[segments]\nkeys = ['a', 'b', 'c']", "my.toml: segments.keys: Expected at most 2 keys, got 3"),
+        (
+            "[segments]\nkeys = ['a', 'b+']",
+            "my.toml: segments.keys[1]: Expected an attribute, or different ones joined",
+        ),
+        ("[segments]\nkeys = ['a+a']", "my.toml: segments.keys[0]: Expected an attribute, or different ones joined"),
         ("[segments]\nkeys = ['a', 'a']", 'my.toml: segments.keys[1]: "a" stands there twice'),
         ("x = [", "my.toml: Not valid TOML"),
         (

@@ -11,6 +11,7 @@ from headwater.features.declare import affinity, context, count, read, segment
 from headwater.features.definitions import Column, Formula, Side, Term, TermOp, popularity_cell
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
+from headwater.schema.segments import JOIN
 
 FOLLOWED_PRIOR = 2.0
 
@@ -155,10 +156,11 @@ def _cross_columns(config: Config) -> list[Column]:
         read("content_mean", "content_mean", description="content similarity to the recent items, recency-weighted"),
     ]  # fmt: skip
     for k, key in enumerate(config.segments.keys):
-        columns.append(segment(f"segment_{key}_share", k, "share", description=f"share inside the request's {key}"))
+        name = key.replace(JOIN, "_")
+        columns.append(segment(f"segment_{name}_share", k, "share", description=f"share inside the request's {key}"))
         columns.append(
             segment(
-                f"segment_{key}_lift",
+                f"segment_{name}_lift",
                 k,
                 "lift",
                 description=f"share inside the request's {key} over the share everywhere",

@@ -17,6 +17,7 @@ from headwater.log.protocol import RefusedError
 from headwater.log.record import FLAG_RETRACT, SEGMENT_KEYS
 from headwater.schema.events import Event, EventDetail
 from headwater.schema.items import Item
+from headwater.schema.segments import segment_of
 
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -187,7 +188,7 @@ class _Positions(dict[str, int]):
 def events_to_batch(
     events: Sequence[Event], segment_keys: Sequence[str], *, received_from_time: bool = False
 ) -> EventBatch:
-    """Columns of ``events``; a segment is ``attributes[key]`` of each of the (at most two) ``segment_keys``."""
+    """Columns of ``events``; a segment is what ``attributes`` say of each of the (at most two) ``segment_keys``."""
     if len(segment_keys) > SEGMENT_KEYS:
         raise ValueError(f"Expected at most {SEGMENT_KEYS} segment keys, got {len(segment_keys)}")
     n = len(events)
@@ -199,9 +200,9 @@ def events_to_batch(
         if event.attributes is None:
             continue
         for column, key in enumerate(segment_keys):
-            chosen = event.attributes.get(key)
+            chosen = segment_of(key, event.attributes.get)
             if chosen is not None:
-                segment[row, column] = _small(segments[f"{key}={chosen}"])
+                segment[row, column] = _small(segments[chosen])
     return EventBatch(
         user=np.array([users[event.user] for event in events], np.uint32),
         item=np.array([items[event.item] for event in events], np.uint32),

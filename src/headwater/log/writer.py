@@ -51,6 +51,7 @@ from headwater.log.staging import NewTerms, Records, Stage, check_text
 from headwater.log.tables import check_table, table_payloads
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import Event
+from headwater.schema.segments import segment_of
 
 log = structlog.get_logger()
 
@@ -276,9 +277,9 @@ class LogWriter(Commands):
         for row, profile in enumerate(command.profiles):
             check_text(profile.id)
             for column, key in enumerate(self._segment_keys):
-                chosen = profile.value_of(key)
+                chosen = segment_of(key, profile.field_of)
                 if chosen is not None:
-                    records["segments"][row, column] = new.index(Namespace.SEGMENT, f"{key}={chosen}")
+                    records["segments"][row, column] = new.index(Namespace.SEGMENT, chosen)
             if profile.timezone is not None:
                 records["zone"][row] = new.index(Namespace.SEGMENT, f"timezone={profile.timezone}")
             plain.append(_encode(profile))

@@ -34,6 +34,7 @@ from headwater.schema.requests import (
     RecommendResponse,
     StageTrace,
 )
+from headwater.schema.segments import segment_of
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Conditions, Pipeline
 from headwater.serving.region import REGION_KEY, StoredRegion
@@ -263,9 +264,9 @@ class Recommender:
         found = [0, 0]
         if context is not None:
             for position, key in enumerate(self._plan.segment_keys):
-                value = context.get(key)
-                if value is not None:
-                    found[position] = self._vocabulary.index(Namespace.SEGMENT, f"{key}={value}")
+                chosen = segment_of(key, context.get)
+                if chosen is not None:
+                    found[position] = self._vocabulary.index(Namespace.SEGMENT, chosen)
         return found[0], found[1]
 
     def _zone(self, context: Attributes | None) -> str | None:

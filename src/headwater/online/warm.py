@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 
 from headwater.features.fold import Fold
@@ -15,6 +17,7 @@ from headwater.ranking.ranker import Attention, Features, Scores
 from headwater.schema.config import Config
 from headwater.schema.events import Event
 from headwater.schema.items import Item
+from headwater.schema.segments import parts_of
 from headwater.serving.model import Model
 from headwater.serving.pipeline import Pipeline
 from headwater.serving.request import Query
@@ -48,7 +51,9 @@ def warm_up(config: Config, plan: Plan) -> None:
     with LogWriter(log, identity, clock=lambda: _NOW_MS, segment_keys=config.segments.keys) as writer:
         names = [f"item-{n}" for n in range(_ITEMS)]
         writer.put_items([Item(id=name, title=f"about {name}", categories=["c"], tags=["t"]) for name in names])
-        attributes: dict[str, str | int | float | bool] = dict.fromkeys(config.segments.keys, "x")
+        attributes: dict[str, str | int | float | bool] = dict.fromkeys(
+            chain.from_iterable(map(parts_of, config.segments.keys)), "x"
+        )
         kinds = [kind.name for kind in config.events]
         events = [
             Event(user=f"user-{turn % 3}", item=names[turn % 6], type=kind, attributes=attributes)

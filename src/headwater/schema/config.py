@@ -26,6 +26,7 @@ from headwater.schema.models import Gate, Learn, Limit, Models
 from headwater.schema.monitoring import Monitoring, check_webhooks
 from headwater.schema.new_items import NewItems, check_new_items
 from headwater.schema.rules import Rule
+from headwater.schema.segments import Segments
 from headwater.schema.stores import Log, Retention, State
 from headwater.schema.strict import key_and_reason, nearest, read_toml, suggestion, unknown_keys, walk_keys
 from headwater.schema.surfaces import Fatigue, Surface, check_fatigue
@@ -57,12 +58,6 @@ class EventType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             msgspec.structs.force_setattr(self, "seen", self.positive)
         if self.sequence is None:
             msgspec.structs.force_setattr(self, "sequence", self.positive)
-
-
-class Segments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The attributes that split popularity: of the event, the request or the profile, in this order of preference."""
-
-    keys: tuple[Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^=]+$")], ...] = ("country", "device")
 
 
 class CoVisits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -40,11 +40,6 @@ class UserProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
             value = self.attributes.get(key)
         return value
 
-    def value_of(self, key: str) -> str | None:
-        """The profile's value for a segment key, as text."""
-        value = self.field_of(key)
-        return None if value is None else str(value)
-
 
 class Joined(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A login: what the ``anonymous`` id did belongs to ``user`` from now on."""

@@ -27,6 +27,7 @@ from headwater.policy.fields import Field, Fields, Kind
 from headwater.policy.rules import ID
 from headwater.schema.config import Config
 from headwater.schema.items import MAX_CATEGORIES, MAX_REGIONS
+from headwater.schema.segments import JOIN
 
 DAY_MS = 86_400_000
 _MONDAY = 3  # days from Monday to 1 January 1970, a Thursday
@@ -88,7 +89,7 @@ def rule_fields(config: Config, plan: Plan) -> Fields:
         Field("user.events", Kind.NUMBER, False, "in the recent sequence", optional=False, low=0.0),
     ]
     taken = {field.name for field in known}
-    keys = [f"context.{key}" for key in plan.segment_keys]
+    keys = [f"context.{key}" for key in plan.segment_keys if JOIN not in key]  # a joined key is no name in a rule
     known += [Field(key, Kind.TEXT, False, "of the request, else as last known") for key in keys if key not in taken]
     known += [_attribute(f"user.{a.name}", a.kind, per_item=False) for a, _ in plan.user_attributes]
     return Fields(known, _REFUSED)

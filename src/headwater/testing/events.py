@@ -33,9 +33,10 @@ from headwater.log.memory import MemoryLog
 from headwater.log.record import RECORD, Kind, Namespace, RecordBlock
 from headwater.log.staging import NewTerms, Stage
 from headwater.log.writer import LogWriter
-from headwater.schema.config import Config, CoVisits, EventType, Features, Segments
+from headwater.schema.config import Config, CoVisits, EventType, Features
 from headwater.schema.events import Event
 from headwater.schema.items import Item
+from headwater.schema.segments import Segments
 from headwater.schema.surfaces import Fatigue
 from headwater.schema.users import UserProfile
 
@@ -178,7 +179,7 @@ def configurations() -> dict[str, Config]:
         ),
         "wide": Config(
             features=wide,
-            segments=Segments(keys=("device",)),
+            segments=Segments(keys=("device", "country+device")),
             events=(
                 EventType(name="impression", seen=True),
                 EventType(name="view", weight=-0.25, sequence=True),

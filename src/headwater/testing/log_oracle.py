@@ -143,8 +143,9 @@ class SlowLog:
     def _segments(self, event: Event) -> tuple[str, str]:
         found = ["", ""]
         for column, key in enumerate(self.segment_keys):
-            if event.attributes is not None and key in event.attributes:
-                found[column] = f"{key}={event.attributes[key]}"
+            values = [(event.attributes or {}).get(part) for part in key.split("+")]  # a joined key
+            if None not in values:
+                found[column] = f"{key}={'+'.join(str(value) for value in values)}"
         return found[0], found[1]
 
     def _texts(self, namespace: Namespace, event: Event) -> list[str]:

@@ -127,7 +127,8 @@ def _lean(config: Config) -> Config:
     """The same without what no other tool is asked for: co-visits, segments, a long sequence."""
     import msgspec
 
-    from headwater.schema.config import CoVisits, Segments
+    from headwater.schema.config import CoVisits
+    from headwater.schema.segments import Segments
 
     features = msgspec.structs.replace(
         config.features, recent=1, seen=1, segment_slots=1, content_size=8,

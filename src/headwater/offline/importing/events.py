@@ -24,6 +24,7 @@ from headwater.offline.importing.lines import RecordReader, explain
 from headwater.offline.importing.mapping import ATTRIBUTE, ImportFailedError, Mapping, Resolved
 from headwater.offline.importing.rejects import Verdicts
 from headwater.schema.events import Event
+from headwater.schema.segments import JOIN, parts_of
 
 _MAX_TEXTS = 65_536  # positions are 16 bits wide
 
@@ -146,15 +147,30 @@ def _segments(
     texts: list[str] = [""]
     positions = np.zeros((n, SEGMENT_KEYS), np.uint16)
     for column, key in enumerate(segment_keys):
-        if key not in attributes:
+        if not all(part in attributes for part in parts_of(key)):
             continue
-        coded = attributes[key]
+        coded = _joined([attributes[part] for part in parts_of(key)])
         base = len(texts)
         texts.extend(f"{key}={value}" for value in coded.values)
         if len(texts) > _MAX_TEXTS:
             raise ImportFailedError(f"attributes.{key}: Too many different values for a key of [segments]")
         positions[:, column] = np.where(coded.codes >= 0, coded.codes + base, 0)
     return texts, positions
+
+
+def _joined(parts: Sequence[Coded]) -> Coded:
+    """The combinations of the parts' values that occur, as texts; none where a part has none."""
+    joined = parts[0]
+    for part in parts[1:]:
+        pairs = np.where((joined.codes >= 0) & (part.codes >= 0), joined.codes * len(part.values) + part.codes, -1)
+        found, codes = np.unique(pairs, return_inverse=True)
+        absent = int(np.searchsorted(found, 0))  # 1 where some row has no combination
+        values = [
+            f"{joined.values[pair // len(part.values)]}{JOIN}{part.values[pair % len(part.values)]}"
+            for pair in found[absent:].tolist()
+        ]
+        joined = Coded(values, codes.astype(np.int64) - absent)
+    return joined
 
 
 def _event_keys(event_id: Coded | None, n: int) -> npt.NDArray[np.uint64]:
