@@ -32,8 +32,8 @@ def test_a_joined_key_is_a_segment_where_all_of_its_attributes_are_known() -> No
     log = MemoryLog()
     with LogWriter(log, MemoryIdentity(), clock=lambda: 1_000, segment_keys=("country+device",)) as writer:
         writer.append_events(batch)
-        tv = {"device": "tv"}
-        writer.put_profiles([UserProfile(id="a", country="DE", attributes=tv), UserProfile(id="b", attributes=tv)])
+        known = UserProfile(id="a", country="DE", attributes={"device": "tv"})
+        writer.put_profiles([known, UserProfile(id="b", attributes={"device": "tv"})])
     assert list(log.vocabulary().texts(Namespace.SEGMENT)[1:]) == ["country+device=DE+True", "country+device=DE+tv"]
 
 

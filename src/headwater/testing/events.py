@@ -179,7 +179,7 @@ def configurations() -> dict[str, Config]:
         ),
         "wide": Config(
             features=wide,
-            segments=Segments(keys=("device", "country+device")),
+            segments=Segments(keys=("device",)),
             events=(
                 EventType(name="impression", seen=True),
                 EventType(name="view", weight=-0.25, sequence=True),

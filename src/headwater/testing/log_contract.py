@@ -36,7 +36,7 @@ from headwater.schema.items import Item
 from headwater.schema.users import UserProfile
 from headwater.testing.log_oracle import Row, SlowLog
 
-SEGMENT_KEYS = ("country", "device")
+SEGMENT_KEYS = ("country", "country+device")
 
 
 class Step(NamedTuple):
@@ -257,7 +257,7 @@ class LogContract:
         assert plain is not None
         assert msgspec.msgpack.decode(plain, type=UserProfile) == profile
         segments = block.records["segments"][at[Kind.PROFILE]].tolist()
-        assert [log.vocabulary().text(Namespace.SEGMENT, s) for s in segments] == ["country=DE", "device=tv"]
+        assert [log.vocabulary().text(Namespace.SEGMENT, s) for s in segments] == ["country=DE", "country+device=DE+tv"]
 
     def test_erasure_is_a_record_and_the_user_is_new_afterwards(
         self, log: EventLog, writer: LogWriter, identity: IdentityStore
