@@ -192,6 +192,11 @@ def test_an_experiment_is_created_started_stopped_and_all_are_switched_off(conso
     me = console.visit()
     checked = console.change(f"{EXPERIMENTS}/check", me, text=DRAFT.replace("share", "shar"))
     assert "did you mean" in checked.text
+    targeted = DRAFT.replace("share = 0.5", "when = \"context.country = 'NL'\"")
+    assert "column 17: Write == to compare" in console.change(f"{EXPERIMENTS}/check", me, text=targeted).text
+    assert console.change(EXPERIMENTS, me, text=targeted, reason="x").status_code == 409
+    noted = console.change(f"{EXPERIMENTS}/check", me, text=targeted.replace("country = ", "app == ")).text
+    assert "context.app is none of segments.keys" in noted
     unknown = console.change(EXPERIMENTS, me, text=DRAFT.replace("ranker.candidates", "ranker.candidate"), reason="x")
     assert unknown.status_code == 409
     said(console.change(EXPERIMENTS, me, text=DRAFT, reason="trying"))

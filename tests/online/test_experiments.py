@@ -113,7 +113,9 @@ class Worker:
         return loaded is not None
 
     def asked(self, user: str | None, surface: str = "home", **more: Any) -> Asked:
-        return self.recommender.asked(RecommendRequest(user=user, surface=surface, k=4, **more), "r", 1e6)
+        return self.recommender.asked(
+            RecommendRequest(user=user, surface=surface, k=4, **more), "r", 1e6, self.small.now_ms
+        )
 
     def ask(self, user: str | None, surface: str = "home", **more: Any) -> RecommendResponse:
         asked = self.asked(user, surface, **more)
@@ -167,6 +169,25 @@ def test_strangers_and_other_surfaces_are_the_control(worker: Worker) -> None:
     for user in ("u1", "u2", "u3", "u4"):
         asked = worker.asked(user, "cart")
         assert (asked.arm, asked.choices, asked.query.arm) == (None, (), "")
+
+
+def test_who_is_not_targeted_is_not_assigned_and_not_exposed(tmp_path: Path) -> None:
+    made = Worker(tmp_path)
+    create(tmp_path, "when = \"context.country == 'NL' and user.events < 1\"\n" + TEXT)
+    start(tmp_path, "topics", CONFIG, now_ms=1)
+    assert made.follow()
+    fresh, there = [f"u{n}" for n in range(40)], {"context": {"country": "NL"}}
+    assert {len(made.asked(user, **there).choices) for user in fresh} == {1}
+    assert {made.asked(user, **there).choices[0].variant for user in fresh} == set(TOPIC)
+    for asked in (made.asked("ann", **there), made.asked("u1"), made.asked("u1", context={"country": "DE"})):
+        assert (asked.choices, made.watch.exposures(asked, made.small.now_ms)) == ((), [])
+    path = folder_of(tmp_path) / "topics.toml"
+    path.write_text(path.read_text().replace("user.events < 1", "user.evnts < 1"))
+    assert made.follow()
+    assert made.asked("u1", **there).choices == (), (
+        "a condition that does not compile takes the experiment out of service"
+    )
+    assert made.metrics.experiments_refused._value.get() == 1.0
 
 
 def test_stopping_and_the_switch_for_all_are_taken_up(worker: Worker) -> None:

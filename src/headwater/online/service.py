@@ -159,11 +159,13 @@ class Service(Intake):
         elif request.token is None:  # who asks for the newest may wait for it, and gets a full list all the same
             deadline_ms -= spent_ms
         deadline_ms = max(1.0, deadline_ms)
-        return self._answer(self.recommender.asked(request, os.urandom(16).hex(), deadline_ms), notes)
+        now_ms = self.clock()
+        return self._answer(self.recommender.asked(request, os.urandom(16).hex(), deadline_ms, now_ms), notes, now_ms)
 
     def similar(self, item: str, k: int | None, user: str | None) -> bytes:
         """``GET /v1/similar/{item_id}``. Raises :class:`RefusalError` 400, 404."""
-        return self._answer(self.recommender.similar(item, k, user, os.urandom(16).hex()), [])
+        now_ms = self.clock()
+        return self._answer(self.recommender.similar(item, k, user, os.urandom(16).hex(), now_ms), [], now_ms)
 
     async def explain(self, request_id: str, question: Question, after: int | None) -> bytes:
         """``GET /v1/explain/{request_id}``. Raises :class:`RefusalError` 400, 404, 503."""
@@ -184,8 +186,7 @@ class Service(Intake):
             stands = self.feed.position.user_offset
             notes.append(f"token not reached: waited {limit_ms:g} ms, state stands at {stands}")
 
-    def _answer(self, asked: Asked, notes: list[str]) -> bytes:
-        now_ms = self.clock()
+    def _answer(self, asked: Asked, notes: list[str], now_ms: int) -> bytes:
         answer = self.recommender.answer(asked, now_ms)
         response = self.recommender.response(asked, answer, notes)
         self.counts.count(asked, answer)

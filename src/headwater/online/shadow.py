@@ -21,6 +21,7 @@ from headwater.online.metrics import Metrics
 from headwater.online.recommender import Asked, Recommender
 from headwater.serving.request import Answer
 from headwater.serving.stages import TIER_FULL
+from headwater.serving.targeting import Asking
 
 log = structlog.get_logger()
 
@@ -49,8 +50,12 @@ class Shadowing:
     def offer(self, asked: Asked, answer: Answer, now_ms: int) -> None:
         """``answer`` was given to ``asked``; never waits."""
         surface, drawn = asked.query.surface, int(asked.query.request_id[:_SAMPLED], 16) / 16**_SAMPLED
-        for shadow in self._recommender.arms.shadows:
+        arms = self._recommender.arms
+        for shadow in arms.shadows:
             if drawn >= shadow.share or not (shadow.surfaces is None or surface in shadow.surfaces):
+                continue
+            asking = Asking(asked.user.user, surface, asked.context)
+            if not arms.targets(shadow.experiment, asking, self._recommender.view, now_ms):
                 continue
             if len(self._copies) >= MOST_WAITING or self._recommender.pipeline.conditions.pace.quality < 1.0:
                 self._count(shadow, "dropped")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from litestar import Response, get, post
@@ -160,11 +160,13 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
     @post(EXPERIMENTS + "/check", status_code=200)
     async def check(request: Call) -> Response[str]:
         text, problem, made = (await form_of(request)).text("text"), "", None
+        notes: Sequence[str] = ()
         try:
             made = await asyncio.to_thread(_checked, desk, text)
+            notes = _target_notes(desk, made)
         except HeadwaterError as error:
             problem = str(error)
-        return desk.page(request, "admin/experiment_check.html", made=made, problem=problem)
+        return desk.page(request, "admin/experiment_check.html", made=made, problem=problem, notes=notes)
 
     @post(EXPERIMENTS, status_code=200)
     async def create(request: Call) -> Response[str]:
@@ -173,6 +175,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
 
         def created() -> Experiment:
             checked = _checked(desk, text)
+            _target_notes(desk, checked)
             _audit(desk, by, "experiment.create", checked.name, reason)
             return store.create(desk.data, text)
 
@@ -194,6 +197,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
 
         def started() -> Experiment:
             found = store.read_experiment(desk.data, name)
+            _target_notes(desk, found)
             registry = Registry(desk.data / "models")
             for version in sorted({variant.bundle for variant in found.variants if variant.bundle}):
                 registry.load(version, plan_hash=desk.planes.plan)  # whether servers could load it
@@ -258,6 +262,11 @@ def _checked(desk: Desk, text: str) -> Experiment:
     made = parse_experiment(text, "the new experiment")
     check_changes(made, desk.config)
     return made
+
+
+def _target_notes(desk: Desk, experiment: Experiment) -> Sequence[str]:
+    """What is probably not meant in its ``when``. Raises ``ConfigurationError``: what is wrong with it, and where."""
+    return desk.planes.rules.check_target(experiment.when) if experiment.when else ()
 
 
 def _window(request: Call, experiment: Experiment) -> str:
