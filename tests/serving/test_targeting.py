@@ -17,7 +17,8 @@ ANN: Facts = {
     "context.surface": "home", "context.hour": 21.0, "context.weekday": 2.0, "context.country": "NL", "context.device": None,
     "user.events": 1.0, "user.budget": 10.5, "user.taste": "b2",
 }  # fmt: skip
-BOB: Facts = ANN | {
+BOB: Facts = {
+    **ANN,
     "context.hour": 20.0,
     "context.country": None,
     "user.events": 2.0,

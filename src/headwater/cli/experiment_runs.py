@@ -394,7 +394,9 @@ def _print(standing: Standing) -> None:
 
     line = standing.experiment
     if line.shadow:
-        typer.echo(f"{line.name}: {line.status}, a shadow: its figures are headwater_shadow_* of /metrics")
+        typer.echo(
+            f"{line.name}: {line.status}, a shadow: `headwater experiments report {line.name}` says what it would have given"
+        )
         return
     last = (
         f", the last at {datetime.fromtimestamp(standing.last_ms / 1e3, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -70,7 +70,7 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``layer``: experiments of one layer never share a user, those of different layers overlap as if each were alone. ``share`` is the
     part of the layer's users that take part, ``buckets`` which they are (``[first, end)`` of 10,000, given when it is started),
     ``holdout`` the part of the layer that is in none of its experiments. ``salt`` mixes users among the variants ("": the name).
-    ``shadow``: nobody gets a variant; they are asked a copy of this share of all requests, and what they say is only measured.
+    ``shadow``: nobody gets a variant; they are asked a copy of this share of all requests, and what they say is measured, and ``shadow_logged`` of it kept in the log.
     ``interleave``: nobody is split; all who take part get the lists of the two variants in one, drafted in turns, and their clicks say
     which they prefer. ``surfaces`` absent: wherever a variant changes something. ``when``: only who this condition holds for, in the language
     of rules ("": everybody). ``overrides``: hashes of testers' ids (:func:`hashed_id`) and the variant that they get; they are not counted.
@@ -86,6 +86,7 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     buckets: tuple[tuple[int, int], ...] = ()
     holdout: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.0
     shadow: _Share = 0.0
+    shadow_logged: _Share = 1.0
     interleave: bool = False
     surfaces: Annotated[tuple[Name, ...], Meta(min_length=1)] | None = None
     when: _Text = ""
@@ -154,6 +155,10 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if INTERLEAVED in names:
             raise ExperimentError(
                 f'variants: "{INTERLEAVED}" is what records call users of interleaved experiments; choose another name'
+            )
+        if self.shadow_logged < 1.0 and not self.shadow:
+            raise ExperimentError(
+                "shadow_logged: There is no `shadow` whose lists could be logged; leave it out, or say `shadow`"
             )
         if self.interleave:
             self._check_interleaved()

@@ -31,11 +31,15 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """An arm that is asked copies of a ``share`` of the requests to its ``surfaces`` (None: all), and answers nobody."""
+    """An arm that is asked copies of a ``share`` of the requests to its ``surfaces`` (None: all), and answers nobody; ``logged`` of its lists
+    go to the log. ``version`` is that of the experiment.
+    """
 
     experiment: str
     variant: str
+    version: str
     share: float
+    logged: float
     surfaces: frozenset[str] | None
     arm: Arm
 

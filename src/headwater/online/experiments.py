@@ -110,7 +110,10 @@ class ExperimentsWatch:
         kept = {key: arm for key, arm in arms.items() if key in wanted}
         running = tuple(sorted(each.experiment.name for each in accepted))
         shadows = tuple(
-            Shadow(each.experiment.name, variant.name, each.experiment.shadow, each.surfaces, kept[((each.experiment.name, variant.name),)])
+            Shadow(
+                each.experiment.name, variant.name, each.experiment.version, each.experiment.shadow, each.experiment.shadow_logged, each.surfaces,
+                kept[((each.experiment.name, variant.name),)],
+            )
             for each in accepted if each.experiment.shadow for variant in each.experiment.variants[1:]
         )  # fmt: skip
         whom = Targets(targets, self._plan, self._vocabulary(), self._recommender.pipeline.zones)

@@ -139,6 +139,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         window = _window(request, found)
         judged = await judge(name, window, "again" in request.query_params)
         template = "admin/preference.html" if found.interleave else "admin/report.html"
+        if found.shadow:
+            template = "admin/shadow.html"
         return desk.page(request, template, judged=judged, experiment=found, window=window)
 
     @get(EXPERIMENTS + "/run/{name:str}/chart")
@@ -271,7 +273,7 @@ def _target_notes(desk: Desk, experiment: Experiment) -> Sequence[str]:
 
 def _window(request: Call, experiment: Experiment) -> str:
     asked = request.query_params.get("window", "")
-    return asked if asked in WINDOWS else ("1h" if experiment.interleave else "7d")
+    return asked if asked in WINDOWS else ("1h" if experiment.interleave or experiment.shadow else "7d")
 
 
 def _judged(at_ms: int, code: int, line: bytes, problem: str) -> Judged:
