@@ -21,7 +21,9 @@ from headwater.monitoring.standing import read_ack, write_standing
 from headwater.registry.audit import AuditEntry, read_audit
 from headwater.registry.controls import change_controls, read_controls
 from headwater.schema.config import parse_config
+from headwater.schema.explanation import Placed, ShadowShown
 from headwater.schema.keys import Scope
+from headwater.schema.seen import Card
 from tests.console.inside import Console, cookie_of
 from tests.online.running import publish_ranker
 
@@ -244,6 +246,16 @@ def test_what_a_shadow_would_have_shown_is_told_and_what_it_does_not_prove() -> 
     assert "away" in _templates().get_template("admin/shadow.html").render(
         judged=Judged(0, None, "the log is away"), experiment=experiment, window="1h"
     )
+
+
+def test_why_shows_what_a_shadow_would_have_given() -> None:
+    shadow = ShadowShown(
+        experiment="next", variant="shadow", bundle="2026", tier=0, items=[Placed("i1", 0.5), Placed("i2", 0.25)], shared=1
+    )
+    cards = {name: Card(name, f"title of {name}", []) for name in ("i1", "i2")}
+    page = _templates().get_template("why_shadows.html").render(why={"shadows": [shadow], "served": [1, 2, 3]}, cards=cards)
+    assert "1 of the 3 items were given too" in page
+    assert page.index("title of i1") < page.index("title of i2")
 
 
 def test_the_configuration_shows_no_secret() -> None:
