@@ -250,10 +250,19 @@ def test_what_a_shadow_would_have_shown_is_told_and_what_it_does_not_prove() -> 
 
 def test_why_shows_what_a_shadow_would_have_given() -> None:
     shadow = ShadowShown(
-        experiment="next", variant="shadow", bundle="2026", tier=0, items=[Placed("i1", 0.5), Placed("i2", 0.25)], shared=1
+        experiment="next",
+        variant="shadow",
+        bundle="2026",
+        tier=0,
+        items=[Placed("i1", 0.5), Placed("i2", 0.25)],
+        shared=1,
     )
     cards = {name: Card(name, f"title of {name}", []) for name in ("i1", "i2")}
-    page = _templates().get_template("why_shadows.html").render(why={"shadows": [shadow], "served": [1, 2, 3]}, cards=cards)
+    page = (
+        _templates()
+        .get_template("why_shadows.html")
+        .render(why={"shadows": [shadow], "served": [1, 2, 3]}, cards=cards)
+    )
     assert "1 of the 3 items were given too" in page
     assert page.index("title of i1") < page.index("title of i2")
 
