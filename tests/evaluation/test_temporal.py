@@ -76,6 +76,20 @@ def test_the_answers_are_those_worked_out_by_hand(history: Written) -> None:
     msgspec.json.encode(report)
 
 
+def test_nobody_is_told_which_item_was_shown_a_moment_before_the_click(history: Written) -> None:
+    """The impression that led to the click is in the state by then; a ranker that orders by it would always be right."""
+    split = history.log.last_offset
+    history.add([later(1, "first", "x")])
+    shown = Event(user="first", item="b", type="impression")
+    history.add([Step(START_MS + 2 * MINUTE_MS, [shown]), later(3, "first", "b")])
+    report = evaluate_temporal(
+        history.log, PLAN, CONFIG, by_column(PLAN, "item_impression_30m"), split_offset=split, questions="all", sample=1.0,
+        seed=1, train_s={},
+    )  # fmt: skip
+    assert report.n == 1
+    assert report.models[RANKER].mrr == pytest.approx(0.5)
+
+
 def test_by_session_only_what_follows_in_a_session_is_asked(history: Written) -> None:
     split = history.log.last_offset
     history.add(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -14,20 +15,21 @@ from headwater.features.asof import answers
 from headwater.features.attributes import surface_code
 from headwater.features.fold import Fold
 from headwater.features.plan import compile_plan
-from headwater.features.replay import stops
+from headwater.features.replay import fold_to, stops
 from headwater.learning import collecting
-from headwater.learning.collecting import RowCollector, build_rows
+from headwater.learning.collecting import RowCollector, build_rows, settled
 from headwater.learning.rankers import fit_ranker
 from headwater.learning.shown import ShownLists, read_shown
 from headwater.learning.trainingset import TrainingSet, newest
 from headwater.log.commands import AppendServed, PutItems, ServedEntry
+from headwater.log.memory import MemoryLog
 from headwater.schema.config import Config, Label, Ranker, Training
 from headwater.schema.events import Event
 from headwater.schema.items import Item
 from headwater.schema.requests import ServedList
 from headwater.serving.view import FoldView
 from headwater.testing.events import START_MS, Step, Written
-from tests.offline.exposed import ITEMS, served_entry, site
+from tests.offline.exposed import ITEMS, grow, served_entry, site
 
 MINUTE = 60_000
 TRAINING = Training(watermark="5m", labels=(Label(name="click", window="20m"), Label(name="purchase", window="1h")))
@@ -49,7 +51,7 @@ def busy() -> Written:
 
 
 def built(log: Written, config: Config = CONFIG, *, until: int = 0) -> TrainingSet:
-    return build_rows(log.log, PLAN, config, until=until or log.log.last_offset, start_ms=0, seed=1)
+    return build_rows(log.log, PLAN, config, until=until or log.log.last_offset, start_ms=0, seed=1).rows
 
 
 class Shop:
@@ -169,29 +171,110 @@ def test_rows_are_what_a_replay_to_their_address_says(busy: Written) -> None:
     assert all(made.labels[end - size : end].any() for end, size in zip(ends, made.groups, strict=True))
 
 
-@pytest.mark.parametrize("steps", [1, 7])
-def test_rows_that_follow_the_log_are_those_of_one_training(busy: Written, steps: int) -> None:
-    """Lists wait for their labels from one renewal to the next; those that were served while one ended are the only ones that are lost."""
+def lagging(seed: int, requests: int) -> Written:
+    """A log whose lists are recorded up to nine seconds after they were made, while other people go on."""
+    rng = np.random.default_rng(seed)
+    log, now_ms = Written(CONFIG), START_MS
+    log.add([Step(now_ms, PutItems([Item(id=f"i{n}") for n in range(ITEMS)]))])
+    coming: list[tuple[int, int, Step]] = []
+    for r in range(requests):
+        now_ms += int(rng.exponential(6_000)) + 40 * MINUTE * int(rng.random() < 0.03)
+        for at_ms, _, step in sorted(one for one in coming if one[0] <= now_ms):
+            log.add([replace(step, at_ms=at_ms)])
+        coming = [one for one in coming if one[0] > now_ms]
+        user, items = f"u{rng.integers(5)}", [f"i{n}" for n in rng.choice(ITEMS, 3, replace=False)]
+        entry = served_entry(log, user, f"r{r}", items, now_ms)
+        coming.append((now_ms + int(rng.integers(9_000)), 2 * r, Step(0, AppendServed([entry]))))
+        if rng.random() < 0.6:
+            done_ms = now_ms + int(rng.choice([9_500, 5 * MINUTE, 19 * MINUTE]))
+            act = Event(user=user, item=items[1], type="click", time=done_ms, request_id=f"r{r}")
+            coming.append((done_ms, 2 * r + 1, Step(0, [act])))
+    for at_ms, _, step in sorted(coming):
+        log.add([replace(step, at_ms=at_ms)])
+    for later in (90, 91):
+        log.add(
+            [Step(now_ms + later * MINUTE, [Event(user="u", item="i1", type="view", time=now_ms + later * MINUTE)])]
+        )
+    return log
+
+
+@pytest.mark.parametrize(("seed", "learn_from"), [(1, "lists"), (2, "lists"), (3, "lists"), (4, "auto")])
+def test_every_list_is_learnt_from_once_wherever_rounds_end(
+    seed: int, learn_from: Literal["lists", "auto"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the learner goes: a first training, and rounds that read up to where lists are settled in a log that grows meanwhile."""
+    monkeypatch.setattr(collecting, "ENOUGH_LISTS", 60)
+    config = msgspec.structs.replace(CONFIG, ranker=Ranker(learn_from=learn_from, trees=5))
+    whole, rng = lagging(seed, 250), np.random.default_rng(seed)
+    expected = read_shown(whole.log, config, since=0, until=whole.log.last_offset)
+    ready = np.flatnonzero(expected.closed & expected.taken)
+    assert len(ready) > 100
+    assert (expected.record > expected.offset + 1).mean() > 0.5, "lists are recorded late"
+
+    part, collector, rows = MemoryLog(), None, None
+    view = FoldView(PLAN, Fold(PLAN))
+    ends = np.sort(rng.choice(np.arange(40, whole.log.last_offset), 12, replace=False)).tolist()
+    for end in [*ends, whole.log.last_offset]:
+        grow(part, whole, end)
+        until = settled(part, part.last_received_ms)[0]
+        if collector is None:
+            rows, waiting = build_rows(part, PLAN, config, until=until, start_ms=0, seed=1, view=view, follow=True)
+            fold_to(part, view.fold, until)
+            collector = RowCollector(
+                part, PLAN, config, None, first=rows, share=0.0, list_share=1.0, drawing=rng, waiting=waiting
+            )
+            continue
+        collector.expect(view.fold.offset)
+        for block, i in stops(part, view.fold, collector.wanted, until=until):
+            collector.collect(block, i, view, None)
+        rows = collector.renew(view, until)
+    assert rows is not None
+    assert rows.learnt_from == "lists"
+    begins = np.cumsum(rows.groups) - rows.groups
+    found = sorted(
+        (int(rows.addresses.offset[at]), rows.addresses.item[at : at + n].tolist())
+        for at, n in zip(begins.tolist(), rows.groups.tolist(), strict=True)
+    )
+    assert found == sorted(
+        (int(expected.offset[which]), expected.item[expected.rows(which)].tolist()) for which in ready.tolist()
+    )
+    asked = rows.addresses._replace(surface=np.full(len(rows.labels), surface_code("home")))
+    replayed = np.concatenate([each for _, _, each in answers(whole.log, PLAN, asked)])
+    assert np.sort(replayed.sum(axis=1)).tobytes() == np.sort(rows.features.sum(axis=1)).tobytes()
+
+
+def test_one_round_is_one_training(busy: Written) -> None:
     whole = built(busy)
     view = FoldView(PLAN, Fold(PLAN))
     nothing = replace(newest([whole], 0), asked=0, missed=0)
     collector = RowCollector(
         busy.log, PLAN, CONFIG, None, first=nothing, share=0.0, list_share=1.0, drawing=np.random.default_rng(1)
     )
-    rows = nothing
-    for step in range(steps):
-        until = busy.log.last_offset * (step + 1) // steps
-        collector.expect(view.fold.offset, until)
-        for block, i in stops(busy.log, view.fold, collector.wanted, until=until):
-            collector.collect(block, i, view, None)
-        rows = collector.renew(view, until)
-    assert len(whole.groups) - steps < len(rows.groups) <= len(whole.groups)
-    groups = {part.tobytes() for part in np.split(whole.features, np.cumsum(whole.groups)[:-1])}
-    assert {part.tobytes() for part in np.split(rows.features, np.cumsum(rows.groups)[:-1])} <= groups
+    collector.expect(0)
+    for block, i in stops(busy.log, view.fold, collector.wanted, until=busy.log.last_offset):
+        collector.collect(block, i, view, None)
+    rows = collector.renew(view, busy.log.last_offset)
+    assert rows.features.tobytes() == whole.features.tobytes()
+    assert (rows.asked, rows.missed) == (whole.asked, whole.missed)
     assert rows.asked - rows.missed == len(rows.groups)
-    if steps == 1:
-        assert rows.features.tobytes() == whole.features.tobytes()
-        assert (rows.asked, rows.missed) == (whole.asked, whole.missed)
+
+
+def test_a_list_whose_moment_has_passed_is_told() -> None:
+    shop = Shop().do("click", "i9")
+    late = served_entry(shop.log, "u", "late", ["i1", "i2"], shop.now_ms)
+    view = FoldView(PLAN, Fold(PLAN))
+    shop.do("view", "i3")
+    collector = RowCollector(
+        shop.log.log, PLAN, CONFIG, None, first=replace(newest([built(shop.log)], 0), asked=0, missed=0), share=0.0,
+        list_share=1.0, drawing=np.random.default_rng(1),
+    )  # fmt: skip
+    collector.expect(0)
+    fold_to(shop.log.log, view.fold, shop.log.log.last_offset)
+    collector.renew(view, view.fold.offset)
+    shop.log.add([Step(shop.now_ms + MINUTE, AppendServed([late]))])
+    with capture_logs() as said:
+        collector.expect(view.fold.offset)
+    assert [(entry["event"], entry["lists"]) for entry in said] == [("lists_came_late", 1)]
 
 
 def test_auto_asks_questions_until_there_are_enough_lists(busy: Written, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,18 +288,18 @@ def test_auto_asks_questions_until_there_are_enough_lists(busy: Written, monkeyp
     monkeypatch.setattr(collecting, "ENOUGH_LISTS", usable // 2)
     middle, end = busy.log.last_offset // 3, busy.log.last_offset
     view = FoldView(PLAN, Fold(PLAN))
-    first = build_rows(busy.log, PLAN, auto, until=middle, start_ms=0, seed=1, view=view)
+    first = build_rows(busy.log, PLAN, auto, until=middle, start_ms=0, seed=1, view=view).rows
     assert first.learnt_from == "questions"
     collector = RowCollector(
         busy.log, PLAN, auto, None, first=first, share=1.0, list_share=1.0, drawing=np.random.default_rng(1)
     )
-    collector.expect(view.fold.offset, end)
+    collector.expect(view.fold.offset)
     for block, i in stops(busy.log, view.fold, collector.wanted, until=end):
         collector.collect(block, i, view, None)
     taken_over = collector.renew(view, end)
     assert taken_over.learnt_from == "lists"
     assert taken_over.addresses.offset.min() >= first.addresses.offset.max()
-    collector.expect(end, end)
+    collector.expect(end)
     assert len(collector.renew(view, end).groups) == len(taken_over.groups), "they stay"
 
 

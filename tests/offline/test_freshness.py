@@ -93,7 +93,7 @@ def test_a_renewal_learns_from_the_newest_rows(site: tuple[Config, Path]) -> Non
     with closing(LmdbLog(data / "log", readonly=True)) as log:
         first = first_of(site, log)
         renewal = Renewal(config, plan, log, first, window_ms=3 * HOUR_MS, share=1.0, seed=5, threads=1)
-        regular = RegularRenewal(renewal, every_ms=2 * HOUR_MS, split_ms=SPLIT_MS, until=log.last_offset)
+        regular = RegularRenewal(renewal, every_ms=2 * HOUR_MS, split_ms=SPLIT_MS)
         view, positive, versions = first.view, positive_types(log, config), [regular.model]
         assert view.fold.offset == first.rows.data.last_offset
         last_ms = 0

@@ -150,3 +150,35 @@ def test_a_warm_start_goes_on_from_half_the_trees_and_never_grows_beyond_them(tr
             np.ascontiguousarray(features[:, :3]), labels, training[2], None, columns=COLUMNS[:3], params=params, seed=7,
             num_threads=1, warm=cold,
         )  # fmt: skip
+
+
+def test_what_the_place_explains_is_not_taken_for_worth() -> None:
+    """Places follow the second column, clicks the first one and the place: beside the place, only the first is learnt."""
+    rng = np.random.default_rng(4)
+    lists, length = 800, 8
+    worth, shown_by = rng.random((2, lists, length)).astype(np.float32)
+    place = np.argsort(np.argsort(-shown_by - 0.5 * rng.random((lists, length)), axis=1), axis=1)
+    clicked = rng.random((lists, length)) < worth * 0.75**place
+    keep = clicked.any(axis=1)
+    features = np.stack([worth[keep].ravel(), shown_by[keep].ravel()], axis=1)
+    labels, places = clicked[keep].ravel().astype(np.int32), place[keep].ravel()
+    sizes = np.full(int(keep.sum()), length, np.int32)
+    options = {"columns": ("worth", "shown_by"), "seed": 1, "num_threads": 1}
+    params = GbdtParams(trees=20, leaves=4, holdout=0.0)
+    new = rng.random((500, 2)).astype(np.float32)
+    share = {}
+    for name, positions in (("blind", None), ("beside", places)):
+        text, _ = fit_gbdt(features, labels, sizes, None, params=params, positions=positions, **options)  # type: ignore[arg-type]
+        scores = GbdtRanker(text, ("worth", "shown_by")).score(new)
+        share[name] = np.corrcoef(scores, new[:, 0])[0, 1] ** 2
+    assert share["beside"] > share["blind"] + 0.1, share
+
+
+def test_places_are_one_a_row_and_for_lambdarank() -> None:
+    rows = np.zeros((4, 1), np.float32)
+    labels, sizes = np.array([1, 0, 0, 1], np.int32), np.array([2, 2], np.int32)
+    for params, places in ((GbdtParams(), np.zeros(3)), (GbdtParams(objective="rank_xendcg"), np.zeros(4))):
+        with pytest.raises(TrainingError, match="positions, one a row"):
+            fit_gbdt(
+                rows, labels, sizes, None, columns=("a",), params=params, seed=1, num_threads=1, positions=places.astype(np.int64)
+            )  # fmt: skip

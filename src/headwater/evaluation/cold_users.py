@@ -16,6 +16,7 @@ from msgspec import Struct
 from headwater.evaluation.meter import Meter
 from headwater.evaluation.metrics import ModelMetrics, judge, ranks_in
 from headwater.evaluation.temporal import pipelines
+from headwater.evaluation.unprompted import unprompted
 from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
 from headwater.features.replay import fold_to, stops
@@ -66,6 +67,7 @@ def evaluate_cold_users(
     Raises:
         HeadwaterError: nobody is new, or none of their events can be asked.
     """
+    model = unprompted(model, plan, config)
     with Meter() as meter:
         until = log.last_offset if until is None else until
         known = _known_users(log, split_offset)

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.evaluation.metrics import METRICS, compare, gains, mean_interval, ranks_in
+from headwater.evaluation.unprompted import Unprompted
 from headwater.evaluation.walk import Answers, Before, Pick, Progress, System, walk
 from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
 from headwater.features.zones import Zones
-from headwater.learning.giveaways import withheld
 from headwater.learning.trainingset import positive_types, positives
 from headwater.log.protocol import EventLog
 from headwater.log.record import Namespace, RecordBlock
@@ -235,36 +235,20 @@ def _vocabulary(model: Model, answers: Answers) -> dict[str, float]:
     return {source.name: float(source.knows(old).mean()) for source in model.sources if isinstance(source, Knows)}
 
 
-class _Tried:
-    """A ranker that is asked just before a click, without the columns that the click's own impression gives away, and remembers how
-    long it took: ms a row, call by call.
-
-    Who learnt from questions makes no use of them; who learnt from lists would take what was shown a moment ago for an item that
-    was shown before and left.
-    """
+class _Tried(Unprompted):
+    """Remembers how long it took: ms a row, call by call."""
 
     def __init__(self, ranker: Ranker, plan: Plan, config: Config, timer: Callable[[], float]) -> None:
-        self._ranker, self._plan, self._config, self._timer = ranker, plan, config, timer
+        super().__init__(ranker, plan, config)
+        self._timer = timer
         self._per_row: list[float] = []
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self._ranker.columns
-
-    @property
-    def attends(self) -> bool:
-        return self._ranker.attends
-
-    def score(self, features: Features, attention: Attention | None = None) -> Scores:
-        with withheld(features, self._plan, self._config):
-            began = self._timer()
-            scores = self._ranker.score(features, attention)
-            self._per_row.append(1e3 * (self._timer() - began) / max(len(features), 1))
+    def _ranked(self, features: Features, attention: Attention | None) -> Scores:
+        began = self._timer()
+        scores = super()._ranked(features, attention)
+        self._per_row.append(1e3 * (self._timer() - began) / max(len(features), 1))
         return scores
 
     def per_rows(self) -> float | None:
         """Median ms for ``ROWS`` rows; None when it never scored."""
         return float(np.median(self._per_row)) * ROWS if self._per_row else None
-
-    def close(self) -> None:
-        self._ranker.close()

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headwater.evaluation.metrics import Difference, ModelMetrics, compare, judge, ranks_in
+from headwater.evaluation.unprompted import unprompted
 from headwater.evaluation.walk import Answers, Pick, Progress, System, walk
 from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
@@ -93,10 +94,12 @@ def evaluate_temporal(
     after ``split_offset``.
 
     ``questions="session"`` asks only about events that have an earlier positive event in their session;
-    ``"all"`` about every event of a user with any history. ``sample`` is the share of questions asked.
+    ``"all"`` about every event of a user with any history. ``sample`` is the share of questions asked. The ranker is not shown what the impression that
+    led to an event gives away (:mod:`headwater.evaluation.unprompted`), whatever it learnt from.
     """
     began = time.perf_counter()
     until = log.last_offset if until is None else until
+    model = unprompted(model, plan, config)
     compared = pipelines(config, plan, StoredRegion(log.vocabulary()), Zones(log.vocabulary()), alone)
     answers = walk(
         log, plan, config, {name: System(pipeline, model if ranks else None) for name, (pipeline, ranks) in compared.items()},

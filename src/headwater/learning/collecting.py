@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
@@ -36,29 +38,60 @@ from headwater.serving.view import FoldView
 Bools = npt.NDArray[np.bool_]
 Progress = Callable[[int, int], None]
 
+logger = structlog.get_logger()
+
 MIN_GROUPS = 50  # fewer train no ranker
+SETTLES_MS = 10_000  # servers write lists twenty times a second; the rest is for a writer that is being restarted
 ENOUGH_LISTS = 500  # lists of which something was taken: from so many on, "auto" learns from lists
+
+
+def settled(log: EventLog, now_ms: int) -> tuple[int, int]:
+    """The last offset before which no list was made that is not recorded yet at ``now_ms``, and when it was received: a server's list reaches the log
+    a little after the state that it was made from.
+    """
+    return last_before(log, now_ms - SETTLES_MS)
+
+
+class Begun(NamedTuple):
+    """``rows`` to train on, and ``waiting``: lists that were assembled and wait for their labels, where somebody follows the log from here."""
+
+    rows: TrainingSet
+    waiting: ListCollector | None
 
 
 def build_rows(
     log: EventLog, plan: Plan, config: Config, *, until: int, start_ms: int, seed: int, unseal: Unseal | None = None,
-    view: FoldView | None = None, model: Model | None = None, progress: Progress | None = None,
-) -> TrainingSet:  # fmt: skip
+    view: FoldView | None = None, model: Model | None = None, progress: Progress | None = None, follow: bool = False,
+) -> Begun:  # fmt: skip
     """The rows that ``ranker.max_rows`` has room for, from what was received in ``[start_ms, until]``.
 
     ``view`` and ``model`` as in :func:`~headwater.learning.trainingset.build_training_set`. Lists are drawn evenly at random from those whose labels are
-    closed at ``until``, and of which something was taken.
+    closed at ``until``, and of which something was taken. ``follow``: a :class:`RowCollector` goes on from here, so lists that are not closed yet are
+    assembled too, and those as well that were made before ``until`` and recorded behind it.
     """
-    wanted = config.ranker.learn_from
+    wanted, waiting = config.ranker.learn_from, None
     if wanted != QUESTIONS:
         since = max(last_before(log, start_ms)[0], log.first_offset - 1)
         lists = read_shown(log, config, since=since, until=until)
-        if wanted == LISTS or _usable(lists) >= ENOUGH_LISTS:
-            return _from_lists(log, plan, config, lists, until, seed, unseal, view, model, progress)
-    return build_training_set(
+        from_lists = wanted == LISTS or _usable(lists) >= ENOUGH_LISTS
+        if from_lists or follow:
+            view = FoldView(plan, Fold(plan, unseal=unseal)) if view is None else view
+            most = config.ranker.max_rows
+            share = min(1.0, most / max(int(lists.sizes[lists.closed & lists.taken].sum()), 1))
+            waiting = ListCollector(
+                log, plan, config, model, rows=int(most * 1.2), share=share, drawing=np.random.default_rng(seed)
+            )
+            known = log.last_offset if follow else until
+            if known > until:
+                lists = read_shown(log, config, since=since, until=known)
+            waiting.expect(lists, known=known, from_offset=view.fold.offset, still_open=follow)
+        if from_lists and view is not None and waiting is not None:
+            return Begun(_from_lists(log, plan, config, waiting, view, until, model, progress), waiting)
+    rows = build_training_set(
         log, plan, config, until=until, start_ms=start_ms, groups=config.ranker.max_groups, seed=seed, unseal=unseal,
-        view=view, model=model, progress=progress,
+        view=view, model=model, beside=waiting, progress=progress,
     )  # fmt: skip
+    return Begun(rows, waiting)
 
 
 def _usable(lists: ShownLists) -> int:
@@ -66,16 +99,9 @@ def _usable(lists: ShownLists) -> int:
 
 
 def _from_lists(
-    log: EventLog, plan: Plan, config: Config, lists: ShownLists, until: int, seed: int, unseal: Unseal | None,
-    view: FoldView | None, model: Model | None, progress: Progress | None,
+    log: EventLog, plan: Plan, config: Config, collector: ListCollector, view: FoldView, until: int, model: Model | None,
+    progress: Progress | None,
 ) -> TrainingSet:  # fmt: skip
-    view = FoldView(plan, Fold(plan, unseal=unseal)) if view is None else view
-    most = config.ranker.max_rows
-    share = min(1.0, most / max(int(lists.sizes[lists.closed & lists.taken].sum()), 1))
-    collector = ListCollector(
-        log, plan, config, model, rows=int(most * 1.2), share=share, drawing=np.random.default_rng(seed)
-    )
-    collector.expect(lists, from_offset=view.fold.offset, still_open=False)
     pipeline = _pipeline(log, plan, config)
     for n, (block, _) in enumerate(stops(log, view.fold, collector.wanted, until=until)):
         if progress is not None and n % 200 == 199:
@@ -94,13 +120,16 @@ class RowCollector:
     """Rows that follow the log: the newest that ``ranker.max_rows`` has room for, beginning with ``first``.
 
     They are questions or lists as ``first`` is. Where ``ranker.learn_from`` is "auto" and ``first`` is of questions, lists are collected beside them, and take over
-    once there are enough. ``share`` of the positive events become questions, ``list_share`` of the lists rows; ``drawing`` decides which. ``model`` is what rows are
-    scored with; those that come later have to have the same sources.
+    once there are enough. ``waiting`` are lists that wait since then. ``share`` of the positive events become questions, ``list_share`` of the lists rows (where none
+    wait); ``drawing`` decides which. ``model`` is what rows are scored with; those that come later have to have the same sources.
+
+    Each list is learnt from once, when its labels are closed, wherever rounds end: those that wait are kept from one round to the next, and a list may be recorded
+    a moment after its round has ended, as long as the log is folded no further than to where the lists of that moment are known (:meth:`expect`).
     """
 
     def __init__(
         self, log: EventLog, plan: Plan, config: Config, model: Model | None, *, first: TrainingSet, share: float,
-        list_share: float, drawing: np.random.Generator,
+        list_share: float, drawing: np.random.Generator, waiting: ListCollector | None = None,
     ) -> None:  # fmt: skip
         self._log, self._config, self._share, self._drawing = log, config, share, drawing
         self._positive = positive_types(log, config)
@@ -114,17 +143,28 @@ class RowCollector:
             groups = 2 * max(config.ranker.max_groups, MIN_GROUPS)
             self._questions = Collector(log, plan, config, model, groups=groups, drawing=drawing)
         if first.learnt_from == LISTS or config.ranker.learn_from == "auto":
-            self._lists = ListCollector(
+            self._lists = waiting or ListCollector(
                 log, plan, config, model, rows=2 * self._most, share=list_share, drawing=drawing.spawn(1)[0]
             )
 
-    def expect(self, since: int, until: int) -> None:
-        """The log is about to be folded from the offset ``since`` to ``until``: look at which lists are there."""
+    def expect(self, offset: int) -> None:
+        """The log is about to be folded on from ``offset``: look at which lists were recorded by now, wherever folding will end.
+
+        Lists that are recorded later and were made before that end are lost, and told: end a moment before the log does.
+        """
         self._positive = positive_types(self._log, self._config)
         self._types = frozenset(self._positive.tolist())
-        if self._lists is not None:
-            lists = read_shown(self._log, self._config, since=since, until=until)
-            self._lists.expect(lists, from_offset=since, still_open=True)
+        if self._lists is None:
+            return
+        known = self._log.last_offset
+        since = offset if self._lists.known < 0 else self._lists.known
+        lists = read_shown(self._log, self._config, since=since, until=known)
+        self._lists.expect(lists, known=known, from_offset=offset, still_open=True)
+        if self._lists.passed:
+            logger.warning(
+                "lists_came_late", lists=self._lists.passed, hint="recorded long after they were made: not learnt from"
+            )
+            self._lists.passed = 0
 
     def wanted(self, block: RecordBlock) -> Bools:
         """Before which records :meth:`collect` has to be called."""

@@ -18,6 +18,7 @@ Progress = Callable[[int, int, float | None], None]
 
 MAX_LABEL = 30
 _MIN_HOLDOUT_GROUPS = 10
+_LAST_PLACE = 50
 
 
 class TrainingError(HeadwaterError):
@@ -28,7 +29,8 @@ class GbdtParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the trees grow. ``objective`` is the listwise loss, both optimise NDCG.
 
     Growing stops when the holdout's NDCG@10 has not risen for ``patience`` trees; ``holdout`` is the share of
-    groups, the last ones in time, that judges and is not trained on (0: grow all trees).
+    groups, the last ones in time, that judges and is not trained on (0: grow all trees). ``position_regularization``
+    pulls what the place explains towards nothing, where places are known.
     """
 
     objective: Literal["lambdarank", "rank_xendcg"] = "lambdarank"
@@ -38,6 +40,7 @@ class GbdtParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_rows_per_leaf: Annotated[int, Meta(ge=1)] = 50
     l2: Annotated[float, Meta(ge=0)] = 1.0
     column_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    position_regularization: Annotated[float, Meta(ge=0)] = 0.0
     holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     patience: Annotated[int, Meta(ge=1)] = 25
 
@@ -63,6 +66,7 @@ def fit_gbdt(
     params: GbdtParams,
     seed: int,
     num_threads: int,
+    positions: npt.NDArray[np.integer] | None = None,
     warm: bytes | None = None,
     progress: Progress | None = None,
 ) -> tuple[bytes, FitReport]:
@@ -77,6 +81,9 @@ def fit_gbdt(
         weights: ``float[n]`` weight of each row, or ``None``.
         columns: names of the ``d`` columns.
         num_threads: threads of LightGBM.
+        positions: ``int[n]`` the place where each row was shown, or ``None``. What the place alone explains is learnt beside the trees, a
+            number for each place that is added to their score in training and left out when they serve ("lambdarank" only; LightGBM's
+            treatment of position bias by an additive model). Places from 50 on share one.
         warm: an earlier model over the same columns (its text) to go on from: its first ``trees // 2`` trees stay, and
             grow by up to ``trees`` in all, so that models do not get longer from one warm start to the next.
         progress: called as ``progress(tree, trees, holdout_ndcg10 or None)`` after every tree.
@@ -88,6 +95,8 @@ def fit_gbdt(
         TrainingError: shapes that do not fit together, values out of range, or no positive row to learn from.
     """
     _check(features, labels, group_sizes, weights, columns)
+    if positions is not None and (len(positions) != len(labels) or params.objective != "lambdarank"):
+        raise TrainingError(f'Expected {len(labels)} positions, one a row, and the objective "lambdarank".')
     try:
         msgspec.convert(msgspec.to_builtins(params), GbdtParams)
     except msgspec.ValidationError as error:
@@ -102,12 +111,15 @@ def fit_gbdt(
             "None of the training rows is positive. Import more events, or mark an event type `positive`."
         )
 
+    places = None if positions is None else np.clip(positions, -1, _LAST_PLACE).astype(np.int32)
+
     def dataset(start: int, stop: int, sizes: npt.NDArray[np.integer], of: lightgbm.Dataset | None) -> lightgbm.Dataset:
         return lightgbm.Dataset(
             features[start:stop],
             label=labels[start:stop],
             group=sizes,
             weight=None if weights is None else weights[start:stop],
+            position=None if places is None or of is not None else places[start:stop],
             reference=of,
             params={"verbosity": -1, "max_bin": 255, "data_random_seed": seed, "num_threads": num_threads},
         )
@@ -123,6 +135,7 @@ def fit_gbdt(
             "min_data_in_leaf": params.min_rows_per_leaf,
             "lambda_l2": params.l2,
             "feature_fraction": params.column_share,
+            "lambdarank_position_bias_regularization": params.position_regularization,
             "metric": "ndcg",
             "eval_at": [10],
             "label_gain": [2**grade - 1 for grade in range(MAX_LABEL + 1)],

@@ -31,19 +31,19 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A list that is to be assembled, or was; ``open``: its labels were not closed when it was expected."""
+    """A list that is to be assembled, or was."""
 
     record: int
     query: Query
     items: Int64
     now_ms: int
-    open: bool
 
 
 class ListCollector:
     """Rows of lists as the state comes by their addresses: :meth:`expect` lists, stop where they are :meth:`wanted`, and :meth:`add` them.
 
-    Room is for ``rows``; a model has to have the fitted sources that ``model`` has. ``share`` of the lists are drawn.
+    Room is for ``rows``; a model has to have the fitted sources that ``model`` has. ``share`` of the lists are drawn. Lists are known up to the offset
+    ``known`` (-1: none were expected yet). ``passed`` counts those that came too late: the state had gone past their address.
     """
 
     def __init__(
@@ -56,22 +56,27 @@ class ListCollector:
         self._expected: dict[int, list[_Asked]] = {}  # by the offset of their address
         self._stops = np.zeros(0, np.int64)
         self._added: list[_Asked] = []
-        self.asked = self.missed = 0
+        self.asked = self.missed = self.passed = 0
+        self.known = -1
 
     def _room(self) -> RowBuffer:
         # what one list of the largest size may lack is added; a list of one item teaches nothing, so there are no more groups than that
         return RowBuffer(self._plan, self._model, rows=self._most + MAX_K, groups=max(self._most // 2, 1), most=MAX_K)
 
-    def expect(self, lists: ShownLists, *, from_offset: int, still_open: bool) -> None:
-        """Be ready for those of ``lists`` that can be assembled by a state that stands at ``from_offset``.
+    def expect(self, lists: ShownLists, *, known: int, from_offset: int, still_open: bool) -> None:
+        """Be ready for those of ``lists``, which are all behind the last ones and up to the offset ``known``, that can be assembled by a state that
+        stands at ``from_offset``.
 
         Of lists that are closed only those are, of which something was taken. ``still_open``: the others may be by the time of :meth:`take`.
         """
         closed, taken = lists.closed, lists.taken
-        self.asked += int(closed.sum())
-        self.missed += int((closed & ~taken).sum())
-        ready = (closed & taken) | (still_open & ~closed)
-        ready &= (lists.offset >= from_offset) & (self._drawing.random(len(lists)) < self._share)
+        useful = (closed & taken) | (still_open & ~closed)
+        passed = useful & (lists.offset < from_offset)
+        ready = useful & ~passed & (self._drawing.random(len(lists)) < self._share)
+        self.asked += int((closed & ~ready).sum())
+        self.missed += int((closed & ~ready & (~taken | passed)).sum())
+        self.passed += int(passed.sum())
+        self.known = known
         for which in np.flatnonzero(ready).tolist():
             rows = lists.rows(which)
             segments = (int(lists.segments[which, 0]), int(lists.segments[which, 1]))
@@ -79,7 +84,7 @@ class ListCollector:
             query = Query(
                 "", user=int(lists.user[which]), surface=lists.surface[which] or "home", segments=segments, candidates=items
             )  # fmt: skip
-            asked = _Asked(int(lists.record[which]), query, items[:MAX_K], int(lists.now_ms[which]), not closed[which])
+            asked = _Asked(int(lists.record[which]), query, items[:MAX_K], int(lists.now_ms[which]))
             self._expected.setdefault(int(lists.offset[which]), []).append(asked)
         self._stops = np.array(sorted(self._expected), np.int64) + 1
 
@@ -116,8 +121,10 @@ class ListCollector:
         known: list[Int64] = []  # the same in ``found``
         for g, asked in enumerate(added):
             which = place_of.get(asked.record)
-            if which is None or not found.closed[which]:
-                later += [g] if which is not None else []
+            if asked.record > until or (which is not None and not found.closed[which]):
+                later.append(g)
+                continue
+            if which is None:  # known by its impressions then, and by a record of its own now
                 continue
             now = found.rows(which)
             # what was assembled is what was known of the list then: that may be less than is known now
@@ -125,8 +132,8 @@ class ListCollector:
             order = np.argsort(asked.items, kind="stable")
             here = order[np.searchsorted(asked.items[order], found.item[now][there])]
             taken = bool(found.outcomes[now][there].any())
-            self.asked += asked.open
-            self.missed += asked.open and not taken
+            self.asked += 1
+            self.missed += not taken
             if taken:
                 groups.append(g)
                 rows.append(here + int(begins[g]))

@@ -63,10 +63,16 @@ def _fit_gbdt(
     text, report = fit_gbdt(
         rows.features, rows.labels, rows.groups, rows.weights, columns=columns,
         params=GbdtParams(trees=ranker.trees, leaves=ranker.leaves, learning_rate=ranker.learning_rate),
-        seed=seed, num_threads=threads, warm=None if warm is None else warm.get(MODEL_FILE),
+        seed=seed, num_threads=threads, positions=_places(config, rows),
+        warm=None if warm is None else warm.get(MODEL_FILE),
         progress=None if progress is None else lambda tree, trees, _: progress("fit", tree, trees),
     )  # fmt: skip
     return FittedRanker({MODEL_FILE: text}, False, report.trees, 0, report.holdout_ndcg10, report.gain)
+
+
+def _places(config: Config, rows: TrainingSet) -> npt.NDArray[np.int16] | None:
+    """Where rows were shown, if the ranker is to learn beside what the place explains."""
+    return rows.position if config.ranker.position_bias and np.any(rows.position >= 0) else None
 
 
 def _fit_deep(

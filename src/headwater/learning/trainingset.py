@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,16 @@ class TrainingSet:
     learnt_from: LearntFrom
 
 
+class Beside(Protocol):
+    """Who makes other rows while the log is replayed: :class:`~headwater.learning.lists.ListCollector`."""
+
+    def wanted(self, block: RecordBlock) -> npt.NDArray[np.bool_]: ...
+
+    def due(self, view: FoldView) -> bool: ...
+
+    def add(self, pipeline: Pipeline, view: FoldView, model: Model | None) -> bool: ...
+
+
 def positive_types(log: EventLog, config: Config) -> npt.NDArray[np.int64]:
     """Dense numbers of the positive event types that the log knows."""
     vocabulary = log.vocabulary()
@@ -78,14 +88,15 @@ def positive_types(log: EventLog, config: Config) -> npt.NDArray[np.int64]:
 
 def build_training_set(
     log: EventLog, plan: Plan, config: Config, *, until: int, start_ms: int, groups: int, seed: int,
-    unseal: Unseal | None = None, view: FoldView | None = None, model: Model | None = None, progress: Progress | None = None,
+    unseal: Unseal | None = None, view: FoldView | None = None, model: Model | None = None, beside: Beside | None = None,
+    progress: Progress | None = None,
 ) -> TrainingSet:  # fmt: skip
     """Ask about ``groups`` positive events, drawn evenly at random from those received in ``[start_ms, until]``.
 
     ``model`` brings the fitted sources: they offer candidates and score them, as they will in service; they must have been
     trained on what lies before ``start_ms``. ``view`` is a state to go on from, instead of folding the log from its start:
     only events behind it are asked about, and it moves on to the last of them.
-    ``until`` is the last offset that may be known. Every group holds the positive and up to
+    ``beside`` makes rows of its own on the same way. ``until`` is the last offset that may be known. Every group holds the positive and up to
     ``ranker.negatives`` candidates drawn at random from what the sources offered.
     """
     # two generators: who is asked must not depend on what was drawn for the questions before
@@ -93,11 +104,15 @@ def build_training_set(
     positive = positive_types(log, config)
     share = min(1.0, groups / max(count_positives(log, positive, until, start_ms), 1))
 
+    chosen = np.zeros(0, np.bool_)  # of the block at hand
+
     def wanted(block: RecordBlock) -> npt.NDArray[np.bool_]:
+        nonlocal chosen
         records = block.records
         hit = positives(block, positive) & (records["received_ms"] >= start_ms)
         # one draw a record, so that the choice does not depend on how the log is cut into blocks
-        return hit & (asking.random(len(records)) < share)
+        chosen = hit & (asking.random(len(records)) < share)
+        return chosen if beside is None else chosen | beside.wanted(block)
 
     view = FoldView(plan, Fold(plan, unseal=unseal)) if view is None else view
     fold = view.fold
@@ -107,7 +122,9 @@ def build_training_set(
         if progress is not None and collector.asked % 200 == 199:
             progress(fold.offset, until)
         view.refresh()
-        if not collector.add(pipeline, view, block.records[i], model):
+        if beside is not None and beside.due(view):
+            beside.add(pipeline, view, model)
+        if chosen[i] and not collector.add(pipeline, view, block.records[i], model):
             break
     return collector.take(view, until)
 

@@ -116,7 +116,7 @@ def freshness(
     renewing = {
         name: RegularRenewal(
             Renewal(config, plan, log, first, window_ms=window_ms, share=share, seed=seed, threads=threads),
-            every_ms=None if name == ONCE else parse_duration(name), split_ms=split_ms, until=until,
+            every_ms=None if name == ONCE else parse_duration(name), split_ms=split_ms,
         )
         for name in dict.fromkeys((ONCE, *every))
     }  # fmt: skip

@@ -10,6 +10,7 @@ from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
 from headwater.features.replay import fold_to
 from headwater.learning.collecting import MIN_GROUPS, build_rows
+from headwater.learning.lists import ListCollector
 from headwater.learning.rankers import FittedRanker, fit_ranker
 from headwater.learning.trainingset import LISTS, TrainingSet
 from headwater.log.protocol import EventLog
@@ -24,7 +25,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What was fitted, and on what. ``replay_s`` are the seconds that the rows took, ``fit_s`` those of the ranker.
+    """What was fitted, and on what. ``replay_s`` are the seconds that the rows took, ``fit_s`` those of the ranker. ``waiting`` are lists that the
+    next ranker will learn from, where somebody follows the log from here.
 
     The state of ``sources`` stands at the end of what was fitted on.
     """
@@ -35,6 +37,7 @@ class Fitted:
     sources: FittedSources
     replay_s: float
     fit_s: float
+    waiting: ListCollector | None = None
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -50,8 +53,10 @@ class Fitted:
 def fit(
     config: Config, plan: Plan, log: EventLog, *, until: int, start_ms: int, seed: int, threads: int,
     unseal: Unseal | None = None, warm: Mapping[str, bytes], lookup: Lookup | None = None, progress: Progress | None = None,
+    follow: bool = False,
 ) -> Fitted:  # fmt: skip
     """Fit on events received from ``start_ms`` on, up to the offset ``until``; state is folded from the start either way, once.
+    ``follow`` as in :func:`~headwater.learning.collecting.build_rows`.
 
     Raises:
         HeadwaterError: too few positive events that the sources could have found.
@@ -61,9 +66,9 @@ def fit(
     if sources.names:
         model, start_ms = sources.before_the_ranker()
     began = time.perf_counter()
-    rows = build_rows(
+    rows, waiting = build_rows(
         log, plan, config, until=until, start_ms=start_ms, seed=seed, view=sources.state.view, model=model,
-        progress=None if progress is None else lambda done, total: progress("replay", done, total),
+        progress=None if progress is None else lambda done, total: progress("replay", done, total), follow=follow,
     )  # fmt: skip
     tables = with_tables(config, plan, log, rows, lookup)
     replayed = time.perf_counter()
@@ -75,7 +80,7 @@ def fit(
     fold_to(log, sources.state.fold, until)  # without sources it stands at the last row
     sources.state.view.refresh()
     sources.choose_indexes()
-    return Fitted(rows, tables, made, sources, replayed - began, ranked - replayed)
+    return Fitted(rows, tables, made, sources, replayed - began, ranked - replayed, waiting)
 
 
 def _too_few(rows: TrainingSet) -> HeadwaterError:

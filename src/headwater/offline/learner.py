@@ -22,8 +22,10 @@ from headwater.evaluation.gate import MIN_QUESTIONS
 from headwater.evaluation.heldout import Stretch, behind, held_out_stretch
 from headwater.features.plan import Plan
 from headwater.features.profiles import Profiles
-from headwater.features.replay import fold_to, stops
+from headwater.features.replay import stops
+from headwater.learning.collecting import settled
 from headwater.learning.fitting import enabled_sources
+from headwater.learning.trainingset import QUESTIONS
 from headwater.log.archived import ArchivedLog, open_log
 from headwater.log.identity import LmdbIdentity
 from headwater.log.record import RecordBlock
@@ -139,7 +141,7 @@ class Learner:
         """Replay the log, train on what lies before the held-out stretch, and stay where judging ends."""
         config, plan, self._standing = self._config, self._plan, None
         version, reached, files = self._in_service()
-        until, last_ms = last_offset_before(event_log, None)
+        until, last_ms = self._settled(event_log)
         if until <= self._read:
             raise NotYetError(f"nothing new was logged since offset {self._read}")
         start_ms = 0 if self._window_ms is None else last_ms - self._window_ms
@@ -155,7 +157,7 @@ class Learner:
         with self._lookup() as lookup:
             done = fit(
                 config, plan, event_log, until=end, start_ms=start_ms, seed=seed, threads=self._threads,
-                unseal=self._unseal, warm=files, lookup=lookup, progress=self._progress,
+                unseal=self._unseal, warm=files, lookup=lookup, progress=self._progress, follow=True,
             )  # fmt: skip
         renewal = None
         if not done.ranker.attends:
@@ -171,19 +173,20 @@ class Learner:
 
     def _next(self, event_log: ArchivedLog, standing: _Standing) -> Made:
         """Train on what was folded, judge on what came since; with the gate off, train on all of it."""
-        view, renewal, warm, until = standing.view, standing.renewal, standing.version, event_log.last_offset
+        view, renewal, warm = standing.view, standing.renewal, standing.version
+        until, last_ms = self._settled(event_log)
         if until <= view.fold.offset:
             raise NotYetError(f"nothing new was logged since offset {view.fold.offset}")
         stretch = None
         if self._config.gate.enabled:
             stretch = behind(event_log, self._config, view.fold.offset, until)
-            self._enough(stretch, view.fold.received_ms, event_log.last_received_ms)
+            self._enough(stretch, view.fold.received_ms, last_ms)
         else:
             self._fold(event_log, view, until, renewal)
         with self._lookup() as lookup:
             done = renewal.renew(view.fold.received_ms, lookup, self._progress)
         published = self._publish(event_log, done, stretch, renewal, warm)
-        fold_to(event_log, view.fold, until)  # one that could not be opened was asked nothing
+        self._fold(event_log, view, until, renewal)  # one that could not be opened was asked nothing
         self._read = until
         if published.promoted:
             standing.version = published.bundle
@@ -197,8 +200,16 @@ class Learner:
         if stretch.positives < (MIN_QUESTIONS if late else gate.questions):
             raise _too_few(stretch)
 
+    def _settled(self, event_log: ArchivedLog) -> tuple[int, int]:
+        """How far a round reads, and when that was received: where rankers may learn from lists, not the last moments of the log."""
+        if self._config.ranker.learn_from == QUESTIONS:
+            return last_offset_before(event_log, None)
+        return settled(event_log, max(self._clock(), event_log.last_received_ms))
+
     def _fold(self, event_log: ArchivedLog, view: FoldView, until: int, renewal: Renewal) -> None:
-        renewal.expect(until)
+        if view.fold.offset >= until:
+            return
+        renewal.expect()
         for block, i in stops(event_log, view.fold, renewal.wanted, until=until):
             renewal.collect(block, i, view)
             self._progress("fold", view.fold.offset, until)
@@ -208,7 +219,7 @@ class Learner:
     ) -> Publication:
         before = _WhileJudging(renewal, lambda at: self._progress("gate", at, event_log.last_offset))
         if renewal is not None and stretch is not None:
-            renewal.expect(stretch.until)
+            renewal.expect()
         mismatches(checks_dir(self._data), self._plan.hash, self._plan.columns, allowed=False)  # as of now
         return publish_fitted(
             self._config, self._plan, event_log, self._registry, done, stretch=stretch, seed=self._config.ranker.seed,

@@ -57,6 +57,7 @@ class Renewal:
         self._collector = RowCollector(
             log, plan, config, self.model, first=first.rows, share=share,
             list_share=used if first.rows.learnt_from == LISTS else 1.0, drawing=np.random.default_rng(seed),
+            waiting=first.waiting,
         )  # fmt: skip
 
     @property
@@ -64,9 +65,9 @@ class Renewal:
         """What the ranker was trained on last."""
         return self._collector.rows
 
-    def expect(self, until: int) -> None:
-        """The state is about to be folded on to the offset ``until``."""
-        self._collector.expect(self._adopted.view.fold.offset, until)
+    def expect(self) -> None:
+        """The state is about to be folded on."""
+        self._collector.expect(self._adopted.view.fold.offset)
 
     def wanted(self, block: RecordBlock) -> npt.NDArray[np.bool_]:
         """Before which records :meth:`collect` has to be called."""
@@ -116,14 +117,14 @@ class Renewal:
 
 
 class RegularRenewal:
-    """A bundle that is renewed every ``every_ms`` of the log (``None``: never) from ``split_ms`` to the offset ``until``, and serves at once."""
+    """A bundle that is renewed every ``every_ms`` of the log (``None``: never) from ``split_ms`` on, and serves at once."""
 
-    def __init__(self, renewal: Renewal, *, every_ms: int | None, split_ms: int, until: int) -> None:
+    def __init__(self, renewal: Renewal, *, every_ms: int | None, split_ms: int) -> None:
         self._renewal, self._every_ms = renewal, every_ms
         self._next_ms = split_ms + (every_ms or 0)
         self.renewals, self.seconds = 0, 0.0
         if every_ms is not None:
-            renewal.expect(until)
+            renewal.expect()
 
     @property
     def model(self) -> Model:

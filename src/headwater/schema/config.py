@@ -135,10 +135,12 @@ class Ranker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``remote``: the model of an Open Inference Protocol server that scores the candidates in this one's place; "": none.
     ``learn_from``: "lists" as they were shown, what was taken against what was not; "questions" about positive events, each against
     ``negatives`` other candidates; "auto": lists once there are enough.
+    ``position_bias``: beside the ranker, what the place alone explains is learnt from lists, and left out when it serves.
     """
 
     kind: Literal["lightgbm", "deep", "none"] = "lightgbm"
     learn_from: Literal["auto", "lists", "questions"] = "auto"
+    position_bias: bool = False
     candidates: Annotated[int, Meta(ge=1, le=2_000)] = 200
     light_keep: Annotated[int, Meta(ge=0, le=2_000)] = 0
     keep_by: Literal["light", "merged"] = "light"

@@ -182,7 +182,7 @@ class System:
         if self._collector is None:
             return
         collector, view, until = self._collector, self._learning, self.log.last_offset
-        collector.expect(view.fold.offset, until)
+        collector.expect(view.fold.offset)
         for block, i in stops(self.log, view.fold, collector.wanted, until=until):
             collector.collect(block, i, view, None)
         rows = collector.renew(view, until)
@@ -236,7 +236,7 @@ class System:
         if of not in start.learnt:
             rows = build_rows(
                 self.log, self.plan, config, until=self.log.last_offset, start_ms=0, seed=self._seed, view=self._learning
-            )  # fmt: skip
+            ).rows  # fmt: skip
             fold_to(self.log, fold, self.log.last_offset)
             kept = Fold(self.plan)
             kept.start_from(fold)
