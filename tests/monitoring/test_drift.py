@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from headwater.monitoring.dead import Alive, DeadState
 from headwater.monitoring.drift import DriftWatch
 from headwater.monitoring.hours import read_hours
 from headwater.monitoring.samples import Sample
+from headwater.registry.reference import BundleReference, ReferenceColumn
 from headwater.registry.registry import Registry
 from headwater.schema.drift import Drift
 from tests.monitoring.logs import COLUMNS, HOUR_MS, PLAN, START_MS, Traffic, publish
@@ -61,7 +63,9 @@ def drifted(said: dict[tuple[str, str], float]) -> set[str]:
     return {
         label or name
         for (name, label), value in said.items()
-        if value and name.endswith(("_drifted", "_off", "_silent", "_changed")) and name != "headwater_features_drifted"
+        if value
+        and name.endswith(("_drifted", "_off", "_dead", "_silent", "_changed"))
+        and name not in ("headwater_features_drifted", "headwater_features_dead")
     }
 
 
@@ -183,6 +187,49 @@ def test_another_bundle_has_its_own_reference_and_a_warm_started_one_goes_on(cal
     said = calm.after(3, shift=moved)  # it may choose other items
     assert said["headwater_drift_reference_filled", "features"] < 1.0
     assert drifted(said) == set()
+
+
+def test_a_feature_that_is_dead_from_the_first_hour_of_a_bundle_is_found(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    said = site.after(3, shift=constant)
+    assert said["headwater_drift_training_lists", ""] == 400
+    assert said["headwater_drift_reference_filled", "features"] < 1.0
+    assert drifted(said) == {"heavy"}
+    assert said["headwater_features_dead", ""] == 1
+    site.watch.save()
+    site.watch = site.opened()
+    assert site.look()["headwater_features_dead", ""] == 1  # until the next window
+    site.after(3)
+    assert drifted(site.after(3)) == set()
+
+
+def test_a_rollback_goes_on_with_the_reference_of_the_bundle_that_comes_back(calm: Site) -> None:
+    first = calm.traffic.bundle
+    registry = Registry(calm.folder / "models")
+    calm.traffic.bundle = publish(calm.folder / "models", START_MS + 1)
+    assert calm.after(3)["headwater_drift_reference_filled", "features"] < 1.0
+    calm.watch.save()
+    calm.watch = calm.opened()  # what was left is in files, not in the process
+    registry.promote(first, plan_hash=PLAN)
+    calm.traffic.bundle = first
+    said = calm.after(3)
+    for of in ("features", "scores"):
+        assert said["headwater_drift_reference_filled", of] == 1.0
+    assert drifted(said) == set()
+    calm.after(3, shift=moved)
+    assert drifted(calm.after(3, shift=moved)) == {"normal"}
+
+
+def test_a_column_may_be_one_value_by_chance() -> None:
+    columns = [
+        ReferenceColumn(name=name, missing=0.0, quantiles=(), hours=hours)
+        for name, hours in (("often", ((400, 380),)), ("half", ((400, 200),)), ("at_night", ((400, 0), (30, 30))), ("never", ((400, 0),)), ("score", ((400, 0),)))
+    ]  # fmt: skip
+    alive = Alive(DeadState(key=""), BundleReference(learnt_from="lists", lists=400, columns=tuple(columns)), SETTINGS)
+    for users, dead in ((3, set()), (30, {"half", "never"})):
+        for each in range(100):
+            alive.add(np.ones((10, 4), np.float32), np.arange(10, dtype=np.float32), each % users, START_MS + each)
+        assert set(alive.close(START_MS + 2 * HOUR_MS)) == dead
 
 
 def test_on_the_clock_of_the_log_silence_means_nothing(tmp_path: Path) -> None:

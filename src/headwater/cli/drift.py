@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from headwater.schema.config import Config
     from headwater.schema.drift import Drift
 
-_YES = ("_drifted", "_off", "_silent", "_changed")
+_YES = ("_drifted", "_off", "_dead", "_silent", "_changed")
 
 
 def register(app: typer.Typer) -> None:
@@ -122,7 +122,7 @@ def drifted(samples: Sequence[Sample]) -> list[str]:
     found = []
     for name, labels, value in samples:
         key = name.removeprefix("headwater_")
-        if value and key.endswith(_YES) and key != "features_drifted":
+        if value and key.endswith(_YES) and key not in ("features_drifted", "features_dead"):
             for ending in _YES[:2]:
                 key = key.removesuffix(ending)
             found.append(" ".join([key, *(text for _, text in labels)]))

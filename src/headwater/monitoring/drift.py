@@ -60,8 +60,7 @@ class DriftWatch:
         self._offset = self._first_offset() if after is None else after
         self._offset = max(self._offset, event_log.first_offset - 1) if state is None else state.offset
         self._reached_ms = self._saved_ms = 0
-        sketches = data / "monitoring" / "sketches" if keep else None
-        self.served = ServedColumns(registry, settings, state, sketches)
+        self.served = ServedColumns(registry, settings, state, data / "monitoring" if keep else None)
         self._volumes = Volumes(None if state is None else state.seasons)
         self._outcomes = Outcomes(parse_duration(settings.outcome_window))
         self._slices = Slices()
@@ -88,10 +87,10 @@ class DriftWatch:
     def save(self) -> None:
         """Write down what was learnt, so that another process goes on from here."""
         if self._path is not None:
-            features, scores, calibration = self.served.saved()
+            features, scores, calibration, dead = self.served.saved()
             save_state(self._path, DriftState(
                 log_id=self._log.log_id, offset=self._offset, features=features, scores=scores, calibration=calibration,
-                seasons=self._volumes.saved(),
+                seasons=self._volumes.saved(), dead=dead,
             ))  # fmt: skip
 
     # -- following -------------------------------------------------------------------------------------

@@ -16,6 +16,17 @@ METRICS = (
     _gauge("drift_reference_filled", ("of",), "How much of the reference of features and of scores is there, 0 to 1"),
     _gauge("drift_windows", (), "Windows of the reference that were judged"),
     _gauge("drift_window_rows", (), "Rows of the last window that was judged"),
+    _gauge(
+        "drift_training_lists",
+        (),
+        "Lists that the reference of the bundle in service holds: as it would have served before",
+    ),
+    _gauge(
+        "features_dead",
+        (),
+        "Columns that were one value in all of the last window, and were not in the reference of the bundle",
+    ),
+    _gauge("feature_dead", _FEATURE, "1: that column is one of them"),
     _gauge("features_drifted", (), "Features that drifted in the last window"),
     _gauge("feature_drifted", _FEATURE, "1: PSI is above what chance allows and above the floor"),
     _gauge("feature_psi", _FEATURE, "PSI of the last window against the reference"),

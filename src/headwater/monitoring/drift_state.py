@@ -9,6 +9,7 @@ import structlog
 from msgspec import Struct
 
 from headwater.monitoring.calibration import CalibrationState
+from headwater.monitoring.dead import DeadState
 from headwater.monitoring.reference import State
 from headwater.registry.files import read_regular, replace_file
 
@@ -27,6 +28,7 @@ class DriftState(Struct, kw_only=True, forbid_unknown_fields=True):
     scores: State | None
     calibration: CalibrationState | None
     seasons: dict[int, dict[int, int]]
+    dead: DeadState | None = None
     format: int = FORMAT
 
 

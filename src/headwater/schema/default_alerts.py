@@ -76,6 +76,10 @@ DEFAULT_ALERTS: tuple[AlertRule, ...] = (
         text="a part behind a connection is not asked because it keeps failing",
     ),
     AlertRule(
+        name="feature-dead", metric="headwater_features_dead", above=0.5, missing="ok", severity="critical",
+        actions=("freeze_promotion",), restore_after="10m", text="features of what is served are one value, and were not where the bundle was judged",
+    ),
+    AlertRule(
         name="feature-drift", metric="headwater_features_drifted", above=0.5, missing="ok", severity="warning",
         text="features of what is served are not distributed as in the first stretch that the bundle served",
     ),
