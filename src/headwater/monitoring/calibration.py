@@ -123,7 +123,7 @@ def calibrated(reference: Reservoir, window: Reservoir, level: float) -> Calibra
     residual = weight[placed] * (clicked - rates.rate[placed])
     variance += _variance(_sums(reference.groups, residual))
     parts = min(len(np.unique(reference.groups)), len(np.unique(window.groups)))
-    chance = _t_quantile(level, max(parts - 1, 1)) * math.sqrt(variance) / expected + 2.0 * _hourly(reference, rates)
+    chance = t_quantile(level, max(parts - 1, 1)) * math.sqrt(variance) / expected + 2.0 * _hourly(reference, rates)
     ratio = observed / expected
     off = abs(ratio - 1.0) > chance and not 1.0 / FACTOR < ratio < FACTOR
     return Calibrated(places=places, observed=observed / places, expected=expected / places, chance=chance, off=off)
@@ -169,7 +169,7 @@ def _hourly(reference: Reservoir, rates: _Rates) -> float:
     return max(float(off.max()), 0.0)
 
 
-def _t_quantile(level: float, degrees: int) -> float:
+def t_quantile(level: float, degrees: int) -> float:
     """The two-sided quantile of Student's t."""
     from scipy.special import stdtrit
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headwater.prometheus import Described
 
-_FEATURE, _TYPE, _SLICE = ("feature",), ("type",), ("slice",)
+_FEATURE, _TYPE, _SLICE, _SURFACE = ("feature",), ("type",), ("slice",), ("of", "surface")
 
 
 def _gauge(name: str, labels: tuple[str, ...], says: str) -> Described:
@@ -48,6 +48,12 @@ METRICS = (
     _gauge("label_rate", _TYPE, "Positive events of a type for each place, of lists whose outcomes are in"),
     _gauge("list_click_rate", (), "Share of lists with a positive event, as long as it has not changed (ADWIN)"),
     _gauge("list_click_rate_changed", (), "1: it changed within the last hour"),
+    _gauge(
+        "surface_mean",
+        _SURFACE,
+        "Mean over the lists of a surface as long as it has not changed (ADWIN): click and conversion (share of lists with one), length (of what was asked for), full_path (share of tier 0)",
+    ),
+    _gauge("surface_changed", _SURFACE, "1: it changed within the last hour"),
     _gauge("event_volume", _TYPE, "Events of a type in the last whole hour"),
     _gauge("event_volume_expected", _TYPE, "What the same hour of other days brought"),
     _gauge("event_volume_off", _TYPE, "1: beyond what days differ by, and half or twice as many"),
@@ -59,4 +65,17 @@ METRICS = (
     _gauge("slice_lists", _SLICE, "Lists of 24 hours: random (drawn evenly from all candidates), policy (the others)"),
     _gauge("slice_click_rate", _SLICE, "Share of their places that was clicked"),
     _gauge("slice_top_share", _SLICE, "Share of their places that the hundred most shown items had"),
+    _gauge(
+        "slice_lead",
+        (),
+        "Click rate of the policy over that of the random slice, less 1, in the last day that was judged",
+    ),
+    _gauge("slice_lead_chance", (), "By how much chance moves it"),
+    _gauge(
+        "slice_crowding",
+        (),
+        "How much more the policy crowds into the same items than at first, beside the random slice, as a ratio less 1",
+    ),
+    _gauge("slice_crowding_chance", (), "What chance allows of it"),
+    _gauge("slice_off", ("of",), "1: the lead is lost, or crowding is beyond chance, and by a fifth"),
 )

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from headwater.monitoring.calibration import CalibrationState
 from headwater.monitoring.dead import DeadState
+from headwater.monitoring.loop import LoopState
 from headwater.monitoring.reference import State
 from headwater.registry.files import read_regular, replace_file
 
@@ -29,6 +30,7 @@ class DriftState(Struct, kw_only=True, forbid_unknown_fields=True):
     calibration: CalibrationState | None
     seasons: dict[int, dict[int, int]]
     dead: DeadState | None = None
+    loop: LoopState | None = None
     format: int = FORMAT
 
 

@@ -192,10 +192,10 @@ class ServedColumns:
         """How things stand: of the last window that was judged."""
         if self._alive is not None:
             yield sample("headwater_drift_training_lists", self._alive.lists)
-            if self._alive.state.looks:
-                yield sample("headwater_features_dead", len(self._alive.state.dead))
-                for name in self._alive.state.dead:
-                    yield sample("headwater_feature_dead", 1.0, feature=name)
+        if self._dead is not None and self._dead.looks:
+            yield sample("headwater_features_dead", len(self._dead.dead))
+            for name in self._dead.dead:
+                yield sample("headwater_feature_dead", 1.0, feature=name)
         if self.features is not None:
             yield sample("headwater_drift_reference_filled", self.features.filled, of="features")
             if (look := self.features.state.latest) is not None:

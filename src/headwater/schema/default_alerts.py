@@ -88,6 +88,10 @@ DEFAULT_ALERTS: tuple[AlertRule, ...] = (
         text="scores lead to another click rate than they did at first",
     ),
     AlertRule(
+        name="feedback-loop", metric="headwater_slice_off", by="of", above=0.5, missing="ok", severity="warning",
+        actions=("raise_exploration",), cooldown="1d", text="lists drawn by chance do better than the policy's, or the policy crowds into ever fewer items",
+    ),
+    AlertRule(
         name="event-silent", metric="headwater_event_silent", by="type", above=0.5, for_="30s", missing="ok", severity="critical",
         actions=("freeze_promotion",), restore_after="10m", text="events of a type have stopped coming",
     ),
