@@ -55,10 +55,10 @@ class CalibrationState(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Calibration:
-    """Of one bundle. ``add`` lists whose outcomes are in, in the order of time; ``close`` when the log has reached ``now_ms``."""
+    """Of one bundle. ``add`` lists whose outcomes are in, in the order of time; ``close`` when the log has reached ``now_ms``. It is one of ``tests``."""
 
-    def __init__(self, state: CalibrationState, settings: Drift) -> None:
-        self.state = state
+    def __init__(self, state: CalibrationState, settings: Drift, tests: int = 1) -> None:
+        self.state, self._tests = state, tests
         self._alpha = settings.alpha / 2.0
         self._least = settings.min_rows
         self._reference_ms, self._window_ms = parse_duration(settings.reference), parse_duration(settings.window)
@@ -87,7 +87,7 @@ class Calibration:
             or (whole and now_ms < state.window_ms + self._window_ms)
         ):
             return None
-        level = level_of_look(self._alpha, state.looks + 1, 1)
+        level = level_of_look(self._alpha, state.looks + 1, self._tests)
         found = calibrated(self._reference, window, level)
         if found is None:
             return None

@@ -58,7 +58,7 @@ class DriftWatch:
         self._offset = self._first_offset() if after is None else after
         self._offset = max(self._offset, event_log.first_offset - 1) if state is None else state.offset
         self._reached_ms = self._saved_ms = 0
-        self.served = ServedColumns(registry, settings, state, data / "monitoring" if keep else None)
+        self.served = ServedColumns(registry, settings, state, data / "monitoring" if keep else None, self._positive)
         self._volumes = Volumes(None if state is None else state.seasons)
         self._outcomes = Outcomes(parse_duration(settings.outcome_window))
         self._slices = Slices()
@@ -91,6 +91,7 @@ class DriftWatch:
             save_state(self._path, DriftState(
                 log_id=self._log.log_id, offset=self._offset, features=features, scores=scores, calibration=calibration,
                 seasons=self._volumes.saved(), dead=dead, loop=self._loop.state,
+                by_type=self.served.by_type.saved(),
             ))  # fmt: skip
 
     # -- following -------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ class DriftWatch:
             self._slices.add(waiting)
             self._loop.add(waiting)
             if not waiting.uniform:
-                self.served.outcome(waiting)
+                self.served.outcome(waiting, {self._type(type_): places for type_, places in waiting.clicked.items()})
         self._loop.close(now_ms)
         self.served.close(now_ms)
 

@@ -46,6 +46,16 @@ METRICS = (
     _gauge("label_delay_seconds", ("quantile",), "From a list to a positive event on it"),
     _gauge("label_maturity_seconds", (), "Age from which on a list is judged"),
     _gauge("label_rate", _TYPE, "Positive events of a type for each place, of lists whose outcomes are in"),
+    _gauge(
+        "label_observed",
+        _TYPE,
+        "Share of places that led to an event of a type, in the last window whose outcomes are in",
+    ),
+    _gauge("label_expected", _TYPE, "That share in the first stretch of the bundle"),
+    _gauge("label_off", _TYPE, "1: the two differ by more than chance and the hours of the day allow, and by a fifth"),
+    _gauge("head_observed", _TYPE, "The same as label_observed, where there is more than one positive type"),
+    _gauge("head_expected", _TYPE, "The share that scores like those of the window led to at first"),
+    _gauge("head_off", _TYPE, "1: the two differ by more than chance and the hours of the day allow, and by a fifth"),
     _gauge("list_click_rate", (), "Share of lists with a positive event, as long as it has not changed (ADWIN)"),
     _gauge("list_click_rate_changed", (), "1: it changed within the last hour"),
     _gauge(

@@ -31,6 +31,7 @@ class DriftState(Struct, kw_only=True, forbid_unknown_fields=True):
     seasons: dict[int, dict[int, int]]
     dead: DeadState | None = None
     loop: LoopState | None = None
+    by_type: dict[str, CalibrationState] = {}
     format: int = FORMAT
 
 

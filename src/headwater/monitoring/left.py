@@ -54,7 +54,7 @@ class LeftReferences:
         ours = [at for at in self._held if at[0] == what]
         for old in ours[:-KEPT]:
             del self._held[old]
-        if self._folder is None or not _KEY.fullmatch(state.key):
+        if self._folder is None or not _KEY.fullmatch(f"{what}-{state.key}"):
             return
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         replace_file(self._folder / f"{what}-{state.key}.msgpack", data)
@@ -75,7 +75,7 @@ class LeftReferences:
     def _found(self, what: str, key: str) -> _Left | None:
         data = self._held.get((what, key))
         try:
-            if data is None and self._folder is not None and _KEY.fullmatch(key):
+            if data is None and self._folder is not None and _KEY.fullmatch(f"{what}-{key}"):
                 data = read_regular(self._folder / f"{what}-{key}.msgpack", MOST_BYTES)
             left = None if data is None else msgspec.msgpack.decode(data, type=_Left)
         except FileNotFoundError:

@@ -8,7 +8,7 @@ out: those that were sent down the ladder by lot, drawn evenly from all candidat
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import structlog
 from msgspec import Struct
 
+from headwater.monitoring.by_type import ByType
 from headwater.monitoring.calibration import Calibration, CalibrationState
 from headwater.monitoring.dead import Alive, DeadState
 from headwater.monitoring.drift_state import DriftState
@@ -59,7 +60,9 @@ class ServedColumns:
     ``folder`` is that of the monitor; None: nothing is kept.
     """
 
-    def __init__(self, registry: Registry, settings: Drift, state: DriftState | None, folder: Path | None) -> None:
+    def __init__(
+        self, registry: Registry, settings: Drift, state: DriftState | None, folder: Path | None, types: Sequence[str] = ()
+    ) -> None:  # fmt: skip
         self._registry, self._settings = registry, settings
         self._version: str | None = None
         self._lineages: dict[str, str] = {}
@@ -72,6 +75,7 @@ class ServedColumns:
         self._dead = None if state is None else state.dead
         self._alive: Alive | None = None
         self._left = LeftReferences(None if folder is None else folder / "references")
+        self.by_type = ByType(types, settings, {} if state is None else state.by_type, self._left)
         self._hours = Hours(None if folder is None else folder / "sketches")
         self._rows: list[npt.NDArray[np.float32]] = []
         self._scored: list[npt.NDArray[np.float32]] = []
@@ -118,6 +122,7 @@ class ServedColumns:
                 left.put("calibration", self.calibration.saved())
             kept = left.calibration("calibration", version)
             self.calibration = Calibration(kept or CalibrationState(key=version), settings)
+        self.by_type.serve(version)
         if self._dead is None or self._dead.key != version:
             self._dead = DeadState(key=version)
         self._alive = Alive(self._dead, self._reference(version), settings)
@@ -159,13 +164,14 @@ class ServedColumns:
             self._hours.update(SCORE, scores)
         self._rows, self._scored, self._groups = [], [], ([], [])
 
-    def outcome(self, waiting: Waiting) -> None:
-        """Take in a list whose outcomes are in."""
+    def outcome(self, waiting: Waiting, clicked: Mapping[str, set[int]]) -> None:
+        """Take in a list whose outcomes are in; ``clicked`` are its places by event type."""
         if self.calibration is None or waiting.bundle != self._version:
             return
         values = np.column_stack((np.array(waiting.scores, np.float32), waiting.places().astype(np.float32)))
         groups = np.full(len(values), waiting.group, np.int64)
         self.calibration.add(Cells(values, groups, waiting.time_ms))
+        self.by_type.add(waiting, clicked)
 
     def close(self, now_ms: int, *, whole: bool = True) -> None:
         """Judge the windows that are over at ``now_ms``; without ``whole`` those that have enough rows, however short."""
@@ -178,6 +184,7 @@ class ServedColumns:
             log.warning("dead", column=name, bundle=self._version)
         if self.calibration is not None:
             self.calibration.close(now_ms, whole=whole)
+        self.by_type.close(now_ms, whole=whole)
 
     def saved(self) -> tuple[State | None, State | None, CalibrationState | None, DeadState | None]:
         """The states as of now."""
@@ -212,6 +219,7 @@ class ServedColumns:
             yield sample("headwater_calibration_observed", found.observed)
             yield sample("headwater_calibration_expected", found.expected)
             yield sample("headwater_calibration_off", float(found.off))
+        yield from self.by_type.samples()
 
     def _lineage_of(self, version: str) -> str | None:
         """The lineage of a bundle; None when its manifest is gone."""

@@ -88,6 +88,10 @@ DEFAULT_ALERTS: tuple[AlertRule, ...] = (
         text="scores lead to another click rate than they did at first",
     ),
     AlertRule(
+        name="label-drift", metric="headwater_label_off", by="type", above=0.5, missing="ok", severity="warning",
+        text="places lead to another share of events of a type than they did when the bundle began to serve",
+    ),
+    AlertRule(
         name="feedback-loop", metric="headwater_slice_off", by="of", above=0.5, missing="ok", severity="warning",
         actions=("raise_exploration",), cooldown="1d", text="lists drawn by chance do better than the policy's, or the policy crowds into ever fewer items",
     ),
