@@ -25,17 +25,17 @@ SETTINGS = Drift(reference="12h", window="2h", min_rows=1_000, outcome_window="1
 class Site:
     """A log, its registry, and a watch over both that is looked at after each stretch."""
 
-    def __init__(self, folder: Path, traffic: Traffic | None = None, **more: bool) -> None:
+    def __init__(self, folder: Path, traffic: Traffic | None = None, *, live: bool = True) -> None:
         self.folder = folder
         self.traffic = traffic or Traffic(publish(folder / "models", START_MS))
-        self.more = more
+        self.live = live
         self.watch = self.opened()
         self.now_ms = START_MS + self.traffic.hour * HOUR_MS
 
     def opened(self) -> DriftWatch:
         """Another watch over the same data, as after a restart."""
         return DriftWatch(
-            self.traffic.log, Registry(self.folder / "models"), self.folder, SETTINGS, ("click",), **self.more
+            self.traffic.log, Registry(self.folder / "models"), self.folder, SETTINGS, ("click",), live=self.live
         )
 
     def after(self, hours: int, **how: object) -> dict[tuple[str, str], float]:

@@ -42,7 +42,11 @@ class Alive:
         self.names = tuple(column.name for column in reference.columns)
         constant = [column.constant for column in reference.columns]
         self._chance = np.log(np.array([c if c <= MOST_CONSTANT else 1.0 for c in constant], np.float64))
-        self._clear()
+        self._began_ms = self._rows = 0
+        self._units: set[int] = set()
+        self._missing: npt.NDArray[np.bool_] = np.zeros(len(self.names), np.bool_)
+        self._low: Float32 = np.full(len(self.names), np.inf, np.float32)
+        self._high: Float32 = np.full(len(self.names), -np.inf, np.float32)
 
     def add(self, rows: Float32, scores: Float32, unit: int, time_ms: int) -> None:
         """Take in a list: ``float32[n, columns]`` and ``float32[n]``, of a user (or, without one, of a request)."""
@@ -72,7 +76,6 @@ class Alive:
 
     def _clear(self) -> None:
         self._began_ms = self._rows = 0
-        self._units: set[int] = set()
-        self._missing = np.zeros(len(self.names), np.bool_)
-        self._low = np.full(len(self.names), np.inf, np.float32)
-        self._high = np.full(len(self.names), -np.inf, np.float32)
+        self._units.clear()
+        self._missing[:] = False
+        self._low[:], self._high[:] = np.inf, -np.inf
