@@ -22,6 +22,7 @@ from headwater.schema.durations import parse_duration
 Float32 = npt.NDArray[np.float32]
 
 MOST_CONSTANT = 0.9
+LEAST_USERS = 20  # that lists are of: a few may have something in common
 MOST_USERS = 10_000  # told apart in a window: more make nothing clearer
 
 
@@ -64,7 +65,12 @@ class Alive:
 
     def close(self, now_ms: int, *, whole: bool = True) -> tuple[str, ...]:
         """Judge the window when it is long enough (which ``whole`` asks for) and has enough rows; the columns that are found dead."""
-        if not self.names or self._rows < self._least or (whole and now_ms < self._began_ms + self._window_ms):
+        if (
+            not self.names
+            or self._rows < self._least
+            or len(self._units) < LEAST_USERS
+            or (whole and now_ms < self._began_ms + self._window_ms)
+        ):
             return ()
         self.state.looks += 1
         level = level_of_look(self._alpha, self.state.looks, len(self.names))
