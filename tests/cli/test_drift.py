@@ -55,11 +55,12 @@ def test_a_feature_that_went_constant_is_named(tmp_path: Path) -> None:
     done = CliRunner().invoke(build_app(), ["drift", *options, "--json"])
     assert done.exit_code == 1, done.output
     said = msgspec.json.decode(done.output.strip().splitlines()[-1])
-    assert said["drifted"] == ["feature heavy"]
+    assert said["drifted"] == ["feature_dead heavy", "feature heavy"]
     assert said["feature_psi"]["heavy"] > said["feature_psi_null"]["heavy"]
     assert said["feature_psi"]["normal"] < said["feature_psi_null"]["normal"]
     done = CliRunner().invoke(build_app(), ["drift", *options, "--reference", "5d"])
-    assert done.exit_code == 0
+    assert done.exit_code == 1  # what the bundle brought along says that it is dead
+    assert "drifted: feature_dead heavy" in done.output
     assert "no window was judged yet" in done.output
 
 

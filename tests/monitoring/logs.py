@@ -15,6 +15,7 @@ from headwater.log.memory import MemoryLog
 from headwater.log.protocol import Commit, Term
 from headwater.log.record import RECORD, Kind, Namespace, RecordBlock, crcs_of
 from headwater.registry.bundle import DataRange, ManifestFields
+from headwater.registry.reference import REFERENCE_FILE, BundleReference, ReferenceColumn, encode_reference
 from headwater.registry.registry import Registry
 from headwater.schema.events import EventDetail
 from headwater.schema.requests import Address, Explored, ServedList
@@ -45,7 +46,12 @@ def publish(models: Path, created_ms: int, plan: str = PLAN, *, lineage: str | N
         data=DataRange(first_offset=1, last_offset=1, first_ms=0, last_ms=0),
         training={} if lineage is None else {"lineage": lineage},
     )  # fmt: skip
-    bundle = registry.publish(fields, {"statistics.json": statistics})
+    columns = tuple(
+        ReferenceColumn(name=name, missing=0.0, quantiles=(), hours=((400, 120 if name == "flag" else 0),))
+        for name in (*COLUMNS, "score")
+    )
+    reference = encode_reference(BundleReference(lists=400, learnt_from="lists", columns=columns))
+    bundle = registry.publish(fields, {"statistics.json": statistics, REFERENCE_FILE: reference})
     registry.promote(bundle.version, plan_hash=plan)
     return bundle.version
 

@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from headwater.monitoring.dead import Alive, DeadState
 from headwater.monitoring.drift import DriftWatch
 from headwater.monitoring.hours import read_hours
 from headwater.monitoring.samples import Sample
+from headwater.registry.reference import BundleReference, ReferenceColumn
 from headwater.registry.registry import Registry
 from headwater.schema.drift import Drift
 from tests.monitoring.logs import COLUMNS, HOUR_MS, PLAN, START_MS, Traffic, publish
@@ -23,17 +25,17 @@ SETTINGS = Drift(reference="12h", window="2h", min_rows=1_000, outcome_window="1
 class Site:
     """A log, its registry, and a watch over both that is looked at after each stretch."""
 
-    def __init__(self, folder: Path, traffic: Traffic | None = None, **more: bool) -> None:
+    def __init__(self, folder: Path, traffic: Traffic | None = None, *, live: bool = True) -> None:
         self.folder = folder
         self.traffic = traffic or Traffic(publish(folder / "models", START_MS))
-        self.more = more
+        self.live = live
         self.watch = self.opened()
         self.now_ms = START_MS + self.traffic.hour * HOUR_MS
 
     def opened(self) -> DriftWatch:
         """Another watch over the same data, as after a restart."""
         return DriftWatch(
-            self.traffic.log, Registry(self.folder / "models"), self.folder, SETTINGS, ("click",), **self.more
+            self.traffic.log, Registry(self.folder / "models"), self.folder, SETTINGS, ("click",), live=self.live
         )
 
     def after(self, hours: int, **how: object) -> dict[tuple[str, str], float]:
@@ -52,8 +54,7 @@ class Site:
 
 
 def named(sample: Sample) -> tuple[str, str]:
-    assert len(sample.labels) <= 1
-    return sample.name, sample.labels[0][1] if sample.labels else ""
+    return sample.name, " ".join(text for _, text in sample.labels)
 
 
 def drifted(said: dict[tuple[str, str], float]) -> set[str]:
@@ -61,7 +62,9 @@ def drifted(said: dict[tuple[str, str], float]) -> set[str]:
     return {
         label or name
         for (name, label), value in said.items()
-        if value and name.endswith(("_drifted", "_off", "_silent", "_changed")) and name != "headwater_features_drifted"
+        if value
+        and name.endswith(("_drifted", "_off", "_dead", "_silent", "_changed"))
+        and name not in ("headwater_features_drifted", "headwater_features_dead")
     }
 
 
@@ -139,10 +142,10 @@ def test_each_fault_names_what_it_hit_and_nothing_else(calm: Site) -> None:
 def test_clicks_that_stop_coming(calm: Site) -> None:
     calm.after(12)
     said = calm.after(1, click_rate=0.01)
-    assert drifted(said) == {
-        "headwater_list_click_rate_changed",
-        "click",
-    }  # before a window is over; the type came less, too
+    assert drifted(said) == {  # before a window is over; the type came less, too
+        "headwater_list_click_rate_changed", "click home", "conversion home", "click",
+    }  # fmt: skip
+    assert said["headwater_surface_mean", "full_path home"] == 1.0
     said = calm.after(5, click_rate=0.01)
     assert "headwater_calibration_off" in drifted(said)
     assert said["headwater_calibration_observed", ""] < 0.7 * said["headwater_calibration_expected", ""]
@@ -183,6 +186,49 @@ def test_another_bundle_has_its_own_reference_and_a_warm_started_one_goes_on(cal
     said = calm.after(3, shift=moved)  # it may choose other items
     assert said["headwater_drift_reference_filled", "features"] < 1.0
     assert drifted(said) == set()
+
+
+def test_a_feature_that_is_dead_from_the_first_hour_of_a_bundle_is_found(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    said = site.after(3, shift=constant)
+    assert said["headwater_drift_training_lists", ""] == 400
+    assert said["headwater_drift_reference_filled", "features"] < 1.0
+    assert drifted(said) == {"heavy"}
+    assert said["headwater_features_dead", ""] == 1
+    site.watch.save()
+    site.watch = site.opened()
+    assert site.look()["headwater_features_dead", ""] == 1  # until the next window
+    site.after(3)
+    assert drifted(site.after(3)) == set()
+
+
+def test_a_rollback_goes_on_with_the_reference_of_the_bundle_that_comes_back(calm: Site) -> None:
+    first = calm.traffic.bundle
+    registry = Registry(calm.folder / "models")
+    calm.traffic.bundle = publish(calm.folder / "models", START_MS + 1)
+    assert calm.after(3)["headwater_drift_reference_filled", "features"] < 1.0
+    calm.watch.save()
+    calm.watch = calm.opened()  # what was left is in files, not in the process
+    registry.promote(first, plan_hash=PLAN)
+    calm.traffic.bundle = first
+    said = calm.after(3)
+    for of in ("features", "scores"):
+        assert said["headwater_drift_reference_filled", of] == 1.0
+    assert drifted(said) == set()
+    calm.after(3, shift=moved)
+    assert drifted(calm.after(3, shift=moved)) == {"normal"}
+
+
+def test_a_column_may_be_one_value_by_chance() -> None:
+    columns = [
+        ReferenceColumn(name=name, missing=0.0, quantiles=(), hours=hours)
+        for name, hours in (("often", ((400, 380),)), ("half", ((400, 200),)), ("at_night", ((400, 0), (30, 30))), ("never", ((400, 0),)), ("score", ((400, 0),)))
+    ]  # fmt: skip
+    alive = Alive(DeadState(key=""), BundleReference(learnt_from="lists", lists=400, columns=tuple(columns)), SETTINGS)
+    for users, dead in ((3, set()), (30, {"half", "never"})):
+        for each in range(100):
+            alive.add(np.ones((10, 4), np.float32), np.arange(10, dtype=np.float32), each % users, START_MS + each)
+        assert set(alive.close(START_MS + 2 * HOUR_MS)) == dead
 
 
 def test_on_the_clock_of_the_log_silence_means_nothing(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from headwater.ranking.gbdt import MODEL_FILE
 from headwater.registry.bundle import ManifestFields
 from headwater.registry.card import IN_SERVICE, read_card
 from headwater.registry.listing import GateReport
+from headwater.registry.reference import REFERENCE_FILE, decode_reference, render_reference
 from headwater.registry.registry import Registry
 from headwater.schema.config import load_config
 from headwater.schema.errors import ConfigurationError, HeadwaterError
@@ -138,6 +139,16 @@ def test_the_way_of_a_bundle(site: Site, quiet: list[Any]) -> None:
     assert card.held_out.questions >= 50
     assert card.data.last_offset == card.held_out.first_offset - 1  # what asks was not trained on
     assert card.sizes.keys() >= {MODEL_FILE}
+    reference = decode_reference(registry.load(first.bundle, plan_hash=plan.hash).files[REFERENCE_FILE])
+    assert 0 < reference.lists <= card.held_out.questions
+    assert 0 < reference.users <= card.held_out.users
+    assert [column.name for column in reference.columns] == [*plan.columns, "score"]
+    assert any(column.constant < 0.9 for column in reference.columns)
+    assert sum(hour[0] for hour in reference.columns[-1].hours) == reference.lists
+    assert {label.type for label in reference.labels} == {kind.name for kind in config.events if kind.positive}
+    assert sum(part.rows for part in reference.calibration) == reference.labels[0].rows
+    assert reference.calibration[-1].rate > reference.calibration[0].rate
+    assert f"{reference.lists:,} lists of {reference.users:,} users" in render_reference(reference)
     assert {"headwater", "numpy", "lightgbm"} == set(card.versions)
 
     second = trained(site, 2)  # the same data and seed: the same model

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from headwater.schema.config import Config
     from headwater.schema.drift import Drift
 
-_YES = ("_drifted", "_off", "_silent", "_changed")
+_YES = ("_drifted", "_off", "_dead", "_silent", "_changed")
 
 
 def register(app: typer.Typer) -> None:
@@ -92,6 +92,7 @@ def watch_of(
     """The watch over data, as it is configured. With ``keep`` it goes on from what an earlier one knew; without, it begins where the bundle in
     service was trained up to.
     """
+    from headwater.experiments.metrics import conversion_type
     from headwater.features.plan import compile_plan
     from headwater.monitoring.drift import DriftWatch
     from headwater.registry.registry import Registry
@@ -102,7 +103,10 @@ def watch_of(
         if version is not None:
             after = registry.manifest(version).data.last_offset
     positive = tuple(type_.name for type_ in config.events if type_.positive)
-    return DriftWatch(event_log, registry, data, how, positive, live=live, keep=keep, after=after)
+    return DriftWatch(
+        event_log, registry, data, how, positive, live=live, keep=keep, after=after,
+        surfaces=[surface.name for surface in config.surfaces], conversion=conversion_type(config),
+    )  # fmt: skip
 
 
 def nested(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -111,7 +115,7 @@ def nested(samples: Sequence[Sample]) -> dict[str, Any]:
     for name, labels, value in samples:
         key = name.removeprefix("headwater_")
         if labels:
-            made.setdefault(key, {})[labels[0][1]] = value
+            made.setdefault(key, {})[" ".join(text for _, text in labels)] = value
         else:
             made[key] = value
     return made
@@ -122,7 +126,7 @@ def drifted(samples: Sequence[Sample]) -> list[str]:
     found = []
     for name, labels, value in samples:
         key = name.removeprefix("headwater_")
-        if value and key.endswith(_YES) and key != "features_drifted":
+        if value and key.endswith(_YES) and key not in ("features_drifted", "features_dead"):
             for ending in _YES[:2]:
                 key = key.removesuffix(ending)
             found.append(" ".join([key, *(text for _, text in labels)]))

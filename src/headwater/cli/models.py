@@ -67,21 +67,26 @@ def show(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The model card of a bundle, and what the gate said of it.
+    """The model card of a bundle, what its lists looked like (the reference of drift), and what the gate said of it.
 
     Example: headwater models show current
     """
     from headwater.registry.card import read_card, render_card
     from headwater.registry.listing import gate_report, resolved_version
+    from headwater.registry.reference import REFERENCE_FILE, decode_reference, render_reference
 
     _, registry, plan = _opened(config, data)
     bundle = registry.load(resolved_version(registry, plan, version), plan_hash=None)
     card, report = read_card(bundle), gate_report(registry, bundle.version)
+    seen = bundle.files.get(REFERENCE_FILE)
+    reference = None if seen is None else decode_reference(seen)
     if as_json:
-        print_json({"manifest": bundle.manifest, "card": card, "gate": report})
+        print_json({"manifest": bundle.manifest, "card": card, "gate": report, "reference": reference})
         return
     typer.echo(f"{bundle.version}\n")
     typer.echo(render_card(card) if card is not None else "This bundle was published without a card.")
+    if reference is not None:
+        typer.echo(render_reference(reference))
     if report is not None:
         from headwater.cli.train import print_verdict
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.evaluation.metrics import METRICS, compare, gains, mean_interval, ranks_in
+from headwater.evaluation.seen import Seen
 from headwater.evaluation.unprompted import Unprompted
 from headwater.evaluation.walk import Answers, Before, Pick, Progress, System, walk
 from headwater.features.fold import Fold, Unseal
@@ -20,7 +21,7 @@ from headwater.learning.trainingset import positive_types, positives
 from headwater.log.protocol import EventLog
 from headwater.log.record import Namespace, RecordBlock
 from headwater.log.seek import last_before
-from headwater.ranking.ranker import Attention, Features, Ranker, Scores
+from headwater.ranking.ranker import Attention, Features, Multihead, Ranker, Scores
 from headwater.registry.card import (
     CANDIDATE,
     IN_SERVICE,
@@ -65,7 +66,7 @@ class Trial:
 
     ``unranked`` and ``failed``: of the questions, those whose list was not ranked, and those in which a trained source
     failed; ``problem`` is what was said then. ``vocabulary``: by source, the share of the items in the questions that were
-    there before the split and that it knows.
+    there before the split and that it knows. ``seen``: what the candidate's lists looked like.
     """
 
     held_out: HeldOut | None
@@ -73,6 +74,7 @@ class Trial:
     failed: int = 0
     problem: str = ""
     vocabulary: Mapping[str, float] = field(default_factory=dict)
+    seen: Seen | None = None
 
 
 def held_out_stretch(log: EventLog, config: Config, *, until: int, until_ms: int, start_ms: int = 0) -> Stretch:
@@ -130,9 +132,11 @@ def try_out(
     """
     region, zones = StoredRegion(log.vocabulary()), Zones(log.vocabulary())
     models = {CANDIDATE: candidate} | ({} if in_service is None else {IN_SERVICE: in_service})
+    seen = Seen(plan.columns)
     timed = {
-        name: _Tried(model.ranker, plan, config, timer) for name, model in models.items() if model.ranker is not None
-    }
+        name: _Tried(model.ranker, plan, config, timer, seen if name == CANDIDATE else None)
+        for name, model in models.items() if model.ranker is not None
+    }  # fmt: skip
     popular = Pipeline(config, plan, sources=(Trending(config),), stored_region=region, zones=zones, timer=timer)
     systems = {RECENT_POPULARITY: System(popular, None)}
     for name, model in models.items():
@@ -141,26 +145,29 @@ def try_out(
         systems[name] = System(pipeline, replace(model, ranker=timed.get(name)))
     answers = walk(
         log, plan, config, systems, split_offset=stretch.split, until=stretch.until, unseal=unseal, view=view, before=before,
-        progress=progress, pick=_drawn(stretch.positives, config.gate.questions, seed),
+        progress=progress, pick=_drawn(stretch.positives, config.gate.questions, seed, seen),
     )  # fmt: skip
     if not len(answers.users):
         return Trial(None)
     said = answers.replies[CANDIDATE]
     return Trial(
         _figures(log, answers, models, timed, stretch, seed), said.unranked, said.failed, said.problem,
-        _vocabulary(candidate, answers),
+        _vocabulary(candidate, answers), seen,
     )  # fmt: skip
 
 
-def _drawn(positives: int, questions: int, seed: int) -> Callable[[Fold], Pick]:
-    """Exactly ``questions`` of the positive events, or all."""
+def _drawn(positives: int, questions: int, seed: int, seen: Seen) -> Callable[[Fold], Pick]:
+    """Exactly ``questions`` of the positive events, or all; ``seen`` is told of each."""
     order = np.random.default_rng(seed).permutation(positives)[:questions]
     chosen, at = set(order.tolist()), -1
 
     def pick(block: RecordBlock, i: int, fold: Fold) -> bool:  # noqa: ARG001
         nonlocal at
         at += 1
-        return at in chosen
+        if at not in chosen:
+            return False
+        seen.ask(int(block.records["received_ms"][i]), int(block.records["user"][i]))
+        return True
 
     return lambda _: pick
 
@@ -238,16 +245,25 @@ def _vocabulary(model: Model, answers: Answers) -> dict[str, float]:
 class _Tried(Unprompted):
     """Remembers how long it took: ms a row, call by call."""
 
-    def __init__(self, ranker: Ranker, plan: Plan, config: Config, timer: Callable[[], float]) -> None:
+    def __init__(
+        self, ranker: Ranker, plan: Plan, config: Config, timer: Callable[[], float], seen: Seen | None
+    ) -> None:
         super().__init__(ranker, plan, config)
-        self._timer = timer
+        self._timer, self._seen = timer, seen
         self._per_row: list[float] = []
 
     def _ranked(self, features: Features, attention: Attention | None) -> Scores:
         began = self._timer()
         scores = super()._ranked(features, attention)
         self._per_row.append(1e3 * (self._timer() - began) / max(len(features), 1))
+        if self._seen is not None:
+            self._look(self._seen, features, scores, attention)
         return scores
+
+    def _look(self, seen: Seen, features: Features, scores: Scores, attention: Attention | None) -> None:
+        head = seen.take(features, scores)
+        if isinstance(self._ranker, Multihead) and seen.wants_heads:
+            seen.take_heads(self._ranker.head_names, self._ranker.heads(features, attention)[head])
 
     def per_rows(self) -> float | None:
         """Median ms for ``ROWS`` rows; None when it never scored."""

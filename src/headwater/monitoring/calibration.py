@@ -55,10 +55,10 @@ class CalibrationState(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Calibration:
-    """Of one bundle. ``add`` lists whose outcomes are in, in the order of time; ``close`` when the log has reached ``now_ms``."""
+    """Of one bundle. ``add`` lists whose outcomes are in, in the order of time; ``close`` when the log has reached ``now_ms``. It is one of ``tests``."""
 
-    def __init__(self, state: CalibrationState, settings: Drift) -> None:
-        self.state = state
+    def __init__(self, state: CalibrationState, settings: Drift, tests: int = 1) -> None:
+        self.state, self._tests = state, tests
         self._alpha = settings.alpha / 2.0
         self._least = settings.min_rows
         self._reference_ms, self._window_ms = parse_duration(settings.reference), parse_duration(settings.window)
@@ -87,7 +87,7 @@ class Calibration:
             or (whole and now_ms < state.window_ms + self._window_ms)
         ):
             return None
-        level = level_of_look(self._alpha, state.looks + 1, 1)
+        level = level_of_look(self._alpha, state.looks + 1, self._tests)
         found = calibrated(self._reference, window, level)
         if found is None:
             return None
@@ -123,7 +123,7 @@ def calibrated(reference: Reservoir, window: Reservoir, level: float) -> Calibra
     residual = weight[placed] * (clicked - rates.rate[placed])
     variance += _variance(_sums(reference.groups, residual))
     parts = min(len(np.unique(reference.groups)), len(np.unique(window.groups)))
-    chance = _t_quantile(level, max(parts - 1, 1)) * math.sqrt(variance) / expected + 2.0 * _hourly(reference, rates)
+    chance = t_quantile(level, max(parts - 1, 1)) * math.sqrt(variance) / expected + 2.0 * _hourly(reference, rates)
     ratio = observed / expected
     off = abs(ratio - 1.0) > chance and not 1.0 / FACTOR < ratio < FACTOR
     return Calibrated(places=places, observed=observed / places, expected=expected / places, chance=chance, off=off)
@@ -169,7 +169,7 @@ def _hourly(reference: Reservoir, rates: _Rates) -> float:
     return max(float(off.max()), 0.0)
 
 
-def _t_quantile(level: float, degrees: int) -> float:
+def t_quantile(level: float, degrees: int) -> float:
     """The two-sided quantile of Student's t."""
     from scipy.special import stdtrit
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import structlog
 
 from headwater.log.protocol import CorruptLogError, EventLog
 from headwater.log.record import Kind, Namespace, RecordBlock
 from headwater.log.seek import last_before
-from headwater.monitoring.adwin import Adwin
+from headwater.monitoring.changes import Changes
 from headwater.monitoring.drift_state import DriftState, load_state, save_state
+from headwater.monitoring.loop import LoopState, LoopWatch
 from headwater.monitoring.outcomes import Outcomes
 from headwater.monitoring.samples import Sample, sample
 from headwater.monitoring.served import ServedColumns
@@ -25,14 +25,11 @@ from headwater.schema.drift import Drift
 from headwater.schema.durations import parse_duration
 from headwater.schema.requests import ServedList
 
-log = structlog.get_logger()
-
 MOST_RECORDS = 131_072  # of a look: what is left waits for the next one
 HISTORY_MS = 8 * 24 * 3_600_000  # of events, read once when nothing is known yet
 CATCH_UP = 4_000_000  # records, at most, of that
 SAVE_MS = 60_000
 STEPS = 12  # of a window: how often it is looked at whether it is over, while reading what is old
-CHANGED_MS = 3_600_000  # for so long a change of the click rate is told
 
 _decode = msgspec.msgpack.Decoder(ServedList).decode
 
@@ -43,7 +40,8 @@ class DriftWatch:
 
     Args:
         event_log: read from where the last run was, else from the last eight days on, in steps of ``MOST_RECORDS`` a look.
-        positive: names of the event types that are outcomes.
+        positive: names of the event types that are outcomes; ``conversion`` is the one of them that counts as a conversion (else: the last).
+        surfaces: those whose lists are watched each by itself.
         live: ``now_ms`` is the time of day, which the log follows; false on the log's own clock.
         keep: whether what is learnt is written to ``data / "monitoring"`` and read from there.
     """
@@ -52,7 +50,7 @@ class DriftWatch:
 
     def __init__(
         self, event_log: EventLog, registry: Registry, data: Path, settings: Drift, positive: Sequence[str], *, live: bool = True,
-        keep: bool = True, after: int | None = None,
+        keep: bool = True, after: int | None = None, surfaces: Sequence[str] = ("home",), conversion: str = "",
     ) -> None:  # fmt: skip
         self._log, self._checks, self._positive = event_log, data / "verify", tuple(positive)
         self._live, self._path = live, data / "monitoring" / "drift.msgpack" if keep else None
@@ -60,13 +58,14 @@ class DriftWatch:
         self._offset = self._first_offset() if after is None else after
         self._offset = max(self._offset, event_log.first_offset - 1) if state is None else state.offset
         self._reached_ms = self._saved_ms = 0
-        sketches = data / "monitoring" / "sketches" if keep else None
-        self.served = ServedColumns(registry, settings, state, sketches)
+        self.served = ServedColumns(registry, settings, state, data / "monitoring" if keep else None, self._positive)
         self._volumes = Volumes(None if state is None else state.seasons)
         self._outcomes = Outcomes(parse_duration(settings.outcome_window))
         self._slices = Slices()
-        self._clicked = Adwin()
-        self._changed_ms = 0
+        kept = None if state is None else state.loop
+        self._loop = LoopWatch(kept or LoopState(), settings.alpha)
+        self._changes = Changes(surfaces)
+        self._conversion = conversion or self._positive[-1]
         self._labels: dict[int, int] = {}
         self._places = 0
         self._step_ms = max(parse_duration(settings.window) // STEPS, 1)
@@ -88,10 +87,11 @@ class DriftWatch:
     def save(self) -> None:
         """Write down what was learnt, so that another process goes on from here."""
         if self._path is not None:
-            features, scores, calibration = self.served.saved()
+            features, scores, calibration, dead = self.served.saved()
             save_state(self._path, DriftState(
                 log_id=self._log.log_id, offset=self._offset, features=features, scores=scores, calibration=calibration,
-                seasons=self._volumes.saved(),
+                seasons=self._volumes.saved(), dead=dead, loop=self._loop.state,
+                by_type=self.served.by_type.saved(),
             ))  # fmt: skip
 
     # -- following -------------------------------------------------------------------------------------
@@ -137,18 +137,20 @@ class DriftWatch:
         self.served.flush()
 
     def _judge(self, now_ms: int) -> None:
+        conversion = self._log.vocabulary().index(Namespace.EVENT_TYPE, self._conversion)
         for waiting in self._outcomes.matured(now_ms):
             self._places += len(waiting.items)
             for type_, places in waiting.clicked.items():
                 self._labels[type_] = self._labels.get(type_, 0) + len(places)
-            if waiting.walked or waiting.tier > 1:
+            full = not waiting.walked and waiting.tier <= 1
+            self._changes.add(waiting, conversion, steered=full and not waiting.uniform)
+            if not full:
                 continue
             self._slices.add(waiting)
+            self._loop.add(waiting)
             if not waiting.uniform:
-                self.served.outcome(waiting)
-                if self._clicked.update(float(bool(waiting.clicked))):
-                    self._changed_ms = waiting.time_ms
-                    log.info("click_rate_changed", mean=self._clicked.mean, lists=self._clicked.width)
+                self.served.outcome(waiting, {self._type(type_): places for type_, places in waiting.clicked.items()})
+        self._loop.close(now_ms)
         self.served.close(now_ms)
 
     # -- saying ----------------------------------------------------------------------------------------
@@ -159,11 +161,23 @@ class DriftWatch:
         yield from self._label_samples()
         yield from self._volume_samples(now_ms)
         yield from skew_samples(self._checks, self._plan)
+        yield from self._loop_samples()
         for uniform, name in ((True, "random"), (False, "policy")):
             if (part := self._slices.read(uniform=uniform)) is not None:
                 yield sample("headwater_slice_lists", part.lists, slice=name)
                 yield sample("headwater_slice_click_rate", part.click_rate, slice=name)
                 yield sample("headwater_slice_top_share", part.top_share, slice=name)
+
+    def _loop_samples(self) -> Iterator[Sample]:
+        if (loop := self._loop.state.latest) is None:
+            return
+        yield sample("headwater_slice_lead", loop.lead)
+        yield sample("headwater_slice_lead_chance", loop.lead_chance)
+        yield sample("headwater_slice_off", float(loop.lead_off), of="lead")
+        if loop.crowding is not None and loop.crowding_chance is not None:
+            yield sample("headwater_slice_crowding", loop.crowding)
+            yield sample("headwater_slice_crowding_chance", loop.crowding_chance)
+            yield sample("headwater_slice_off", float(loop.crowding_off), of="crowding")
 
     def _label_samples(self) -> Iterator[Sample]:
         delay = self._outcomes.delay()
@@ -173,10 +187,13 @@ class DriftWatch:
         if self._places:
             for type_, count in sorted(self._labels.items()):
                 yield sample("headwater_label_rate", count / self._places, type=self._type(type_))
-        if self._clicked.width:
-            yield sample("headwater_list_click_rate", self._clicked.mean)
-            recent = self._changed_ms and self._reached_ms - self._changed_ms < CHANGED_MS
-            yield sample("headwater_list_click_rate_changed", float(bool(recent)))
+        for change in self._changes.read(self._reached_ms):
+            if not change.surface:
+                yield sample("headwater_list_click_rate", change.mean)
+                yield sample("headwater_list_click_rate_changed", float(change.changed))
+                continue
+            yield sample("headwater_surface_mean", change.mean, surface=change.surface, of=change.of)
+            yield sample("headwater_surface_changed", float(change.changed), surface=change.surface, of=change.of)
 
     def _volume_samples(self, now_ms: int) -> Iterator[Sample]:
         at = now_ms if self._live else self._reached_ms

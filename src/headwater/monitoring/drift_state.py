@@ -9,6 +9,8 @@ import structlog
 from msgspec import Struct
 
 from headwater.monitoring.calibration import CalibrationState
+from headwater.monitoring.dead import DeadState
+from headwater.monitoring.loop import LoopState
 from headwater.monitoring.reference import State
 from headwater.registry.files import read_regular, replace_file
 
@@ -27,6 +29,9 @@ class DriftState(Struct, kw_only=True, forbid_unknown_fields=True):
     scores: State | None
     calibration: CalibrationState | None
     seasons: dict[int, dict[int, int]]
+    dead: DeadState | None = None
+    loop: LoopState | None = None
+    by_type: dict[str, CalibrationState] = {}
     format: int = FORMAT
 
 

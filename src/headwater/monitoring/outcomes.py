@@ -56,6 +56,7 @@ class Waiting:
     items: list[int]
     scores: list[float]
     clicked: dict[int, set[int]] = field(default_factory=dict)
+    asked: int = 0  # items, 0: not known
 
     def places(self) -> npt.NDArray[np.bool_]:
         """Which places had any positive event, bool[n]."""
@@ -103,7 +104,7 @@ class Outcomes:
         uniform = served.explored is not None and served.explored.uniform
         self._waiting[request] = Waiting(
             time_ms, user, group_of(user, request), served.surface, served.address.bundle, served.tier, served.walked, uniform,
-            served.items, served.scores,
+            served.items, served.scores, asked=0 if served.query is None else served.query.k,
         )  # fmt: skip
         self._unjudged.append(request)
         if user:

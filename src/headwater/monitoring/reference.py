@@ -89,6 +89,8 @@ class Compared:
         self._sample = None if state.columns else Reservoir(len(state.names), state.sample)
         self._window = [np.frombuffer(counts, np.int64).reshape(GROUPS, -1).copy() for counts in state.window]
         self._outside = np.array(state.outside or [0] * len(state.names), np.int64)
+        if state.columns and not state.window:  # it comes back, and begins with no window
+            self._clear()
         known = [(-np.inf, np.inf) if each is None else each for each in state.ranges]
         self._low, self._high = np.array(known, np.float32).reshape(-1, 2).T
 

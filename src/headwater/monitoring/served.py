@@ -7,7 +7,8 @@ out: those that were sent down the ladder by lot, drawn evenly from all candidat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,15 +17,19 @@ import numpy.typing as npt
 import structlog
 from msgspec import Struct
 
+from headwater.monitoring.by_type import ByType
 from headwater.monitoring.calibration import Calibration, CalibrationState
+from headwater.monitoring.dead import Alive, DeadState
 from headwater.monitoring.drift_state import DriftState
 from headwater.monitoring.hours import Hours
+from headwater.monitoring.left import LeftReferences
 from headwater.monitoring.outcomes import Waiting, group_of
 from headwater.monitoring.reference import Compared, Look, State
 from headwater.monitoring.reservoir import HOUR_MS, Cells
 from headwater.monitoring.samples import Sample, sample
 from headwater.registry.errors import BundleError
 from headwater.registry.files import read_regular
+from headwater.registry.reference import BundleReference, reference_alone
 from headwater.registry.registry import Registry
 from headwater.schema.drift import Drift
 from headwater.schema.requests import ServedList
@@ -50,9 +55,14 @@ class _Statistics(Struct, frozen=True):
 
 
 class ServedColumns:
-    """The columns of one plan's bundle in service. ``take`` lists, ``flush`` after each block, ``close`` by the log's time."""
+    """The columns of one plan's bundle in service. ``take`` lists, ``flush`` after each block, ``close`` by the log's time.
 
-    def __init__(self, registry: Registry, settings: Drift, state: DriftState | None, sketches: Path | None) -> None:
+    ``folder`` is that of the monitor; None: nothing is kept.
+    """
+
+    def __init__(
+        self, registry: Registry, settings: Drift, state: DriftState | None, folder: Path | None, types: Sequence[str] = ()
+    ) -> None:  # fmt: skip
         self._registry, self._settings = registry, settings
         self._version: str | None = None
         self._lineages: dict[str, str] = {}
@@ -62,7 +72,11 @@ class ServedColumns:
         self.features = None if features is None else Compared(features, settings)
         self.scores = None if scores is None else Compared(scores, settings)
         self.calibration = None if calibration is None else Calibration(calibration, settings)
-        self._hours = Hours(sketches)
+        self._dead = None if state is None else state.dead
+        self._alive: Alive | None = None
+        self._left = LeftReferences(None if folder is None else folder / "references")
+        self.by_type = ByType(types, settings, {} if state is None else state.by_type, self._left)
+        self._hours = Hours(None if folder is None else folder / "sketches")
         self._rows: list[npt.NDArray[np.float32]] = []
         self._scored: list[npt.NDArray[np.float32]] = []
         self._groups: tuple[list[int], list[int]] = ([], [])  # of each row, and of each score
@@ -93,12 +107,25 @@ class ServedColumns:
         self.flush()
         self._version, self._lineage = version, lineage
         self._lineages[version] = lineage
+        left, settings = self._left, self._settings
         if self.features is None or self.features.state.key != lineage:
-            self.features = Compared(self._columns(version, lineage), self._settings)
+            if self.features is not None:
+                left.put("features", self.features.saved())
+            self.features = Compared(left.compared("features", lineage) or self._columns(version, lineage), settings)
         if self.scores is None or self.scores.state.key != version:
-            self.scores = Compared(State(key=version, names=(SCORE,), defaults=(None,), ranges=(None,)), self._settings)
+            if self.scores is not None:
+                left.put("scores", self.scores.saved())
+            fresh = State(key=version, names=(SCORE,), defaults=(None,), ranges=(None,))
+            self.scores = Compared(left.compared("scores", version) or fresh, settings)
         if self.calibration is None or self.calibration.state.key != version:
-            self.calibration = Calibration(CalibrationState(key=version), self._settings)
+            if self.calibration is not None:
+                left.put("calibration", self.calibration.saved())
+            kept = left.calibration("calibration", version)
+            self.calibration = Calibration(kept or CalibrationState(key=version), settings)
+        self.by_type.serve(version)
+        if self._dead is None or self._dead.key != version:
+            self._dead = DeadState(key=version)
+        self._alive = Alive(self._dead, self._reference(version), settings)
 
     def take(self, served: ServedList, user: int, time_ms: int) -> None:
         """Take in a list."""
@@ -118,6 +145,9 @@ class ServedColumns:
         if served.features:
             rows = np.frombuffer(served.features, np.float32).reshape(len(served.items), -1)
             if rows.shape[1] == len(self.features.state.names):
+                if self._alive is not None and served.address.bundle == self._version:
+                    unit = user or -zlib.crc32(served.request_id.encode())
+                    self._alive.add(rows, np.array(served.scores, np.float32), unit, time_ms)
                 self._rows.append(rows)
                 self._groups[0].extend([group] * len(rows))
 
@@ -134,13 +164,14 @@ class ServedColumns:
             self._hours.update(SCORE, scores)
         self._rows, self._scored, self._groups = [], [], ([], [])
 
-    def outcome(self, waiting: Waiting) -> None:
-        """Take in a list whose outcomes are in."""
+    def outcome(self, waiting: Waiting, clicked: Mapping[str, set[int]]) -> None:
+        """Take in a list whose outcomes are in; ``clicked`` are its places by event type."""
         if self.calibration is None or waiting.bundle != self._version:
             return
         values = np.column_stack((np.array(waiting.scores, np.float32), waiting.places().astype(np.float32)))
         groups = np.full(len(values), waiting.group, np.int64)
         self.calibration.add(Cells(values, groups, waiting.time_ms))
+        self.by_type.add(waiting, clicked)
 
     def close(self, now_ms: int, *, whole: bool = True) -> None:
         """Judge the windows that are over at ``now_ms``; without ``whole`` those that have enough rows, however short."""
@@ -149,19 +180,29 @@ class ServedColumns:
             for column in look.columns if look is not None else ():
                 if column.drifted:
                     log.warning("drifted", column=column.name, psi=column.psi, psi_null=column.psi_null)
+        for name in () if self._alive is None else self._alive.close(now_ms, whole=whole):
+            log.warning("dead", column=name, bundle=self._version)
         if self.calibration is not None:
             self.calibration.close(now_ms, whole=whole)
+        self.by_type.close(now_ms, whole=whole)
 
-    def saved(self) -> tuple[State | None, State | None, CalibrationState | None]:
+    def saved(self) -> tuple[State | None, State | None, CalibrationState | None, DeadState | None]:
         """The states as of now."""
         return (
             None if self.features is None else self.features.saved(),
             None if self.scores is None else self.scores.saved(),
             None if self.calibration is None else self.calibration.saved(),
+            self._dead,
         )
 
     def samples(self) -> Iterator[Sample]:
         """How things stand: of the last window that was judged."""
+        if self._alive is not None:
+            yield sample("headwater_drift_training_lists", self._alive.lists)
+        if self._dead is not None and self._dead.looks:
+            yield sample("headwater_features_dead", len(self._dead.dead))
+            for name in self._dead.dead:
+                yield sample("headwater_feature_dead", 1.0, feature=name)
         if self.features is not None:
             yield sample("headwater_drift_reference_filled", self.features.filled, of="features")
             if (look := self.features.state.latest) is not None:
@@ -178,6 +219,7 @@ class ServedColumns:
             yield sample("headwater_calibration_observed", found.observed)
             yield sample("headwater_calibration_expected", found.expected)
             yield sample("headwater_calibration_off", float(found.off))
+        yield from self.by_type.samples()
 
     def _lineage_of(self, version: str) -> str | None:
         """The lineage of a bundle; None when its manifest is gone."""
@@ -189,6 +231,15 @@ class ServedColumns:
             ):  # of no interest any more: neither in service nor of its lineage, as far as anyone can tell
                 self._lineages[version] = ""
         return self._lineages[version] or None
+
+    def _reference(self, version: str) -> BundleReference:
+        """What a bundle says that its lists look like; nothing, of one of an earlier release or one that cannot be read."""
+        try:
+            found = reference_alone(self._registry.path / "bundles", self._registry.manifest(version))
+        except BundleError as error:
+            log.warning("drift_without_reference", bundle=version, reason=str(error))
+            found = None
+        return found or BundleReference(learnt_from="")
 
     def _columns(self, version: str, lineage: str) -> State:
         """What its statistics say of the columns of a bundle."""

@@ -14,6 +14,7 @@ from headwater.evaluation.checks import MismatchError, mismatches
 from headwater.evaluation.gate import forced, verdict
 from headwater.evaluation.heldout import Stretch, Trial, behind, held_out_stretch, try_out
 from headwater.evaluation.off_policy.objections import objections
+from headwater.evaluation.seen import Seen
 from headwater.evaluation.walk import Before
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
@@ -22,6 +23,7 @@ from headwater.log.protocol import EventLog
 from headwater.registry.bundle import Bundle, ManifestFields, unwritten
 from headwater.registry.card import HeldOut, ModelCard, encode_card
 from headwater.registry.listing import GateReport
+from headwater.registry.reference import REFERENCE_FILE, BundleReference, encode_reference
 from headwater.registry.registry import Registry
 from headwater.retrieval.vectors.choice import IndexChoice
 from headwater.schema.config import Config
@@ -50,27 +52,30 @@ class Publication(Struct, frozen=True, kw_only=True):
 def publish_and_promote(
     config: Config, plan: Plan, event_log: EventLog, registry: Registry, fields: ManifestFields, files: Mapping[str, bytes],
     *, stretch: Stretch | None, promote: bool, force: bool = False, seed: int, indexes: Mapping[str, IndexChoice] | None = None,
-    unseal: Unseal | None = None, view: FoldView | None = None, before: Before | None = None,
+    reference: BundleReference | None = None, unseal: Unseal | None = None, view: FoldView | None = None, before: Before | None = None,
     progress: Progress | None = None,
 ) -> Publication:  # fmt: skip
     """Publish ``files`` as a bundle with its card; with a ``stretch`` that was held out, judge it there first.
 
     It is promoted when ``promote`` is set and the gate lets it pass, or ``force`` says so whatever the gate says; and not while promotion is frozen. The
-    report of the gate is kept in the registry beside the bundle, and logged. ``view`` and ``before`` as in
+    report of the gate is kept in the registry beside the bundle, and logged. ``reference`` goes into the bundle, with what the gate saw. ``view`` and ``before`` as in
     :func:`headwater.evaluation.walk.walk`: judging goes on from a state that stands at the split.
 
     Raises:
         BundleError: files that no bundle may hold; nothing was published.
     """
     candidate = unwritten(fields, files)
-    report = None
+    report, seen = None, None
     if stretch is not None:
-        report = _judge(
+        report, seen = _judge(
             config, plan, event_log, registry, candidate, stretch, seed=seed, judged_ms=fields.created_ms, unseal=unseal,
             view=view, before=before, progress=progress,
         )  # fmt: skip
     card = _card(config, fields, files, indexes or {}, None if report is None else report.held_out)
-    bundle = registry.publish(fields, {**files, **encode_card(card)})
+    files = {**files, **encode_card(card)}
+    if reference is not None:
+        files[REFERENCE_FILE] = encode_reference(reference if seen is None else seen.into(reference))
+    bundle = registry.publish(fields, files)
     if report is not None:
         report = msgspec.structs.replace(report, version=bundle.version)
         report = forced(report) if force else report
@@ -105,7 +110,7 @@ def promote_published(
             mismatches(checks, plan.hash, plan.columns)
         except MismatchError as error:
             problems = (str(error),)
-    report = _judge(
+    report, _ = _judge(
         config, plan, event_log, registry, bundle, stretch, seed=seed, judged_ms=now_ms, unseal=unseal,
         progress=progress, problems=problems,
     )  # fmt: skip
@@ -122,8 +127,8 @@ def _judge(
     config: Config, plan: Plan, event_log: EventLog, registry: Registry, candidate: Bundle, stretch: Stretch, *, seed: int,
     judged_ms: int, unseal: Unseal | None, view: FoldView | None = None, before: Before | None = None,
     progress: Progress | None, problems: tuple[str, ...] = (),
-) -> GateReport:  # fmt: skip
-    """Open both, ask both, judge. What keeps the candidate from being asked is a reason; the bundle in service is a note."""
+) -> tuple[GateReport, Seen | None]:  # fmt: skip
+    """Open both, ask both, judge; and what the candidate's lists looked like. What keeps the candidate from being asked is a reason; the bundle in service is a note."""
     found, notes = list(problems), list[str]()
     against, in_service, reached, theirs = _in_service(registry, config, plan, notes)
     if "allow_mismatch" in candidate.manifest.training:
@@ -151,10 +156,11 @@ def _judge(
             model.close()
     if in_service is not None:
         in_service.close()
-    return verdict(
+    report = verdict(
         config.gate, trial, version=candidate.version, against=against, judged_ms=judged_ms, problems=tuple(found),
         notes=tuple(notes), alike=against is None or learnt_from(candidate.manifest) == theirs,
     )  # fmt: skip
+    return report, None if trial is None else trial.seen
 
 
 def learnt_from(manifest: ManifestFields) -> str:

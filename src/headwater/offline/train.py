@@ -19,6 +19,7 @@ from headwater.learning.trainingset import LearntFrom, TrainingSet
 from headwater.log.protocol import EventLog
 from headwater.log.seek import last_before
 from headwater.offline.fit import Fitted, fit
+from headwater.offline.held_rows import reference_of
 from headwater.offline.publish import Publication, publish_and_promote
 from headwater.offline.tables.history import Lookup, TableOrigins
 from headwater.registry.bundle import ManifestFields
@@ -139,8 +140,9 @@ def publish_fitted(
             training=_training(done, seed, allowed, lineage),
         ),
         {**done.files, STATISTICS_FILE: _statistics(plan, rows)},
-        stretch=stretch, promote=promote, force=force, seed=seed, indexes=fitted.indexes, view=done.view, before=before,
-        unseal=unseal, progress=None if progress is None else lambda done, total: progress("gate", done, total),
+        stretch=stretch, promote=promote, force=force, seed=seed, indexes=fitted.indexes,
+        reference=reference_of(config, plan, fitted.columns, made, rows), view=done.view, before=before, unseal=unseal,
+        progress=None if progress is None else lambda done, total: progress("gate", done, total),
     )  # fmt: skip
 
 

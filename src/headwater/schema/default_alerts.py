@@ -76,12 +76,24 @@ DEFAULT_ALERTS: tuple[AlertRule, ...] = (
         text="a part behind a connection is not asked because it keeps failing",
     ),
     AlertRule(
+        name="feature-dead", metric="headwater_features_dead", above=0.5, missing="ok", severity="critical",
+        actions=("freeze_promotion",), restore_after="10m", text="features of what is served are one value, and were not where the bundle was judged",
+    ),
+    AlertRule(
         name="feature-drift", metric="headwater_features_drifted", above=0.5, missing="ok", severity="warning",
         text="features of what is served are not distributed as in the first stretch that the bundle served",
     ),
     AlertRule(
         name="calibration-off", metric="headwater_calibration_off", above=0.5, missing="ok", severity="warning", actions=("retrain",),
         text="scores lead to another click rate than they did at first",
+    ),
+    AlertRule(
+        name="label-drift", metric="headwater_label_off", by="type", above=0.5, missing="ok", severity="warning",
+        text="places lead to another share of events of a type than they did when the bundle began to serve",
+    ),
+    AlertRule(
+        name="feedback-loop", metric="headwater_slice_off", by="of", above=0.5, missing="ok", severity="warning",
+        actions=("raise_exploration",), cooldown="1d", text="lists drawn by chance do better than the policy's, or the policy crowds into ever fewer items",
     ),
     AlertRule(
         name="event-silent", metric="headwater_event_silent", by="type", above=0.5, for_="30s", missing="ok", severity="critical",

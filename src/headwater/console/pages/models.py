@@ -22,6 +22,7 @@ from headwater.registry.card import CANDIDATE, IN_SERVICE, Estimate, HeldOut, Mo
 from headwater.registry.controls import read_controls
 from headwater.registry.difference import Change, difference
 from headwater.registry.listing import BundleLine, GateReport, bundle_lines, card_alone, gate_report, resolved_version
+from headwater.registry.reference import reference_alone
 from headwater.registry.registry import Registry
 from headwater.schema.errors import HeadwaterError
 
@@ -213,6 +214,7 @@ def _card(registry: Registry, plan: str, version: str) -> dict[str, Any]:
     return {
         "bundle": whole, "manifest": listed.manifest, "card": card, "report": report, "held": _held_out(report, card),
         "serves": whole == current, "current": current, "fits": listed.manifest.plan_hash == plan, "plan": plan,
+        "reference": reference_alone(registry.path / "bundles", listed.manifest),
         "bytes": sum(entry.size for entry in listed.manifest.files.values()),
     }  # fmt: skip
 
