@@ -128,9 +128,9 @@ class OnlineMetrics:
         self._choose_users()
         yield from self._grouped(clock_ms)
         yield from self._exposure(clock_ms)
-        for (by, group), (begun, returning) in self._sessions.returning(clock_ms).items():
-            yield sample("headwater_online_sessions", begun, by=by, group=group)
-            yield sample("headwater_online_returning_sessions", returning, by=by, group=group)
+        for (by, name), (begun, returning) in self._sessions.returning(clock_ms).items():
+            yield sample("headwater_online_sessions", begun, by=by, group=name)
+            yield sample("headwater_online_returning_sessions", returning, by=by, group=name)
         yield sample("headwater_online_users_share", 0.5**self._halvings)
         yield sample("headwater_online_lag_records", float(self._log.last_offset - (self._at or 0)))
 
