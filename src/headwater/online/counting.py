@@ -1,8 +1,8 @@
 """What is counted of each answer.
 
 It costs 4 µs, and 38 µs where the ranker has just had the processor's caches (measured on two busy cores). So answers wait, and are
-counted many at a time. What waits is what is counted and nothing else: the feature rows of 64 lists would push everything out of
-those caches that the next request needs.
+counted many at a time. What waits is what is counted and nothing else: whole answers
+would keep the feature rows of 64 lists, about half a megabyte, alive.
 """
 
 from __future__ import annotations
