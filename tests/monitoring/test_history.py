@@ -26,6 +26,8 @@ def test_what_was_appended_is_read_by_others_while_the_writer_writes(tmp_path: P
     assert found["1"].times_ms == [1_000, 2_000]
     assert found["1"].values == [1.0, 3.0]
     assert found["2"].times_ms == [1_000]
+    assert reader.series("a", since_ms=0, until_ms=5_000, labels={"x": "2"}) == [found["2"]]
+    assert reader.series("a", since_ms=0, until_ms=5_000, labels={"x": "3"}) == []
     assert reader.series("a", since_ms=3_000, until_ms=5_000) == []
     writer.close()
     again = History(path)

@@ -145,7 +145,7 @@ def grouped(samples: list[Sample]) -> dict[tuple[str, str, str], dict[str, float
     found: dict[tuple[str, str, str], dict[str, float]] = {}
     for name, labels, value in samples:
         said = dict(labels)
-        if "group" in said:
+        if "group" in said and "surface" in said:
             key = said["surface"], said["by"], said["group"]
             found.setdefault(key, {})[name.removeprefix("headwater_online_")] = value
     return found
@@ -190,7 +190,7 @@ def test_what_is_shown() -> None:
     counts = np.array([shown.get(item, 0) for item in range(1, 31)])
     assert single(samples, "coverage", surface="home") == pytest.approx((counts > 0).mean())
     assert single(samples, "new_item_share", surface="home") == 0.0, "all items came twenty minutes ago"
-    sessions = single(samples, "sessions")
+    sessions = single(samples, "sessions", by="all", group="")
     assert sessions > 0.0
     assert single(samples, "users_share") == 1.0
     world.writer.put_items([Item(id="young", categories=["c"])])
@@ -254,18 +254,61 @@ def test_returning_sessions() -> None:
     world.do([Event(user=user, item="i2", type="click") for user in ("u1", "u2", "new")])
     watch = OnlineMetrics(world.log, parse_config('[monitoring.online]\nwindow = "2h"\n'))
     samples = list(watch.look(world.now_ms))
-    assert single(samples, "sessions") == 15.0
-    assert single(samples, "returning_sessions") == pytest.approx(2 / 15)
+    assert single(samples, "sessions", by="all", group="") == 15.0
+    assert single(samples, "returning_sessions", by="all", group="") == pytest.approx(2 / 15)
+
+
+def test_sessions_are_told_apart_by_the_list_that_they_began_with() -> None:
+    world = World()
+    world.now_ms += 40 * 60_000
+    for user, bundle in (("u1", "b0"), ("u2", "b1"), ("first", "b1")):
+        world.give(Given(user, world.now_ms, "home", [2, 3], bundle, "new"), f"r-{user}")
+    world.now_ms += 1_000
+    world.do([Event(user=user, item="i2", type="click") for user in ("u1", "u2", "first", "u3")])
+    watch = OnlineMetrics(world.log, parse_config('[monitoring.online]\nwindow = "30m"\n'))
+    list(watch.look(world.now_ms))
+    samples = list(watch.look(world.now_ms + SETTLE_MS + 1))
+    assert single(samples, "sessions", by="all", group="") == 4.0
+    assert single(samples, "returning_sessions", by="all", group="") == 0.75
+    for by, group in (
+        ("bundle", "b0"),
+        ("bundle", "b1"),
+    ):  # who was a stranger when the list was given has no list of theirs
+        assert single(samples, "sessions", by=by, group=group) == 1.0
+        assert single(samples, "returning_sessions", by=by, group=group) == 1.0
+    assert single(samples, "sessions", by="variant", group="test/new") == 2.0
+
+
+def test_what_strangers_do_counts_for_the_list_that_they_name() -> None:
+    world = World()
+    at_ms = world.now_ms
+    for number in range(2):
+        world.give(Given("nobody", at_ms, "home", [2, 3], "b", "control"), f"home-{number}")
+        world.give(Given("nobody", at_ms, "cart", [2, 3], "b", "control"), f"cart-{number}")
+    world.do(
+        [
+            Event(user="visitor", item="i2", type="click", time=at_ms, request_id="home-0"),
+            Event(user="visitor", item="i9", type="click", time=at_ms, request_id="home-0"),  # the list did not show it
+            Event(user="visitor", item="i3", type="click", time=at_ms),  # nobody knows of which list
+        ]
+    )
+    watch = OnlineMetrics(world.log, CONFIG)
+    list(watch.look(world.now_ms))
+    world.now_ms += ATTRIBUTION_MS + SETTLE_MS
+    found = grouped(list(watch.look(world.now_ms)))
+    assert found["home", "all", ""]["lists"] == 2.0
+    assert found["home", "all", ""]["ctr"] == pytest.approx(1 / 4)
+    assert ("cart", "all", "") not in found, "events of this surface name no lists: strangers would seem never to click"
 
 
 def test_events_that_claim_to_be_of_the_future_are_of_when_they_came() -> None:
     world = World()
     watch = OnlineMetrics(world.log, CONFIG)
     world.do([Event(user=f"v{day}", item="i2", type="click", time=world.now_ms + 86_400_000 * day) for day in range(9)])
-    assert single(list(watch.look(world.now_ms)), "sessions") == 21.0
+    assert single(list(watch.look(world.now_ms)), "sessions", by="all", group="") == 21.0
     world.now_ms += 2 * WINDOW_MS
     world.do([Event(user="late", item="i2", type="click")])
-    assert single(list(watch.look(world.now_ms)), "sessions") == 1.0  # not kept until that day
+    assert single(list(watch.look(world.now_ms)), "sessions", by="all", group="") == 1.0  # not kept until that day
 
 
 def test_concentration_is_measured_as_in_the_closed_loop() -> None:

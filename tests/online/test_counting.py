@@ -77,18 +77,14 @@ def test_answers_do_not_wait_without_end() -> None:
 
 
 def test_what_a_list_drawn_by_lot_spends() -> None:
-    assert explored_places(ANSWER) == 0
-    assert explored_places(replace(ANSWER, explored=DRAWN)) == 1, "item 3 is drawn and is not among the best three"
-    assert explored_places(replace(ANSWER, explored=replace_candidates([5, 7, 3]))) == 0, "another order of the best"
-    pinned = replace(ANSWER, explored=replace_candidates([7, 5, 9]))
-    assert explored_places(pinned) == 0, "item 3 was placed by a rule"
+    assert explored_places(ANSWER.items, DRAWN, None) == 1, "item 3 is drawn and is not among the best three"
+    assert explored_places(ANSWER.items, drawn_from([5, 7, 3]), None) == 0, "another order of the best"
+    assert explored_places(ANSWER.items, drawn_from([7, 5, 9]), None) == 0, "item 3 was placed by a rule"
     promised = Promised([1], [0.5], [True], [0.0])
-    assert explored_places(replace(ANSWER, explored=DRAWN, promised=promised)) == 0, (
-        "item 3 stands there by its promise"
-    )
+    assert explored_places(ANSWER.items, DRAWN, promised) == 0, "item 3 stands there by its promise"
 
 
-def replace_candidates(candidates: list[int]) -> Explored:
+def drawn_from(candidates: list[int]) -> Explored:
     return Explored([0.0] * 3, candidates=candidates, temperature=0.2, share=0.1)
 
 

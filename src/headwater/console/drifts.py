@@ -81,7 +81,7 @@ def read_psi(data: Path, feature: str, since_ms: int, until_ms: int) -> PsiSerie
     if isinstance(history, str):
         return PsiSeries(None, None)
     psi, null = (
-        next((each for each in history.series(name, since_ms=since_ms, until_ms=until_ms) if each.labels.get(_LABEL) == feature), None)
+        next(iter(history.series(name, since_ms=since_ms, until_ms=until_ms, labels={_LABEL: feature})), None)
         for name in (PSI, PSI_NULL)
     )  # fmt: skip
     history.close()

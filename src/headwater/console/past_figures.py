@@ -89,15 +89,16 @@ def _freshness(history: History, since_ms: int, until_ms: int) -> Drawn:
 
 
 def _latency(history: History, since_ms: int, until_ms: int) -> Drawn:
-    series = history.series("headwater_request_seconds_bucket", since_ms=since_ms, until_ms=until_ms)
-    return quantiles(series, {"route": "/v1/recommend"}, _QUANTILES), "ms", {}
+    asked = {"route": "/v1/recommend"}
+    series = history.series("headwater_request_seconds_bucket", since_ms=since_ms, until_ms=until_ms, labels=asked)
+    return quantiles(series, asked, _QUANTILES), "ms", {}
 
 
 def _quality(history: History, since_ms: int, until_ms: int) -> Drawn:
-    found = history.series("headwater_online_ctr", since_ms=since_ms, until_ms=until_ms)
+    found = history.series("headwater_online_ctr", since_ms=since_ms, until_ms=until_ms, labels={"by": "all"})
     lines = [
         (one.labels.get("surface", ""), [[float(t), 100 * v] for t, v in zip(one.times_ms, one.values, strict=True)])
-        for one in found if one.labels.get("by") == "all"
+        for one in found
     ]  # fmt: skip
     return lines, "%", {}
 

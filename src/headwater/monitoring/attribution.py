@@ -52,12 +52,15 @@ def types_of(config: Config, click: str, conversion: str, dwell: str, index: Cal
 
 
 class OpenList:
-    """A list that was given to ``user`` at ``at_ms``, and what they have done with it so far. ``clicked`` has a bit for each place."""
+    """A list that was given to ``user`` (0: a stranger) at ``at_ms``, and what they have done with it so far. ``clicked`` has a bit for each
+    place. ``drawn`` is the number by which it is among those that are looked at.
+    """
 
     __slots__ = (
         "at_ms",
         "clicked",
         "conversions",
+        "drawn",
         "dwell",
         "dwelt",
         "groups",
@@ -68,8 +71,10 @@ class OpenList:
         "weight",
     )
 
-    def __init__(self, request_id: str, user: int, at_ms: int, items: Sequence[int], groups: tuple[Group, ...]) -> None:
-        self.request_id, self.user, self.at_ms, self.groups = request_id, user, at_ms, groups
+    def __init__(
+        self, request_id: str, user: int, at_ms: int, items: Sequence[int], groups: tuple[Group, ...], drawn: int
+    ) -> None:  # fmt: skip
+        self.request_id, self.user, self.at_ms, self.groups, self.drawn = request_id, user, at_ms, groups, drawn
         self.items = array("I", items)
         self.clicked = self.conversions = self.dwelt = 0
         self.value = self.weight = self.dwell = 0.0
@@ -100,7 +105,7 @@ class OpenLists:
         self.attribution_ms = attribution_ms
         self._order: deque[OpenList] = deque()
         self._of_user: dict[int, list[OpenList]] = {}
-        self._requests: set[str] = set()
+        self._requests: dict[str, OpenList] = {}
 
     def __len__(self) -> int:
         return len(self._order)
@@ -113,15 +118,28 @@ class OpenLists:
         """Take up a list. One that was recorded twice, because an acknowledgement was lost, counts once."""
         if one.request_id in self._requests:
             return
-        self._requests.add(one.request_id)
+        self._requests[one.request_id] = one
         self._order.append(one)
-        self._of_user.setdefault(one.user, []).append(one)
+        if one.user:  # strangers have nothing in common but that nobody knows them
+            self._of_user.setdefault(one.user, []).append(one)
 
-    def credit(self, event: npt.NDArray[np.void], types: Types) -> None:
-        """Put an event (one record) down to its list, if it has one; one that takes another back counts against it."""
+    def named(self, request_id: str) -> OpenList | None:
+        """The open list of a request."""
+        return self._requests.get(request_id)
+
+    def newest(self, user: int, at_ms: int) -> OpenList | None:
+        """The newest list that ``user`` was given before ``at_ms``, if that is open."""
+        before = [one for one in self._of_user.get(user, ()) if one.at_ms <= at_ms]
+        return max(before, key=lambda one: one.at_ms, default=None)
+
+    def credit(self, event: npt.NDArray[np.void], types: Types, named: OpenList | None = None) -> None:
+        """Put an event (one record) down to its list, if it has one; one that takes another back counts against it. ``named`` is the list that
+        the event itself names: of a stranger's it is known by nothing else.
+        """
         at_ms, item = int(event["time_ms"]), int(event["item"])
+        lists = self._of_user.get(int(event["user"]), ()) if named is None or named.user else (named,)
         found: OpenList | None = None
-        for one in self._of_user.get(int(event["user"]), ()):
+        for one in lists:
             due = 0 <= at_ms - one.at_ms < self.attribution_ms and item in one.items
             if due and (found is None or one.at_ms >= found.at_ms):
                 found = one
@@ -150,14 +168,16 @@ class OpenLists:
         return closed
 
     def keep(self, wanted: Callable[[int], bool]) -> None:
-        """Let go of the lists of users who are not ``wanted``."""
-        gone = [one for one in self._order if not wanted(one.user)]
-        self._order = deque(one for one in self._order if wanted(one.user))
+        """Let go of the lists whose ``drawn`` is not ``wanted``."""
+        gone = [one for one in self._order if not wanted(one.drawn)]
+        self._order = deque(one for one in self._order if wanted(one.drawn))
         self._forget(gone)
 
     def _forget(self, gone: Iterable[OpenList]) -> None:
         for one in gone:
-            self._requests.discard(one.request_id)
+            del self._requests[one.request_id]
+            if not one.user:
+                continue
             theirs = self._of_user[one.user]
             theirs.remove(one)
             if not theirs:

@@ -12,7 +12,7 @@ import json
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ AGES = ((HOUR_MS, 60_000), (24 * HOUR_MS, 600_000), (30 * 24 * HOUR_MS, 0))
 MAX_BYTES = 256 << 20
 MAX_SERIES = 20_000
 _VERSION = 1
+_ANY: Mapping[str, str] = {}
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -125,19 +126,22 @@ class History:
         """What the counters ``name`` gained a second, as :func:`rates` says."""
         return [rates(series) for series in self.series(name, since_ms=since_ms, until_ms=until_ms)]
 
-    def series(self, name: str, *, since_ms: int, until_ms: int) -> list[Series]:
-        """All series of ``name`` from ``since_ms`` to ``until_ms``, both included; none has no values."""
+    def series(
+        self, name: str, *, since_ms: int, until_ms: int, labels: Mapping[str, str] = _ANY
+    ) -> list[Series]:  # fmt: skip
+        """The series of ``name`` that have ``labels`` (all of them without) from ``since_ms`` to ``until_ms``, both included; none has no values."""
         rows = self._ask(
             "SELECT time_ms, ids, vals FROM points WHERE name = (SELECT id FROM names WHERE name = ?) "
             "AND time_ms BETWEEN ? AND ? ORDER BY time_ms", (name, since_ms, until_ms),
         )  # fmt: skip
-        labels, found = self._labels(name), dict[int, Series]()
-        for time_ms, ids, values in rows:
-            for number, value in zip(_ids(ids), _values(values), strict=True):
+        said = {number: has for number, has in self._labels(name).items() if labels.items() <= has.items()}
+        wanted, found = np.fromiter(said, np.uint32, len(said)), dict[int, Series]()
+        for time_ms, packed_ids, packed in rows:
+            ids = np.frombuffer(packed_ids, "<u4")
+            places = np.flatnonzero(np.isin(ids, wanted))
+            for number, value in zip(ids[places].tolist(), np.frombuffer(packed, "<f8")[places].tolist(), strict=True):
                 if (series := found.get(number)) is None:
-                    if number not in labels:
-                        continue
-                    series = found[number] = Series(labels[number])
+                    series = found[number] = Series(said[number])
                 series.times_ms.append(time_ms)
                 series.values.append(value)
         return list(found.values())

@@ -21,11 +21,12 @@ from headwater.log.seek import last_before
 from headwater.monitoring.attribution import COLUMNS, Group, OpenList, OpenLists, Types, types_of
 from headwater.monitoring.exposure import coverage, first_new_item, gini, new_share, popularity_lift
 from headwater.monitoring.samples import Sample, sample
-from headwater.monitoring.sessions import Sessions
+from headwater.monitoring.sessions import Begun, Sessions
 from headwater.monitoring.windows import SlidingCounts, SlidingSums, Steps
 from headwater.prometheus import Described
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
+from headwater.schema.events import EventDetail
 from headwater.schema.requests import Address
 
 MOST_RECORDS = 500_000  # read in one look; what is left is read in the next one
@@ -41,8 +42,8 @@ METRICS = (
     Described("headwater_online_value", "gauge", _GROUPED, "Value of the conversions, per list"),
     Described("headwater_online_dwell", "gauge", _GROUPED, "Mean value of the dwell events"),
     Described("headwater_online_satisfaction", "gauge", _GROUPED, "Weights of what was done with a list, added up, per list"),
-    Described("headwater_online_sessions", "gauge", (), "Sessions that began in the window"),
-    Described("headwater_online_returning_sessions", "gauge", (), "Share of them whose user was here before"),
+    Described("headwater_online_sessions", "gauge", ("by", "group"), "Sessions that began in the window"),
+    Described("headwater_online_returning_sessions", "gauge", ("by", "group"), "Share of them whose user was here before"),
     Described("headwater_online_coverage", "gauge", ("surface",), "Share of the catalogue that was shown"),
     Described("headwater_online_gini", "gauge", ("surface",), "Gini coefficient of impressions over the catalogue"),
     Described("headwater_online_popularity_lift", "gauge", ("surface",), "How much more popular what is shown is than what is consumed"),
@@ -74,12 +75,14 @@ class _Served(Struct, frozen=True, array_like=True):
 
 
 _decode = msgspec.msgpack.Decoder(_Served).decode
+_decode_detail = msgspec.msgpack.Decoder(EventDetail).decode
 
 
 class OnlineMetrics:
     """A watch (:class:`headwater.monitoring.samples.Watch`) over ``event_log``.
 
-    Lists of strangers count for what is shown and for nothing else: what a stranger does is not known to be theirs.
+    What is done with a list of a stranger is known by the request that the event names. So such lists count as long as events of the window
+    name lists of their surface; else it would look as if strangers never clicked.
     """
 
     name = "online"
@@ -96,7 +99,9 @@ class OnlineMetrics:
         self._sessions = Sessions(self._window_ms)
         self._positive = [kind.name for kind in config.events if kind.positive]
         self._names: dict[tuple[str, str], set[str]] = {}
-        self._held: list[npt.NDArray[np.void]] = []
+        self._held: list[tuple[npt.NDArray[np.void], list[str]]] = []  # events, and the requests that they name
+        self._begun: list[Begun] = []
+        self._naming: dict[str, int] = {}  # surface → when an event named one of its lists last
         self._halvings = 0  # of the share of users that is looked at
         self._at: int | None = None
         self._new: tuple[int, int | None] = (-1, None)  # the step it was looked up in, the first new item
@@ -112,16 +117,20 @@ class OnlineMetrics:
         clock_ms = self._read(now_ms)
         self._settle(clock_ms)
         for one in self._open.close(clock_ms - SETTLE_MS):
+            if (
+                not one.user
+                and self._naming.get(one.groups[0].surface, -self._window_ms) <= one.at_ms - self._window_ms
+            ):
+                continue
             figures = one.figures()
             for group in one.groups:
                 self._sums.add(group, one.at_ms + self._open.attribution_ms, figures)
         self._choose_users()
         yield from self._grouped(clock_ms)
         yield from self._exposure(clock_ms)
-        begun = self._sessions.returning(clock_ms)
-        if begun is not None:
-            yield sample("headwater_online_sessions", begun[0])
-            yield sample("headwater_online_returning_sessions", begun[1])
+        for (by, name), (begun, returning) in self._sessions.returning(clock_ms).items():
+            yield sample("headwater_online_sessions", begun, by=by, group=name)
+            yield sample("headwater_online_returning_sessions", returning, by=by, group=name)
         yield sample("headwater_online_users_share", 0.5**self._halvings)
         yield sample("headwater_online_lag_records", float(self._log.last_offset - (self._at or 0)))
 
@@ -186,8 +195,10 @@ class OnlineMetrics:
         )
         events = records[looked_at & (records["kind"] == Kind.EVENT)]
         # a clock that is ahead must not fill the window with moments that do not go by
-        self._sessions.see(events["user"].astype(np.int64), np.minimum(events["time_ms"], events["received_ms"]))
-        self._held.append(events[types.counted[np.minimum(events["type"], 255)]])
+        self._begun += self._sessions.see(
+            events["user"].astype(np.int64), np.minimum(events["time_ms"], events["received_ms"])
+        )
+        self._hold(block, looked_at, types)
         liked = events[np.isin(events["type"], positive) & ((events["flags"] & 1) == 0)]
         steps = self._steps
         for step in np.unique(liked["received_ms"] // steps.step_ms).tolist():
@@ -201,22 +212,51 @@ class OnlineMetrics:
                 raise CorruptLogError(int(records["offset"][row]), f"a served list cannot be read ({error})") from error
             at_ms, user = given.address.now_ms, int(records["user"][row])
             shown.setdefault((steps.of(at_ms), given.surface), []).extend(given.items)
-            if user:
-                self._open.open(OpenList(given.request_id, user, at_ms, given.items, self._groups(given)))
+            drawn = user or int(records["offset"][row])
+            self._open.open(OpenList(given.request_id, user, at_ms, given.items, self._groups(given), drawn))
         for (step, surface), items in shown.items():
             self._shown.add(surface, step * steps.step_ms, np.array(items, np.int64))
 
+    def _hold(self, block: RecordBlock, looked_at: npt.NDArray[np.bool_], types: Types) -> None:
+        """Keep the events that say anything until their lists are there: those of users who are looked at, and those that name a request."""
+        records = block.records
+        counted = (records["kind"] == Kind.EVENT) & types.counted[np.minimum(records["type"], 255)]
+        rows = np.flatnonzero(counted & (looked_at | (records["payload_size"] > 0)))
+        named = [self._named(block, row) for row in rows.tolist()]
+        self._held.append((records[rows], named))
+
+    @staticmethod
+    def _named(block: RecordBlock, row: int) -> str:
+        if not block.records["payload_size"][row]:
+            return ""
+        try:
+            return _decode_detail(block.payload(row)).request_id or ""
+        except msgspec.DecodeError as error:
+            raise CorruptLogError(int(block.records["offset"][row]), f"an event cannot be read ({error})") from error
+
     def _settle(self, clock_ms: int) -> None:
-        """Put down events whose lists are there by now; younger ones are held until the next look."""
-        if not self._held:
-            return
-        events = np.concatenate(self._held)
-        ready = events["received_ms"] <= clock_ms - SETTLE_MS
-        self._held = [events[~ready]]
-        due = events[ready]
-        types = self._types()
-        for event in due[np.isin(due["user"], self._open.users())]:
-            self._open.credit(event, types)
+        """Put down events whose lists are there by now; younger ones are held until the next look. So with sessions that began."""
+        until_ms, types = clock_ms - SETTLE_MS, self._types()
+        held, self._held = self._held, []
+        for events, named in held:
+            ready = events["received_ms"] <= until_ms
+            self._held.append((events[~ready], [named[at] for at in np.flatnonzero(~ready).tolist()]))
+            theirs = np.isin(events["user"], self._open.users())
+            for at in np.flatnonzero(ready).tolist():
+                told = self._open.named(named[at]) if named[at] else None
+                if told is not None:
+                    self._naming[told.groups[0].surface] = int(events["received_ms"][at])
+                if told is not None or theirs[at]:
+                    self._open.credit(events[at], types, told)
+        self._held = [(events, named) for events, named in self._held if named]
+        waiting, self._begun = self._begun, []
+        for one in waiting:
+            if one.at_ms > until_ms:
+                self._begun.append(one)
+            elif (given := self._open.newest(one.user, one.at_ms)) is not None:
+                for group in given.groups:
+                    if group.by != "all":
+                        self._sessions.count(one, (group.by, group.group))
 
     def _groups(self, given: _Served) -> tuple[Group, ...]:
         vocabulary = self._log.vocabulary()
