@@ -24,6 +24,7 @@ from headwater.console.planes import Planes
 from headwater.console.sessions import Keys, Sessions, console_secret
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
+from headwater.schema.keys import Scope
 
 log = structlog.get_logger()
 
@@ -59,7 +60,7 @@ def console_app(
         openapi_config=None,
         logging_config=None,
     )
-    return Guard(app, sessions, keys)
+    return Guard(app, sessions, keys, config.serving.allowed_hosts)
 
 
 def _door(desk: Desk) -> list[HTTPRouteHandler]:
@@ -77,6 +78,10 @@ def _door(desk: Desk) -> list[HTTPRouteHandler]:
         if key is None:
             problem = "There is no such key, or it has expired or was revoked"
             return desk.page(request, "login.html", status=401, problem=problem, next=there)
+        if Scope.READ not in key.scopes:
+            has = ", ".join(sorted(key.scopes))
+            problem = f'This key lacks the scope "read", without which there is nothing to see here; it has {has}'
+            return desk.page(request, "login.html", status=403, problem=problem, next=there)
         cookie = set_cookie(desk.sessions.open(key), request.headers.get("host", ""))
         log.info("console_login", key=key.id)
         return Response("", status_code=303, headers={"location": there, "set-cookie": cookie})
