@@ -484,7 +484,7 @@ def test_a_batch_counts_as_its_requests() -> None:
 
     handlers: Any = {RefusalError: lambda _, refusal: Response(refusal.body(), status_code=refusal.status)}
     app = Litestar([batch], before_request=access.check, openapi_config=None, exception_handlers=handlers)
-    with TestClient(app, base_url="http://localhost") as client:
+    with TestClient(app, base_url="http://127.0.0.1") as client:
         answers = [client.get("/schema", params={"n": n}) for n in (3, 7, 1, 1)]
     assert [answer.status_code for answer in answers] == [200, 429, 200, 429]
     assert "limits.burst: 5" in answers[1].text

@@ -54,7 +54,7 @@ def console_app(
     desk = Desk(data, config, clock, wall, keys, sessions, live, planes, entries)
     routes = [route for page in PAGES for route in page.routes(desk)]
     app = Litestar(
-        route_handlers=[*routes, *_door(desk), _static(), _covers()],
+        route_handlers=[*routes, *_door(desk), _down(desk), _static(), _covers()],
         exception_handlers={HTTPException: _refused(desk), HeadwaterError: _unreadable(desk), Exception: _failed(desk)},
         request_max_body_size=MAX_BODY,
         openapi_config=None,
@@ -92,6 +92,16 @@ def _door(desk: Desk) -> list[HTTPRouteHandler]:
         return Response("", headers={"hx-redirect": LOGIN, "set-cookie": gone})
 
     return [login_page, login, logout]
+
+
+def _down(desk: Desk) -> HTTPRouteHandler:
+    """What every page says at its top while a part of the system is away."""
+
+    @get(f"{ROOT}/parts/down")
+    async def down(request: Call) -> Response[str]:
+        return desk.page(request, "down.html", reasons=await desk.live.why_not_ready())
+
+    return down
 
 
 def _static() -> HTTPRouteHandler:
