@@ -59,6 +59,7 @@ def test_with_processes_killed_every_page_holds_and_says_so(whole: Running, open
         ):  # fmt: skip
             os.kill(whole.pids(part)[0], signal.SIGKILL)
             _until_noticed(page, ROOT + path, words)
+        assert "The monitor has stopped looking" in see(page, ROOT)
         for path in [*PATHS, f"{ROOT}/items/item-3", f"{ROOT}/playground?number=1"]:
             text = see(page, path)
             assert "writer: no answer" in text, f"{path}: {text}"
