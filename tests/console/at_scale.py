@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 import numpy as np
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 import headwater
 from headwater.cli.bench.setups import KeepBy, RankerKind, tables_of
@@ -110,7 +110,7 @@ def look(windows: Windows, name: str, path: str, size: tuple[int, int], theme: T
 def _settled(page: Page) -> None:
     """Wait until what the page asked for came."""
     page.wait_for_timeout(50)
-    page.wait_for_function("document.querySelectorAll('.htmx-request').length === 0", timeout=PATIENCE_MS)
+    expect(page.locator(".htmx-request")).to_have_count(0, timeout=PATIENCE_MS)
 
 
 def missed(pages: dict[str, dict[str, Any]]) -> list[str]:
