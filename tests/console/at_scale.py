@@ -84,7 +84,7 @@ def paths_of(url: str) -> dict[str, str]:
         entry.path.removeprefix(ROOT).strip("/") or "overview": entry.path for page in PAGES for entry in page.ENTRIES
     }
     return found | {
-        "item": f"{ROOT}/items/{answer['items'][0]['id']}", "list": f"{ROOT}/why/{answer['request_id']}", "bundle": f"{ROOT}/models/{answer['model']}",
+        "item": f"{ROOT}/items/{answer['items'][0]['id']}", "list": f"{ROOT}/why/{answer['request_id']}", "bundle": f"{ROOT}/models/card/{answer['model']}",
         "items-by-clicks": f"{ROOT}/items?sort=item_click_6h", "feature": f"{ROOT}/features/item_click_30m", "user": f"{ROOT}/users",
     }  # fmt: skip
 

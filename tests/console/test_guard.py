@@ -113,7 +113,8 @@ def test_what_is_malformed_is_refused_and_no_failure(console: Console) -> None:
 def test_an_address_leads_no_part_of_its_page_elsewhere(console: Console) -> None:
     me = cookie_of(console.ask(*PAGE, host="localhost"))
     text = console.ask("GET", "/console/why/..%2F..%2Fv1%2Fitems%2Fx", cookie=me, host="localhost").text
-    (loaded,) = re.findall(r'hx-get="([^"?]*)', text)
+    down, loaded = re.findall(r'hx-get="([^"?]*)', text)
+    assert down == "/console/parts/down"
     assert loaded == "/console/why-explained/..%2F..%2Fv1%2Fitems%2Fx"
 
 

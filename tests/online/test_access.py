@@ -100,6 +100,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         last = f"Bearer {texts[SETS[-1], 'good']}"
         made.until(lambda: made.send("GET", "/metrics", None, last).status_code == 200, "the keys are not known")
         made.until(lambda: made.send("GET", "/metrics", None).status_code == 401, "the server is still open")
+        gone = f"Bearer {texts[SETS[-1], 'revoked']}"  # the last one was good for a moment
+        made.until(lambda: "revoked" in made.send("GET", "/metrics", None, gone).text, "a revocation is not known")
         yield made
 
 
