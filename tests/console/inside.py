@@ -112,7 +112,7 @@ class Console:
         config = Config() if config is None else config
         plan = compile_plan(config)
         self._access = Access(data, Config().limits, Metrics(), clock=self.clock, timer=lambda: 0.0)
-        keys = ConsoleKeys(self._access)
+        self.keys = keys = ConsoleKeys(self._access)
         planes = Planes(
             rules=ConsoleRules(data, path, plan, lambda: config, self.clock, self.clock),
             keys=ConsoleKeyRing(data, self._access, self.clock), commands=CommandLine(path, data), plan=plan.hash,

@@ -77,20 +77,21 @@ def test_a_visitor_acts_and_sees_what_it_changes(windows: Windows, site: Site) -
     user = page.locator("#user").input_value()
     page.get_by_role("button", name="Forget this visitor").click()
     page.wait_for_function("user => document.querySelector('#user').value !== user", arg=user)
-    page.goto(f"/console/playground?user={user}")
+    be(page, user)
     expect(page.locator("#stage")).to_contain_text("Nothing yet: a new visitor", timeout=15_000)
 
 
 def test_who_looks_at_a_user_leaves_no_trace_until_they_say_so(windows: Windows, site: Site) -> None:
+    page = windows.open("/console/playground?number=5&k=5", theme="dark", size=PHONE)
     before = _answered(site)
-    page = windows.open("/console/playground?user=user-3&k=5", theme="dark", size=PHONE)
+    be(page, "user-3")
     expect(page.locator(".tile")).to_have_count(5, timeout=15_000)
     expect(page.locator(".recent").first).to_contain_text("purchase")
     expect(page.get_by_role("button", name="click").first).to_be_disabled()
     windows.assert_sound(page, "playground-dark")
     assert _answered(site) == before
     page.get_by_role("button", name="Act as this user").click()
-    page.get_by_role("link", name="Act as them").click()
+    page.get_by_role("button", name="Act as them").click()
     expect(page.get_by_role("button", name="click").first).to_be_enabled(timeout=15_000)
     assert _answered(site) == before + 1
 
@@ -124,11 +125,19 @@ def test_what_cannot_be_explained_says_why(windows: Windows) -> None:
 
 
 def test_a_wrong_question_of_the_playground_says_what_is_wrong(windows: Windows) -> None:
-    page = windows.open("/console/playground?user=user-4&k=2&surface=nowhere")
+    page = windows.open("/console/playground?number=5&k=2&surface=nowhere")
     expect(page.locator(".tile")).to_have_count(2, timeout=15_000)
     for way, said in (("sideways", "There is no way"), ("bundle:20200101T000000000Z-000000000000", "cannot be used")):
-        answer = page.request.get("/console/playground/compare", params={"user": "user-4", "way": way})
+        answer = page.request.get("/console/playground/compare", params={"number": 5, "way": way})
         assert (answer.status, said in answer.text()) == (200, True), answer.text()
+
+
+def be(page: Page, user: str) -> None:
+    """Be ``user`` in the playground."""
+    page.get_by_label("Be the user").fill(user)
+    page.get_by_role("button", name="See the list").click()
+    expect(page.locator(".notice code, .notice dialog")).to_contain_text([user], timeout=15_000)
+    assert user not in page.url
 
 
 def _wait_explained(page: Page) -> None:

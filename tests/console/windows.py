@@ -49,24 +49,39 @@ class Windows:
         for context in self._browser.contexts:
             context.close()
 
+    def said(self, page: Page) -> list[str]:
+        """The errors and warnings in the browser's console."""
+        return self._said[id(page)]
+
     def assert_sound(self, page: Page, name: str = "") -> None:
         """Nothing is in the browser's console, nothing stands out of the page's width, and axe finds nothing serious.
 
         ``name``: what a screenshot is called, where screenshots are wanted.
         """
-        assert self._said[id(page)] == []
-        found = [
-            f"{violation['id']} ({violation['impact']}): {[node['target'] for node in violation['nodes']][:4]}"
-            for violation in Axe().run(page).response["violations"]
-            if violation["impact"] in ("serious", "critical")
-        ]
+        assert self.said(page) == []
+        found = findings(page)
         assert found == [], "\n".join(found)
-        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        wide = too_wide(page)
         assert wide <= 0, f"{page.url} is {wide} px wider than the window"
         folder = os.environ.get(SCREENSHOTS)
         if folder and name:
             Path(folder).mkdir(parents=True, exist_ok=True)
             page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
+
+
+def findings(page: Page) -> list[str]:
+    """What axe finds that is serious."""
+    return [
+        f"{violation['id']} ({violation['impact']}): {[node['target'] for node in violation['nodes']][:4]}"
+        for violation in Axe().run(page).response["violations"]
+        if violation["impact"] in ("serious", "critical")
+    ]
+
+
+def too_wide(page: Page) -> int:
+    """Pixels that the page is wider than its window."""
+    found: Any = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    return int(found)
 
 
 def first_paint_ms(page: Page) -> float:

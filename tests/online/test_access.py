@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from headwater.cli.main import build_app
 from headwater.client import Client, UnauthorizedError
-from headwater.online.access import SCOPES, Access
+from headwater.online.access import MOST_HOSTS, SCOPES, Access
 from headwater.online.app import create_app
 from headwater.online.errors import RefusalError
 from headwater.online.keys import add_key, revoke_key, wall_ms
@@ -100,6 +100,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         last = f"Bearer {texts[SETS[-1], 'good']}"
         made.until(lambda: made.send("GET", "/metrics", None, last).status_code == 200, "the keys are not known")
         made.until(lambda: made.send("GET", "/metrics", None).status_code == 401, "the server is still open")
+        gone = f"Bearer {texts[SETS[-1], 'revoked']}"  # the last one was good for a moment
+        made.until(lambda: "revoked" in made.send("GET", "/metrics", None, gone).text, "a revocation is not known")
         yield made
 
 
@@ -324,12 +326,12 @@ def app_of(access: Access, metrics: Metrics) -> Any:
     return create_app(cast(Service, stub))
 
 
-def calls(app: Any, *requests: tuple[str, str, str | None]) -> list[httpx.Response]:
+def calls(app: Any, *requests: tuple[str, str, str | None], base: str = "http://localhost") -> list[httpx.Response]:
     """Answers to (method, path, key)."""
 
     async def run() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        async with httpx.AsyncClient(transport=transport, base_url=base) as http:
             return [
                 await http.request(method, path, headers={"authorization": f"Bearer {key}"} if key else {})
                 for method, path, key in requests
@@ -410,6 +412,59 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_read_later(tmp_path: Path) -
     assert calls(app, ("GET", "/schema", text))[0].status_code == 401
 
 
+def test_without_keys_the_server_answers_to_names_of_this_machine_alone(tmp_path: Path) -> None:
+    metrics = Metrics()
+    ways: dict[str, Any] = {"clock": lambda: 0, "timer": lambda: 0.0, "hosts": ("rec.test",)}
+    access = Access(tmp_path, Limits(), metrics, **ways)
+    good = [
+        b"localhost",
+        b"localhost:8080",
+        b"LOCALHOST",
+        b"127.0.0.1:1",
+        b"127.9.9.9",
+        b"[::1]",
+        b"[::1]:8080",
+        b"rec.test:80",
+    ]
+    bad = [
+        b"evil.test",
+        b"localhost.evil.test",
+        b"127.0.0.1.evil.test",
+        b"10.0.0.1",
+        b"[::2]",
+        b"[",
+        b"",
+        b"rec.test.evil",
+        b"\xff",
+    ]
+    for (method, path), _ in [*SCOPES.items(), (("OPTIONS", "/v1/events"), None)]:
+        for host in good * 2:
+            access.allowed(method, path, [(b"host", host)])
+        access.allowed(method, path, [])  # no browser leaves it out
+        for host in bad * 2:
+            with pytest.raises(RefusalError, match=r"serving\.allowed_hosts") as refused:
+                # a page of a name that points at this machine is of the server's own origin to its browser
+                access.allowed(method, path, [(b"host", host), (b"origin", b"http://" + host)])
+            assert refused.value.status == 421
+    count = 2.0 * len(bad) * (len(SCOPES) + 1)
+    assert metrics.registry.get_sample_value("headwater_access_refused_total", {"reason": "host"}) == count
+    for port in range(2_000):
+        access.allowed("GET", "/metrics", [(b"host", b"localhost:%d" % port)])
+    assert len(access._known_hosts) == MOST_HOSTS, "whoever asks decides how much is remembered"
+    text, _ = add_key(tmp_path, "all", list(Scope), now_ms=0)
+    access.refresh()
+    for host in bad:  # a key is what no foreign page has
+        access.allowed("GET", "/metrics", [(b"host", host), (b"authorization", b"Bearer " + text.encode())])
+
+
+def test_a_foreign_name_gets_nothing_of_an_open_server() -> None:
+    access = Access(Path("no-such-folder"), Limits(), Metrics(), clock=lambda: 0, timer=lambda: 0.0)
+    app = app_of(access, Metrics())
+    for method, path, _, _ in ROUTES:
+        (answer,) = calls(app, (method, path, None), base="http://evil.test:8080")
+        assert (answer.status_code, answer.json()["error"]["field"]) == (421, "host"), path
+
+
 def test_without_keys_all_callers_share_one_rate() -> None:
     metrics = Metrics()
     access = Access(
@@ -431,7 +486,7 @@ def test_a_batch_counts_as_its_requests() -> None:
 
     handlers: Any = {RefusalError: lambda _, refusal: Response(refusal.body(), status_code=refusal.status)}
     app = Litestar([batch], before_request=access.check, openapi_config=None, exception_handlers=handlers)
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://127.0.0.1") as client:
         answers = [client.get("/schema", params={"n": n}) for n in (3, 7, 1, 1)]
     assert [answer.status_code for answer in answers] == [200, 429, 200, 429]
     assert "limits.burst: 5" in answers[1].text

@@ -49,7 +49,7 @@ def post(error: Exception) -> tuple[httpx.Response, Metrics]:
 
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(cast(Service, stub)), raise_app_exceptions=False)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             return await http.post("/v1/events", json=EVENT)
 
     return asyncio.run(run()), metrics

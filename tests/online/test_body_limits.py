@@ -42,7 +42,7 @@ def send_raw(url: str, path: str, headers: str, chunks: Iterator[bytes]) -> byte
     """The first line of the answer; sends for as long as the server takes it."""
     address = httpx.URL(url)
     with socket.create_connection((address.host, address.port or 0), timeout=20.0) as connection:
-        connection.sendall(f"POST {path} HTTP/1.1\r\nhost: h\r\n{headers}\r\n".encode())
+        connection.sendall(f"POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n".encode())
         try:
             for chunk in chunks:
                 connection.sendall(chunk)

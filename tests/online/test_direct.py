@@ -49,7 +49,7 @@ def asked(
 
     async def run() -> list[httpx.Response]:
         transport = httpx.ASGITransport(create_app(cast(Service, service)), raise_app_exceptions=False)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             return [await http.request(**{"method": "POST", "url": "/v1/recommend", **request}) for request in requests]
 
     return asyncio.run(run()), service

@@ -63,7 +63,7 @@ def traced(*requests: dict[str, Any], share: float = 0.0, draw: float = 0.5) -> 
 
     async def run() -> None:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             await asyncio.gather(*(http.post("/v1/recommend", **request) for request in requests))
 
     asyncio.run(run())

@@ -7,7 +7,7 @@ import time
 
 from msgspec import Struct
 
-_HEAD = b"POST /v1/recommend HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
+_HEAD = b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 _PATIENCE_S = 60.0
 
 

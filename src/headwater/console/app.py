@@ -24,6 +24,7 @@ from headwater.console.planes import Planes
 from headwater.console.sessions import Keys, Sessions, console_secret
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
+from headwater.schema.keys import Scope
 
 log = structlog.get_logger()
 
@@ -53,13 +54,13 @@ def console_app(
     desk = Desk(data, config, clock, wall, keys, sessions, live, planes, entries)
     routes = [route for page in PAGES for route in page.routes(desk)]
     app = Litestar(
-        route_handlers=[*routes, *_door(desk), _static(), _covers()],
+        route_handlers=[*routes, *_door(desk), _down(desk), _static(), _covers()],
         exception_handlers={HTTPException: _refused(desk), HeadwaterError: _unreadable(desk), Exception: _failed(desk)},
         request_max_body_size=MAX_BODY,
         openapi_config=None,
         logging_config=None,
     )
-    return Guard(app, sessions, keys)
+    return Guard(app, sessions, keys, config.serving.allowed_hosts)
 
 
 def _door(desk: Desk) -> list[HTTPRouteHandler]:
@@ -77,6 +78,10 @@ def _door(desk: Desk) -> list[HTTPRouteHandler]:
         if key is None:
             problem = "There is no such key, or it has expired or was revoked"
             return desk.page(request, "login.html", status=401, problem=problem, next=there)
+        if Scope.READ not in key.scopes:
+            has = ", ".join(sorted(key.scopes))
+            problem = f'This key lacks the scope "read", without which there is nothing to see here; it has {has}'
+            return desk.page(request, "login.html", status=403, problem=problem, next=there)
         cookie = set_cookie(desk.sessions.open(key), request.headers.get("host", ""))
         log.info("console_login", key=key.id)
         return Response("", status_code=303, headers={"location": there, "set-cookie": cookie})
@@ -87,6 +92,16 @@ def _door(desk: Desk) -> list[HTTPRouteHandler]:
         return Response("", headers={"hx-redirect": LOGIN, "set-cookie": gone})
 
     return [login_page, login, logout]
+
+
+def _down(desk: Desk) -> HTTPRouteHandler:
+    """What every page says at its top while a part of the system is away."""
+
+    @get(f"{ROOT}/parts/down")
+    async def down(request: Call) -> Response[str]:
+        return desk.page(request, "down.html", reasons=await desk.live.why_not_ready())
+
+    return down
 
 
 def _static() -> HTTPRouteHandler:

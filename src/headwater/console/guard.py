@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import ipaddress
-from urllib.parse import parse_qs, quote, urlsplit
+from collections.abc import Sequence
+from urllib.parse import parse_qs, quote
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from headwater.console.sessions import SESSION_MS, Keys, Sessions, Visitor
+from headwater.console.sessions import SESSION_MS, Keys, Sessions
+from headwater.schema.urls import is_local, name_in
 
 ROOT = "/console"
 LOGIN, LOGOUT, STATIC = f"{ROOT}/login", f"{ROOT}/logout", f"{ROOT}/static/"
 COOKIE = "headwater_session"
+LOOKING = {f"{ROOT}/users", f"{ROOT}/playground"}
+"""What is posted to look: the id of a user, which may stand in no address, for addresses are logged and remembered."""
 VISITOR = "visitor"  # in the state of a request that was let in
 CSRF_HEADER = b"x-csrf-token"
 
@@ -22,6 +25,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; font-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
+_ONLY_LOOKS = 'This takes a key with the scope "admin"; yours may only look'
 _HEADERS = [
     (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -34,10 +38,13 @@ _HEADERS = [
 
 
 class Guard:
-    """Lets requests to ``app`` pass or refuses them. Looking takes the scope ``read``, everything else ``admin``."""
+    """Lets requests to ``app`` pass or refuses them. Looking takes the scope ``read``, everything else ``admin``; to
+    log out takes nothing.
+    """
 
-    def __init__(self, app: ASGIApp, sessions: Sessions, keys: Keys) -> None:
-        self._app, self._sessions, self._keys = app, sessions, keys
+    def __init__(self, app: ASGIApp, sessions: Sessions, keys: Keys, hosts: Sequence[str] = ()) -> None:
+        """``hosts``: the names besides those of loopback that may stand in ``Host`` while there are no keys."""
+        self._app, self._sessions, self._keys, self._hosts = app, sessions, keys, frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == ScopeType.HTTP, "the console has no sockets"  # noqa: S101
@@ -58,9 +65,11 @@ class Guard:
         if static:
             await self._app(scope, receive, dressed)
             return
-        if not self._keys.needed() and not is_loopback(host):
+        if not self._keys.needed() and not self._is_known(host):
             # a page elsewhere may have its own name point at this machine; the browser then takes it for the server's own
-            await _refuse(dressed, 421, "Without API keys the console answers to localhost only")
+            await _refuse(
+                dressed, 421, "Without API keys the console answers to localhost only; see serving.allowed_hosts"
+            )
             return
         safe = method in _SAFE
         if not safe and _is_foreign(headers, host):
@@ -70,12 +79,14 @@ class Guard:
         if visitor is None and not self._keys.needed():
             cookie = self._sessions.open(None)
             visitor = self._sessions.read(cookie)
-        if path != LOGIN:
+        if visitor is not None and not visitor.may_read:  # a key opens the console by being able to look
+            visitor = None
+        if path != LOGIN and not (path == LOGOUT and visitor is None):
             if visitor is None:
                 await _to_login(scope, headers, dressed)
                 return
-            if reason := _why_not(visitor, safe or path == LOGOUT):
-                await _refuse(dressed, 403, reason)
+            if not (visitor.may_change or safe or path == LOGOUT or path in LOOKING):
+                await _refuse(dressed, 403, _ONLY_LOOKS)
                 return
             if not safe and headers.get(CSRF_HEADER, b"").decode("latin-1") != visitor.csrf:
                 await _refuse(dressed, 403, "This page is too old: load it again, then repeat what you did")
@@ -83,23 +94,15 @@ class Guard:
         scope.setdefault("state", {})[VISITOR] = visitor
         await self._app(scope, receive, dressed)
 
+    def _is_known(self, host: str) -> bool:
+        name = name_in(host)
+        return is_local(name) or name in self._hosts
+
 
 def set_cookie(value: str, host: str, *, lasts_s: int = SESSION_MS // 1000) -> str:
     """The header that sets the session's cookie; it travels over TLS alone, except on this machine."""
-    secure = "" if is_loopback(host) else "; Secure"
+    secure = "" if is_local(name_in(host)) else "; Secure"
     return f"{COOKIE}={value}; Path={ROOT}; Max-Age={lasts_s}; HttpOnly; SameSite=Strict{secure}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a ``Host`` header names this machine."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:  # a bracket without its other half
-        return False
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
 
 
 def next_page(query: bytes) -> str:
@@ -110,12 +113,6 @@ def next_page(query: bytes) -> str:
 def page_or_root(asked: str) -> str:
     """``asked`` if it is a page of the console, else the first one. What a header may not hold is quoted."""
     return quote(asked, safe=_OF_URLS) if asked == ROOT or asked.startswith((f"{ROOT}/", f"{ROOT}?")) else ROOT
-
-
-def _why_not(visitor: Visitor, looks: bool) -> str:
-    if looks:
-        return "" if visitor.may_read else 'This key lacks the scope "read"'
-    return "" if visitor.may_change else 'This takes a key with the scope "admin"; yours may only look'
 
 
 def _is_foreign(headers: dict[bytes, bytes], host: str) -> bool:

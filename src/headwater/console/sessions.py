@@ -6,6 +6,7 @@ a secret of the data directory signs that. The key is looked up at each request:
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import os
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec import Struct
 
 from headwater.schema.errors import ConfigurationError
@@ -23,6 +26,7 @@ SIGNING_FILE = "console.secret"
 SESSION_MS = 12 * 3_600_000
 _SECRET_BYTES = 32
 _NO_KEY = "-"
+_NONCE = 12
 
 
 class Keys(Protocol):
@@ -65,6 +69,7 @@ class Sessions:
 
     def __init__(self, secret: bytes, keys: Keys, clock: Callable[[], int]) -> None:
         self._secret, self._keys, self._clock = secret, keys, clock
+        self._cipher = AESGCM(hmac.digest(secret, b"seal", hashlib.sha256))
 
     def open(self, key: ApiKey | None) -> str:
         """The cookie of a new session with ``key`` (None: of one without keys)."""
@@ -84,6 +89,20 @@ class Sessions:
             return Visitor("console", "everyone on this machine", frozenset(Scope), csrf)
         key = self._keys.by_id(number)
         return None if key is None else Visitor(f"key:{key.id}", key.name, frozenset(key.scopes), csrf)
+
+    def seal(self, visitor: Visitor, said: str) -> str:
+        """``said`` as part of an address: nobody reads it there, and it opens in the session of ``visitor`` alone."""
+        nonce = os.urandom(_NONCE)
+        sealed = self._cipher.encrypt(nonce, said.encode(), visitor.csrf.encode())
+        return base64.urlsafe_b64encode(nonce + sealed).decode().rstrip("=")
+
+    def unseal(self, visitor: Visitor, handle: str) -> str | None:
+        """What was sealed in this session; None: it was not, or in another."""
+        try:
+            said = base64.urlsafe_b64decode(handle + "=" * (-len(handle) % 4))
+            return self._cipher.decrypt(said[:_NONCE], said[_NONCE:], visitor.csrf.encode()).decode()
+        except (ValueError, InvalidTag):
+            return None
 
     def _sign(self, purpose: str, said: str) -> str:
         return hmac.new(self._secret, f"{purpose}:{said}".encode(), hashlib.sha256).hexdigest()

@@ -17,6 +17,7 @@ from headwater.registry.files import read_regular, replace_file, writers_lock
 from headwater.schema.errors import HeadwaterError
 
 STANDING_FILE = Path("monitoring", "alerts.json")  # in the data directory
+LATE_ROUNDS = 6
 _MAX_FILE = 16 << 20
 
 log = structlog.get_logger()
@@ -47,6 +48,11 @@ def read_standing(data: Path) -> Standing:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         log.warning("alerts_unreadable", reason=str(error))
         return Standing()
+
+
+def is_late(standing: Standing, every_ms: int, now_ms: int) -> bool:
+    """Whether the monitor, which looks every ``every_ms``, has stopped looking."""
+    return now_ms - standing.time_ms > LATE_ROUNDS * every_ms
 
 
 def write_standing(data: Path, time_ms: int, states: Sequence[AlertState]) -> None:

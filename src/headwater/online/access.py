@@ -24,10 +24,12 @@ from headwater.registry.files import Stamp, stamp
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.keys import KEYS_FILE, ApiKey, Scope
 from headwater.schema.limits import Limits
+from headwater.schema.urls import is_local, name_in
 
 log = structlog.get_logger()
 
 POLL_S = 0.5
+MOST_HOSTS = 64
 _BUCKET = "bucket"
 PUBLIC_CALL = "public"  # in the state of a request whose key everybody may know
 REALM = 'Bearer realm="headwater"'
@@ -75,7 +77,8 @@ class Access:
     """Follows the key file of ``data`` and lets requests pass or refuses them.
 
     ``clock`` is the wall's time in Unix ms, by which keys expire (not that of the log, which may stand in the past);
-    ``timer`` gives seconds, for rates. ``origins`` are those whose pages may call from a browser.
+    ``timer`` gives seconds, for rates. ``origins`` are those whose pages may call from a browser,
+    ``hosts`` the names besides those of loopback that may stand in ``Host`` while there are no keys.
 
     Raises:
         ConfigurationError: there is a key file and it cannot be read.
@@ -83,11 +86,13 @@ class Access:
 
     def __init__(
         self, data: Path, limits: Limits, metrics: Metrics, *, clock: Callable[[], int], timer: Callable[[], float],
-        origins: Sequence[str] = (),
+        origins: Sequence[str] = (), hosts: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self._data = data
         self._clock, self._timer = clock, timer
         self._origins = frozenset(origin.encode() for origin in origins)
+        self._hosts = frozenset(hosts)
+        self._known_hosts: set[bytes] = set()  # headers that were found good, so that each is parsed once
         self._rate = Rate(limits.requests_per_s, limits.burst) if limits.requests_per_s else None
         self._refused = metrics.refused.labels
         self._everybody = Bucket()  # without keys all callers are one
@@ -99,8 +104,8 @@ class Access:
         """Called before a request reaches its route, and before its body is read.
 
         Raises:
-            RefusalError: 401 without a good key, 403 with one that lacks the scope or, where there are no keys, for a page of
-                another origin; 429 above the rate.
+            RefusalError: 401 without a good key, 403 with one that lacks the scope; where there are no keys 421 for a foreign
+                ``Host``, 403 for a page of another origin; 429 above the rate.
         """
         scope = request.scope
         bucket, public = self._admit(scope["method"], scope["path_template"], scope["headers"])
@@ -114,13 +119,15 @@ class Access:
         """Whose rate a request counts against, if it may come at all; None: nobody's. ``path`` is the route's template.
 
         Raises:
-            RefusalError: 401 without a good key, 403 with one that lacks the scope or, where there are no keys, for a page of
-                another origin.
+            RefusalError: 401 without a good key, 403 with one that lacks the scope; where there are no keys 421 for a foreign
+                ``Host``, 403 for a page of another origin.
         """
         return self._admit(method, path, headers)[0]
 
     def _admit(self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Bucket | None, bool]:
         """Whose rate a request counts against (None: nobody's), and whether its key is public."""
+        if self._callers is None:
+            self._check_open(headers, SCOPES.get((method, path)) is not None)
         if method == "OPTIONS":  # the framework's own answer: which methods a path knows
             return None, False
         if (method, path) not in SCOPES:
@@ -129,9 +136,7 @@ class Access:
         if (needed := SCOPES[method, path]) is None:
             return None, False
         bucket, public = self._everybody, False
-        if self._callers is None:
-            self._check_origin(headers)
-        else:
+        if self._callers is not None:
             caller = self._caller(headers, self._callers)
             bucket = caller.bucket
             if needed not in caller.scopes:
@@ -224,16 +229,36 @@ class Access:
                 if said != (said := str(error)):
                     log.error("keys_refused", reason=said, hint="the keys from before stay in force")
 
-    def _check_origin(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def _check_open(self, headers: Iterable[tuple[bytes, bytes]], scoped: bool) -> None:
         """Without keys whoever reaches the server may do everything, and any page that is open in a browser on this machine
-        reaches it. A browser says whose page it is: let in those that are named, and the server's own.
+        reaches it. A browser says whose page it is: let in those that are named, and the server's own. A page whose name was
+        made to point at this machine says that it is the server's own; the name in ``Host`` gives it away.
         """
-        said = dict(headers)
-        origin = said.get(b"origin")
-        if origin is None or origin in self._origins or origin.partition(b"://")[2] == said.get(b"host"):
+        host = origin = None
+        for name, value in headers:
+            if name == b"host":
+                host = value
+            elif name == b"origin":
+                origin = value
+        if host is not None and host not in self._known_hosts:
+            self._check_host(host)
+        if not scoped or origin is None or origin in self._origins or origin.partition(b"://")[2] == host:
             return
         self._refused("origin").inc()
         raise RefusalError(403, "Pages of this origin may not call the server; name it in cors.origins", "origin")
+
+    def _check_host(self, host: bytes) -> None:
+        """Whether this machine, or a name of the configuration, was asked."""
+        name = name_in(host.decode("latin-1"))
+        if not is_local(name) and name not in self._hosts:
+            self._refused("host").inc()
+            raise RefusalError(
+                421,
+                "Without API keys the server answers to localhost only; name this host in serving.allowed_hosts, or make a key",
+                "host",
+            )
+        if len(self._known_hosts) < MOST_HOSTS:
+            self._known_hosts.add(host)
 
     def _caller(self, headers: Iterable[tuple[bytes, bytes]], callers: dict[str, Caller]) -> Caller:
         given = [value for name, value in headers if name == b"authorization"]

@@ -42,7 +42,13 @@ class Intake:
         self.metrics = Metrics()
         self.traces: Traces | None = None
         self.access = Access(
-            data, config.limits, self.metrics, clock=wall_ms, timer=time.monotonic, origins=config.cors.origins
+            data,
+            config.limits,
+            self.metrics,
+            clock=wall_ms,
+            timer=time.monotonic,
+            origins=config.cors.origins,
+            hosts=config.serving.allowed_hosts,
         )
         self.writer = WriterClient(
             data / "run" / "writer.sock", ack_timeout_s=ACK_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S

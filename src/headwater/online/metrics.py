@@ -72,7 +72,9 @@ class Metrics(Instruments):
         self.events_capped = self.counter("headwater_events_capped", "Events refused above the cap of a user", "type")
         self.writer_away = self.counter("headwater_writer_unavailable", "Ingest calls answered with 503")
         # access and load
-        self.refused = self.counter("headwater_access_refused", "Requests refused: key, scope, rate, origin", "reason")
+        self.refused = self.counter(
+            "headwater_access_refused", "Requests refused: key, scope, rate, origin, host", "reason"
+        )
         self.shed = self.counter("headwater_shed", "Requests turned away with 503 by load", "priority", "reason")
         self.admission_wait = self.histogram(
             "headwater_admission_wait_seconds", "Wait of queued requests for their turn", _WAIT_S

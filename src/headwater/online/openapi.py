@@ -75,6 +75,7 @@ _ERRORS = {
     401: "No API key, or one that is not good",
     403: "The key lacks the scope",
     415: "A compressed body",
+    421: "Without API keys the server answers to localhost and to `serving.allowed_hosts` only",
     429: "More requests than the key may send; try again after `Retry-After` seconds",
     503: "Too many requests to answer in time, or the writer is away: nothing was done, try again after `Retry-After` seconds",
 }
@@ -308,7 +309,7 @@ def _refusals(operation: Operation) -> dict[str, Any]:
     found: dict[str, Any] = {}
     refused = {"application/json": {"schema": {"$ref": _REF.format(name=ErrorReply.__name__)}}}
     closed = (401, 403, 429) if SCOPES[operation.method.upper(), operation.path] is not None else ()
-    for status in sorted({*operation.errors, *closed}):
+    for status in sorted({*operation.errors, *closed, 421}):
         content = dict(refused["application/json"])
         if status == 400:
             content["example"] = _plain(ErrorReply(ErrorDetail("Expected `int` <= 200", "k")))

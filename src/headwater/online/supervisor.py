@@ -407,7 +407,7 @@ async def _is_ready(host: str, port: int) -> bool:
         async with asyncio.timeout(1.0):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                writer.write(b"GET /readyz HTTP/1.1\r\nhost: headwater\r\nconnection: close\r\n\r\n")
+                writer.write(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
                 status = await reader.readline()
             finally:
                 writer.close()

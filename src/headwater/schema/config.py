@@ -178,6 +178,7 @@ class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    allowed_hosts: tuple[Annotated[str, Meta(pattern=r"^[a-z0-9.\-]{1,255}$")], ...] = ()
     log_served: bool = True
     feature_sample: _Share = 0.01
 

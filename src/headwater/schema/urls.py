@@ -31,16 +31,25 @@ def check_host(key: str, url: str, hosts: Sequence[str]) -> None:
     parts = urlsplit(url)
     named = [parts.hostname] if parts.hostname else parse_qs(parts.query).get("host", [])  # as Redis's client does
     for host in named:
-        if host not in hosts and not _is_local(host):
+        if host not in hosts and not is_local(host):
             raise ConfigurationError(
                 f'{key}: "{host}" is not an allowed host; name it in limits.hosts if this server shall connect to it'
             )
 
 
-def _is_local(host: str) -> bool:
-    if host == "localhost":
+def name_in(host: str) -> str:
+    """The name or address in a ``Host`` header, without the port and in lower case; empty where there is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # a bracket without its other half
+        return ""
+
+
+def is_local(name: str) -> bool:
+    """Whether a host's name or address always is this machine."""
+    if name == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(name).is_loopback
     except ValueError:  # a name
         return False

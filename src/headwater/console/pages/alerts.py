@@ -19,7 +19,7 @@ from headwater.console.pages.audit import AUDIT_REACH, UNDOABLE, undone
 from headwater.monitoring.actions import Actions
 from headwater.monitoring.alerts import AlertState
 from headwater.monitoring.history import HISTORY_FILE, History, HistoryError, Series
-from headwater.monitoring.standing import Ack, acknowledge, read_ack, read_standing
+from headwater.monitoring.standing import Ack, acknowledge, is_late, read_ack, read_standing
 from headwater.registry.audit import read_audit
 from headwater.registry.controls import change_controls, read_controls
 from headwater.schema.alerts import AlertRule, alerts_in_force
@@ -33,7 +33,6 @@ ENTRIES: tuple[Entry, ...] = (Entry(ALERTS, "Alerts and actions", "Run"),)
 FIRING = "headwater_alert_firing"
 PAST_MS = 7 * 86_400_000
 CHANGES_SHOWN, FIRINGS_SHOWN = 20, 50
-LATE_ROUNDS = 6
 _ORDER = ("firing", "pending", "missing", "ok", "unknown", "off")
 
 
@@ -129,7 +128,7 @@ def _all(desk: Desk) -> dict[str, Any]:
     """What the page shows."""
     standing, entries = read_standing(desk.data), read_audit(desk.data, AUDIT_REACH)
     now_ms, monitoring = desk.wall(), desk.config.monitoring
-    late = now_ms - standing.time_ms > LATE_ROUNDS * parse_duration(monitoring.every)
+    late = is_late(standing, parse_duration(monitoring.every), now_ms)
     looked = monitoring.enabled and not late
     rows = _rows(desk.data, rules_of(desk.config), standing.states, looked)
     counts = {word: sum(row.standing == word for row in rows) for word in _ORDER}

@@ -16,9 +16,10 @@ from headwater.console.past_figures import CHARTS, SPANS, chart, latest_ctr
 from headwater.console.verdicts import verdicts
 from headwater.monitoring.alerts import AlertState
 from headwater.monitoring.history import HISTORY_FILE
-from headwater.monitoring.standing import Standing, read_standing
+from headwater.monitoring.standing import Standing, is_late, read_standing
 from headwater.registry.audit import AuditEntry, read_audit
 from headwater.registry.registry import Registry
+from headwater.schema.durations import parse_duration
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.seen import PastList
 
@@ -36,6 +37,8 @@ class Aside:
     ctr: float | None
     changes: list[AuditEntry]
     firing: list[AlertState] | None
+    late: bool
+    """Whether the monitor that wrote it has stopped looking."""
 
 
 def routes(desk: Desk) -> list[HTTPRouteHandler]:
@@ -110,6 +113,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
             lists = []  # the page says elsewhere that the log is away
         return {
             "firing": aside.firing,
+            "late": aside.late,
             "changes": aside.changes,
             "lists": lists,
             "now_ms": desk.clock(),
@@ -129,9 +133,9 @@ def firing_of(standing: Standing) -> list[AlertState] | None:
 
 def _look(desk: Desk) -> Aside:
     bundles = sum(one.problem is None for one in Registry(desk.data / "models").list())
-    return Aside(
-        bundles, latest_ctr(desk.data), read_audit(desk.data, NEWEST_CHANGES), firing_of(read_standing(desk.data))
-    )
+    standing = read_standing(desk.data)
+    late = is_late(standing, parse_duration(desk.config.monitoring.every), desk.wall())
+    return Aside(bundles, latest_ctr(desk.data), read_audit(desk.data, NEWEST_CHANGES), firing_of(standing), late)
 
 
 def _span(request: Call) -> str:

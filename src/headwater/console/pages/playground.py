@@ -19,9 +19,10 @@ from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Redirect
 
-from headwater.console.desk import Call, Desk, Entry, changer_of, visitor_of
+from headwater.console.desk import Call, Desk, Entry, NotFoundError, changer_of, visitor_of
 from headwater.console.forms import form_of, number
 from headwater.console.guard import ROOT
+from headwater.console.sessions import Visitor
 from headwater.registry.audit import record
 from headwater.registry.registry import Registry
 from headwater.schema.config import Config
@@ -36,12 +37,14 @@ MADE_UP = "playground-"
 """How the ids of visitors begin that are made up here."""
 WAYS = ("no rules", "no exploration", "no diversity")
 RECENT, PEOPLE, BUNDLES, BUTTONS = 12, 12, 20, 4
+LONGEST_ID = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Who is looked at, on which surface; ``act``: in their name."""
+    """Who is looked at, on which surface; ``act``: in their name. ``handle`` stands for both in addresses: an id may be in none."""
 
+    handle: str
     user: str
     number: int
     surface: str
@@ -59,10 +62,11 @@ class Scene:
         """Whether it is a visitor of the playground."""
         return self.user.startswith(MADE_UP)
 
-    def link(self, **changes: str | int) -> str:
-        """The address of the page with some of it changed."""
-        fields: dict[str, str | int] = {"user": self.user, "number": self.number, "surface": self.surface, "k": self.k, "about": self.about, "act": int(self.act)}  # fmt: skip
-        return f"{PATH}?{urlencode({name: value for name, value in (fields | changes).items() if value})}"
+    @property
+    def link(self) -> str:
+        """The address of the page."""
+        fields = {"as": self.handle, "number": self.number, "surface": self.surface, "k": self.k, "about": self.about}
+        return f"{PATH}?{urlencode({name: value for name, value in fields.items() if value})}"
 
 
 def routes(desk: Desk) -> list[HTTPRouteHandler]:
@@ -72,10 +76,11 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
     @get(PATH)
     async def playground(request: Call) -> Response[str] | Redirect:
         told = dict(request.query_params)
-        if not told.get("user") and not told.get("number"):
-            kept = {name: told[name] for name in ("surface", "k", "about") if told.get(name)}
+        if not told.get("as") and not told.get("number"):
+            # a page of elsewhere may lead here, but not have a list recorded
+            acts = request.headers.get("sec-fetch-site", "none") in ("none", "same-origin")
             return Redirect(
-                f"{PATH}?{urlencode({'user': MADE_UP + secrets.token_hex(4), 'act': 1, **kept})}", status_code=303
+                _scene(desk, request, told | {"as": _new_visitor(desk, request, acts)}).link, status_code=303
             )
         scene = _scene(desk, request, told)
         listed = await desk.apart.run(Registry(desk.data / "models").list)
@@ -84,6 +89,19 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
             request, "playground.html", scene=scene, surfaces=desk.config.surfaces, bundles=bundles, ways=WAYS, most=MAX_K,
             recorded=desk.config.serving.log_served,
         )  # fmt: skip
+
+    @post(PATH, status_code=200)
+    async def be(request: Call) -> Response[str]:
+        told = await form_of(request)
+        before = _scene(desk, request, told) if told.get("as") else None
+        if "user" not in told and before is not None:  # the same as before: to act, or only to look
+            handle = _handle(desk, request, before.user, told.get("act") == "1")
+        elif user := told.get("user", "")[:LONGEST_ID]:
+            handle = _handle(desk, request, user, before is not None and before.act and before.user == user)
+        else:
+            handle = "" if told.get("number") else _new_visitor(desk, request, True)
+        scene = _scene(desk, request, told | {"as": handle})
+        return Response("", headers={"hx-redirect": scene.link})
 
     @get(f"{PATH}/people")
     async def people(request: Call) -> Response[str]:
@@ -184,7 +202,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
 
     def _sorry(request: Call, error: HeadwaterError, *, beside: bool = False) -> Response[str]:
         """What went wrong, where the answer would stand; ``beside``: above it, so that what is there stays."""
-        answer = desk.page(request, "playground_problem.html", reason=str(error))
+        answer = desk.page(request, "trouble.html", reason=str(error))
         if beside:
             answer.headers["hx-retarget"] = "#trouble"
         return answer
@@ -201,7 +219,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
             reason=reason,
         )
 
-    return [playground, people, look, ask, act, forget, compare]
+    return [playground, be, people, look, ask, act, forget, compare]
 
 
 def moves_of(now: Sequence[str], before: Sequence[str]) -> dict[str, int | None]:
@@ -226,20 +244,40 @@ def buttons_of(config: Config) -> list[str]:
     return (telling or [kind.name for kind in config.events])[:BUTTONS]
 
 
+def _handle(desk: Desk, request: Call, user: str, act: bool) -> str:
+    """What stands for ``user`` in addresses of this session, and says whether one acts in their name."""
+    return desk.sessions.seal(_whoever(request), f"{int(act)}{user}")
+
+
+def _new_visitor(desk: Desk, request: Call, act: bool) -> str:
+    return _handle(desk, request, MADE_UP + secrets.token_hex(4), act)
+
+
 def _scene(desk: Desk, request: Call, told: dict[str, str]) -> Scene:
+    """What the fields of an address or a form ask for. Raises :class:`NotFoundError`: the handle is of another session."""
     names = [surface.name for surface in desk.config.surfaces]
-    surface = told.get("surface", "")
-    visitor = visitor_of(request)
-    user = told.get("user", "").strip()[:128]
-    may_act = visitor is not None and visitor.may_change and bool(user)
+    surface, handle, visitor = told.get("surface", ""), told.get("as", ""), _whoever(request)
+    said = desk.sessions.unseal(visitor, handle) if handle else "0"
+    if said is None:
+        raise NotFoundError(
+            "This address belongs to a session that has ended, or to somebody else's: open the playground and name the user again"
+        )
+    user = said[1:]
     return Scene(
+        handle=handle,
         user=user,
         number=0 if user else number(told.get("number", ""), 0),
         surface=surface if surface in names else names[0],
         k=min(max(number(told.get("k", ""), 10), 1), MAX_K),
-        about=told.get("about", "").strip()[:128],
-        act=may_act and told.get("act", "") == "1",
+        about=told.get("about", "").strip()[:LONGEST_ID],
+        act=visitor.may_change and bool(user) and said[0] == "1",
     )
+
+
+def _whoever(request: Call) -> Visitor:
+    visitor = visitor_of(request)
+    assert visitor is not None, "the guard lets nobody through without a session"  # noqa: S101
+    return visitor
 
 
 def _asked(scene: Scene) -> RecommendRequest:

@@ -40,13 +40,15 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
 
     @get(USERS)
     async def users(request: Call) -> Response[str]:
-        wanted = asked(request, "id")
-        if not wanted:
-            return desk.page(request, "users.html", problem="")
-        found = desk.looks.users.find(wanted)
+        return desk.page(request, "users.html")
+
+    @post(USERS, status_code=200)
+    async def find(request: Call) -> Response[str]:
+        wanted = (await form_of(request)).get("id", "")
+        found = desk.looks.users.find(wanted) if wanted else None
         if found is None:
-            return desk.page(request, "users.html", status=404, problem=_UNKNOWN)
-        return Response("", status_code=303, headers={"location": f"{USERS}/{found.surrogate:016x}"})
+            return desk.page(request, "trouble.html", reason=_UNKNOWN)
+        return Response("", headers={"hx-redirect": f"{USERS}/{found.surrogate:016x}"})
 
     @get(f"{PARTS}/active")
     async def active(request: Call) -> Response[str]:
@@ -105,7 +107,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         shown = desk.text(request, "user_erased.html", certificate=certificate)
         return Response(shown, media_type=HTML, headers={"hx-trigger": json.dumps({"headwater:done": done})})
 
-    return [users, active, user, past, profile, erase]
+    return [users, find, active, user, past, profile, erase]
 
 
 def _key_of(desk: Desk, surrogate: str) -> UserKey:
