@@ -147,7 +147,7 @@ def test_a_monitor_that_is_killed_acts_once(tmp_path: Path) -> None:
         "from pathlib import Path; from tests.monitoring.test_once import *; "
         f"Watched(Path({str(tmp_path)!r})).rounds(FIRES, Dying({entry_of_the_second}, for_real=True))"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)  # noqa: S603
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     assert read_controls(tmp_path).tier_floor == 0  # its entry is there, and it is not
     assert [entry.subject for entry in read_audit(tmp_path, 1)] == ["tier_floor"]

@@ -168,7 +168,8 @@ async def monitor(chosen: Settings, stop: asyncio.Event, shift_ms: int) -> None:
                 return
         watching = Monitor(
             data, watches_of(chosen, shift_ms), rules, history=History(data / HISTORY_FILE, max_bytes=int(said.history_mb * 1e6)),
-            actions=Actions(data, config, lambda: plan_in_service(data)), notifier=Notifier(said.webhooks),
+            actions=Actions(data, config, lambda: plan_in_service(data), lambda: time.time_ns() // 1_000_000 + shift_ms),
+            notifier=Notifier(said.webhooks),
             notify_from=said.notify_from, gauges=Gauges(observed_metrics()),
         )  # fmt: skip
         log.info("monitor_ready", rules=sum(rule.enabled for rule in rules), every=said.every)

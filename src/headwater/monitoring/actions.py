@@ -25,7 +25,11 @@ MORE_EXPLORATION, MOST_EXPLORATION = 2.0, 8.0
 AUDIT_REACH = 100_000  # entries among which one is looked for
 UNDOABLE = frozenset({"controls.change", "bundle.rollback", "bundle.promote", "experiment.stop"})
 """What :meth:`Actions.undo` takes back, where the entry says what stood there."""
-_CONVERSE = {"bundle.rollback": "bundle.promote", "bundle.promote": "bundle.rollback", "experiment.stop": "experiment.start"}
+_CONVERSE = {
+    "bundle.rollback": "bundle.promote",
+    "bundle.promote": "bundle.rollback",
+    "experiment.stop": "experiment.start",
+}
 
 
 class ActionError(HeadwaterError):
@@ -97,7 +101,9 @@ class Actions:
                 raise ActionError(f"bundle {current} is the first of its plan: there is none to roll back to")
             fit = [version for version in history if version not in spared]
             if not fit:
-                raise ActionError(f"alerts have rolled back every bundle that served before {current}: promote another one")
+                raise ActionError(
+                    f"alerts have rolled back every bundle that served before {current}: promote another one"
+                )
             to = fit[-1]
             self._registry.load(to, plan_hash=plan)  # what is not fit to serve leaves no entry
             entry = record(
@@ -119,10 +125,12 @@ class Actions:
             raise ActionError("no plan is in service yet: start the server, or say headwater init")
         self._registry.load(version, plan_hash=plan)
         before = self._registry.current(plan)
-        same = before is None or before == version
+        undo: dict[str, dict[str, Scalar]] = {}
+        if before is not None and before != version:
+            undo = {"before": {"plan": plan, "version": before}, "after": {"plan": plan, "version": version}}
         return record(
             self._data, time_ms=now_ms, by=by, action="bundle.promote", subject=version, reason=reason,
-            before=None if same else {"plan": plan, "version": before}, after=None if same else {"plan": plan, "version": version},
+            before=undo.get("before"), after=undo.get("after"),
         )  # fmt: skip
 
     def stop_experiment(
@@ -207,7 +215,14 @@ class Actions:
         before, after = entry.undo.before, entry.undo.after
         if entry.action == "controls.change":
             _, done = changed_controls(
-                self._data, before, by=by, reason=reason, time_ms=now_ms, undoes=entry.id, expect=after, passing=self._passing
+                self._data,
+                before,
+                by=by,
+                reason=reason,
+                time_ms=now_ms,
+                undoes=entry.id,
+                expect=after,
+                passing=self._passing,
             )
             if done is None:
                 raise ActionError(f"all stands as it was before {entry.id}")
