@@ -19,7 +19,7 @@ from headwater.monitoring.gauges import Gauges
 from headwater.monitoring.history import History, HistoryError
 from headwater.monitoring.metrics import MonitorMetrics
 from headwater.monitoring.notify import Notifier
-from headwater.monitoring.samples import Sample, Watch
+from headwater.monitoring.samples import Details, Sample, Watch
 from headwater.monitoring.standing import drop_ack, read_ack, read_standing, write_standing
 from headwater.registry.audit import pass_by
 from headwater.registry.controls import ControlsFile
@@ -43,19 +43,22 @@ class Monitor:
     """Looks at ``watches``, keeps what they find in ``history``, holds it against ``rules``, does what fires and tells ``notifier`` of alerts
     from ``notify_from`` up and of every action. ``gauges`` show what watches found to an outer Prometheus.
 
+    ``details`` say why a figure is what it is, where a watch knows it.
+
     One that raises, whatever it is, is left out of the round, and that is said: monitoring goes on with the rest.
     """
 
     def __init__(
         self, data: Path, watches: Sequence[Watch], rules: Sequence[AlertRule], *, history: History, actions: Actions,
         notifier: Notifier, notify_from: Severity = "warning", metrics: MonitorMetrics | None = None,
-        gauges: Gauges | None = None, cpu: Callable[[], float] = time.process_time, passing: Callable[[str], None] = pass_by,
+        gauges: Gauges | None = None, cpu: Callable[[], float] = time.process_time, details: Details | None = None,
+        passing: Callable[[str], None] = pass_by,
     ) -> None:  # fmt: skip
         self._data, self._watches = data, list(watches)
         self._history, self._actions, self._notifier = history, actions, notifier
         self._told = SEVERITIES[SEVERITIES.index(notify_from) :]
         self._metrics = MonitorMetrics() if metrics is None else metrics
-        self._gauges = gauges
+        self._gauges, self._details = gauges, {} if details is None else details
         self._cpu, self._spent, self._passing = cpu, cpu(), passing
         self._controls = ControlsFile(data)
         self.alerts = Alerts(rules, read_standing(data).states)
@@ -126,6 +129,8 @@ class Monitor:
     def _follow(self, event: Event, now_ms: int, *, again: bool = False) -> None:
         rule, state = event.rule, event.state
         why = describe(rule, state)
+        if detail := self._details.get((rule.metric, state.group)):
+            why = f"{why}: {detail}"
         level = log.info if event.change in ("resolves", "restores") else log.warning
         level("alert", alert=rule.name, group=state.group, change=event.change, severity=rule.severity, why=why)
         done: list[dict[str, Any]] = []
