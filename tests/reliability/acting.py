@@ -53,7 +53,7 @@ ALERTS = """
 enabled = true
 every = "1s"
 experiments_every = "2s"
-experiments_window = "3s"
+experiments_window = "10s"
 [monitoring.online]
 window = "30s"
 attribution = "2s"
