@@ -118,6 +118,10 @@ def test_a_shadow_takes_no_users(data: Path) -> None:
         ),
         (["new", "x", "--set", "ranker.candidats=1"], "did you mean `ranker.candidates`"),
         (["new", "x", "--set", "log.dedup_window=1"], "cannot differ between variants"),
+        (
+            ["new", "x", "--set", "ranker.candidates=1", "--when", "contxt.country == 'NL'"],
+            r'experiment "x": when: column 1: There is no field "contxt.country"',
+        ),
         (["start", "x"], 'There is no experiment "x"'),
         (["status", "x"], 'There is no experiment "x"'),
     ],
@@ -126,6 +130,16 @@ def test_a_mistake_is_named(data: Path, arguments: list[str], message: str) -> N
     with pytest.raises(ExperimentError, match=message):
         run(data, *arguments)
     assert not (folder_of(data) / "x.toml").exists()
+
+
+def test_whom_it_is_for_is_checked_when_it_is_written_and_when_it_starts(data: Path) -> None:
+    run(data, "new", "wide", "--set", "ranker.candidates=400", "--when", "context.country in ['NL', 'BE']")
+    assert read_experiment(data, "wide").when == "context.country in ['NL', 'BE']"
+    path = folder_of(data) / "wide.toml"
+    path.write_text(path.read_text().replace("in ['NL', 'BE']", "= 'NL'"))
+    with pytest.raises(ExperimentError, match=r"column 17: Write == to compare\n    context.country = 'NL'\n {20}\^"):
+        run(data, "start", "wide")
+    assert read_experiment(data, "wide").status == "draft"
 
 
 def test_a_definition_comes_from_a_file(data: Path, tmp_path: Path) -> None:

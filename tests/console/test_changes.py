@@ -9,16 +9,21 @@ from pathlib import Path
 import httpx
 import pytest
 
+from headwater.console.desk import _templates
 from headwater.console.pages.alerts import _stretches
 from headwater.console.pages.configuration import lines_of
+from headwater.console.pages.experiments import Judged
 from headwater.experiments import store
+from headwater.experiments.definitions import parse_experiment
 from headwater.monitoring.alerts import AlertState
 from headwater.monitoring.history import Series
 from headwater.monitoring.standing import read_ack, write_standing
 from headwater.registry.audit import AuditEntry, read_audit
 from headwater.registry.controls import change_controls, read_controls
 from headwater.schema.config import parse_config
+from headwater.schema.explanation import Placed, ShadowShown
 from headwater.schema.keys import Scope
+from headwater.schema.seen import Card
 from tests.console.inside import Console, cookie_of
 from tests.online.running import publish_ranker
 
@@ -192,6 +197,11 @@ def test_an_experiment_is_created_started_stopped_and_all_are_switched_off(conso
     me = console.visit()
     checked = console.change(f"{EXPERIMENTS}/check", me, text=DRAFT.replace("share", "shar"))
     assert "did you mean" in checked.text
+    targeted = DRAFT.replace("share = 0.5", "when = \"context.country = 'NL'\"")
+    assert "column 17: Write == to compare" in console.change(f"{EXPERIMENTS}/check", me, text=targeted).text
+    assert console.change(EXPERIMENTS, me, text=targeted, reason="x").status_code == 409
+    noted = console.change(f"{EXPERIMENTS}/check", me, text=targeted.replace("country = ", "app == ")).text
+    assert "context.app is none of segments.keys" in noted
     unknown = console.change(EXPERIMENTS, me, text=DRAFT.replace("ranker.candidates", "ranker.candidate"), reason="x")
     assert unknown.status_code == 409
     said(console.change(EXPERIMENTS, me, text=DRAFT, reason="trying"))
@@ -217,6 +227,44 @@ def test_an_experiment_is_created_started_stopped_and_all_are_switched_off(conso
     broken = console.data / "experiments" / "broken.toml"
     broken.write_text("name = \n")
     assert "broken.toml" in console.ask("GET", EXPERIMENTS, cookie=me, host="localhost").text
+
+
+def test_what_a_shadow_would_have_shown_is_told_and_what_it_does_not_prove() -> None:
+    mean = {"value": 0.25, "ci95": [0.125, 0.375]}
+    one = {
+        "variant": "next", "lists": 1200, "users": 300, "degraded": 3, "overlap": mean, "clicked": 90, "found": mean, "higher": 10, "same": 20, "lower": 30,
+        "lost": 30, "served_rr": 0.5, "shadow_rr": 0.25, "difference": {"value": -0.25, "ci95": None},
+    }  # fmt: skip
+    nothing = one | {"variant": "quiet", "overlap": None, "clicked": 0, "found": None, "difference": None}
+    judged = Judged(1_772_000_000_000, {"variants": [one, nothing]}, "")
+    experiment = parse_experiment(DRAFT.replace("share = 0.5", "shadow = 0.5"), "test")
+    page = _templates().get_template("admin/shadow.html").render(judged=judged, experiment=experiment, window="1h")
+    assert '0.250 <span class="soft">(0.125 to 0.375)</span>' in page
+    assert "10 · 20 · 30 · 30" in page
+    assert "-0.2500</dd>" in page
+    assert "no proof that they are worse" in page
+    assert "away" in _templates().get_template("admin/shadow.html").render(
+        judged=Judged(0, None, "the log is away"), experiment=experiment, window="1h"
+    )
+
+
+def test_why_shows_what_a_shadow_would_have_given() -> None:
+    shadow = ShadowShown(
+        experiment="next",
+        variant="shadow",
+        bundle="2026",
+        tier=0,
+        items=[Placed("i1", 0.5), Placed("i2", 0.25)],
+        shared=1,
+    )
+    cards = {name: Card(name, f"title of {name}", []) for name in ("i1", "i2")}
+    page = (
+        _templates()
+        .get_template("why_shadows.html")
+        .render(why={"shadows": [shadow], "served": [1, 2, 3]}, cards=cards)
+    )
+    assert "1 of the 3 items were given too" in page
+    assert page.index("title of i1") < page.index("title of i2")
 
 
 def test_the_configuration_shows_no_secret() -> None:

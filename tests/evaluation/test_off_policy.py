@@ -18,7 +18,7 @@ from headwater.evaluation.off_policy.feedback import (
     effective_sample_size,
 )
 from headwater.evaluation.off_policy.intervals import Clusters, Terms, intervals, standard_error
-from headwater.evaluation.off_policy.reward_model import GivenModel, cross_fit
+from headwater.evaluation.off_policy.reward_model import ROWS_A_COLUMN, GivenModel, cross_fit, reward_columns
 from headwater.schema.errors import HeadwaterError
 
 Float64 = npt.NDArray[np.float64]
@@ -150,6 +150,31 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         assert 0.86 <= one.bootstrap <= 1.0, name
         assert abs(one.bias) < 4.0 * one.spread / np.sqrt(120), name
     assert found.estimators["DRos"].spread < found.estimators["IPS"].spread
+
+
+def test_columns_hold_every_product_and_what_is_expected_of_it() -> None:
+    rng = np.random.default_rng(4)
+    contexts, actions = rng.normal(size=(200, 3)), rng.normal(size=(4, 2))
+    taken, policy = rng.integers(0, 4, 200), rng.dirichlet(np.ones(4), 200)
+    found = reward_columns(contexts, actions, taken, policy)
+    for row in range(200):
+        by_action = [[*x, *a, *(u * v for u in x for v in a)] for x in contexts[row : row + 1] for a in actions]
+        assert found.logged[row] == pytest.approx(by_action[taken[row]])
+        assert found.expected[row] == pytest.approx(policy[row] @ np.array(by_action))
+    few = ROWS_A_COLUMN * 11 - 1  # 3 + 2 + 6 columns
+    short = reward_columns(contexts[:few], actions, taken[:few], policy[:few])
+    assert np.array_equal(short.logged, found.logged[:few, :5])
+    assert np.array_equal(short.expected, found.expected[:few, :5])
+
+
+def test_products_are_in_the_model_and_what_it_is_not_told_is_not() -> None:
+    right, wrong = (measure_coverage(name, logs=40, users=400, draws=0, seed=3) for name in ("curved", "unseen"))
+    assert abs(right.estimators["DM"].bias) < 4.0 * right.estimators["DM"].spread / np.sqrt(40)
+    assert wrong.estimators["DM"].bias < -4.0 * wrong.estimators["DM"].spread / np.sqrt(40)
+    assert right.found_out is not None
+    assert wrong.found_out is not None
+    assert wrong.found_out > right.found_out
+    assert right.estimators["DM"].asymptotic > wrong.estimators["DM"].asymptotic
 
 
 def test_a_model_that_is_wrong_is_found_out_and_dm_is_not_trusted() -> None:

@@ -74,13 +74,23 @@ def test_the_share_takes_part_and_one_layer_never_shares_a_user() -> None:
     assert len(chosen(assigner, "three", USERS)) == len(USERS)
 
 
-def test_strangers_are_in_nothing_and_targets_must_be_met() -> None:
-    assigner = everywhere(running("one", 1.0, when={"country": ("NL", "DE"), "age": ("30",)}))
-    assert assigner.choose(None, "home", {"country": "NL", "age": 30}) == ()
-    assert assigner.choose("ann", "home") == ()
-    assert assigner.choose("ann", "home", {"country": "FR", "age": 30}) == ()
-    assert assigner.choose("ann", "home", {"country": "NL"}) == ()
-    assert len(assigner.choose("ann", "home", {"country": "NL", "age": 30})) == 1
+def test_strangers_are_in_nothing_and_who_is_not_targeted_is_not_assigned() -> None:
+    asked: list[str] = []
+
+    def targeted(experiment: str) -> bool:
+        asked.append(experiment)
+        return False
+
+    said = running("one", 0.5, when="context.country == 'NL'")
+    assigner = everywhere(said, running("two", 0.5, said))
+    assert assigner.choose(None, "home", targeted) == ()
+    found = {user: assigner.choose(user, "home", targeted) for user in USERS[:500]}
+    assert {choice.experiment for choices in found.values() for choice in choices} == {"two"}
+    assert set(asked) == {"one"}
+    assert len(asked) == sum(not choices for choices in found.values()), (
+        "only those whose bucket is the experiment's are asked about"
+    )
+    assert all(assigner.choose(user, "home") for user in USERS[:500])
 
 
 def test_an_experiment_acts_on_its_surfaces_only() -> None:

@@ -91,6 +91,8 @@ def test_the_version_names_the_variants_and_not_how_many_see_them() -> None:
         ("set =", "# set =", '"wide" changes nothing; give it `set`'),
         ('metrics = ["clicks"]', 'status = "running"', "A share of 1 is 10000 of 10000 buckets, and it has 0"),
         ('metrics = ["clicks"]', "buckets = [[0, 5], [4, 6]]", r"ranges \[first, end\) of 0 to 10000 that do not overlap"),
+        ('metrics = ["clicks"]', "when = {country = ['NL', 'DE'], app = ['7']}",
+         r"""when: It is an expression, as in rules: when = 'context.country in \["NL", "DE"\] and context.app in \["7"\]'"""),
         ('metrics = ["clicks"]', "share = 1.5", "share: Expected `float` <= 1.0"),
         ('metrics = ["clicks"]', "metrics = [", "Not valid TOML"),
         ("[[variants]]\nname = \"control\"\n", "", "variants: Expected `array` of length >= 2"),

@@ -103,6 +103,7 @@ def test_every_command_travels(tmp_path: Path) -> None:
             await client.put_items([Item(id="i", categories=["c"])])
             await client.put_profiles([UserProfile(id="u", country="DE")])
             await client.append_served([ServedEntry(0, 0, b"x"), ServedEntry(1, 2**64 - 1, b"y")])
+            await client.append_shadows([ServedEntry(1, 7, b"z")])
             await client.commit(PutTable("risk", "user", ["churn"], ["u"], [4], [[0.5]]))
             await client.login("guest", "u")
             await client.delete_items(["i", "unknown"])

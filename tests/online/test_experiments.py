@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from headwater.cli.main import build_app
 from headwater.experiments.assignment import variant_of
+from headwater.experiments.definitions import ExperimentError
 from headwater.experiments.exposures import first_exposures, read_exposures
 from headwater.experiments.store import (
     as_served,
@@ -29,11 +31,11 @@ from headwater.experiments.store import (
     stop,
     switch,
 )
-from headwater.log.commands import PutItems
+from headwater.log.commands import PutItems, ServedEntry
 from headwater.log.identity import LmdbIdentity
 from headwater.log.lmdb import LmdbLog
 from headwater.log.protocol import EventLog
-from headwater.log.record import Namespace
+from headwater.log.record import Kind, Namespace, RecordBlock
 from headwater.online.experiments import HOUR_MS, ExperimentsWatch, _Exposed
 from headwater.online.metrics import Metrics
 from headwater.online.recommender import Asked, Recommender
@@ -41,7 +43,7 @@ from headwater.online.shadow import Shadowing
 from headwater.registry.registry import Registry
 from headwater.schema.config import parse_config
 from headwater.schema.experiments import ExposureRecord
-from headwater.schema.requests import RecommendRequest, RecommendResponse, ServedList
+from headwater.schema.requests import RecommendRequest, RecommendResponse, ServedList, ShadowList
 from headwater.schema.rules import Rule
 from headwater.serving.explain import Question
 from headwater.serving.explain_logged import explain_logged
@@ -50,7 +52,7 @@ from headwater.serving.pace import Pace
 from headwater.serving.pipeline import Conditions
 from headwater.serving.request import served_list
 from headwater.serving.results import ResultLists
-from headwater.serving.served import newest_served
+from headwater.serving.served import Served, find_shadows, newest_served
 from headwater.testing.events import START_MS, Step
 from tests.online.conftest import Site
 from tests.online.running import publish_ranker
@@ -113,7 +115,9 @@ class Worker:
         return loaded is not None
 
     def asked(self, user: str | None, surface: str = "home", **more: Any) -> Asked:
-        return self.recommender.asked(RecommendRequest(user=user, surface=surface, k=4, **more), "r", 1e6)
+        return self.recommender.asked(
+            RecommendRequest(user=user, surface=surface, k=4, **more), "r", 1e6, self.small.now_ms
+        )
 
     def ask(self, user: str | None, surface: str = "home", **more: Any) -> RecommendResponse:
         asked = self.asked(user, surface, **more)
@@ -167,6 +171,25 @@ def test_strangers_and_other_surfaces_are_the_control(worker: Worker) -> None:
     for user in ("u1", "u2", "u3", "u4"):
         asked = worker.asked(user, "cart")
         assert (asked.arm, asked.choices, asked.query.arm) == (None, (), "")
+
+
+def test_who_is_not_targeted_is_not_assigned_and_not_exposed(tmp_path: Path) -> None:
+    made = Worker(tmp_path)
+    create(tmp_path, "when = \"context.country == 'NL' and user.events < 1\"\n" + TEXT)
+    start(tmp_path, "topics", CONFIG, now_ms=1)
+    assert made.follow()
+    fresh, there = [f"u{n}" for n in range(40)], {"country": "NL"}
+    assert {len(made.asked(user, context=there).choices) for user in fresh} == {1}
+    assert {made.asked(user, context=there).choices[0].variant for user in fresh} == set(TOPIC)
+    for asked in (made.asked("ann", context=there), made.asked("u1"), made.asked("u1", context={"country": "DE"})):
+        assert (asked.choices, made.watch.exposures(asked, made.small.now_ms)) == ((), [])
+    path = folder_of(tmp_path) / "topics.toml"
+    path.write_text(path.read_text().replace("user.events < 1", "user.evnts < 1"))
+    assert made.follow()
+    assert made.asked("u1", context=there).choices == (), (
+        "a condition that does not compile takes the experiment out of service"
+    )
+    assert made.metrics.experiments_refused._value.get() == 1.0
 
 
 def test_stopping_and_the_switch_for_all_are_taken_up(worker: Worker) -> None:
@@ -367,7 +390,8 @@ def test_a_shadow_is_asked_copies_and_answers_nobody(tmp_path: Path) -> None:
     create(tmp_path, TEXT.replace('"topics"\n', '"topics"\nshadow = 0.5\n', 1))
     start(tmp_path, "topics", CONFIG, now_ms=1)
     worker.follow()
-    shadows = Shadowing(worker.recommender, worker.metrics, timer=iter(range(1_000)).__next__)
+    kept: list[ServedEntry] = []
+    shadows = Shadowing(worker.recommender, worker.metrics, keep=kept.append, timer=iter(range(1_000)).__next__)
     for number in range(32):
         asked = worker.asked(f"u{number}", "home" if number % 4 else "cart")
         assert (asked.arm, asked.choices) == (None, ())
@@ -384,6 +408,51 @@ def test_a_shadow_is_asked_copies_and_answers_nobody(tmp_path: Path) -> None:
     }
     assert 0.0 < told(worker, "overlap_sum") / 8 < 0.6, "a list of one topic beside one of three"
     assert not [key for key in worker.results._results if key.arm], "nobody may get what a shadow said"
+    records = [msgspec.msgpack.decode(entry.payload, type=ShadowList) for entry in kept]
+    assert Counter(record.variant for record in records) == {"one": 8, "two": 8}
+    for record in records:
+        topics = {int(name[1:]) % 3 for name in worker.small.log.names(record.answer.items)}
+        assert topics == TOPIC[record.variant]
+        assert record.version == read_experiment(tmp_path, "topics").version
+
+
+def test_what_shadows_say_is_in_the_log_beside_the_list_and_nothing_takes_it_for_one(tmp_path: Path) -> None:
+    text = TEXT.replace('"topics"\n', '"topics"\nshadow = 1.0\nshadow_logged = 0.5\n', 1)
+    worker = Worker(tmp_path)
+    create(tmp_path, "when = 'user.events > 0'\n" + text)
+    start(tmp_path, "topics", CONFIG, now_ms=1)
+    worker.follow()
+    kept: list[ServedEntry] = []
+    shadows = Shadowing(worker.recommender, worker.metrics, keep=kept.append)
+    given: dict[str, ServedList] = {}
+    for number, user in enumerate(("ann", "ann", "new")):
+        asked = worker.asked(user)
+        asked = replace(asked, query=replace(asked.query, request_id=f"{0:08x}{(number & 1) << 31:08x}{number:016x}"))
+        answer = worker.recommender.answer(asked, worker.small.now_ms)
+        shadows.offer(asked, answer, worker.small.now_ms)
+        given[asked.query.request_id] = served_list(asked.query, answer, sampled=False)
+    while shadows._copies:
+        shadows.ask_one()
+    assert told(worker, "lists_total", outcome="full") == 2, "the third user is not targeted"
+    assert len(kept) == 2, "half of them is logged, the same requests of both variants"
+    log, ann = worker.small.log, worker.small.log.identity.lookup("ann")
+    assert ann is not None
+    before, row = worker.small.fold.items.copy(), worker.small.user("ann")
+    log.writer.append_served(
+        [ServedEntry(ann.user, ann.surrogate, msgspec.msgpack.encode(one)) for one in given.values()]
+    )
+    log.writer.append_shadows(kept)
+    worker.small.add()
+    for part in ("i8", "f4", "u4"):
+        assert np.array_equal(
+            getattr(worker.small.fold.items.rows, part)[: before.count], getattr(before.rows, part)[: before.count]
+        )
+        assert np.array_equal(getattr(worker.small.user("ann"), part), getattr(row, part))
+    newest = newest_served(log.log, 10)
+    assert [served.answer for served in newest] == list(given.values()), "nothing of a shadow is a served list"
+    assert [[one.variant for one in find_shadows(log.log, served)] for served in newest] == [["one", "two"], [], []]
+    with pytest.raises(ExperimentError, match="shadow_logged: There is no `shadow` whose lists"):
+        create(tmp_path, text.replace('"topics"\nshadow = 1.0', '"other"'))
 
 
 def test_copies_take_a_twentieth_of_the_time_and_none_under_load(tmp_path: Path) -> None:
@@ -592,6 +661,51 @@ def test_interleaved_lists_from_their_file_to_who_won(server: Site) -> None:
         assert said_by(server, "guard", "both")["experiments"][0]["decision"] == "continue"
     finally:
         folder_of(server.data).joinpath("both.toml").unlink()
+
+
+def test_a_shadow_from_its_file_to_what_it_would_have_shown(server: Site) -> None:
+    text = TEXT[: TEXT.index('[[variants]]\nname = "two"')].replace("'c1'", "'topic-1'").replace('"topics"', '"unseen"')
+    create(server.data, 'shadow = 1.0\nwhen = "user.events > 0"\n' + text)
+    users = [f"unseen-{n}" for n in range(8)]
+    server.reflected(server.ingest("/v1/events", [{"user": user, "item": "item-3", "type": "view"} for user in users]))
+    start(server.data, "unseen", server.config, now_ms=1)
+    event_log = LmdbLog(server.data / "log", readonly=True)
+    try:
+        eventually(lambda: (server.recommend(user=users[0], k=4), in_shadow(event_log) > 0)[1])
+        asked = {server.recommend(user=user, k=4)["request_id"]: user for user in users}
+        server.recommend(user="unseen-stranger", k=4)
+        eventually(lambda: len(lists_of(event_log, asked)) == len(users) and all(find_shadows(event_log, Served(0, one)) for one in lists_of(event_log, asked).values()))  # fmt: skip
+        lists, names = lists_of(event_log, asked), event_log.vocabulary().texts(Namespace.ITEM)
+        clicks = [{"user": asked[r], "item": names[one.items[0]], "type": "click", "time": one.address.now_ms + 1} for r, one in lists.items()]  # fmt: skip
+        server.ingest("/v1/events", clicks)
+        told = explain_logged(server.config, server.data, next(iter(asked)), Question())
+        (shadow,) = told.shadows
+        assert (shadow.experiment, shadow.variant, len(shadow.items)) == ("unseen", "one", 4)
+        assert {int(placed.item.removeprefix("item-")) % 10 for placed in shadow.items} == {1}
+        assert shadow.shared == len({placed.item for placed in shadow.items} & {placed.item for placed in told.served})
+        time.sleep(1.0)
+        server.reflected(server.ingest("/v1/events", [{"user": "unseen-later", "item": "item-3", "type": "view"}]))
+        (found,) = said_by(server, "report", "unseen", "--window", "1s")["variants"]
+        assert (found["clicked"], found["users"]) == (8, 8)
+        assert found["lists"] >= 8
+        words = ["experiments", "report", "unseen", "--window", "1s", "--config", str(server.config_path)]
+        assert "one: of 8 clicked items it would have given" in CliRunner().invoke(build_app(), words).stdout
+        assert "headwater_shadows_logged_total" in server.http.get("/metrics").text
+    finally:
+        event_log.close()
+        folder_of(server.data).joinpath("unseen.toml").unlink()
+
+
+def in_shadow(event_log: EventLog) -> int:
+    """How many lists of shadows are in the log."""
+    return sum(int((block.records["kind"] == Kind.SHADOW).sum()) for block in blocks_of(event_log))
+
+
+def blocks_of(event_log: EventLog) -> Iterator[RecordBlock]:
+    at = event_log.first_offset - 1
+    while (block := event_log.read(at)) is not None:
+        yield block
+        at = block.last_offset
 
 
 def lists_of(event_log: EventLog, asked: dict[str, str]) -> dict[str, ServedList]:

@@ -49,7 +49,7 @@ def report(
     config: ConfigOption = None,
     data: DataOption = None,
     window: Annotated[
-        str | None, typer.Option("--window", metavar="DURATION", help="How long after exposure a predefined metric counts [default: 7d], or after an interleaved list a click [1h].")
+        str | None, typer.Option("--window", metavar="DURATION", help="How long after exposure a predefined metric counts [default: 7d], or after a list a click, of interleaved experiments and shadows [1h].")
     ] = None,
     before: BeforeOption = "14d",
     metrics: MetricsOption = None,
@@ -64,7 +64,7 @@ def report(
     """Judge an experiment: the split, every metric against the control, guardrails, segments, and whether to go on, stop or ship.
 
     It may be asked at any time and as often as one likes: verdict and confidence sequences hold at all looks together. Of an interleaved
-    experiment it says whose items are clicked more.
+    experiment it says whose items are clicked more, of a shadow where it would have put what was clicked.
 
     Example: headwater experiments report new-ranker --window 3d --out report
     """
@@ -78,6 +78,11 @@ def report(
 
     chosen = settings(config, data)
     experiment = read_experiment(chosen.data, name)
+    if experiment.shadow:
+        _report_shadow(
+            chosen, experiment, parse_length("--window", window or "1h"), parse_time("--until", until), out, as_json
+        )
+        return
     if experiment.interleave:
         _report_preference(
             chosen, experiment, parse_length("--window", window or "1h"), alpha, planned or 2_000, parse_time("--until", until), out, as_json
@@ -118,6 +123,27 @@ def _report_preference(
         print_json(found)
         return
     for line in (verdict(found), *preference_lines(found)):
+        typer.echo(line)
+
+
+def _report_shadow(
+    chosen: Settings, experiment: Experiment, window_ms: int, until_ms: int | None, out: Path | None, as_json: bool
+) -> None:
+    from contextlib import closing
+
+    from headwater.experiments.shadows import read_shadows, shadow_lines, shadow_verdict, write_shadows
+    from headwater.log.archived import open_log
+
+    types = [kind.name for kind in chosen.config.events if kind.positive]
+    with closing(open_log(chosen.data)) as event_log:
+        found = read_shadows(event_log, experiment, types, window_ms=window_ms, until_ms=until_ms)
+    if out is not None:
+        for path in write_shadows(found, out):
+            typer.echo(f"wrote {path}", err=True)
+    if as_json:
+        print_json(found)
+        return
+    for line in (*shadow_lines(found), shadow_verdict(found)):
         typer.echo(line)
 
 

@@ -93,6 +93,7 @@ def new(
     share: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="The part of the layer's users [default: 1, of a canary 0.01]; for a shadow, of all requests [0.05].")
     ] = None,
+    when: Annotated[str, typer.Option(metavar="EXPRESSION", help="Whom it is for, in the language of rules: context.country == 'NL'.")] = "",
     hypothesis: Annotated[str, typer.Option(help="What is expected, and why.")] = "",
     metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="What decides; give several times for several.")] = None,
     reason: ReasonOption = "",
@@ -117,9 +118,11 @@ def new(
             raise ExperimentError(f'{file}: name: Expected "{name}", got "{found}"')
     else:
         text = Wanted(
-            name, layer, share, hypothesis, metric or [], change or [], bundle, canary, shadow, interleave
+            name, layer, share, hypothesis, metric or [], change or [], bundle, canary, shadow, interleave, when
         ).text()
-    check_changes(parse_experiment(text, "the new experiment"), chosen.config)
+    wanted = parse_experiment(text, "the new experiment")
+    check_changes(wanted, chosen.config)
+    _check_target(chosen, wanted)
     audit(chosen.data, "experiment.create", name, reason)
     made = store.create(chosen.data, text)
     if as_json:
@@ -196,7 +199,9 @@ def start(
         store.switch(chosen.data, on=True)
         _say(as_json, {"off": False}, "Experiments are switched on")
         return
-    _check_bundles(chosen, store.read_experiment(chosen.data, str(name)))
+    wanted = store.read_experiment(chosen.data, str(name))
+    _check_target(chosen, wanted)
+    _check_bundles(chosen, wanted)
     audit(chosen.data, "experiment.start", f"{name}{'' if share is None else f' with {share:.2%}'}", reason)
     started = store.start(chosen.data, str(name), chosen.config, now_ms=now_ms_of(chosen), share=share)
     runs = f"runs with {started.share:.2%} of layer {started.layer}"
@@ -302,6 +307,27 @@ def _say(as_json: bool, value: Any, text: str) -> None:
         typer.echo(text)
 
 
+def _check_target(chosen: Settings, experiment: Experiment) -> None:
+    """Whether servers can tell whom it is for; what is probably not meant is said.
+
+    Raises:
+        ExperimentError: they cannot; the message shows the place in ``when``.
+    """
+    if not experiment.when:
+        return
+    from headwater.experiments.definitions import ExperimentError
+    from headwater.features.plan import compile_plan
+    from headwater.schema.errors import ConfigurationError
+    from headwater.serving.targeting import compile_target
+
+    try:
+        notes = compile_target(experiment.when, chosen.config, compile_plan(chosen.config)).notes
+    except ConfigurationError as error:
+        raise ExperimentError(f'experiment "{experiment.name}": {error}') from error
+    for note in notes:
+        typer.secho(f'experiment "{experiment.name}": {note}', fg="yellow", err=True)
+
+
 def _check_bundles(chosen: Settings, experiment: Experiment) -> None:
     """Whether servers could load the bundles of the variants.
 
@@ -384,7 +410,9 @@ def _print(standing: Standing) -> None:
 
     line = standing.experiment
     if line.shadow:
-        typer.echo(f"{line.name}: {line.status}, a shadow: its figures are headwater_shadow_* of /metrics")
+        typer.echo(
+            f"{line.name}: {line.status}, a shadow: `headwater experiments report {line.name}` says what it would have given"
+        )
         return
     last = (
         f", the last at {datetime.fromtimestamp(standing.last_ms / 1e3, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -26,6 +26,7 @@ class Wanted:
     canary: str
     shadow: str
     interleave: bool = False
+    when: str = ""
 
     def text(self) -> str:
         """The file, in TOML.
@@ -59,6 +60,7 @@ class Wanted:
             share = self.share if self.share is not None else CANARY_SHARE if self.canary else 1.0
             lines += [f"share = {share!r}", f"metrics = {json.dumps(self.metrics)}"]
             lines += ["interleave = true"] if self.interleave else []
+        lines += [f"when = {json.dumps(self.when)}"] if self.when else []
         for metric, bound in CANARY_GUARDRAILS if self.canary else ():
             lines += ["", "[[guardrails]]", f'metric = "{metric}"', 'direction = "decrease"', f"bound = {bound!r}"]
         variant = "canary" if self.canary else "shadow" if self.shadow else "treatment"

@@ -124,6 +124,11 @@ def _show(explanation: Explanation) -> None:
     _show_items(console, explanation.items)
     _show_fate(say, explanation.item)
     _show_other(say, explanation.other)
+    for shadow in explanation.shadows:
+        say(
+            f"the shadow {shadow.experiment} ({shadow.variant}, bundle {shadow.bundle}, tier {shadow.tier}) would have given {shadow.shared} of the "
+            f"{len(explanation.served)} items: {', '.join(placed.item for placed in shadow.items)}"
+        )
 
 
 def _show_sources(console: Console, explanation: Explanation) -> None:

@@ -131,7 +131,7 @@ def _in_process(chosen: Settings, request: RecommendRequest) -> RecommendRespons
             checked = recommender.decode(msgspec.json.encode(request))
         except RefusalError as refusal:
             raise HeadwaterError(f"{refusal.field}: {refusal}") from refusal
-        asked = recommender.asked(checked, os.urandom(16).hex(), 10_000.0)
+        asked = recommender.asked(checked, os.urandom(16).hex(), 10_000.0, fold.received_ms)
         recommender.answer(asked, fold.received_ms)  # kernels that are loaded only now would eat the deadline
         return recommender.response(
             asked, recommender.answer(asked, fold.received_ms), ["no server: read from the log"]

@@ -29,6 +29,10 @@ class RulesDesk(Protocol):
         """What the linter finds in ``text``."""
         ...
 
+    def check_target(self, when: str) -> Sequence[str]:
+        """What is probably not meant in the condition of an experiment, in the same language. Raises ``ConfigurationError``: the place of what is wrong."""
+        ...
+
     def publications(self) -> list[Publication]:
         """What was published from the console, newest first."""
         ...

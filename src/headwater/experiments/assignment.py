@@ -13,20 +13,27 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, product
 from typing import NamedTuple
 
 import numpy as np
 
 from headwater.experiments.definitions import BUCKETS, Experiment, hashed_id
-from headwater.schema.events import Scalar
 from headwater.schema.experiments import INTERLEAVED
 
 _FULL = float(1 << 64)
 
 ArmKey = tuple[tuple[str, str], ...]
 """What a request gets that is not the control: (experiment, variant), by the experiment's name. Empty: the configuration as it is."""
+
+Targeted = Callable[[str], bool]
+"""Whether the experiment of that name is for who asks: its ``when`` holds."""
+
+
+def everybody(_: str) -> bool:
+    """Every experiment is for everybody."""
+    return True
 
 
 class Acting(NamedTuple):
@@ -79,16 +86,16 @@ class Assigner:
         named = {name for each in acting for name in each.surfaces or ()}
         self._on = {name: _layers([each for each in acting if each.acts_on(name)]) for name in named}
 
-    def choose(
-        self, user: str | None, surface: str, context: Mapping[str, Scalar] | None = None
-    ) -> tuple[Choice, ...]:  # fmt: skip
-        """The variants of ``user`` on ``surface``, at most one of each layer; of nobody (None) none."""
+    def choose(self, user: str | None, surface: str, targeted: Targeted = everybody) -> tuple[Choice, ...]:
+        """The variants of ``user`` on ``surface``, at most one of each layer; of nobody (None) none. ``targeted`` is asked of an experiment that has a
+        condition and the user's bucket.
+        """
         if user is None:
             return ()
         layers = self._on.get(surface, self._everywhere)
         if not layers:
             return ()
-        found = (layer.choose(user, context or {}) for layer in layers)
+        found = (layer.choose(user, targeted) for layer in layers)
         return tuple(choice for choice in found if choice is not None)
 
 
@@ -121,13 +128,12 @@ def arms_of(acting: Sequence[Acting]) -> set[ArmKey]:
 class _Arranged:
     """An experiment with what a choice asks, ready."""
 
-    __slots__ = ("control", "experiment", "version", "when")
+    __slots__ = ("control", "experiment", "version")
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
         self.control = experiment.control
         self.version = experiment.version
-        self.when = tuple((key, frozenset(values)) for key, values in experiment.when.items())
 
     def choice(self, variant: str, *, forced: bool) -> Choice:
         return Choice(self.experiment.name, variant, self.version, variant == self.control, forced)
@@ -151,7 +157,7 @@ class _Layer:
                 self._of_bucket[first:end] = number
         self._tested = [one for one in self._arranged if one.experiment.overrides]
 
-    def choose(self, user: str, context: Mapping[str, Scalar]) -> Choice | None:
+    def choose(self, user: str, targeted: Targeted) -> Choice | None:
         for one in self._tested:
             if (variant := one.experiment.overrides.get(hashed_id(one.experiment, user))) is not None:
                 return one.choice(variant, forced=True)
@@ -159,10 +165,8 @@ class _Layer:
         if not number:
             return None
         one = self._arranged[number - 1]
-        for key, values in one.when:
-            value = context.get(key)
-            if value is None or str(value) not in values:
-                return None
+        if one.experiment.when and not targeted(one.experiment.name):
+            return None
         return one.choice_of(user)
 
 

@@ -24,6 +24,8 @@ from headwater.schema.errors import HeadwaterError
 from headwater.schema.requests import ServedList
 
 Int64 = npt.NDArray[np.int64]
+Acts = tuple[Int64, Int64, Int64]
+"""Users, items and times, int64[n] each."""
 
 _decode = msgspec.msgpack.Decoder(ServedList).decode
 
@@ -169,22 +171,30 @@ def _read(
 
 def _credits(found: _Found, window_ms: int) -> tuple[Int64, Int64]:
     """Clicked items of each list that the control picked, and of those that the other variant did: int64[lists] each."""
-    places = len(found.place_list)
-    user = np.concatenate([found.user[found.place_list], found.event_user])
-    item = np.concatenate([found.place_item, found.event_item])
-    time = np.concatenate([found.at_ms[found.place_list], found.event_ms])
-    number = np.arange(len(user))  # places before events: who clicks at once has seen the list
-    order = np.lexsort((number, time, item, user))
-    # by user and item in the order of time: what is clicked was shown by the last place before, of the same user and item
-    shown = np.where(order < places, np.arange(len(order)), -1)
-    last = np.maximum.accumulate(shown) if len(shown) else shown
-    clicked = (order >= places) & (last >= 0)
-    event, place = order[clicked], order[last[clicked]]
-    same = (user[event] == user[place]) & (item[event] == item[place]) & (time[event] - time[place] < window_ms)
-    taken = np.unique(place[same])
+    taken = clicked_places(
+        (found.user[found.place_list], found.place_item, found.at_ms[found.place_list]),
+        (found.event_user, found.event_item, found.event_ms), window_ms,
+    )  # fmt: skip
     lists, team = found.place_list[taken], found.place_team[taken]
     first, second = (np.bincount(lists[team == one], minlength=len(found.user)) for one in (FIRST, SECOND))
     return first, second
+
+
+def clicked_places(shown: Acts, events: Acts, window_ms: int) -> Int64:
+    """Which of the places ``shown`` were clicked: an event counts for the newest place before it that showed its user the item, if that is
+    less than ``window_ms`` old. Ascending, each once.
+    """
+    places = len(shown[0])
+    user, item, time = (np.concatenate(pair) for pair in zip(shown, events, strict=True))
+    number = np.arange(len(user))  # places before events: who clicks at once has seen the list
+    order = np.lexsort((number, time, item, user))
+    # by user and item in the order of time: what is clicked was shown by the last place before, of the same user and item
+    before = np.where(order < places, np.arange(len(order)), -1)
+    last = np.maximum.accumulate(before) if len(before) else before
+    clicked = (order >= places) & (last >= 0)
+    event, place = order[clicked], order[last[clicked]]
+    same = (user[event] == user[place]) & (item[event] == item[place]) & (time[event] - time[place] < window_ms)
+    return np.unique(place[same])
 
 
 def verdict(report: PreferenceReport) -> str:
@@ -213,24 +223,24 @@ def preference_lines(report: PreferenceReport) -> list[str]:
 
 
 def write_preference(report: PreferenceReport, directory: Path) -> tuple[Path, ...]:
-    """Write ``report.json`` and ``report.md`` below ``directory``; returns the two paths.
+    """Write ``report.json`` and ``report.md`` below ``directory``. Errors as with :func:`write_plain`."""
+    return write_plain(report, report.experiment, verdict(report), preference_lines(report), directory)
+
+
+def write_plain(
+    report: Struct, experiment: str, verdict: str, lines: Sequence[str], directory: Path
+) -> tuple[Path, ...]:
+    """Write ``report.json`` and, with the ``verdict`` and the ``lines`` below it, ``report.md`` into ``directory``; returns the two paths.
 
     Raises:
         HeadwaterError: the directory cannot be written.
     """
     paths = directory / "report.json", directory / "report.md"
-    lines = [
-        f"# {report.experiment}",
-        "",
-        f"**{verdict(report)}**",
-        "",
-        *(f"- {line}" for line in preference_lines(report)),
-        "",
-    ]
+    text = "\n".join([f"# {experiment}", "", f"**{verdict}**", "", *(f"- {line}" for line in lines), ""])
     try:
         directory.mkdir(parents=True, exist_ok=True)
         paths[0].write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-        paths[1].write_text("\n".join(lines), encoding="utf-8")
+        paths[1].write_text(text, encoding="utf-8")
     except OSError as error:
         raise HeadwaterError(
             f"the report cannot be written below {directory}: {error}; choose another --out"

@@ -7,6 +7,7 @@ change, against a configuration, in :mod:`headwater.experiments.changes`.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -27,7 +28,6 @@ _Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 _Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 _Version = Annotated[str, Meta(max_length=64, pattern=r"^([0-9]{8}T[0-9]{9}Z-[0-9a-f]{12})?$")]
 _Text = Annotated[str, Meta(max_length=4_096)]
-_Value = Annotated[str, Meta(min_length=1, max_length=512)]
 
 
 class ExperimentError(ConfigurationError):
@@ -70,10 +70,10 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``layer``: experiments of one layer never share a user, those of different layers overlap as if each were alone. ``share`` is the
     part of the layer's users that take part, ``buckets`` which they are (``[first, end)`` of 10,000, given when it is started),
     ``holdout`` the part of the layer that is in none of its experiments. ``salt`` mixes users among the variants ("": the name).
-    ``shadow``: nobody gets a variant; they are asked a copy of this share of all requests, and what they say is only measured.
+    ``shadow``: nobody gets a variant; they are asked a copy of this share of all requests, and what they say is measured, and ``shadow_logged`` of it kept in the log.
     ``interleave``: nobody is split; all who take part get the lists of the two variants in one, drafted in turns, and their clicks say
-    which they prefer. ``surfaces`` absent: wherever a variant changes something. ``when``: only requests whose context has one of these values
-    for each key. ``overrides``: hashes of testers' ids (:func:`hashed_id`) and the variant that they get; they are not counted.
+    which they prefer. ``surfaces`` absent: wherever a variant changes something. ``when``: only who this condition holds for, in the language
+    of rules ("": everybody). ``overrides``: hashes of testers' ids (:func:`hashed_id`) and the variant that they get; they are not counted.
     Times are Unix ms, 0: not yet.
     """
 
@@ -86,9 +86,10 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     buckets: tuple[tuple[int, int], ...] = ()
     holdout: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.0
     shadow: _Share = 0.0
+    shadow_logged: _Share = 1.0
     interleave: bool = False
     surfaces: Annotated[tuple[Name, ...], Meta(min_length=1)] | None = None
-    when: dict[_Value, Annotated[tuple[_Value, ...], Meta(min_length=1)]] = {}
+    when: _Text = ""
     metrics: tuple[Name, ...] = ()
     guardrails: tuple[Guardrail, ...] = ()
     variants: Annotated[tuple[Variant, ...], Meta(min_length=2, max_length=16)]
@@ -155,6 +156,10 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ExperimentError(
                 f'variants: "{INTERLEAVED}" is what records call users of interleaved experiments; choose another name'
             )
+        if self.shadow_logged < 1.0 and not self.shadow:
+            raise ExperimentError(
+                "shadow_logged: There is no `shadow` whose lists could be logged; leave it out, or say `shadow`"
+            )
         if self.interleave:
             self._check_interleaved()
         for name in self.overrides.values():
@@ -216,6 +221,8 @@ def parse_experiment(text: str, source: str) -> Experiment:
     raw = read_toml(text, source, ExperimentError)
     for key, owner in unknown_keys(raw, Experiment):
         raise ExperimentError(f"{source}: Unknown key `{key}`{suggestion(key, owner, Experiment)}")
+    if isinstance(raw.get("when"), dict):
+        raise ExperimentError(f"{source}: when: It is an expression, as in rules: {_as_expression(raw['when'])}")
     try:
         return msgspec.convert(raw, Experiment)
     except ConfigurationError as error:
@@ -223,6 +230,12 @@ def parse_experiment(text: str, source: str) -> Experiment:
     except msgspec.ValidationError as error:
         key, reason = key_and_reason(error)
         raise ExperimentError(f"{source}: {key + ': ' if key else ''}{reason}") from error
+
+
+def _as_expression(table: Mapping[str, Any]) -> str:
+    """How to say what a table of keys and the values that they may have said once."""
+    asked = [f"context.{key} in {json.dumps(values)}" for key, values in table.items()]
+    return f"when = '{' and '.join(asked)}'"
 
 
 def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

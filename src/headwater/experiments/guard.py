@@ -38,6 +38,9 @@ def guard(
         if experiment.interleave:
             seen.append(_nothing(experiment, "", "interleaved: all users get the same, so there is nothing to guard"))
             continue
+        if experiment.shadow:
+            seen.append(_nothing(experiment, "", "a shadow: nobody gets its lists, so there is nothing to guard"))
+            continue
         try:
             report = judge(
                 event_log, experiment, metrics, before_ms=before_ms, alpha=alpha, planned_users=planned_users

@@ -98,6 +98,12 @@ class AppendExposures(Struct, frozen=True, array_like=True, tag="exposures"):
     entries: list[ExposureEntry]
 
 
+class AppendShadows(Struct, frozen=True, array_like=True, tag="shadows"):
+    """Record lists that shadows would have given; the payload is the encoded ``ShadowList``. Nobody saw them."""
+
+    entries: list[ServedEntry]
+
+
 class EraseUsers(Struct, frozen=True, array_like=True, tag="erase"):
     """Destroy keys, mappings and (by the fold) state rows; ids that were never seen are not counted."""
 
@@ -132,6 +138,7 @@ Command = (
     | PutTable
     | AppendServed
     | AppendExposures
+    | AppendShadows
     | EraseUsers
     | TrimLog
     | Login
@@ -191,6 +198,10 @@ class Commands(Protocol):
         """Record exposures to experiments."""
         return self.commit(AppendExposures(list(entries)))
 
+    def append_shadows(self, entries: Sequence[ServedEntry]) -> Appended:
+        """Record lists that nobody was shown."""
+        return self.commit(AppendShadows(list(entries)))
+
     def erase_users(self, ids: Sequence[str]) -> Appended:
         """Destroy what ties these users to their history."""
         return self.commit(EraseUsers(list(ids)))
@@ -246,6 +257,10 @@ class AsyncCommands(Protocol):
     async def append_exposures(self, entries: Sequence[ExposureEntry]) -> Appended:
         """Record exposures to experiments."""
         return await self.commit(AppendExposures(list(entries)))
+
+    async def append_shadows(self, entries: Sequence[ServedEntry]) -> Appended:
+        """Record lists that nobody was shown."""
+        return await self.commit(AppendShadows(list(entries)))
 
     async def erase_users(self, ids: Sequence[str]) -> Appended:
         """Destroy what ties these users to their history."""

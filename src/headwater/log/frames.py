@@ -21,6 +21,7 @@ from headwater.log.commands import (
     AppendEvents,
     AppendExposures,
     AppendServed,
+    AppendShadows,
     AppendWire,
     Command,
     DeleteItems,
@@ -86,6 +87,7 @@ WireRequest = (
     | PutTable
     | AppendServed
     | AppendExposures
+    | AppendShadows
     | EraseUsers
     | TrimLog
     | Login

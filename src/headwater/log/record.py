@@ -61,6 +61,7 @@ class Kind(IntEnum):
     TERM = 9  # assigns dense index `item` to the payload's text in Namespace `type`
     IMPORT = 10  # a range of rows of a file was imported; payload: ImportRange
     TABLE = 11  # values of one of the [[tables]] for `user` or `item`, valid from `time_ms`; payload: TableRecord
+    SHADOW = 12  # a list that a shadow would have given, and nobody got; payload: ShadowList
 
 
 class Namespace(IntEnum):

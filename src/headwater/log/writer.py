@@ -23,6 +23,7 @@ from headwater.log.commands import (
     AppendEvents,
     AppendExposures,
     AppendServed,
+    AppendShadows,
     Command,
     Commands,
     DeleteItems,
@@ -206,7 +207,9 @@ class LogWriter(Commands):
             case DeleteItems():
                 accepted = self._delete(stage, command)
             case AppendServed():
-                accepted = self._served(stage, command)
+                accepted = self._lists(stage, Kind.SERVED, command.entries)
+            case AppendShadows():
+                accepted = self._lists(stage, Kind.SHADOW, command.entries)
             case AppendExposures():
                 accepted = self._exposures(stage, command)
             case Login():
@@ -307,10 +310,10 @@ class LogWriter(Commands):
             )  # fmt: skip
         return len(rows)
 
-    def _served(self, stage: Stage, command: AppendServed) -> int:
-        records = _of_users(Kind.SERVED, command.entries)
-        if command.entries:
-            stage.others(None, records, [entry.payload for entry in command.entries])
+    def _lists(self, stage: Stage, kind: Kind, entries: Sequence[ServedEntry]) -> int:
+        records = _of_users(kind, entries)
+        if entries:
+            stage.others(None, records, [entry.payload for entry in entries])
         return len(records)
 
     def _exposures(self, stage: Stage, command: AppendExposures) -> int:

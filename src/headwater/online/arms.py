@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from headwater.experiments.assignment import ArmKey, Assigner, Choice, arm_of
+from headwater.experiments.assignment import ArmKey, Assigner, Choice, Targeted, arm_of, everybody
 from headwater.schema.config import Config
-from headwater.schema.events import Scalar
 from headwater.serving.model import Model
 from headwater.serving.pace import MeasuredPace
 from headwater.serving.pipeline import Conditions, Pipeline
 from headwater.serving.rules import Rules
+from headwater.serving.targeting import Asking
+from headwater.serving.view import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,15 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """An arm that is asked copies of a ``share`` of the requests to its ``surfaces`` (None: all), and answers nobody."""
+    """An arm that is asked copies of a ``share`` of the requests to its ``surfaces`` (None: all), and answers nobody; ``logged`` of its lists
+    go to the log. ``version`` is that of the experiment.
+    """
 
     experiment: str
     variant: str
+    version: str
     share: float
+    logged: float
     surfaces: frozenset[str] | None
     arm: Arm
 
@@ -47,21 +52,28 @@ class Chosen(NamedTuple):
     challenger: Arm | None = None
 
 
-class Arms:
-    """Who gets which arm, and the shadows. It does not change: another one takes its place."""
+Targets = Callable[[str, Asking, View, int], bool]
+"""Whether the experiment of that name is for who asks, by the state of a view at a time (:class:`headwater.serving.targeting.Targets`)."""
 
-    def __init__(self, assigner: Assigner, by_key: Mapping[ArmKey, Arm], shadows: tuple[Shadow, ...] = ()) -> None:
+
+class Arms:
+    """Who gets which arm, and the shadows; ``targets`` says whom the experiments are for. It does not change: another one takes its place."""
+
+    def __init__(
+        self, assigner: Assigner, by_key: Mapping[ArmKey, Arm], shadows: tuple[Shadow, ...] = (), targets: Targets = lambda *_: True
+    ) -> None:  # fmt: skip
         self._choose = assigner.choose
         self.by_key = by_key
         self.shadows = shadows
+        self.targets = targets
 
     def choose(
-        self, user: str | None, surface: str, context: Mapping[str, Scalar] | None, *, interleave: bool = True
+        self, user: str | None, surface: str, targeted: Targeted = everybody, *, interleave: bool = True
     ) -> Chosen:
         """What ``user`` gets on ``surface``. ``interleave`` False: the list cannot be, so who would get such a one gets the control and is
         not counted.
         """
-        choices = self._choose(user, surface, context)
+        choices = self._choose(user, surface, targeted)
         if not choices:
             return _CONTROL
         if not interleave:

@@ -185,7 +185,7 @@ class ConsolePlay:
         """``request`` without experiments, of whoever it is about, not to be given again."""
         try:
             named = msgspec.structs.replace(request, user=whom.id or None)
-            asked = self._service.recommender.asked(named, request_id, DEADLINE_MS)
+            asked = self._service.recommender.asked(named, request_id, DEADLINE_MS, self._service.clock())
         except RefusalError as error:
             raise HeadwaterError(str(error)) from error
         query = replace(asked.query, user=self._number(whom), reuse=False, arm="", lots=True)

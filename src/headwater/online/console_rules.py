@@ -37,6 +37,7 @@ from headwater.schema.rule_changes import (
 from headwater.schema.rules import Rule, encoded
 from headwater.schema.rules_text import ParsedRule, line_of, parse_rules, rules_in, with_rules
 from headwater.serving.rule_fields import rule_fields
+from headwater.serving.targeting import compile_target
 
 log = structlog.get_logger()
 
@@ -85,6 +86,10 @@ class ConsoleRules:
     def check(self, text: str) -> CheckedRules:
         """What the linter finds in ``text``."""
         return self._checked(text)[0]
+
+    def check_target(self, when: str) -> Sequence[str]:
+        """What is probably not meant in ``when`` of an experiment. Raises ConfigurationError: the place of what is wrong."""
+        return compile_target(when, self._in_force(), self._plan).notes
 
     def publications(self) -> list[Publication]:
         """What was published from here, newest first, ``KEPT`` at most."""

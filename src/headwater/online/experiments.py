@@ -34,6 +34,7 @@ from headwater.schema.errors import HeadwaterError
 from headwater.schema.experiments import ExposureRecord
 from headwater.serving.model import Model, open_model
 from headwater.serving.rules import open_rules
+from headwater.serving.targeting import Target, Targets, compile_target
 
 log = structlog.get_logger()
 
@@ -93,9 +94,12 @@ class ExperimentsWatch:
             log.error("experiments_unreadable", reason=str(error), serving=self._running)
             return None
         refused = dict(self._files.problems)
+        targets: dict[str, Target] = {}
         for each in found:
             try:
                 arms = self._with(arms, [*accepted, each], seen.config, models)
+                if each.experiment.when:
+                    targets[each.experiment.name] = compile_target(each.experiment.when, seen.config, self._plan)
                 accepted.append(each)
             except HeadwaterError as error:
                 refused[each.experiment.name] = str(error)
@@ -106,10 +110,14 @@ class ExperimentsWatch:
         kept = {key: arm for key, arm in arms.items() if key in wanted}
         running = tuple(sorted(each.experiment.name for each in accepted))
         shadows = tuple(
-            Shadow(each.experiment.name, variant.name, each.experiment.shadow, each.surfaces, kept[((each.experiment.name, variant.name),)])
+            Shadow(
+                each.experiment.name, variant.name, each.experiment.version, each.experiment.shadow, each.experiment.shadow_logged, each.surfaces,
+                kept[((each.experiment.name, variant.name),)],
+            )
             for each in accepted if each.experiment.shadow for variant in each.experiment.variants[1:]
         )  # fmt: skip
-        return Loaded(Arms(Assigner(accepted), kept, shadows), running, refused)
+        whom = Targets(targets, self._plan, self._vocabulary(), self._recommender.pipeline.zones)
+        return Loaded(Arms(Assigner(accepted), kept, shadows, whom), running, refused)
 
     def swap(self, loaded: Loaded | None) -> None:
         """Serve with ``loaded`` from the next request on; None changes nothing."""

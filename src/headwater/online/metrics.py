@@ -122,6 +122,13 @@ class Metrics(Instruments):
         self.exposures_waiting = self.gauge(
             "headwater_exposures_waiting", "Exposures not yet in the log", mode="livesum"
         )
+        self.shadows_logged = self.counter("headwater_shadows_logged", "Lists of shadows in the log")
+        self.shadows_lost = self.counter(
+            "headwater_shadows_lost", "Lists of shadows dropped because the writer was away too long"
+        )
+        self.shadows_waiting = self.gauge(
+            "headwater_shadows_waiting", "Lists of shadows not yet in the log", mode="livesum"
+        )
         # experiments
         self.experiment_answers = self.gathered_counter(
             "headwater_experiment_answers", "Answers to users who take part in an experiment", "experiment", "variant"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
@@ -18,14 +20,14 @@ from headwater.features.zones import Zones
 from headwater.log.identity import IdentityStore, UserKey
 from headwater.log.protocol import Vocabulary
 from headwater.log.record import Namespace
-from headwater.online.arms import NO_ARMS, Arm, Arms
+from headwater.online.arms import NO_ARMS, Arm, Arms, Chosen
 from headwater.online.bodies import decode_one
 from headwater.online.cursor import next_cursor, shown_before
 from headwater.online.errors import RefusalError
 from headwater.online.interleaved import interleaved
 from headwater.schema.config import Config
 from headwater.schema.controls import Controls
-from headwater.schema.events import Attributes
+from headwater.schema.events import Attributes, Scalar
 from headwater.schema.requests import (
     MAX_K,
     MAX_REQUESTS,
@@ -41,12 +43,14 @@ from headwater.serving.request import NO_ITEMS, Answer, Query
 from headwater.serving.rules import open_rules
 from headwater.serving.run import Deadline
 from headwater.serving.stages import TIER_FULL
+from headwater.serving.targeting import Asking
 from headwater.serving.view import View
 
 log = structlog.get_logger()
 
 SIMILAR = "similar"
 STRANGER = UserKey(0, 0)
+NO_CONTEXT: Mapping[str, Scalar] = MappingProxyType({})
 
 
 class _Stated(Struct, frozen=True):
@@ -65,7 +69,7 @@ class Asked:
     """A request in the pipeline's terms, and whom the served list is recorded for.
 
     ``external`` is the id that it named; ``choices`` are the user's variants, ``arm`` what answers in place of the control,
-    ``challenger`` what the list is interleaved with.
+    ``challenger`` what the list is interleaved with; ``context`` is what the request says of it.
     """
 
     query: Query
@@ -77,6 +81,7 @@ class Asked:
     choices: tuple[Choice, ...] = ()
     arm: Arm | None = None
     challenger: Arm | None = None
+    context: Mapping[str, Scalar] = field(default_factory=lambda: NO_CONTEXT)
 
 
 class Recommender:
@@ -127,15 +132,15 @@ class Recommender:
                 raise RefusalError(error.status, str(error), f"[{index}].{field}" if field else f"[{index}]") from error
         return requests
 
-    def asked(self, request: RecommendRequest, request_id: str, deadline_ms: float) -> Asked:
-        """``request`` in dense numbers; what nobody has heard of is 0 or left out, and said where it matters.
+    def asked(self, request: RecommendRequest, request_id: str, deadline_ms: float, now_ms: int) -> Asked:
+        """``request`` of the time ``now_ms`` in dense numbers; what nobody has heard of is 0 or left out, and said where it matters.
 
         Raises :class:`RefusalError` 400 for a cursor that no answer gave.
         """
         user, notes = self._user(request.user), []
-        chosen = self.arms.choose(
-            request.user, request.surface, request.context, interleave=request.cursor is None and not request.candidates
-        )
+        asking = Asking(user.user, request.surface, request.context or NO_CONTEXT)
+        interleave = request.cursor is None and not request.candidates
+        chosen = self._chosen(request.user, asking, now_ms, interleave=interleave)
         about, candidates = self._known(request.about), self._known(request.candidates)
         for name, given, found in (("about", request.about, about), ("candidates", request.candidates, candidates)):
             if len(found) < len(given):
@@ -165,10 +170,10 @@ class Recommender:
             exploration=self.controls.exploration,
             tier_floor=self.controls.tier_floor,
         )
-        return Asked(query, user, request.trace, before, tuple(notes), request.user, *chosen)
+        return Asked(query, user, request.trace, before, tuple(notes), request.user, *chosen, asking.context)
 
-    def similar(self, item: str, k: int | None, user: str | None, request_id: str) -> Asked:
-        """The query for items like ``item``. Raises :class:`RefusalError`: 404 for an unknown item, 400 for a wrong k."""
+    def similar(self, item: str, k: int | None, user: str | None, request_id: str, now_ms: int) -> Asked:
+        """The query of the time ``now_ms`` for items like ``item``. Raises :class:`RefusalError`: 404 for an unknown item, 400 for a wrong k."""
         surface = self._surfaces.get(SIMILAR)
         if k is None:
             k = surface.k if surface is not None else RecommendRequest().k
@@ -178,7 +183,7 @@ class Recommender:
         if anchor == 0:
             raise RefusalError(404, "There is no item of that id", "item_id")
         owner = self._user(user)
-        chosen = self.arms.choose(user, SIMILAR, None)
+        chosen = self._chosen(user, Asking(owner.user, SIMILAR, NO_CONTEXT), now_ms)
         query = Query(
             request_id=request_id,
             user=owner.user,
@@ -248,6 +253,13 @@ class Recommender:
         if self.pipeline.rules is not None:
             self.pipeline.rules.warm_up()
         self.answer(Asked(Query(request_id="warm-up", k=1, deadline_ms=60_000.0), STRANGER), now_ms)
+
+    def _chosen(self, user: str | None, asking: Asking, now_ms: int, *, interleave: bool = True) -> Chosen:
+        """The variants of the external id ``user``."""
+        arms = self.arms
+        return arms.choose(
+            user, asking.surface, lambda experiment: arms.targets(experiment, asking, self.view, now_ms), interleave=interleave
+        )  # fmt: skip
 
     def _known(self, items: list[str]) -> npt.NDArray[np.int64]:
         """The dense numbers of those that the catalogue knows, int64[n]."""

@@ -1,4 +1,4 @@
-"""Served lists and exposures on their way to the log: buffered, batched, counted when lost."""
+"""Served lists, those of shadows, and exposures on their way to the log: buffered, batched, counted when lost."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ class ServedAppender(Protocol):
     """The one thing that served lists need of a writer client."""
 
     async def append_served(self, entries: Sequence[ServedEntry]) -> Appended: ...
+
+
+class ShadowAppender(Protocol):
+    """The one thing that lists of shadows need of a writer client."""
+
+    async def append_shadows(self, entries: Sequence[ServedEntry]) -> Appended: ...
 
 
 class ExposureAppender(Protocol):
@@ -140,6 +146,14 @@ class ServedLog(Outgoing[ServedEntry]):
     def __init__(self, writer: ServedAppender, metrics: Metrics, *, max_entries: int = MAX_ENTRIES) -> None:
         figures = _Figures(metrics.served_logged, metrics.served_lost, metrics.served_waiting)
         super().__init__(writer.append_served, figures, "served", max_entries=max_entries)
+
+
+class ShadowLog(Outgoing[ServedEntry]):
+    """Lists that shadows would have given."""
+
+    def __init__(self, writer: ShadowAppender, metrics: Metrics, *, max_entries: int = MAX_ENTRIES) -> None:
+        figures = _Figures(metrics.shadows_logged, metrics.shadows_lost, metrics.shadows_waiting)
+        super().__init__(writer.append_shadows, figures, "shadows", max_entries=max_entries)
 
 
 class ExposureLog(Outgoing[ExposureEntry]):

@@ -31,7 +31,7 @@ from headwater.online.recommender import Asked, Recommender
 from headwater.online.remotes import RemoteParts
 from headwater.online.roles import Role
 from headwater.online.rules import RulesWatch, rules_in_force
-from headwater.online.served import ExposureLog, ServedLog
+from headwater.online.served import ExposureLog, ServedLog, ShadowLog
 from headwater.online.shadow import Shadowing
 from headwater.online.stores import Stores
 from headwater.online.traces import note_answer
@@ -91,6 +91,7 @@ class Service(Intake):
         types = [kind.name for kind in config.events]
         self._freshness = Freshness(metrics, stores.log, stores.view, types, clock=clock)
         self.served, self.exposures = ServedLog(self.writer, metrics), ExposureLog(self.writer, metrics)
+        self.shadow_lists = ShadowLog(self.writer, metrics)
         self._explaining = Explaining(config, data)
         self.models = ModelWatch(data / "models", config, plan, self.recommender, self.metrics)
         self.rules = RulesWatch(
@@ -98,7 +99,8 @@ class Service(Intake):
         )
         self.experiments = ExperimentsWatch(data, plan, stores.log.vocabulary, self.recommender, metrics)
         self.controls = ControlsWatch(data, self.recommender)
-        self.shadows = Shadowing(self.recommender, metrics)
+        keep = self.shadow_lists.add if config.serving.log_served else None
+        self.shadows = Shadowing(self.recommender, metrics, keep=keep)
         self._sample = random.Random(seed)  # noqa: S311  (sampling, not secrecy)
         self._epoch_at = time.monotonic()
         self._again: asyncio.TimerHandle | None = None
@@ -111,15 +113,17 @@ class Service(Intake):
         self.recommender.warm_up(self.clock())
         super().start()
         self.follow(
-            self.served.run(), self.exposures.run(), self.models.run(), self.rules.run(), self.experiments.run(),
+            self.served.run(), self.exposures.run(), self.shadow_lists.run(), self.models.run(), self.rules.run(), self.experiments.run(),
             self.controls.run(), self.shadows.run(), self.caches.run(), self.feed.follow(),
         )  # fmt: skip
 
     async def hand_over(self) -> None:
-        """Bring the served lists and the exposures into the log."""
+        """Bring the lists and the exposures into the log."""
         if self._again is not None:
             self._again.cancel()
-        await asyncio.gather(self.served.flush(FLUSH_S), self.exposures.flush(FLUSH_S))
+        await asyncio.gather(
+            self.served.flush(FLUSH_S), self.exposures.flush(FLUSH_S), self.shadow_lists.flush(FLUSH_S)
+        )
 
     def release(self) -> None:
         """Close the stores and the ranker's thread."""
@@ -158,11 +162,13 @@ class Service(Intake):
         elif request.token is None:  # who asks for the newest may wait for it, and gets a full list all the same
             deadline_ms -= spent_ms
         deadline_ms = max(1.0, deadline_ms)
-        return self._answer(self.recommender.asked(request, os.urandom(16).hex(), deadline_ms), notes)
+        now_ms = self.clock()
+        return self._answer(self.recommender.asked(request, os.urandom(16).hex(), deadline_ms, now_ms), notes, now_ms)
 
     def similar(self, item: str, k: int | None, user: str | None) -> bytes:
         """``GET /v1/similar/{item_id}``. Raises :class:`RefusalError` 400, 404."""
-        return self._answer(self.recommender.similar(item, k, user, os.urandom(16).hex()), [])
+        now_ms = self.clock()
+        return self._answer(self.recommender.similar(item, k, user, os.urandom(16).hex(), now_ms), [], now_ms)
 
     async def explain(self, request_id: str, question: Question, after: int | None) -> bytes:
         """``GET /v1/explain/{request_id}``. Raises :class:`RefusalError` 400, 404, 503."""
@@ -183,8 +189,7 @@ class Service(Intake):
             stands = self.feed.position.user_offset
             notes.append(f"token not reached: waited {limit_ms:g} ms, state stands at {stands}")
 
-    def _answer(self, asked: Asked, notes: list[str]) -> bytes:
-        now_ms = self.clock()
+    def _answer(self, asked: Asked, notes: list[str], now_ms: int) -> bytes:
         answer = self.recommender.answer(asked, now_ms)
         response = self.recommender.response(asked, answer, notes)
         self.counts.count(asked, answer)

@@ -198,8 +198,19 @@ class Comparison(Struct, frozen=True):
     differences: list[Difference]
 
 
+class ShadowShown(Struct, frozen=True, kw_only=True):
+    """What a variant of a shadow experiment would have given to this request, as the log has it: nobody got it. ``shared`` of its items were given too."""
+
+    experiment: str
+    variant: str
+    bundle: str
+    tier: int
+    items: list[Placed]
+    shared: int
+
+
 class Explanation(Struct, frozen=True, kw_only=True):
-    """Why a logged list is as it is. ``served`` is the list as it was recorded; everything else is the replay's."""
+    """Why a logged list is as it is. ``served`` is the list as it was recorded, ``shadows`` what was recorded beside it; everything else is the replay's."""
 
     request: ExplainedRequest
     served: list[Placed]
@@ -209,3 +220,4 @@ class Explanation(Struct, frozen=True, kw_only=True):
     items: list[ExplainedItem]
     item: Fate | UnsetType = UNSET
     other: Comparison | UnsetType = UNSET
+    shadows: list[ShadowShown] = []

@@ -175,3 +175,14 @@ class ServedList(Struct, frozen=True, array_like=True):
     def lots(self) -> bool:
         """Whether the request took part in lotteries; those of interleaved experiments do not."""
         return INTERLEAVED not in self.experiments.values()
+
+
+class ShadowList(Struct, frozen=True, array_like=True):
+    """Payload of a ``SHADOW`` record: what the ``variant`` of a shadow experiment of this ``version`` would have given to the request of ``answer``. Nobody got
+    it; the list that was given has the same request id.
+    """
+
+    experiment: str
+    variant: str
+    version: str
+    answer: ServedList

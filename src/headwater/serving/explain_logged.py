@@ -19,15 +19,16 @@ from headwater.features.state import LmdbState, open_store
 from headwater.features.store import State
 from headwater.log.archived import open_log
 from headwater.log.protocol import EventLog, TrimmedError
+from headwater.log.record import Namespace
 from headwater.registry.errors import BundleError
 from headwater.registry.registry import Registry
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
-from headwater.schema.explanation import Explanation
+from headwater.schema.explanation import Explanation, Placed, ShadowShown
 from headwater.serving.explain import Explainer, Question, Stand
 from headwater.serving.model import Model, open_model
 from headwater.serving.request import NO_MODEL
-from headwater.serving.served import Served, find_served
+from headwater.serving.served import Served, find_served, find_shadows
 from headwater.serving.standing import Patience, Progress, TooFarError, stand_at
 from headwater.serving.view import LiveView, View
 
@@ -84,7 +85,21 @@ def explain_logged(
         for each in (model, other):
             for source in () if each is None else each.sources:
                 source.prepare(stand.view.index)
-        return Explainer(config, plan, event_log.vocabulary()).explain(served, stand, model, question, other)
+        explanation = Explainer(config, plan, event_log.vocabulary()).explain(served, stand, model, question, other)
+        return msgspec.structs.replace(explanation, shadows=_shadows(event_log, served, limits.find_s))
+
+
+def _shadows(event_log: EventLog, served: Served, limit_s: float | None) -> list[ShadowShown]:
+    """What shadows would have given to the same request."""
+    text, given = event_log.vocabulary().text, set(served.answer.items)
+    return [
+        ShadowShown(
+            experiment=one.experiment, variant=one.variant, bundle=one.answer.address.bundle, tier=one.answer.tier,
+            items=[Placed(text(Namespace.ITEM, item) or "", score) for item, score in zip(one.answer.items, one.answer.scores, strict=True)],
+            shared=len(given.intersection(one.answer.items)),
+        )
+        for one in find_shadows(event_log, served, limit_s=limit_s)
+    ]  # fmt: skip
 
 
 @contextmanager

@@ -12,8 +12,12 @@ import numpy as np
 from headwater.log.protocol import READ_LIMIT, CorruptLogError, EventLog
 from headwater.log.record import Kind, RecordBlock
 from headwater.schema.errors import HeadwaterError
-from headwater.schema.requests import ServedList
+from headwater.schema.requests import ServedList, ShadowList
 
+SHADOWS_WITHIN_MS = 60_000
+"""A worker asks shadows later than this only where one copy takes seconds."""
+
+_decode_shadow = msgspec.msgpack.Decoder(ShadowList).decode
 _decode = msgspec.msgpack.Decoder(ServedList).decode
 _HEAD = 160  # bytes of a payload among which its request id stands
 
@@ -78,6 +82,36 @@ def find_served(
         if timer() >= until:
             break
     raise UnknownRequestError(_not_found(request_id, after, at, first, last))
+
+
+def find_shadows(
+    event_log: EventLog, served: Served, *, limit_s: float | None = None, timer: Callable[[], float] = time.monotonic
+) -> list[ShadowList]:
+    """What shadows would have given to the request of ``served``: looked for in the minute after it, as far as ``limit_s`` seconds reach."""
+    address, wanted = served.answer.address, msgspec.msgpack.encode(served.answer.request_id)
+    until = float("inf") if limit_s is None else timer() + limit_s
+    at, found = (
+        max(event_log.first_offset - 1, address.user_offset, address.item_offset),
+        dict[tuple[str, str], ShadowList](),
+    )
+    while at < event_log.last_offset and timer() < until and (block := event_log.read(at, READ_LIMIT)) is not None:
+        at = block.last_offset
+        near = block.records["received_ms"] <= address.now_ms + SHADOWS_WITHIN_MS
+        for row in np.flatnonzero(near & (block.records["kind"] == Kind.SHADOW)).tolist():
+            payload = block.payload(row)
+            if wanted not in payload:
+                continue
+            try:
+                one = _decode_shadow(payload)
+            except msgspec.DecodeError as error:
+                raise CorruptLogError(
+                    int(block.records["offset"][row]), f"a list of a shadow cannot be read ({error})"
+                ) from error
+            if one.answer.request_id == served.answer.request_id:
+                found.setdefault((one.experiment, one.variant), one)
+        if not near.all():
+            break
+    return list(found.values())
 
 
 def _not_found(request_id: str, after: int | None, at: int, first: int, last: int) -> str:

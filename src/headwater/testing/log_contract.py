@@ -20,6 +20,7 @@ from headwater.log.commands import (
     AppendEvents,
     AppendExposures,
     AppendServed,
+    AppendShadows,
     Command,
     DeleteItems,
     ExposureEntry,
@@ -77,6 +78,9 @@ def _steps() -> st.SearchStrategy[list[Step]]:
         st.builds(PutItems, items),
         st.builds(DeleteItems, st.lists(ids, max_size=2)),
         st.just(Login("anonymous", "u1")),
+        st.builds(
+            AppendShadows, st.lists(st.builds(ServedEntry, st.just(0), st.just(0), st.binary(max_size=9)), max_size=2)
+        ),
         st.builds(
             AppendServed, st.lists(st.builds(ServedEntry, st.just(0), st.just(0), st.binary(max_size=9)), max_size=2)
         ),

@@ -11,6 +11,7 @@ from headwater.log.commands import (
     AppendEvents,
     AppendExposures,
     AppendServed,
+    AppendShadows,
     Command,
     DeleteItems,
     Login,
@@ -131,6 +132,8 @@ class SlowLog:
                 new = [Row(Kind.LOGIN, at, at, user=user, payload=None)]
             case AppendServed(entries):
                 new = [Row(Kind.SERVED, at, at, payload=entry.payload) for entry in entries]
+            case AppendShadows(entries):
+                new = [Row(Kind.SHADOW, at, at, payload=entry.payload) for entry in entries]
             case AppendExposures(entries):
                 new = [Row(Kind.EXPOSURE, at, at, user=entry.external, payload=entry.payload) for entry in entries]
             case AppendEvents() | PutItems():

@@ -31,19 +31,20 @@ def off_policy(
 ) -> None:
     """How often the 95% intervals hold the true value, in worlds whose truth is known.
 
-    Single actions: a world in which the reward model is right, and one in which it is not. Lists: one in which a click depends on item
+    Single actions: two worlds that the reward model can describe, and one that it cannot, as a warning. Lists: one in which a click depends on item
     and place, and one in which it depends on what stands above as well.
 
     Example: headwater bench off-policy --logs 2000 --json
     """
     import time
+    from typing import get_args
 
     from headwater.cli.bench.measure import machine, versions
-    from headwater.evaluation.off_policy.coverage import measure_coverage
+    from headwater.evaluation.off_policy.coverage import WorldName, measure_coverage
     from headwater.evaluation.off_policy.coverage_lists import measure_list_coverage
 
     began = time.process_time()
-    worlds = [measure_coverage(name, logs=logs, users=users, draws=draws, seed=seed) for name in ("linear", "curved")]
+    worlds = [measure_coverage(name, logs=logs, users=users, draws=draws, seed=seed) for name in get_args(WorldName)]
     worlds += [
         measure_list_coverage(name, logs=logs, users=users, draws=draws, seed=seed)
         for name in ("independent", "cascade")
@@ -72,6 +73,8 @@ def _show_coverage(world: Coverage) -> None:
         table.add_row(name, f"{one.asymptotic:.1%}", f"{one.bootstrap:.1%}", f"{one.bias:+.4f}", f"{one.spread:.4f}")
     console = Console() if sys.stdout.isatty() else Console(width=200)  # a file or a pipe has no width
     console.print(table)
+    if world.found_out is not None:
+        console.print(f"DM was not trusted in {world.found_out:.1%} of the logs", style="dim", highlight=False)
 
 
 def open_bandit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from litestar import Response, get, post
@@ -139,6 +139,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         window = _window(request, found)
         judged = await judge(name, window, "again" in request.query_params)
         template = "admin/preference.html" if found.interleave else "admin/report.html"
+        if found.shadow:
+            template = "admin/shadow.html"
         return desk.page(request, template, judged=judged, experiment=found, window=window)
 
     @get(EXPERIMENTS + "/run/{name:str}/chart")
@@ -160,11 +162,13 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
     @post(EXPERIMENTS + "/check", status_code=200)
     async def check(request: Call) -> Response[str]:
         text, problem, made = (await form_of(request)).text("text"), "", None
+        notes: Sequence[str] = ()
         try:
             made = await asyncio.to_thread(_checked, desk, text)
+            notes = _target_notes(desk, made)
         except HeadwaterError as error:
             problem = str(error)
-        return desk.page(request, "admin/experiment_check.html", made=made, problem=problem)
+        return desk.page(request, "admin/experiment_check.html", made=made, problem=problem, notes=notes)
 
     @post(EXPERIMENTS, status_code=200)
     async def create(request: Call) -> Response[str]:
@@ -173,6 +177,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
 
         def created() -> Experiment:
             checked = _checked(desk, text)
+            _target_notes(desk, checked)
             _audit(desk, by, "experiment.create", checked.name, reason)
             return store.create(desk.data, text)
 
@@ -194,6 +199,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
 
         def started() -> Experiment:
             found = store.read_experiment(desk.data, name)
+            _target_notes(desk, found)
             registry = Registry(desk.data / "models")
             for version in sorted({variant.bundle for variant in found.variants if variant.bundle}):
                 registry.load(version, plan_hash=desk.planes.plan)  # whether servers could load it
@@ -258,9 +264,14 @@ def _checked(desk: Desk, text: str) -> Experiment:
     return made
 
 
+def _target_notes(desk: Desk, experiment: Experiment) -> Sequence[str]:
+    """What is probably not meant in its ``when``. Raises ``ConfigurationError``: what is wrong with it, and where."""
+    return desk.planes.rules.check_target(experiment.when) if experiment.when else ()
+
+
 def _window(request: Call, experiment: Experiment) -> str:
     asked = request.query_params.get("window", "")
-    return asked if asked in WINDOWS else ("1h" if experiment.interleave else "7d")
+    return asked if asked in WINDOWS else ("1h" if experiment.interleave or experiment.shadow else "7d")
 
 
 def _judged(at_ms: int, code: int, line: bytes, problem: str) -> Judged:

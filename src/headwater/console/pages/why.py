@@ -124,6 +124,7 @@ def _mentioned(why: Explanation) -> list[str]:
         found.append(why.item.of.item)
     if why.other:
         found += [placed.item for placed in why.other.items]
+    found += [placed.item for shadow in why.shadows for placed in shadow.items]
     return list(dict.fromkeys(found))
 
 

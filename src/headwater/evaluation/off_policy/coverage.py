@@ -2,8 +2,8 @@
 
 A world has 48 kinds of context and 10 actions; a user has one kind, comes back one to three times, and clicks more or less than others do by up to a half.
 The logging policy is a softmax of noisy scores, three tenths of it uniform; the evaluated one a sharper softmax of other noise. In the world
-``linear`` the click probability is linear in the features of the reward model; in ``curved`` it also has a product of user and item that the model
-does not know.
+``linear`` a click depends on the item, on the user, and on whether the user's segment goes with the item's category; in ``curved`` also on how near the item is to the
+user's tastes, a product of both. ``unseen`` is ``curved`` with a reward model that is not told the tastes: it is wrong, and its figures are a warning.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from headwater.evaluation.off_policy.estimators import estimators
+from headwater.evaluation.off_policy.estimators import bias_of_model, estimators
 from headwater.evaluation.off_policy.intervals import Clusters, Interval95, intervals
-from headwater.evaluation.off_policy.reward_model import cross_fit
+from headwater.evaluation.off_policy.reward_model import cross_fit, reward_columns
 
 Float64 = npt.NDArray[np.float64]
 
@@ -25,7 +25,7 @@ KINDS, ACTIONS, SIZE = 48, 10, 5
 SEGMENTS, CATEGORIES = 2, 3
 WORLD_SEED = 3
 
-WorldName = Literal["linear", "curved"]
+WorldName = Literal["linear", "curved", "unseen"]
 
 
 class Covered(Struct, frozen=True, kw_only=True):
@@ -39,7 +39,9 @@ class Covered(Struct, frozen=True, kw_only=True):
 
 
 class Coverage(Struct, frozen=True, kw_only=True):
-    """``logs`` simulated logs of ``users`` users each, with ``rows`` rows in the mean."""
+    """``logs`` simulated logs of ``users`` users each, with ``rows`` rows in the mean. ``found_out``: in this share of them ``model_bias`` said that the reward model
+    is wrong, so that ``trusted`` left DM out (None: lists, which have no DM).
+    """
 
     world: str
     truth: float
@@ -52,18 +54,19 @@ class Coverage(Struct, frozen=True, kw_only=True):
     draws: int
     seed: int
     estimators: dict[str, Covered]
+    found_out: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """``logging`` and ``evaluated`` (KINDS, ACTIONS) are the policies, ``clicks`` (KINDS, ACTIONS) the click probabilities, ``features``
-    (KINDS, ACTIONS, d) what a reward model sees. Every kind is as frequent.
+    """``logging`` and ``evaluated`` (KINDS, ACTIONS) are the policies, ``clicks`` (KINDS, ACTIONS) the click probabilities, ``contexts``
+    (KINDS, p) what a reward model sees of a user, beside the item. Every kind is as frequent.
     """
 
     logging: Float64
     evaluated: Float64
     clicks: Float64
-    features: Float64
+    contexts: Float64
 
     def value(self, policy: Float64) -> float:
         """The true value of ``policy`` (KINDS, ACTIONS): a sum over all that can happen."""
@@ -88,8 +91,10 @@ def world(name: WorldName) -> World:
             rng.uniform(0.05, 0.2, ACTIONS), 0.02 * rng.normal(size=SIZE), rng.uniform(0.0, 0.15, SEGMENTS * CATEGORIES),
         ]
     )  # fmt: skip
-    clicks = features @ beta + (0.08 * liking if name == "curved" else 0.0)
-    return World(logging, evaluated, np.clip(clicks, 0.02, 0.66), features)
+    clicks = features @ beta + (0.0 if name == "linear" else 0.08 * liking)
+    known = segment[:, None].astype(np.float64)
+    contexts = known if name == "unseen" else np.concatenate([taste, known], axis=1)
+    return World(logging, evaluated, np.clip(clicks, 0.02, 0.66), contexts)
 
 
 def measure_coverage(name: WorldName, *, logs: int, users: int, draws: int, seed: int) -> Coverage:
@@ -97,24 +102,26 @@ def measure_coverage(name: WorldName, *, logs: int, users: int, draws: int, seed
     place = world(name)
     truth = place.value(place.evaluated)
     cumulative = place.logging.cumsum(axis=1)
-    expected_features = np.einsum("ka,kad->kd", place.evaluated, place.features)
     ratios = place.evaluated / place.logging
     rng = np.random.default_rng(seed)
-    tally = Tally(truth)
+    tally, found_out = Tally(truth), 0
     for log in range(logs):
         user = np.repeat(np.arange(users), rng.integers(1, 4, users))
         kind = rng.integers(0, KINDS, users)[user]
         action = (rng.random(len(user))[:, None] > cumulative[kind]).sum(axis=1).clip(max=ACTIONS - 1)
         eager = rng.uniform(0.5, 1.5, users)[user]
         rewards = (rng.random(len(user)) < place.clicks[kind, action] * eager).astype(np.float64)
-        clusters = Clusters(user, users)
-        model = cross_fit(place.features[kind, action], expected_features[kind], rewards, clusters, seed=log)
-        terms, _, _ = estimators(rewards, ratios[kind, action], model, clusters)
-        found = intervals(list(terms.values()), clusters, draws=draws, seed=int(rng.integers(2**31)))
+        clusters, weights = Clusters(user, users), ratios[kind, action]
+        columns = reward_columns(place.contexts[kind], np.eye(ACTIONS), action, place.evaluated[kind])
+        model = cross_fit(columns.logged, columns.expected, rewards, clusters, seed=log)
+        terms, _, _ = estimators(rewards, weights, model, clusters)
+        asked = [*terms.values(), bias_of_model(rewards, weights, model)]
+        *found, bias = intervals(asked, clusters, draws=draws, seed=int(rng.integers(2**31)))
         tally.add(list(terms), found, len(user))
+        found_out += not bias.asymptotic[0] <= 0.0 <= bias.asymptotic[1]
     return tally.coverage(
         world=name, logging=place.value(place.logging), users=users, draws=draws, seed=seed, max_weight=float(ratios.max()),
-        squares=float(np.mean(np.sum(place.logging * ratios**2, axis=1))),
+        squares=float(np.mean(np.sum(place.logging * ratios**2, axis=1))), found_out=found_out / logs,
     )  # fmt: skip
 
 
@@ -138,8 +145,9 @@ class Tally:
         self._held.append([(self._holds(one.asymptotic), self._holds(one.bootstrap)) for one in found])
 
     def coverage(
-        self, *, world: str, logging: float, users: int, draws: int, seed: int, max_weight: float, squares: float
-    ) -> Coverage:
+        self, *, world: str, logging: float, users: int, draws: int, seed: int, max_weight: float, squares: float,
+        found_out: float | None = None,
+    ) -> Coverage:  # fmt: skip
         """The account; ``squares`` is the true mean of squared weights."""
         value, width, held = np.array(self._values), np.array(self._widths), np.array(self._held, np.float64)
         logs = len(value)
@@ -154,6 +162,7 @@ class Tally:
                 )
                 for e, name in enumerate(self._names)
             },
+            found_out=found_out,
         )  # fmt: skip
 
     def _holds(self, interval: tuple[float, float] | None) -> bool:

@@ -95,7 +95,7 @@ def judge(
     over = {name: less_logging(each, rewards) for name, each in terms.items()}
     asked = [logging, *terms.values(), *over.values()]
     if model is not None:
-        asked.append(_bias_of_model(rewards, weights, model))
+        asked.append(bias_of_model(rewards, weights, model))
     logged, *found = intervals(asked, clusters, draws=draws, seed=seed)
     own, between = found[: len(terms)], found[len(terms) : 2 * len(terms)]
     bias = described(found[-1]) if model is not None else None
@@ -159,7 +159,8 @@ def described(
     )  # fmt: skip
 
 
-def _bias_of_model(rewards: Float64, weights: Float64, model: RewardModel) -> Terms:
+def bias_of_model(rewards: Float64, weights: Float64, model: RewardModel) -> Terms:
+    """DM less DR, with ``rewards`` and ``weights`` float64[n]: an interval of it without 0 says that ``model`` is wrong for the evaluated policy."""
     residuals = rewards - model.logged
     implied = model.implied(np.zeros(len(weights)))
     return _centred(-weights * residuals, (implied - weights) * residuals)

@@ -7,12 +7,16 @@ that user. Being linear, it says exactly how the estimate of β moves an estimat
 
 with ``φ_e(x) = Σ_a π_e(a|x) φ(x, a)``. With u = 0 that is the direct method, whose implied weights h are (Chattopadhyay and Zubizarreta, Biometrika
 110, 2023); with u = w it vanishes, which is what makes DR robust.
+
+What somebody likes is a matter of context and action together, so φ holds the product of each column of the one with each of the other, where there are rows
+enough for so many columns (:func:`reward_columns`). A ridge that is chosen to predict well does not do in their place: what it shrinks is bias of the direct method
+(docs/off-policy.md).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +25,10 @@ from headwater.evaluation.off_policy.intervals import Clusters
 from headwater.schema.errors import HeadwaterError
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+ROWS_A_COLUMN = 5
+"""With fewer rows for each column, products of context and action are left out: what they vary is more than what they know."""
 
 
 class RewardModel(Protocol):
@@ -61,6 +69,33 @@ class CrossFitted:
     def implied(self, weights: Float64) -> Float64:
         gap = self.expected_features.mean(axis=0) - weights @ self.features / len(weights)
         return np.asarray(self.features @ (self.inverse @ gap))
+
+
+class RewardColumns(NamedTuple):
+    """``logged`` float64[n, d] are the columns of the logged action, ``expected`` float64[n, d] what is expected of them under the evaluated policy."""
+
+    logged: Float64
+    expected: Float64
+
+
+def reward_columns(contexts: Float64, actions: Float64, taken: Int64, evaluated: Float64) -> RewardColumns:
+    """What the reward model is linear in: the columns of the context, those of the action, and the product of each with each where there are
+    :data:`ROWS_A_COLUMN` rows for every column.
+
+    ``contexts`` float64[n, p] of each row, ``actions`` float64[A, q] of each action (one column for each, if there are few), ``taken`` int64[n] the logged one,
+    ``evaluated`` float64[n, A] the evaluated policy. d = p + q, or p + q + p q.
+    """
+    n, p = contexts.shape
+    crossed = n >= ROWS_A_COLUMN * (p + actions.shape[1] + p * actions.shape[1])
+
+    def joined(action: Float64) -> Float64:
+        parts = [contexts, action]
+        if crossed:
+            parts.append((contexts[:, :, None] * action[:, None, :]).reshape(n, -1))
+        return np.concatenate(parts, axis=1)
+
+    # a product is linear in the columns of the action, so its expectation is that of theirs
+    return RewardColumns(joined(actions[taken]), joined(evaluated @ actions))
 
 
 def cross_fit(
