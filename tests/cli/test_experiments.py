@@ -59,7 +59,7 @@ def test_from_a_draft_to_the_end(data: Path) -> None:
     assert "\n\n\n" not in text
     assert said(data, "list")["experiments"][0]["share"] == 0.5
     stopped = said(data, "stop", "wide", "--why", "no effect")
-    assert (stopped["status"], stopped["stopped_why"]) == ("stopped", "no effect")
+    assert (stopped["status"], stopped["stopped_why"]) == ("stopped", "cli: no effect")
     assert said(data, "show", "wide")["version"] == made["version"]
     assert "wide                     stopped" in run(data, "list")
 

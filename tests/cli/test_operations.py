@@ -13,6 +13,7 @@ from headwater.cli.main import build_app
 from headwater.cli.options import EXIT_CHECK_FAILED
 from headwater.log.environment import StoreError
 from headwater.offline.backup import BackupError
+from headwater.registry.audit import read_audit
 from headwater.schema.errors import ConfigurationError
 from tests.offline.sites import Clock, fill, user, writer_of
 
@@ -56,6 +57,10 @@ def test_a_drill(folder: Path) -> None:
     done = answer("erase", user(3), user(4), "nobody-of-that-name")
     assert (done["erased"], done["unknown"], done["recoverable"]) == (2, 1, 0)
     assert user(3) not in json.dumps(done)
+    (entry,) = read_audit(folder / "data")
+    assert (entry.by, entry.action, entry.subject) == ("cli", "user.erase", "3 users")  # and not who
+    with pytest.raises(ConfigurationError, match="Leave ids out of it"):
+        run("erase", user(5), "--reason", f"{user(5)} asked for it")
     (folder / "ids").write_text(f"{user(5)}\n{user(6)}\n")
     assert "0 recoverable ids" in run("erase", "--file", "ids")
     back = answer("restore", "b", "--data", "there", "--erasures-from", "data")

@@ -6,6 +6,7 @@ import time
 from urllib.parse import quote
 
 from headwater.log.identity import LmdbIdentity
+from headwater.registry.audit import AUDIT_FILE, read_audit
 from tests.online.conftest import Site
 
 
@@ -18,6 +19,9 @@ def test_an_erased_user_is_a_stranger(server: Site) -> None:
     reply = server.http.delete(f"/v1/users/{quote(name, safe='')}")
     assert (reply.status_code, reply.json()["accepted"]) == (200, 1)
     assert server.http.delete(f"/v1/users/{quote(name, safe='')}").json()["accepted"] == 0
+    told = [entry for entry in read_audit(server.data) if entry.action == "user.erase"][:2]
+    assert [(entry.by, entry.subject) for entry in told] == [("api", "a user")] * 2
+    assert name not in (server.data / AUDIT_FILE).read_text()
     identity = LmdbIdentity(server.data / "identity", readonly=True)
     try:
         assert identity.lookup(name) is None

@@ -1,4 +1,4 @@
-"""Faults are injected into a running server one after the other: each is noticed, something is done, and all is well again.
+"""Seven faults are injected into a running server one after the other: each is noticed, something is done, and all is well again.
 
 ``python -m tests.reliability.acting`` prints one JSON object. Simulated people ask for lists and click on what is dear, twelve times as often
 as on what is cheap; the ranker knows that. Windows of the default alerts are shortened to seconds, nothing else is changed in
@@ -26,6 +26,7 @@ from msgspec import Struct
 from onnxruntime import InferenceSession, SessionOptions
 
 from headwater.cli.options import configure_logging
+from headwater.experiments import store
 from headwater.features.plan import compile_plan
 from headwater.features.statistics import STATISTICS_FILE, Statistics
 from headwater.learning.gbdt import GbdtParams, fit_gbdt
@@ -36,7 +37,7 @@ from headwater.ranking.deep import DEEP_FILE
 from headwater.ranking.gbdt import MODEL_FILE
 from headwater.registry.audit import AuditEntry, read_audit
 from headwater.registry.bundle import DataRange, ManifestFields
-from headwater.registry.controls import read_controls
+from headwater.registry.controls import change_controls, read_controls
 from headwater.registry.registry import Registry
 from tests.online.running import CONFIG, Running, catalogue
 from tests.serving.endless import endless
@@ -51,6 +52,8 @@ ALERTS = """
 [monitoring]
 enabled = true
 every = "1s"
+experiments_every = "2s"
+experiments_window = "10s"
 [monitoring.online]
 window = "30s"
 attribution = "2s"
@@ -112,9 +115,10 @@ class Case(Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """All cases, requests that failed meanwhile, and what the monitor cost: its share of a core over the whole run."""
+    """All cases, faults that did not come to their end and why, requests that failed meanwhile, and what the monitor cost: its share of a core over the whole run."""
 
     cases: list[Case]
+    problems: dict[str, str]
     faults: int
     requests: int
     failed: int
@@ -292,6 +296,23 @@ class Trial:
             history.close()
         return any(labels == {"of": "features"} and value >= 1.0 for labels, _, value in filled)
 
+    def mend(self, good: str) -> None:
+        """Have everything as it was before the faults."""
+        self.people.clicks = True
+        self.price(dear_and_cheap)
+        change_controls(
+            self.data,
+            by="cli",
+            reason="the next fault",
+            time_ms=time.time_ns() // 1_000_000,
+            tier_floor=0,
+            promotion_frozen="",
+        )
+        for each in store.read_experiments(self.data)[0].values():
+            if each.is_running:
+                store.stop(self.data, each.name, now_ms=time.time_ns() // 1_000_000)
+        self.registry.promote(good, plan_hash=self.plan.hash)
+
     @property
     def thawed(self) -> bool:
         return not read_controls(self.data).promotion_frozen
@@ -388,6 +409,44 @@ def constant_feature(trial: Trial) -> None:
     )  # fmt: skip
 
 
+HARMFUL = """
+name = "cheap"
+hypothesis = "people want what is cheap"
+share = 1.0
+metrics = ["clicks_per_user"]
+
+[[guardrails]]
+metric = "clicks_per_user"
+direction = "decrease"
+bound = 0.05
+
+[[variants]]
+name = "control"
+
+[[variants]]
+name = "cheap"
+[[variants.rules]]
+name = "only-cheap"
+filter = "price < 0.5"
+"""
+
+
+def harmful_experiment(trial: Trial) -> None:
+    """Half of the people get lists of what they do not like."""
+    before = trial.people.ctr(10.0)
+
+    def inject() -> None:
+        store.create(trial.data, HARMFUL)
+        store.start(trial.data, "cheap", trial.running.config, now_ms=time.time_ns() // 1_000_000)
+
+    def recovered() -> bool:
+        return not store.read_experiment(trial.data, "cheap").is_running and trial.people.ctr(3.0) > 0.8 * before
+
+    trial.case("harmful experiment", "experiment-harm", inject, recovered)
+    (entry,) = [entry for entry in trial.entries("experiment-harm") if entry.action == "experiment.stop"]
+    assert "clicks_per_user" in entry.reason, entry
+
+
 def _one_thread() -> SessionOptions:
     options = SessionOptions()
     options.intra_op_num_threads = 1
@@ -436,19 +495,27 @@ def run(folder: Path, *, rate: float, seed: int, only: Sequence[str] = ()) -> Ou
         good = prepare(trial)
         trial.until(lambda: people.full(2.0), "the good bundle")
         time.sleep(15.0)  # people get used to it
+        problems: dict[str, str] = {}
         faults: dict[str, Callable[[], None]] = {
             "dead": lambda: dead_source(trial), "duplicates": lambda: duplicates(trial), "bad": lambda: bad_bundle(trial, good),
             "damaged": lambda: damaged_bundle(trial, good), "constant": lambda: constant_feature(trial),
-            "slow": lambda: slow_ranker(trial),
+            "harmful": lambda: harmful_experiment(trial), "slow": lambda: slow_ranker(trial),
         }  # fmt: skip
         for name, fault in faults.items():
-            if not only or name in only:
+            if only and name not in only:
+                continue
+            try:
                 fault()
-                time.sleep(5.0)
+            except AssertionError as error:  # the others are tried all the same, on a server that is well
+                print(name, error, file=sys.stderr, flush=True)  # noqa: T201
+                problems[name] = str(error)
+                trial.mend(good)
+            time.sleep(5.0)
         share = (cpu_seconds(running) - spent) / (time.monotonic() - began)
         memory = memory_mb(running)
     return Outcome(
         cases=trial.cases,
+        problems=problems,
         faults=len(only) or len(faults),
         requests=people.requests,
         failed=people.failed,
@@ -478,10 +545,14 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=25.0)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--out", type=Path, help="Write the JSON into this file too.")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         outcome = run(Path(folder), rate=given.rate, seed=given.seed, only=given.only)
-    print(msgspec.json.encode(outcome).decode())  # noqa: T201
+    said = msgspec.json.encode(outcome).decode()
+    if given.out is not None:
+        given.out.write_text(f"{said}\n")
+    print(said)  # noqa: T201
     return 0 if outcome.good else 1
 
 

@@ -14,6 +14,7 @@ from headwater.cli.options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    ReasonOption,
     Settings,
     parse_length,
     print_json,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 STALE_ROUNDS = 5
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The alert, as `headwater alerts list` calls it.")]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it stands in the audit log.")]
 
 
 class Line(Struct, frozen=True, kw_only=True):
@@ -188,11 +188,12 @@ def undo(
 
     Example: headwater alerts undo 3f2a90c1
     """
+    from headwater.cli.experiment_runs import now_ms_of
     from headwater.cli.monitor import plan_in_service
     from headwater.monitoring.actions import Actions
 
     chosen = settings(config, data)
-    actions = Actions(chosen.data, chosen.config, lambda: plan_in_service(chosen.data))
+    actions = Actions(chosen.data, chosen.config, lambda: plan_in_service(chosen.data), lambda: now_ms_of(chosen))
     done = actions.undo(entry, by="cli", reason=reason or "by hand", now_ms=_now_ms())
     if as_json:
         print_json(done)

@@ -9,7 +9,16 @@ from typing import Annotated
 import typer
 
 from headwater.cli.archive import now_ms_of
-from headwater.cli.options import EXIT_CHECK_FAILED, ConfigOption, DataOption, JsonOption, print_json, settings
+from headwater.cli.options import (
+    EXIT_CHECK_FAILED,
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    ReasonOption,
+    audit,
+    print_json,
+    settings,
+)
 from headwater.schema.errors import ConfigurationError
 
 
@@ -26,6 +35,7 @@ def erase(
     search: Annotated[
         bool, typer.Option("--search/--no-search", help="Look through every file for what must be gone.")
     ] = True,
+    reason: ReasonOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -42,7 +52,10 @@ def erase(
     ids = [*(users or ()), *(_lines(file) if file is not None else ())]
     if not ids:
         raise ConfigurationError("erase: Name at least one user, or a file of ids with --file")
+    if any(user in reason for user in ids):
+        raise ConfigurationError("erase: --reason: Leave ids out of it: the audit log is kept when they are gone")
     chosen = settings(config, data)
+    audit(chosen.data, "user.erase", "a user" if len(ids) == 1 else f"{len(ids)} users", reason)  # who is not said
     certificate = destroy(chosen.data, chosen.config, ids, at_ms=now_ms_of(chosen), search=search)
     if as_json:
         print_json(certificate)

@@ -14,7 +14,9 @@ from headwater.cli.options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    ReasonOption,
     Settings,
+    audit,
     print_json,
     read_file,
     settings,
@@ -94,6 +96,7 @@ def new(
     when: Annotated[str, typer.Option(metavar="EXPRESSION", help="Whom it is for, in the language of rules: context.country == 'NL'.")] = "",
     hypothesis: Annotated[str, typer.Option(help="What is expected, and why.")] = "",
     metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="What decides; give several times for several.")] = None,
+    reason: ReasonOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -120,6 +123,7 @@ def new(
     wanted = parse_experiment(text, "the new experiment")
     check_changes(wanted, chosen.config)
     _check_target(chosen, wanted)
+    audit(chosen.data, "experiment.create", name, reason)
     made = store.create(chosen.data, text)
     if as_json:
         print_json(_line(made))
@@ -176,6 +180,7 @@ def start(
         float | None, typer.Option(min=0.0, max=1.0, help="The part of the layer's users [default: as the file says].")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Switch on again what `stop --all` has switched off.")] = False,
+    reason: ReasonOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -190,13 +195,15 @@ def start(
 
     chosen = settings(config, data)
     if _only_one(name, everything) is None:
+        audit(chosen.data, "experiments.on", "all", reason)
         store.switch(chosen.data, on=True)
         _say(as_json, {"off": False}, "Experiments are switched on")
         return
     wanted = store.read_experiment(chosen.data, str(name))
     _check_target(chosen, wanted)
     _check_bundles(chosen, wanted)
-    started = store.start(chosen.data, str(name), chosen.config, now_ms=_now_ms(chosen), share=share)
+    audit(chosen.data, "experiment.start", f"{name}{'' if share is None else f' with {share:.2%}'}", reason)
+    started = store.start(chosen.data, str(name), chosen.config, now_ms=now_ms_of(chosen), share=share)
     runs = f"runs with {started.share:.2%} of layer {started.layer}"
     asked = f"is asked copies of {started.shadow:.2%} of the requests"
     _say(as_json, _line(started), f"{name} {asked if started.shadow else runs}")
@@ -204,7 +211,9 @@ def start(
 
 def stop(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The experiment.")] = None,
-    why: Annotated[str, typer.Option(metavar="TEXT", help="Kept in the file.")] = "",
+    why: Annotated[
+        str, typer.Option("--why", "--reason", metavar="TEXT", help="Why; it stands in the file and in the audit log.")
+    ] = "",
     everything: Annotated[bool, typer.Option("--all", help="The kill switch: all experiments, whatever is in their files.")] = False,
     config: ConfigOption = None,
     data: DataOption = None,
@@ -215,13 +224,18 @@ def stop(
     Example: headwater experiments stop wide --why "no effect after two weeks"
     """
     from headwater.experiments import store
+    from headwater.monitoring.actions import Actions
 
     chosen = settings(config, data)
     if _only_one(name, everything) is None:
+        audit(chosen.data, "experiments.off", "all", why)
         store.switch(chosen.data, on=False)
         _say(as_json, {"off": True}, "All experiments are switched off")
         return
-    stopped = store.stop(chosen.data, str(name), now_ms=_now_ms(chosen), why=why)
+    stopped = store.read_experiment(chosen.data, str(name))
+    actions = Actions(chosen.data, chosen.config, lambda: None, lambda: now_ms_of(chosen))
+    if actions.stop_experiment(stopped.name, by="cli", reason=why, now_ms=time.time_ns() // 1_000_000) is not None:
+        stopped = store.read_experiment(chosen.data, stopped.name)
     _say(as_json, _line(stopped), f"{name} is stopped")
 
 
@@ -229,6 +243,7 @@ def override(
     name: NameArgument,
     user: Annotated[str, typer.Argument(metavar="USER", help="The id of a tester; only a hash of it is kept.")],
     variant: Annotated[str, typer.Argument(metavar="VARIANT", help="What they get.")],
+    reason: ReasonOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -240,6 +255,7 @@ def override(
     from headwater.experiments import store
 
     chosen = settings(config, data)
+    audit(chosen.data, "experiment.override", f"{name}: a tester gets {variant}", reason)
     made = store.override(chosen.data, name, user, variant)
     _say(as_json, _line(made), f"This user gets {variant}")
 
@@ -328,7 +344,7 @@ def _check_bundles(chosen: Settings, experiment: Experiment) -> None:
             registry.load(version, plan_hash=plan.hash)
 
 
-def _now_ms(chosen: Settings) -> int:
+def now_ms_of(chosen: Settings) -> int:
     """The time of records: the wall's, or where the log ends."""
     from contextlib import closing
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from msgspec import Struct
 
-from headwater.cli.options import ConfigOption, DataOption, JsonOption, print_json, settings
+from headwater.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, audit, print_json, settings
 from headwater.schema.keys import ApiKey, Scope
 
 
@@ -43,6 +43,7 @@ def add(
     public: Annotated[
         bool, typer.Option("--public", help="It may stand in a page: it opens what one visitor needs and no more.")
     ] = False,
+    reason: ReasonOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -56,7 +57,9 @@ def add(
 
     at_ms = wall_ms()
     expires_ms = None if expires is None else at_ms + parse_duration(expires)
-    text, key = add_key(settings(config, data).data, name, scope, now_ms=at_ms, expires_ms=expires_ms, public=public)
+    chosen = settings(config, data)
+    audit(chosen.data, "key.add", f"{name} ({', '.join(scope)}{', public' if public else ''})", reason)
+    text, key = add_key(chosen.data, name, scope, now_ms=at_ms, expires_ms=expires_ms, public=public)
     if as_json:
         print_json(_line(key, at_ms, text))
         return
@@ -96,6 +99,7 @@ def list_(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpt
 
 def revoke(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The key's name or id.")],
+    reason: ReasonOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -110,6 +114,9 @@ def revoke(
 
     chosen = settings(config, data)
     at_ms = wall_ms()
+    gone = next((key for key in read_keys(chosen.data) or () if name in (key.name, key.id)), None)
+    if gone is not None:  # else it is refused
+        audit(chosen.data, "key.revoke", f"{gone.name} ({gone.id})", reason)
     key = revoke_key(chosen.data, name, now_ms=at_ms)
     if as_json:
         print_json(_line(key, at_ms))

@@ -13,7 +13,9 @@ from headwater.cli.options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    ReasonOption,
     Settings,
+    audit,
     print_json,
     settings,
 )
@@ -102,6 +104,8 @@ def promote(
     despite_freeze: Annotated[
         bool, typer.Option("--despite-freeze", help="Promote although promotion is frozen (headwater controls)")
     ] = False,
+    reason: ReasonOption = "",
+    by: Annotated[str, typer.Option("--by", hidden=True)] = "cli",  # the console has this command do it for somebody
     as_json: JsonOption = False,
 ) -> None:
     """Have a bundle serve, if the gate lets it pass: it is asked about what lies behind its training, and that of the
@@ -113,14 +117,21 @@ def promote(
     from headwater.features.plan import compile_plan
     from headwater.features.profiles import Profiles
     from headwater.log.archived import open_log
+    from headwater.monitoring.actions import Actions
     from headwater.offline.publish import Publication, promote_published
     from headwater.registry.listing import resolved_version
 
     chosen, registry, plan = _opened(config, data)
     resolved = resolved_version(registry, plan, version)
+    actions = Actions(chosen.data, chosen.config, lambda: plan)
+
+    def promoting() -> None:
+        actions.record_promotion(resolved, by=by, reason=reason, now_ms=time.time_ns() // 1_000_000)
+
     if no_gate or not chosen.config.gate.enabled:
         frozen = "" if despite_freeze else registry.frozen
         if not frozen:
+            promoting()
             registry.promote(resolved, plan_hash=plan)
         done = Publication(bundle=resolved, promoted=not frozen, gate=None, frozen=frozen)
     else:
@@ -128,7 +139,7 @@ def promote(
             done = promote_published(
                 chosen.config, compile_plan(chosen.config), log, registry, resolved, checks=checks_dir(chosen.data),
                 now_ms=int(time.time() * 1_000), seed=chosen.config.ranker.seed, force=force, despite_freeze=despite_freeze,
-                unseal=Profiles(chosen.data),
+                promoting=promoting, unseal=Profiles(chosen.data),
             )  # fmt: skip
     if as_json:
         print_json(done)
@@ -153,14 +164,19 @@ def print_frozen(why: str) -> None:
     )  # fmt: skip
 
 
-def rollback(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+def rollback(
+    reason: ReasonOption = "", config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
+) -> None:
     """Have the bundle serve that served before. Servers go back within a second; going on back is possible.
 
     Example: headwater models rollback
     """
-    _, registry, plan = _opened(config, data)
-    before = registry.current(plan)
-    version = registry.rollback(plan)
+    from headwater.monitoring.actions import Actions
+
+    chosen, registry, plan = _opened(config, data)
+    actions = Actions(chosen.data, chosen.config, lambda: plan)
+    before = actions.roll_back(by="cli", reason=reason, now_ms=time.time_ns() // 1_000_000).subject
+    version = registry.current(plan)
     if as_json:
         print_json({"version": version, "before": before})
     else:
@@ -203,6 +219,7 @@ def prune(
     history: Annotated[
         int | None, typer.Option("--history", min=1, help="Shorten the way back to so many bundles [default: no]")
     ] = None,
+    reason: ReasonOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -211,7 +228,8 @@ def prune(
 
     Example: headwater models prune --keep 3 --history 20
     """
-    _, registry, _ = _opened(config, data)
+    chosen, registry, _ = _opened(config, data)
+    audit(chosen.data, "bundle.prune", f"keep {keep}{'' if history is None else f', history {history}'}", reason)
     removed = registry.prune(keep, history=history)
     if as_json:
         print_json({"removed": removed})

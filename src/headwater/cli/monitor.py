@@ -22,11 +22,11 @@ from headwater.schema.durations import parse_delay, parse_duration
 
 if TYPE_CHECKING:
     from headwater.log.archived import ArchivedLog
-    from headwater.monitoring.samples import Sample, Watch
+    from headwater.monitoring.samples import Details, Sample, Watch
     from headwater.prometheus import Described
 
 NICENESS = 5
-GUARD_WINDOW, GUARD_BEFORE = "1h", "7d"  # as those of `headwater experiments guard`
+GUARD_BEFORE = "7d"  # as that of `headwater experiments guard`
 ONLINE_ROUNDS, DRIFT_ROUNDS = 2, 4  # rounds from one look at what people do, and at the data, to the next
 
 log = structlog.get_logger()
@@ -89,8 +89,10 @@ class Following:
         return self._watch.look(now_ms + self._shift_ms)
 
 
-def watches_of(chosen: Settings, shift_ms: int) -> list[Watch]:
-    """Everything that the monitor looks at, in this order: of a figure that two of them have, the later one's counts."""
+def watches_of(chosen: Settings, shift_ms: int, details: Details) -> list[Watch]:
+    """Everything that the monitor looks at, in this order: of a figure that two of them have, the later one's counts. What figures cannot
+    say goes into ``details``.
+    """
     from headwater.cli.drift import watch_of
     from headwater.cli.experiment_report import metrics_of
     from headwater.monitoring.experiments import ExperimentsWatch
@@ -104,7 +106,8 @@ def watches_of(chosen: Settings, shift_ms: int) -> list[Watch]:
 
     def guard(event_log: ArchivedLog) -> Watch:
         return ExperimentsWatch(
-            data, event_log, lambda: list(metrics_of(chosen, GUARD_WINDOW, None).values()), before_ms=parse_delay(GUARD_BEFORE)
+            data, event_log, lambda: list(metrics_of(chosen, config.monitoring.experiments_window, None).values()),
+            before_ms=parse_delay(GUARD_BEFORE), details=details,
         )  # fmt: skip
 
     guarding = Following("experiments", data, opened, guard)
@@ -166,9 +169,11 @@ async def monitor(chosen: Settings, stop: asyncio.Event, shift_ms: int) -> None:
         while not lock.mine():
             if await _stopped(stop, 0.5):
                 return
+        details: Details = {}
         watching = Monitor(
-            data, watches_of(chosen, shift_ms), rules, history=History(data / HISTORY_FILE, max_bytes=int(said.history_mb * 1e6)),
-            actions=Actions(data, config, lambda: plan_in_service(data)), notifier=Notifier(said.webhooks),
+            data, watches_of(chosen, shift_ms, details), rules, details=details, history=History(data / HISTORY_FILE, max_bytes=int(said.history_mb * 1e6)),
+            actions=Actions(data, config, lambda: plan_in_service(data), lambda: time.time_ns() // 1_000_000 + shift_ms),
+            notifier=Notifier(said.webhooks),
             notify_from=said.notify_from, gauges=Gauges(observed_metrics()),
         )  # fmt: skip
         log.info("monitor_ready", rules=sum(rule.enabled for rule in rules), every=said.every)

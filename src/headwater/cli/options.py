@@ -40,6 +40,7 @@ ApiKeyOption = Annotated[
 ]  # fmt: skip
 WindowOption = Annotated[str, typer.Option("--window", help="How long after a list an event still counts")]
 SinceOption = Annotated[int, typer.Option("--since", min=1, metavar="OFFSET", help="Read the log from here on")]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it stands in the audit log.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")]
 
 
@@ -100,6 +101,19 @@ def read_file(option: str, path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{option} {path}: Cannot read the file: {error}") from error
+
+
+def audit(data: Path, action: str, subject: str, reason: str) -> None:
+    """Write into the audit log what the command line is about to change.
+
+    Raises:
+        HeadwaterError, OSError: it cannot be written; then nothing may be changed.
+    """
+    import time
+
+    from headwater.registry.audit import record
+
+    record(data, time_ms=time.time_ns() // 1_000_000, by="cli", action=action, subject=subject[:500], reason=reason)
 
 
 def print_json(value: Any) -> None:

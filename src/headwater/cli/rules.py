@@ -12,7 +12,9 @@ from headwater.cli.options import (
     ConfigOption,
     DataOption,
     JsonOption,
+    ReasonOption,
     Settings,
+    audit,
     print_json,
     settings,
 )
@@ -138,7 +140,9 @@ def lint_rules(
         raise typer.Exit(EXIT_CHECK_FAILED)
 
 
-def publish_rules(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+def publish_rules(
+    reason: ReasonOption = "", config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
+) -> None:
     """Check the rules and bring them into service, without a restart and without a failed request.
 
     Example: headwater rules publish
@@ -155,6 +159,7 @@ def publish_rules(config: ConfigOption = None, data: DataOption = None, as_json:
     now_ms = time.time_ns() // 1_000_000
     warnings = check_rules(chosen.config, compile_plan(chosen.config), now_ms)
     version = taken(chosen.config).version
+    audit(chosen.data, "rules.publish", f"{len(chosen.config.rules)} rules, version {version}", reason)
     refused = publish(chosen.data, version)
     if as_json:
         print_json(Published(version, len(chosen.config.rules), warnings, not refused, refused))

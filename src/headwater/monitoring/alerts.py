@@ -6,7 +6,7 @@ Each time it begins anew is an incident with an id of its own, and actions belon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -14,11 +14,12 @@ from msgspec.structs import replace
 
 from headwater.monitoring.figures import Figure
 from headwater.monitoring.samples import Sample
-from headwater.schema.alerts import AlertRule, Severity
+from headwater.schema.alerts import Action, AlertRule, Severity
 from headwater.schema.durations import parse_duration
 
 Standing = Literal["ok", "pending", "firing", "missing"]
 Change = Literal["fires", "resolves", "goes_missing", "again", "restores"]
+_WRONG: tuple[Standing, ...] = ("pending", "firing")
 MAX_DOUBLINGS = 6
 MISSING_MS = 60_000  # a figure that is away for less is not worth a word
 FORGET_MS = 86_400_000  # a group that is gone
@@ -29,7 +30,8 @@ class AlertState(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``incident`` names the last incident, also once it is over. ``entries`` are the ids of its entries in the audit log, ``acted_ms`` is when its actions were
     last done, ``doublings`` how often it came back soon after what it did was taken back. ``right_ms``: since when a firing one has been right again; ``told``: that its figure
-    is missing was said.
+    is missing was said. ``wrong_ms``: when the condition began, and ``bundle`` the one that was in service then. ``due``: the actions that were
+    called for at ``acted_ms`` and are not known to be done.
     """
 
     alert: str
@@ -45,6 +47,13 @@ class AlertState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     right_ms: int = 0
     restored_ms: int = 0
     told: bool = False
+    wrong_ms: int = 0
+    bundle: str = ""
+    due: tuple[Action, ...] = ()
+
+    def intent(self, action: Action) -> str:
+        """The name of an action that is due; no other incident, and no later step of this one, has the same."""
+        return f"{self.incident}:{action}:{self.acted_ms}"
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -73,18 +82,28 @@ class Alerts:
         """Take up what an action did to ``state``."""
         self._states[state.alert, state.group] = state
 
-    def judge(self, now_ms: int, samples: Iterable[Sample]) -> list[Event]:
-        """Hold a round of samples against every rule; returns what happened."""
+    @property
+    def due(self) -> list[Event]:
+        """What was called for and is not known to be done, because the monitor died."""
+        rules = {figure.rule.name: figure.rule for figure in self._figures}
+        return [Event(rule=rules[state.alert], change="fires", state=state) for state in self.states if state.due]
+
+    def judge(self, now_ms: int, samples: Iterable[Sample], in_service: Callable[[], str] = str) -> list[Event]:
+        """Hold a round of samples against every rule; returns what happened. ``in_service`` says which bundle is ("": none); it is asked when
+        a condition begins.
+        """
         by_name: dict[str, list[Sample]] = {name: [] for name in self.names}
         for sample in samples:
             if (kept := by_name.get(sample.name)) is not None:
                 kept.append(sample)
         events: list[Event] = []
         for figure in self._figures:
-            events += self._judged(figure, now_ms, by_name)
+            events += self._judged(figure, now_ms, by_name, in_service)
         return events
 
-    def _judged(self, figure: Figure, now_ms: int, samples: Mapping[str, list[Sample]]) -> list[Event]:
+    def _judged(
+        self, figure: Figure, now_ms: int, samples: Mapping[str, list[Sample]], in_service: Callable[[], str]
+    ) -> list[Event]:  # fmt: skip
         rule, events = figure.rule, list[Event]()
         values: dict[str, float | None] = {**figure.read(now_ms, samples)}
         if figure.filling:  # what fired when the last monitor ended is not over because this one has just begun
@@ -103,7 +122,11 @@ class Alerts:
             state = self._states.get((rule.name, group))
             if state is None:
                 state = AlertState(alert=rule.name, group=group, severity=rule.severity, since_ms=now_ms)
+            before = state.state
             state, change = judged(rule, replace(state, severity=rule.severity), value, now_ms)
+            if state.state in _WRONG and before not in _WRONG:
+                bundle = in_service() if "rollback" in rule.actions else ""
+                state = replace(state, wrong_ms=now_ms, bundle=bundle)
             self._states[rule.name, group] = state
             if change is not None:
                 events.append(Event(rule=rule, change=change, state=state))

@@ -10,14 +10,15 @@ import structlog
 
 from headwater.experiments import store
 from headwater.log.protocol import EventLog
-from headwater.monitoring.samples import Sample, sample
+from headwater.monitoring.samples import Details, Sample, sample
 from headwater.prometheus import Described
 
 if TYPE_CHECKING:
     from headwater.experiments.metrics import Metric
 
+HARM = "headwater_experiment_harm"
 METRICS = (
-    Described("headwater_experiment_harm", "gauge", ("experiment",), "1 while the verdict on an experiment is to stop it"),
+    Described(HARM, "gauge", ("experiment",), "1 while the verdict on an experiment is to stop it"),
     Described("headwater_experiment_users", "gauge", ("experiment",), "Users who were exposed to an experiment"),
 )  # fmt: skip
 
@@ -37,9 +38,11 @@ class ExperimentsWatch:
         *,
         before_ms: int,
         alpha: float = 0.05,
+        details: Details | None = None,
     ) -> None:
         self._data, self._log, self._metrics = data, event_log, metrics
         self._before_ms, self._alpha = before_ms, alpha
+        self._details: Details = {} if details is None else details
 
     def look(self, now_ms: int) -> Iterator[Sample]:  # noqa: ARG002  (it is judged by the log's time)
         """``headwater_experiment_harm`` (1: its verdict is to stop it) and ``headwater_experiment_users`` of each."""
@@ -59,5 +62,6 @@ class ExperimentsWatch:
                 continue
             if one.stopped:
                 log.warning("experiment_harm", experiment=one.experiment, decision=one.decision, reasons=one.reasons)
-            yield sample("headwater_experiment_harm", float(one.stopped), experiment=one.experiment)
+            self._details[HARM, one.experiment] = f"{one.decision}: {'; '.join(one.reasons)}"
+            yield sample(HARM, float(one.stopped), experiment=one.experiment)
             yield sample("headwater_experiment_users", float(one.users), experiment=one.experiment)

@@ -19,8 +19,9 @@ from headwater.monitoring.gauges import Gauges
 from headwater.monitoring.history import History, HistoryError
 from headwater.monitoring.metrics import MonitorMetrics
 from headwater.monitoring.notify import Notifier
-from headwater.monitoring.samples import Sample, Watch
+from headwater.monitoring.samples import Details, Sample, Watch
 from headwater.monitoring.standing import drop_ack, read_ack, read_standing, write_standing
+from headwater.registry.audit import pass_by
 from headwater.registry.controls import ControlsFile
 from headwater.schema.alerts import SEVERITIES, AlertRule, Severity
 from headwater.schema.errors import HeadwaterError
@@ -42,24 +43,28 @@ class Monitor:
     """Looks at ``watches``, keeps what they find in ``history``, holds it against ``rules``, does what fires and tells ``notifier`` of alerts
     from ``notify_from`` up and of every action. ``gauges`` show what watches found to an outer Prometheus.
 
+    ``details`` say why a figure is what it is, where a watch knows it.
+
     One that raises, whatever it is, is left out of the round, and that is said: monitoring goes on with the rest.
     """
 
     def __init__(
         self, data: Path, watches: Sequence[Watch], rules: Sequence[AlertRule], *, history: History, actions: Actions,
         notifier: Notifier, notify_from: Severity = "warning", metrics: MonitorMetrics | None = None,
-        gauges: Gauges | None = None, cpu: Callable[[], float] = time.process_time,
+        gauges: Gauges | None = None, cpu: Callable[[], float] = time.process_time, details: Details | None = None,
+        passing: Callable[[str], None] = pass_by,
     ) -> None:  # fmt: skip
         self._data, self._watches = data, list(watches)
         self._history, self._actions, self._notifier = history, actions, notifier
         self._told = SEVERITIES[SEVERITIES.index(notify_from) :]
         self._metrics = MonitorMetrics() if metrics is None else metrics
-        self._gauges = gauges
-        self._cpu, self._spent = cpu, cpu()
+        self._gauges, self._details = gauges, {} if details is None else details
+        self._cpu, self._spent, self._passing = cpu, cpu(), passing
         self._controls = ControlsFile(data)
         self.alerts = Alerts(rules, read_standing(data).states)
         self._problems: dict[str, str] = {}
         self._pruned_ms = 0
+        self._left = self.alerts.due  # what the monitor before this one meant to do, and died
 
     def round(self, now_ms: int) -> list[Event]:
         """Look at everything once, at ``now_ms``; returns what happened to the rules."""
@@ -82,9 +87,13 @@ class Monitor:
             self._problem("history", str(error))
         if self._gauges is not None:
             self._gauges.show(found.values())
-        events = self.alerts.judge(now_ms, found.values())
+        for event in self._left:
+            self._follow(event, now_ms, again=True)
+        self._left = []
+        events = self._intended(self.alerts.judge(now_ms, found.values(), self._actions.in_service), now_ms)
         for event in events:
             self._follow(event, now_ms)
+        self._passing("followed")
         self._controls.poll()
         self._metrics.tell(self.alerts.states, self._controls.now)
         try:
@@ -103,14 +112,30 @@ class Monitor:
 
     # -- what follows from an event --------------------------------------------------------------------
 
-    def _follow(self, event: Event, now_ms: int) -> None:
+    def _intended(self, events: list[Event], now_ms: int) -> list[Event]:
+        """``events``, with what is due of each; that is on the disk before anything is done, so that it is done once whenever this dies."""
+        events = [replace(event, state=replace(event.state, **_due(event, now_ms))) for event in events]
+        meant = [event.state for event in events if event.state.due]
+        for state in meant:
+            self.alerts.note(state)
+        if meant:
+            try:
+                write_standing(self._data, now_ms, self.alerts.states, durably=True)
+            except OSError as error:  # it is done all the same, if the audit log can be written
+                self._problem("standing", str(error))
+            self._passing("intended")
+        return events
+
+    def _follow(self, event: Event, now_ms: int, *, again: bool = False) -> None:
         rule, state = event.rule, event.state
         why = describe(rule, state)
+        if detail := self._details.get((rule.metric, state.group)):
+            why = f"{why}: {detail}"
         level = log.info if event.change in ("resolves", "restores") else log.warning
         level("alert", alert=rule.name, group=state.group, change=event.change, severity=rule.severity, why=why)
         done: list[dict[str, Any]] = []
         if event.change in ("fires", "again"):
-            state, done = self._act(event, why, now_ms)
+            state, done = self._act(event, why, now_ms, again=again)
         elif event.change == "restores":
             state, done = self._restore(rule, state, now_ms)
         self.alerts.note(state)
@@ -120,40 +145,42 @@ class Monitor:
         if done or (rule.severity in self._told and not acked):
             self._notifier.tell(message(event, why, done, now_ms))
 
-    def _act(self, event: Event, why: str, now_ms: int) -> tuple[AlertState, list[dict[str, Any]]]:
+    def _act(self, event: Event, why: str, now_ms: int, *, again: bool) -> tuple[AlertState, list[dict[str, Any]]]:
+        """Do what is due; ``again``: another monitor may have done it, or a part of it."""
         rule, state = event.rule, event.state
-        if not rule.actions:
-            return state, []
-        if event.change == "fires" and state.acted_ms and now_ms - state.acted_ms < rule.cooldown_ms:
+        if rule.actions and not state.due and event.change == "fires":
             log.warning("alert_cools_down", alert=rule.name, group=state.group, cooldown=rule.cooldown)
-            return state, []
-        wanted = rule.actions if event.change == "fires" else tuple(a for a in rule.actions if a == "walk_down")
         done, entries = list[dict[str, Any]](), list(state.entries)
-        for action in wanted:
+        for action in state.due:
             try:
-                entry = self._actions.act(action, rule, state.group, why, now_ms)
+                entry = self._actions.finish(state.intent(action)) if again else None
+                if entry is None:
+                    entry = self._actions.act(action, rule, state, why, now_ms)
             except (HeadwaterError, OSError) as error:
                 self._metrics.actions.labels(action, "failed").inc()
                 log.error("alert_action_failed", alert=rule.name, action=action, reason=str(error))
                 done.append({"action": action, "outcome": "failed", "reason": str(error)})
                 continue
-            self._metrics.actions.labels(action, "done" if entry is not None else "nothing").inc()
+            self._passing("changed")
+            changed = entry is not None and entry.undo is not None
+            self._metrics.actions.labels(action, "done" if changed else "nothing").inc()
             if entry is not None:
+                done.append({"action": action, "outcome": "done" if changed else "nothing", "entry": entry.id})
+            if entry is not None and changed:
                 entries.append(entry.id)
-                done.append({"action": action, "outcome": "done", "entry": entry.id})
-        return replace(state, acted_ms=now_ms, entries=tuple(entries[-MOST_ENTRIES:])), done
+        return replace(state, due=(), entries=tuple(entries[-MOST_ENTRIES:])), done
 
     def _restore(self, rule: AlertRule, state: AlertState, now_ms: int) -> tuple[AlertState, list[dict[str, Any]]]:
-        done = []
+        done, reason = list[dict[str, Any]](), f"{state.incident} is over"
         for entry in reversed(state.entries):
             try:
-                undone = self._actions.undo(
-                    entry, by=f"alert:{rule.name}", reason=f"{state.incident} is over", now_ms=now_ms
-                )
+                undone = self._actions.restore(entry, by=f"alert:{rule.name}", reason=reason, now_ms=now_ms)
             except (HeadwaterError, OSError) as error:  # somebody else has changed it since: it is theirs now
                 log.warning("alert_not_restored", alert=rule.name, entry=entry, reason=str(error))
                 done.append({"action": "restore", "outcome": "failed", "entry": entry, "reason": str(error)})
-            else:
+                continue
+            self._passing("changed")
+            if undone is not None:
                 self._metrics.actions.labels("restore", "done").inc()
                 done.append({"action": "restore", "outcome": "done", "entry": undone.id})
         return replace(state, entries=(), restored_ms=now_ms), done
@@ -162,6 +189,17 @@ class Monitor:
         if self._problems.get(name) != why:
             self._problems[name] = why
             log.error("watch_failed", watch=name, reason=why)
+
+
+def _due(event: Event, now_ms: int) -> dict[str, Any]:
+    """What an event calls for, as fields of its state."""
+    rule, state = event.rule, event.state
+    if event.change == "again":
+        return {"due": tuple(action for action in rule.actions if action == "walk_down"), "acted_ms": now_ms}
+    cooling = state.acted_ms and now_ms - state.acted_ms < rule.cooldown_ms
+    if event.change != "fires" or cooling or not rule.actions:
+        return {}
+    return {"due": rule.actions, "acted_ms": now_ms}
 
 
 def describe(rule: AlertRule, state: AlertState) -> str:

@@ -19,6 +19,10 @@ def sample(name: str, value: float, **labels: str) -> Sample:
     return Sample(name, tuple(sorted(labels.items())), value)
 
 
+Details = dict[tuple[str, str], str]
+"""Why a figure is what it is, in words, by metric and group: what a number cannot say."""
+
+
 class Watch(Protocol):
     """Something that the monitor looks at in each round."""
 

@@ -55,9 +55,14 @@ def is_late(standing: Standing, every_ms: int, now_ms: int) -> bool:
     return now_ms - standing.time_ms > LATE_ROUNDS * every_ms
 
 
-def write_standing(data: Path, time_ms: int, states: Sequence[AlertState]) -> None:
-    """Replace it in one step; not to the disk, whose syncs belong to the log: after a power cut the next round writes it."""
+def write_standing(data: Path, time_ms: int, states: Sequence[AlertState], *, durably: bool = False) -> None:
+    """Replace it in one step; not to the disk, whose syncs belong to the log: after a power cut the next round writes it. ``durably``: to the
+    disk all the same, as before something is done.
+    """
     path = data / STANDING_FILE
+    if durably:
+        replace_file(path, msgspec.json.encode(Standing(time_ms=time_ms, states=tuple(states))))
+        return
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_bytes(msgspec.json.encode(Standing(time_ms=time_ms, states=tuple(states))))
     os.replace(fresh, path)  # noqa: PTH105  (one system call, named as what it is)

@@ -91,10 +91,11 @@ def publish_and_promote(
 
 def promote_published(
     config: Config, plan: Plan, event_log: EventLog, registry: Registry, version: str, *, checks: Path, now_ms: int,
-    seed: int, force: bool = False, despite_freeze: bool = False, unseal: Unseal | None = None, progress: Progress | None = None,
+    seed: int, force: bool = False, despite_freeze: bool = False, promoting: Callable[[], object] | None = None,
+    unseal: Unseal | None = None, progress: Progress | None = None,
 ) -> Publication:  # fmt: skip
     """Judge a bundle of the registry on what lies behind its own training and that of the one in service, and promote it, unless promotion
-    is frozen (``despite_freeze``: also then).
+    is frozen (``despite_freeze``: also then). ``promoting`` is called before it is promoted.
 
     Raises:
         BundleError: the bundle is damaged, or of another plan.
@@ -119,6 +120,8 @@ def promote_published(
     wanted = report.passed or force
     frozen = registry.frozen if wanted and not despite_freeze else ""
     if wanted and not frozen:
+        if promoting is not None:
+            promoting()
         registry.promote(version, plan_hash=plan.hash)
     return Publication(bundle=version, promoted=wanted and not frozen, gate=report, frozen=frozen)
 

@@ -153,6 +153,10 @@ class Access:
                 raise RefusalError(403, f"This key is public; {method} {path} takes one that is not", "authorization")
         return bucket if self._rate is not None else None, public
 
+    def who(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """How the audit log names the caller of a request that was let through: by its key, or ``api`` where there are no keys."""
+        return "api" if self._callers is None else f"key:{self._caller(headers, self._callers).key.id}"
+
     @property
     def has_keys(self) -> bool:
         """Whether requests need a key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -23,6 +24,7 @@ from headwater.online.browser import check_public_body, check_public_events, che
 from headwater.online.errors import RefusalError
 from headwater.online.intake import Intake
 from headwater.online.limits import EventCaps, capped, first_of
+from headwater.registry.audit import record
 from headwater.schema.errors import UnavailableError
 from headwater.schema.events import Event, IngestReply, Rejection
 from headwater.schema.items import Item
@@ -104,7 +106,12 @@ def ingest_routes(service: Intake) -> list[HTTPRouteHandler]:
 
     @delete("/v1/users/{user_id:path}", status_code=200)
     async def delete_user(request: Call) -> Response[bytes]:
-        return await _reply(service, "user", [], service.writer.erase_users([id_of(request, "/v1/users/")]))
+        user = id_of(request, "/v1/users/")
+        await asyncio.to_thread(  # who it was is not said: the audit log is kept
+            record, service.data, time_ms=time.time_ns() // 1_000_000, by=service.access.who(request.scope["headers"]),
+            action="user.erase", subject="a user", reason="asked for by DELETE /v1/users",
+        )  # fmt: skip
+        return await _reply(service, "user", [], service.writer.erase_users([user]))
 
     @delete("/v1/items/{item_id:path}", status_code=200)
     async def delete_item(request: Call) -> Response[bytes]:

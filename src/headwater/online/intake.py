@@ -37,6 +37,7 @@ class Intake:
     def __init__(self, config: Config, plan: Plan, data: Path, log: LmdbLog) -> None:
         self.config = config
         self.plan = plan
+        self.data = data
         self.log = log
         self.retiring = False  # another plan is in service: the connections that are left end with their next answer
         self.metrics = Metrics()

@@ -73,7 +73,6 @@ class Service(Intake):
         self.role = role
         self.stores = stores
         self.clock = clock
-        self._data = data
         metrics = self.metrics
         self._scorer, self._pace = ThreadScorer(), MeasuredPace()
         results, last = result_lists(config.cache), LastLists()
@@ -228,7 +227,7 @@ class Service(Intake):
     def health(self) -> dict[str, Any]:
         """The plan and the rules in service; if another plan was refused, which and why."""
         said: dict[str, Any] = {"plan": self.plan.hash, "rules": self.rules.version}
-        if (flip := read_flip(self._data)) is not None and flip.stage == "refused":
+        if (flip := read_flip(self.data)) is not None and flip.stage == "refused":
             said["refused"] = {"plan": flip.plan, "reason": flip.reason}
         return said
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
-from headwater.registry.audit import AuditEntry, record
+from headwater.registry.audit import AuditEntry, pass_by, record
 from headwater.registry.files import Stamp, read_regular, replace_file, stamp, writers_lock
 from headwater.schema.controls import CONTROLS_FILE, Controls
 from headwater.schema.errors import ConfigurationError
@@ -49,10 +49,10 @@ def change_controls(data: Path, *, by: str, reason: str, time_ms: int, **changes
 
 def changed_controls(
     data: Path, changes: Mapping[str, Any], *, by: str, reason: str, time_ms: int, undoes: str | None = None,
-    expect: Mapping[str, Any] | None = None,
+    expect: Mapping[str, Any] | None = None, intent: str | None = None, passing: Callable[[str], None] = pass_by,
 ) -> tuple[Controls, AuditEntry | None]:  # fmt: skip
     """As :func:`change_controls`, with the entry in the audit log (None: nothing changed). ``expect``: values that must stand there
-    now; ``undoes``: the audit entry that this takes back.
+    now; ``undoes``: the audit entry that this takes back; ``intent``: as of entries; ``passing`` is called between entry and change.
 
     Raises:
         ConfigurationError: there is no such control, a value is none for it, or something else stands there than is expected.
@@ -78,11 +78,25 @@ def changed_controls(
         entry = record(
             data, time_ms=time_ms, by=by, action="controls.change", subject=", ".join(differing), reason=reason,
             undoes=undoes, before={name: getattr(now, name) for name in differing},
-            after={name: getattr(wanted, name) for name in differing},
+            after={name: getattr(wanted, name) for name in differing}, intent=intent,
         )  # fmt: skip
-        content = msgspec.json.format(msgspec.json.encode(wanted), indent=2) + b"\n"
-        replace_file(data / CONTROLS_FILE, content, mode=0o600)
+        passing("entry")
+        _write(data, wanted)
     return wanted, entry
+
+
+def finish_controls(data: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Make a change whose entry is in the audit log, if whoever wrote it died before the change: only where ``before`` still stands."""
+    (data / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
+    with writers_lock(data / "run" / "controls.lock"):
+        now = read_controls(data)
+        if all(getattr(now, name) == value for name, value in before.items()):
+            _write(data, msgspec.convert({**msgspec.to_builtins(now), **after}, Controls))
+
+
+def _write(data: Path, wanted: Controls) -> None:
+    content = msgspec.json.format(msgspec.json.encode(wanted), indent=2) + b"\n"
+    replace_file(data / CONTROLS_FILE, content, mode=0o600)
 
 
 class ControlsFile:

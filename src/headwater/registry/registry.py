@@ -159,8 +159,8 @@ class Registry:
             replace_file(folder / _CURRENT, f"{version}\n".encode())
         log.info("bundle_promoted", version=version, before=before, plan=plan)
 
-    def rollback(self, plan_hash: str) -> str:
-        """Go back to the version that was current for ``plan_hash`` before; returns it.
+    def rollback(self, plan_hash: str, to: str | None = None) -> str:
+        """Go back to the version that was current for ``plan_hash`` before, or to the earlier one ``to``; returns it.
 
         ``CURRENT`` is written first: if the process dies then, the history is cut the next time.
 
@@ -175,7 +175,10 @@ class Registry:
                 raise BundleError(
                     f"There is no earlier bundle of plan {plan_hash} to roll back to. Publish and promote another one."
                 )
-            version = history[-1]
+            if to is not None and to not in history:
+                raise BundleError(f"{to} did not serve before {before}: no rollback leads to it. Promote it.")
+            version = history[-1] if to is None else to
+            history = history[: len(history) - history[::-1].index(version)]
             self.load(version, plan_hash=plan_hash)
             folder = self._made_folder(plan_hash)
             replace_file(folder / _CURRENT, f"{version}\n".encode())

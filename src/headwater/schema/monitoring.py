@@ -23,7 +23,8 @@ class Monitoring(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The monitor process.
 
     ``default_alerts``: the rules of :mod:`headwater.schema.default_alerts` are on. ``webhooks`` are told of alerts from
-    ``notify_from`` up and of every action. ``experiments_every``: how often running experiments are judged; each time the log is read.
+    ``notify_from`` up and of every action. ``experiments_every``: how often running experiments are judged; each time the log is read. ``experiments_window``: how long after a
+    user's first exposure what they do counts there.
     ``online``: what people do with lists; ``traces``: which requests are traced.
     ``drift``: when what is served counts as drifted.
     """
@@ -35,6 +36,7 @@ class Monitoring(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     webhooks: Annotated[tuple[_Url, ...], Meta(max_length=16)] = ()
     notify_from: Severity = "warning"
     experiments_every: Duration = "5m"
+    experiments_window: Duration = "1h"
     online: OnlineMetrics = OnlineMetrics()
     traces: Traces = Traces()
     drift: Drift = Drift()

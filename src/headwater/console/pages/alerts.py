@@ -15,8 +15,8 @@ from msgspec import Struct
 from headwater.console.changes import RefusedError, done, form_of, refusing
 from headwater.console.desk import Call, Desk, Entry, changer_of
 from headwater.console.guard import ROOT
-from headwater.console.pages.audit import AUDIT_REACH, UNDOABLE, undone
-from headwater.monitoring.actions import Actions
+from headwater.console.pages.audit import AUDIT_REACH, undone
+from headwater.monitoring.actions import UNDOABLE, Actions
 from headwater.monitoring.alerts import AlertState
 from headwater.monitoring.history import HISTORY_FILE, History, HistoryError, Series
 from headwater.monitoring.standing import Ack, acknowledge, is_late, read_ack, read_standing
@@ -66,7 +66,7 @@ class Firing(Struct, frozen=True):
 
 def routes(desk: Desk) -> list[HTTPRouteHandler]:
     """The page, its parts, and what it changes."""
-    actions = Actions(desk.data, desk.config, lambda: desk.planes.plan)
+    actions = Actions(desk.data, desk.config, lambda: desk.planes.plan, desk.clock)
 
     @get(ALERTS)
     async def alerts(request: Call) -> Response[str]:

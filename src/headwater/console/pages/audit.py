@@ -10,13 +10,12 @@ from litestar.handlers import HTTPRouteHandler
 
 from headwater.console.desk import Call, Desk, Entry
 from headwater.console.guard import ROOT
+from headwater.monitoring.actions import UNDOABLE
 from headwater.registry.audit import AuditEntry, read_audit
 
 AUDIT = f"{ROOT}/audit"
 ENTRIES: tuple[Entry, ...] = (Entry(AUDIT, "Audit", "Manage"),)
 SHOWN, AUDIT_REACH = 100, 2_000
-UNDOABLE = frozenset({"controls.change", "bundle.rollback", "experiment.stop"})
-"""What :meth:`Actions.undo` takes back."""
 
 
 def routes(desk: Desk) -> list[HTTPRouteHandler]:

@@ -89,7 +89,7 @@ class Kept:
 def routes(desk: Desk) -> list[HTTPRouteHandler]:
     """The list, one experiment, and what changes them."""
     kept = Kept(desk.wall)
-    actions = Actions(desk.data, desk.config, lambda: desk.planes.plan)
+    actions = Actions(desk.data, desk.config, lambda: desk.planes.plan, desk.clock)
 
     async def judge(name: str, window: str, again: bool = False) -> Judged:
         async def ask() -> Judged:
@@ -218,9 +218,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         form = await form_of(request)
         reason, by = form.reason, changer_of(request)
         with refusing():
-            entry = await asyncio.to_thread(
-                actions.stop_experiment, name, by=by, reason=reason, now_ms=desk.wall(), stopped_ms=desk.clock()
-            )
+            entry = await asyncio.to_thread(actions.stop_experiment, name, by=by, reason=reason, now_ms=desk.wall())
         return done(
             f"{name} is stopped: everybody has the control again" if entry is not None else f"{name} does not run"
         )

@@ -144,9 +144,9 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
 
 async def _through_the_gate(desk: Desk, registry: Registry, version: str, by: str, reason: str) -> Response[str]:
     """Have the gate asked, and the bundle promoted if it lets it pass: what ``headwater models promote`` does."""
-    before = await asyncio.to_thread(registry.current, desk.planes.plan)
-    await asyncio.to_thread(_record_promotion, desk, before, version, by, reason)
-    said: Said = await _commands(desk).run("models", "promote", version, most_s=GATE_S)
+    said: Said = await _commands(desk).run(
+        "models", "promote", version, f"--reason={reason}", f"--by={by}", most_s=GATE_S
+    )
     if said.code == 0:
         return done(f"{version} passed the gate and serves")
     report = await asyncio.to_thread(gate_report, registry, version)
@@ -160,18 +160,9 @@ def _commands(desk: Desk) -> Commands:
 
 
 def _promote(desk: Desk, registry: Registry, version: str, by: str, reason: str) -> None:
-    registry.load(version, plan_hash=desk.planes.plan)  # what is not fit to serve leaves no entry
-    _record_promotion(desk, registry.current(desk.planes.plan), version, by, reason)
+    actions = Actions(desk.data, desk.config, lambda: desk.planes.plan)
+    actions.record_promotion(version, by=by, reason=reason, now_ms=desk.wall())
     registry.promote(version, plan_hash=desk.planes.plan)
-
-
-def _record_promotion(desk: Desk, before: str | None, version: str, by: str, reason: str) -> None:
-    undo = {"plan": desk.planes.plan}
-    record(
-        desk.data, time_ms=desk.wall(), by=by, action="bundle.promote", subject=version, reason=reason,
-        before=None if before is None else {**undo, "version": before},
-        after=None if before is None else {**undo, "version": version},
-    )  # fmt: skip
 
 
 def _measured(registry: Registry, plan: str, page: int) -> tuple[list[BundleLine], list[Measured]]:
