@@ -38,7 +38,7 @@ LOOKS: tuple[tuple[str, tuple[int, int], Theme], ...] = (
 )  # fmt: skip
 ASKERS = 10_000
 WARM_S = 15.0
-PATIENCE_MS = 60_000.0
+PATIENCE_MS = 180_000.0  # an explanation is made at low priority: beside other work it takes a while
 
 
 class Visitors(threading.Thread):
