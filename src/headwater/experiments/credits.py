@@ -18,7 +18,7 @@ from headwater.experiments.exposures import first_exposures, read_exposures
 from headwater.experiments.interleaving import Preference, preference
 from headwater.experiments.judge import RECORDED_WITHIN_MS, NobodyExposedError
 from headwater.log.protocol import READ_LIMIT, CorruptLogError, EventLog
-from headwater.log.record import FLAG_RETRACT, Kind, Namespace
+from headwater.log.record import FLAG_RETRACT, Kind, Namespace, of_people
 from headwater.log.seek import last_before
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.requests import ServedList
@@ -135,12 +135,12 @@ def _read(
         mine = known & (first_of[np.where(known, records["user"], 0)] < np.iinfo(np.int64).max)
         clicked = records[
             mine
-            & (records["kind"] == Kind.EVENT)
+            & of_people(records, Kind.EVENT)
             & np.isin(records["type"], wanted)
             & ((records["flags"] & FLAG_RETRACT) == 0)
         ]
         events.append(np.stack([clicked[key].astype(np.int64) for key in ("user", "item", "time_ms")]))
-        for row in np.flatnonzero(mine & (records["kind"] == Kind.SERVED)).tolist():
+        for row in np.flatnonzero(mine & of_people(records, Kind.SERVED)).tolist():
             payload = block.payload(row)
             if marked not in payload:
                 continue

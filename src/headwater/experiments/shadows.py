@@ -17,7 +17,7 @@ from headwater.experiments.credits import Acts, clicked_places, write_plain
 from headwater.experiments.definitions import Experiment
 from headwater.experiments.judge import NobodyExposedError
 from headwater.log.protocol import READ_LIMIT, CorruptLogError, EventLog
-from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock
+from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock, of_people
 from headwater.log.seek import last_before
 from headwater.schema.requests import ServedList, ShadowList
 
@@ -252,11 +252,11 @@ def _read_given(
     for block, records in _blocks(event_log, period):
         mine = np.isin(records["user"], asked)
         clicked = records[
-            mine & (records["kind"] == Kind.EVENT) & (records["user"] > 0) & np.isin(records["type"], wanted)
+            mine & of_people(records, Kind.EVENT) & (records["user"] > 0) & np.isin(records["type"], wanted)
             & ((records["flags"] & FLAG_RETRACT) == 0)
         ]  # fmt: skip
         events.append(np.stack([clicked[key].astype(np.int64) for key in ("user", "item", "time_ms")]))
-        for row in np.flatnonzero(mine & (records["kind"] == Kind.SERVED)).tolist():
+        for row in np.flatnonzero(mine & of_people(records, Kind.SERVED)).tolist():
             try:
                 one = _served(block.payload(row))
             except msgspec.DecodeError as error:

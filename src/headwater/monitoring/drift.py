@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from headwater.log.protocol import CorruptLogError, EventLog
-from headwater.log.record import Kind, Namespace, RecordBlock
+from headwater.log.record import Kind, Namespace, RecordBlock, of_people
 from headwater.log.seek import last_before
 from headwater.monitoring.changes import Changes
 from headwater.monitoring.drift_state import DriftState, load_state, save_state
@@ -120,7 +120,7 @@ class DriftWatch:
             self._judge(self._reached_ms)
 
     def _serve(self, block: RecordBlock) -> None:
-        for row in np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist():
+        for row in np.flatnonzero(of_people(block.records, Kind.SERVED)).tolist():
             record = block.records[row]
             try:
                 served = _decode(block.payload(row))

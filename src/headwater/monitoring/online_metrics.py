@@ -16,7 +16,7 @@ from msgspec import Raw, Struct
 
 from headwater.experiments.metrics import click_type, conversion_type
 from headwater.log.protocol import READ_LIMIT, CorruptLogError, EventLog
-from headwater.log.record import Kind, Namespace, RecordBlock
+from headwater.log.record import Kind, Namespace, RecordBlock, of_people
 from headwater.log.seek import last_before
 from headwater.monitoring.attribution import COLUMNS, Group, OpenList, OpenLists, Types, types_of
 from headwater.monitoring.exposure import coverage, first_new_item, gini, new_share, popularity_lift
@@ -188,12 +188,12 @@ class OnlineMetrics:
 
     def _take(self, block: RecordBlock, types: Types, positive: npt.NDArray[np.int64]) -> None:
         records = block.records
-        served = records["kind"] == Kind.SERVED
+        served = of_people(records, Kind.SERVED)
         # strangers share the number 0: of their lists a part is looked at
         looked_at = self._wanted(
             np.where(served & (records["user"] == 0), records["offset"], records["user"]).astype(np.int64)
         )
-        events = records[looked_at & (records["kind"] == Kind.EVENT)]
+        events = records[looked_at & of_people(records, Kind.EVENT)]
         # a clock that is ahead must not fill the window with moments that do not go by
         self._begun += self._sessions.see(
             events["user"].astype(np.int64), np.minimum(events["time_ms"], events["received_ms"])
@@ -220,7 +220,7 @@ class OnlineMetrics:
     def _hold(self, block: RecordBlock, looked_at: npt.NDArray[np.bool_], types: Types) -> None:
         """Keep the events that say anything until their lists are there: those of users who are looked at, and those that name a request."""
         records = block.records
-        counted = (records["kind"] == Kind.EVENT) & types.counted[np.minimum(records["type"], 255)]
+        counted = of_people(records, Kind.EVENT) & types.counted[np.minimum(records["type"], 255)]
         rows = np.flatnonzero(counted & (looked_at | (records["payload_size"] > 0)))
         named = [self._named(block, row) for row in rows.tolist()]
         self._held.append((records[rows], named))

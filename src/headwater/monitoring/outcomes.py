@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from headwater.log.record import FLAG_RETRACT, Kind, RecordBlock
+from headwater.log.record import FLAG_RETRACT, Kind, RecordBlock, of_people
 from headwater.monitoring.reservoir import GROUPS
 from headwater.schema.requests import ServedList
 
@@ -115,7 +115,7 @@ class Outcomes:
     def events(self, block: RecordBlock, positive: npt.NDArray[np.int64]) -> None:
         """Take in the positive events of a block, whose dense types are ``positive``."""
         records = block.records
-        chosen = (records["kind"] == Kind.EVENT) & np.isin(records["type"], positive)
+        chosen = of_people(records, Kind.EVENT) & np.isin(records["type"], positive)
         chosen &= (records["flags"] & FLAG_RETRACT) == 0
         for row in np.flatnonzero(chosen).tolist():
             record = records[row]
