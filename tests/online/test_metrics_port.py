@@ -85,6 +85,8 @@ def test_slow_ones_are_let_go_and_hold_up_nobody(tmp_path: Path, monkeypatch: py
                 slow.send(b"GET /met")
                 slow.setblocking(False)
                 assert status(await _ask(address, b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n")) == 200
-                assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(slow, 1), 10.0) == b""  # it is closed
+                assert (
+                    await asyncio.wait_for(asyncio.get_running_loop().sock_recv(slow, 1), 10.0) == b""
+                )  # it is closed
 
     asyncio.run(run())
