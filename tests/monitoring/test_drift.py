@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from headwater.monitoring import drift
+from headwater.monitoring.behind import BEHIND, CAUGHT_UP_S
 from headwater.monitoring.dead import Alive, DeadState
 from headwater.monitoring.drift import DriftWatch
 from headwater.monitoring.hours import read_hours
@@ -104,6 +106,39 @@ def missing(rows: Rows) -> Rows:
 
 def beyond(rows: Rows) -> Rows:
     return rows + np.array([0, 0, 100, 0], np.float32)
+
+
+def test_piece_by_piece_it_says_only_how_far_it_is_until_it_knows_the_same(
+    quiet: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift, "READ_RECORDS", 512)
+
+    def fresh(piece_s: float) -> DriftWatch:
+        return DriftWatch(
+            quiet.traffic.log,
+            Registry(quiet.folder / "models"),
+            tmp_path,
+            SETTINGS,
+            ("click",),
+            keep=False,
+            after=quiet.traffic.log.last_offset - 8_000,
+            piece_s=piece_s,
+        )
+
+    whole, pieces = fresh(60.0), fresh(0.0)
+    behind, looks = list[float](), 0
+    while (said := list(pieces.look(quiet.now_ms))) and said[0].value > CAUGHT_UP_S:
+        assert [one.name for one in said] == [BEHIND, "headwater_drift_lag_records"]
+        behind.append(said[0].value)
+    assert len(behind) > 10
+    assert behind == sorted(behind, reverse=True)
+    while pieces.behind:
+        said, looks = list(pieces.look(quiet.now_ms)), looks + 1
+        assert looks < 10
+    expected = list(whole.look(quiet.now_ms))
+    assert not whole.behind
+    assert [one for one in said if one.name != BEHIND] == [one for one in expected if one.name != BEHIND]
+    assert len(said) > 10
 
 
 def test_what_a_calm_log_says(quiet: Site) -> None:
