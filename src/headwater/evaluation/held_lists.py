@@ -240,9 +240,13 @@ def sums(shown: Shown, scores: npt.NDArray[np.floating]) -> Sums:
 
     best = heavy[np.lexsort((-heavy, shown.of))]
     return Sums(
-        np.bincount(owner, gain, lists), np.bincount(shown.of, best * discount, lists), np.bincount(owner, won, lists),
-        np.bincount(shown.of, heavy, lists),
+        _total(owner, gain, lists), _total(shown.of, best * discount, lists), _total(owner, won, lists),
+        _total(shown.of, heavy, lists),
     )  # fmt: skip
+
+
+def _total(of: npt.NDArray[np.integer], values: Float64, count: int) -> Float64:
+    return np.bincount(of, values, count).astype(np.float64)
 
 
 def measure(
@@ -251,7 +255,7 @@ def measure(
     """Levels of all systems, and what the candidate gains over the others, with 95% intervals (users as clusters)."""
     _, user = np.unique(shown.users, return_inverse=True)
     found = {name: sums(shown, each) for name, each in scores.items()}
-    by_user = {name: Sums(*(np.bincount(user, part) for part in each)) for name, each in found.items()}
+    by_user = {name: Sums(*(_total(user, part, 0) for part in each)) for name, each in found.items()}
     ours = by_user[CANDIDATE]
     systems = {}
     for name, theirs in by_user.items():
