@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from headwater.registry.bundle import VERSION_PATTERN, Manifest
-from headwater.registry.card import CARD_FILE, HeldOut, ModelCard
+from headwater.registry.card import CARD_FILE, NDCG, HeldOut, ModelCard
 from headwater.registry.errors import BundleError
 from headwater.registry.files import read_regular
 from headwater.registry.registry import Registry
@@ -20,7 +20,8 @@ class GateReport(Struct, frozen=True, kw_only=True):
     """The verdict on ``version`` beside the bundle ``against`` (``None``: none was in service).
 
     ``reasons`` say why it did not pass, ``notes`` what else a person should know. ``forced``: it was promoted all the
-    same. ``margin``, ``slower`` and ``questions`` are the rule of that moment.
+    same. ``margin``, ``slower``, ``questions`` and ``lists`` are the rule of that moment. ``metric`` is what was compared: "ndcg@10" on
+    questions, "shown_ndcg" on lists.
     """
 
     version: str
@@ -34,6 +35,8 @@ class GateReport(Struct, frozen=True, kw_only=True):
     questions: int
     held_out: HeldOut | None
     judged_ms: int
+    metric: str = NDCG
+    lists: int | None = None
 
 
 class BundleLine(Struct, frozen=True, kw_only=True):
