@@ -138,7 +138,7 @@ def _run(
 
     from headwater.cli.demo_tastes import DAY_S as TASTES_DAY_S
     from headwater.cli.demo_tastes import EVENTS_PER_S as TASTES_EVENTS_PER_S
-    from headwater.cli.demo_tastes import TABLES, Learner, Watch, drift_s
+    from headwater.cli.demo_tastes import TABLES, Learner, Watch, drift_s, in_service
     from headwater.cli.local import Server, TomlTable, make_site, run_command
     from headwater.cli.shelf import read_shelf
     from headwater.client import Client
@@ -204,7 +204,7 @@ def _run(
             )  # fmt: skip
             watch = None if watched is None else Watch(
                 site, traffic, lambda what: console.print(f"{time.monotonic() - began:6.0f} s  {escape(what)}"),
-                at=time.monotonic() + watched,
+                at=time.monotonic() + watched, in_service=lambda: in_service(site),
             )  # fmt: skip
             _go_on(console, server.url, traffic, shelf.popular[0], watch, leave)
             course = None if watch is None else watch.course

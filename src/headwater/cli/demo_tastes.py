@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
 import msgspec
 from msgspec import Struct
@@ -19,16 +19,13 @@ from headwater.cli.local import Site, StepFailedError, TomlTable, command
 from headwater.schema.durations import parse_delay
 from headwater.simulator.scenario import Scenario, TasteDrift
 
-if TYPE_CHECKING:
-    from headwater.simulator.traffic import LiveTraffic
-
 ALERT = "calibration-off"
 EVENTS_PER_S = 300.0  # so that half a minute says something
 DAY_S = 180.0  # a day of the scenario: what the bundle is held against is to be whole before tastes drift
 PATIENCE_S = 330.0  # from the drift on
 AFTERWARDS_S = 60.0  # of lists of the new bundle, to see what people make of them
 _BEFORE_S = 40.0  # of lists before the drift, to see what people make of them then
-_TRAINING_S = 300.0
+_TRAINING_S = 1_200.0  # two minutes on an idle machine
 _STOP_S = 20.0
 
 TABLES: Mapping[str, TomlTable] = {
@@ -139,50 +136,54 @@ class Learner:
         self.stop()
 
 
+class Counted(Protocol):
+    """Traffic that counts what was shown and what of it was clicked."""
+
+    places: int
+    clicks: int
+
+
 class Watch:
     """Looks once a second at how alerts stand, what they did and which bundle serves, and says what is new.
 
-    ``traffic`` counts places and clicks; ``at`` is when tastes drift (monotonic).
+    ``at`` is when tastes drift, by ``timer``; ``in_service`` says which bundle serves.
     """
 
     def __init__(
-        self, site: Site, traffic: LiveTraffic, say: Callable[[str], None], *, at: float
+        self, site: Site, traffic: Counted, say: Callable[[str], None], *, at: float, in_service: Callable[[], str],
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        from headwater.cli.monitor import plan_in_service
-        from headwater.registry.registry import Registry
-
         self._data, self._traffic, self._say = site.data, traffic, say
-        self._registry, self._plan = Registry(site.data / "models"), plan_in_service(site.data)
-        self._at = at
-        self._drifted_at: tuple[int, int] | None = None
-        self._renewed_at: tuple[int, int] | None = None
+        self._serves, self._at, self._timer = in_service, at, timer
         self._settled: tuple[int, int] | None = None
+        self._drifted: tuple[int, int] | None = None
+        self._renewed: tuple[int, int] | None = None
         self._firing = set[str]()
         self._entries = set[str]()
         self.course = Course(bundle=self._serves())
 
     def over(self) -> bool:
         """Whether there is nothing more to wait for."""
-        return self.course.after is not None or time.monotonic() > self._at + PATIENCE_S
+        return self.course.after is not None or self._timer() > self._at + PATIENCE_S
 
     def look(self) -> None:
         """See what is new."""
-        course, since = self.course, round(time.monotonic() - self._at, 1)
+        course, since = self.course, round(self._timer() - self._at, 1)
         counted = (self._traffic.places, self._traffic.clicks)
         if self._settled is None and since > -_BEFORE_S:
             self._settled = counted
-        if since >= 0.0 and self._drifted_at is None:
-            self._drifted_at = counted
+        if since >= 0.0 and self._drifted is None:
+            self._drifted = counted
             course.before = _rate(self._settled or (0, 0), counted)
             self._say(f"tastes drift now; people clicked {_percent(course.before)} of what they saw")
         self._alerts(since)
         self._actions(since)
-        if course.promoted_s is None and (serves := self._serves()) != course.bundle and self._drifted_at is not None:
-            course.renewed, course.promoted_s, self._renewed_at = serves, since, counted
-            course.fallen = _rate(self._drifted_at, counted)
+        if course.promoted_s is None and (serves := self._serves()) != course.bundle and self._drifted is not None:
+            course.renewed, course.promoted_s, self._renewed = serves, since, counted
+            course.fallen = _rate(self._drifted, counted)
             self._say(f"model {serves} serves; since the drift people clicked {_percent(course.fallen)}")
-        if self._renewed_at is not None and course.after is None and since >= (course.promoted_s or 0.0) + AFTERWARDS_S:
-            course.after = _rate(self._renewed_at, counted)
+        if self._renewed is not None and course.after is None and since >= (course.promoted_s or 0.0) + AFTERWARDS_S:
+            course.after = _rate(self._renewed, counted)
             self._say(f"with it people clicked {_percent(course.after)}")
 
     def _alerts(self, since: float) -> None:
@@ -215,8 +216,14 @@ class Watch:
             if entry.by == f"alert:{ALERT}" and self.course.asked_s is None:
                 self.course.asked_s = since
 
-    def _serves(self) -> str:
-        return (self._registry.current(self._plan) if self._plan is not None else None) or ""
+
+def in_service(site: Site) -> str:
+    """The version that serves on a site; "" when none does."""
+    from headwater.cli.monitor import plan_in_service
+    from headwater.registry.registry import Registry
+
+    plan = plan_in_service(site.data)
+    return (Registry(site.data / "models").current(plan) if plan is not None else None) or ""
 
 
 def _rate(before: tuple[int, int], now: tuple[int, int]) -> float | None:
