@@ -83,7 +83,7 @@ def demo(
     scenario: Annotated[
         str | None,
         typer.Option(
-            help="What happens to the live visitors: a built-in scenario or a TOML file; a day takes two minutes."
+            help="What happens to the live visitors: a built-in scenario or a TOML file; a day takes two minutes (three where tastes drift)."
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -93,6 +93,8 @@ def demo(
     Example: headwater demo --exit
 
     With something to watch: headwater demo --scenario viral-item
+
+    Tastes drift, an alert fires, a training is asked for and serves: headwater demo --scenario taste-drift
 
     On real data: headwater demo --data movielens path/to/ml-latest-small
     """
