@@ -83,7 +83,7 @@ def demo(
     scenario: Annotated[
         str | None,
         typer.Option(
-            help="What happens to the live visitors: a built-in scenario or a TOML file; a day takes two minutes (three where tastes drift)."
+            help="What happens to the live visitors: a built-in scenario or a TOML file; a day takes two minutes (80 seconds where tastes drift)."
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -21,7 +21,7 @@ from headwater.simulator.scenario import Scenario, TasteDrift
 
 ALERT = "calibration-off"
 EVENTS_PER_S = 300.0  # so that half a minute says something
-DAY_S = 180.0  # a day of the scenario: what the bundle is held against is to be whole before tastes drift
+DAY_S = 80.0  # a day of the scenario: what the bundle is held against is to be whole before tastes drift
 PATIENCE_S = 330.0  # from the drift on
 AFTERWARDS_S = 60.0  # of lists of the new bundle, to see what people make of them
 _BEFORE_S = 40.0  # of lists before the drift, to see what people make of them then
@@ -29,9 +29,9 @@ _TRAINING_S = 1_200.0  # two minutes on an idle machine
 _STOP_S = 20.0
 
 TABLES: Mapping[str, TomlTable] = {
-    # Half a minute of this demo is what an hour is elsewhere.
+    # A minute of this demo is what a day (of the reference) and an hour (of a window) are elsewhere.
     "monitoring": {"every": "1s"},
-    "monitoring.drift": {"reference": "40s", "window": "30s", "outcome_window": "10s"},
+    "monitoring.drift": {"reference": "1m", "window": "1m", "outcome_window": "10s"},
     "monitoring.online": {"window": "1m", "attribution": "10s"},
     # The learner trains when it is asked to, and what is held out is as new as what it learns.
     "learn": {"every": "1d"},

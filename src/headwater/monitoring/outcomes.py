@@ -91,6 +91,10 @@ class Outcomes:
         self._delays: deque[float] = deque(maxlen=MOST_DELAYS)
         self._share = 1.0
 
+    def __len__(self) -> int:
+        """Lists that are followed now."""
+        return len(self._waiting)
+
     @property
     def share(self) -> float:
         """The share of lists that is followed."""
