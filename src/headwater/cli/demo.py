@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from headwater.cli.demo_tastes import Watch
+    from headwater.cli.demo_tastes import Course, Watch
     from headwater.cli.local import Site
     from headwater.cli.shelf import Shelf
     from headwater.client import Client
@@ -136,15 +136,10 @@ def _run(
     console: Console, folder: Path, movielens: Path | None, leave: bool, port: int, seed: int, scenario: Scenario | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    from rich.markup import escape
-
-    from headwater.cli.demo_tastes import DAY_S as TASTES_DAY_S
-    from headwater.cli.demo_tastes import EVENTS_PER_S as TASTES_EVENTS_PER_S
-    from headwater.cli.demo_tastes import TABLES, Learner, Watch, drift_s, in_service
+    from headwater.cli.demo_tastes import TABLES, Learner, drift_s
     from headwater.cli.local import Server, TomlTable, make_site, run_command
     from headwater.cli.shelf import read_shelf
     from headwater.client import Client
-    from headwater.simulator.traffic import LiveTraffic, PlainVisitors, WorldVisitors
 
     started = time.monotonic()
     # A small catalogue needs fewer trees and rows; every answer's features are logged, there are few of them.
@@ -193,23 +188,7 @@ def _run(
             console.print("[red]The list did not turn to the taste that was clicked.[/red]")
         course = None
         if watched is not None or not leave:
-            day_s = SCENARIO_DAY_S if watched is None else TASTES_DAY_S
-            visitors = PlainVisitors(GUESTS) if world is None else WorldVisitors(
-                world, now_ms=now_ms(), scenario=None if scenario is None else scenario.faster(DAY_S / day_s)
-            )  # fmt: skip
-            if scenario is not None:
-                console.print(f"[bold]{scenario.name}[/bold]: {scenario.description}")
-            traffic = LiveTraffic(
-                client, visitors, seed=seed, now_ms=now_ms,
-                events_per_s=LIVE_EVENTS_PER_S if watched is None else TASTES_EVENTS_PER_S,
-                on_error=lambda error: console.print(f"[yellow]A visit failed: {escape(str(error))}[/yellow]"),
-            )  # fmt: skip
-            watch = None if watched is None else Watch(
-                site, traffic, lambda what: console.print(f"{time.monotonic() - began:6.0f} s  {escape(what)}"),
-                at=time.monotonic() + watched, in_service=lambda: in_service(site),
-            )  # fmt: skip
-            _go_on(console, server.url, traffic, shelf.popular[0], watch, leave)
-            course = None if watch is None else watch.course
+            course = _live(console, client, server.url, site, shelf, world, scenario, watched, seed, now_ms, leave)
     if as_json:
         facts: dict[str, str | int | float] = {
             "data": "simulated" if movielens is None else "movielens",
@@ -318,6 +297,37 @@ def _table(title: str, answer: RecommendResponse, shelf: Shelf, taste: str) -> T
         row = (str(place), shelf.title(item.id), categories, item.source, shelf.with_titles(item.reason))
         table.add_row(*row, style=style)
     return table
+
+
+def _live(
+    console: Console, client: Client, url: str, site: Site, shelf: Shelf, world: World | None, scenario: Scenario | None,
+    watched: float | None, seed: int, now_ms: Callable[[], int], leave: bool,
+) -> Course | None:  # fmt: skip
+    """Have visitors come, and what the scenario says happen to them; returns the course of a drift of tastes that comes ``watched`` seconds on."""
+    from rich.markup import escape
+
+    from headwater.cli import demo_tastes as tastes
+    from headwater.simulator.traffic import LiveTraffic, PlainVisitors, WorldVisitors
+
+    day_s, events_per_s = SCENARIO_DAY_S, LIVE_EVENTS_PER_S
+    if watched is not None:
+        day_s, events_per_s = tastes.DAY_S, tastes.EVENTS_PER_S
+    began = time.monotonic()
+    visitors = PlainVisitors(GUESTS) if world is None else WorldVisitors(
+        world, now_ms=now_ms(), scenario=None if scenario is None else scenario.faster(DAY_S / day_s)
+    )  # fmt: skip
+    if scenario is not None:
+        console.print(f"[bold]{scenario.name}[/bold]: {scenario.description}")
+    traffic = LiveTraffic(
+        client, visitors, seed=seed, now_ms=now_ms, events_per_s=events_per_s,
+        on_error=lambda error: console.print(f"[yellow]A visit failed: {escape(str(error))}[/yellow]"),
+    )  # fmt: skip
+    watch = None if watched is None else tastes.Watch(
+        site, traffic, lambda what: console.print(f"{time.monotonic() - began:6.0f} s  {escape(what)}"),
+        at=began + watched, in_service=lambda: tastes.in_service(site),
+    )  # fmt: skip
+    _go_on(console, url, traffic, shelf.popular[0], watch, leave)
+    return None if watch is None else watch.course
 
 
 def _go_on(
