@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from headwater.cli.demo_tastes import ALERT, DAY_S, TABLES, Course, Watch, drift_s
 from headwater.cli.local import make_site
 from headwater.cli.monitor import rules_of
@@ -72,12 +74,13 @@ def test_the_course_is_told_as_it_goes(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_an_alert_before_the_drift_is_a_false_one(tmp_path: Path) -> None:
-    course = Course(
-        fired_s=-3.0, false_alarm=True, asked_s=1.0, promoted_s=2.0, resolved_s=9.0, before=0.1, fallen=0.05, after=0.1
-    )
-    assert not course.recovered
-    course.fired_s, course.false_alarm = 3.0, False
-    assert course.recovered
-    course.after = 0.05
-    assert not course.recovered, "the new bundle helped nobody"
+def course(**changed: float | bool) -> Course:
+    said = Course(fired_s=3.0, asked_s=4.0, promoted_s=5.0, resolved_s=9.0, before=0.1, fallen=0.05, after=0.1)
+    return replace(said, **changed)
+
+
+def test_what_counts_as_seen_through() -> None:
+    assert course().recovered
+    assert not course(fired_s=-3.0, false_alarm=True).recovered, "an alert before the drift is a false one"
+    assert not course(after=0.05).recovered, "the new bundle helped nobody"
+    assert not replace(course(), promoted_s=None).recovered
