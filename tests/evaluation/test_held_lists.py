@@ -128,7 +128,7 @@ def slow(shown: Shown, scores: npt.NDArray[np.float64], of: int) -> tuple[float,
     heavy = {i: float(shown.weights[i]) if shown.taken[i] else 0.0 for i in at}
 
     def discounted(order: Any) -> float:
-        return sum(heavy[i] / np.log2(rank + 2.0) for rank, i in enumerate(order))
+        return float(sum(heavy[i] / np.log2(rank + 2.0) for rank, i in enumerate(order)))
 
     allowed = [
         order for order in itertools.permutations(at)

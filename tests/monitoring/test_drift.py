@@ -5,20 +5,24 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from headwater.log.record import Kind
 from headwater.monitoring import drift
 from headwater.monitoring.behind import BEHIND, CAUGHT_UP_S
 from headwater.monitoring.dead import Alive, DeadState
 from headwater.monitoring.drift import DriftWatch
 from headwater.monitoring.hours import read_hours
+from headwater.monitoring.outcomes import Outcomes
 from headwater.monitoring.samples import Sample
 from headwater.registry.reference import BundleReference, ReferenceColumn
 from headwater.registry.registry import Registry
 from headwater.schema.drift import Drift
-from tests.monitoring.logs import COLUMNS, HOUR_MS, PLAN, START_MS, Traffic, publish
+from headwater.schema.requests import ServedList
+from tests.monitoring.logs import CLICK, COLUMNS, HOUR_MS, PLAN, START_MS, Traffic, publish
 
 Rows = npt.NDArray[np.float32]
 SETTINGS = Drift(reference="12h", window="2h", min_rows=1_000, outcome_window="10m")
@@ -289,3 +293,27 @@ def test_more_lists_than_fit_are_followed_as_an_even_sample(tmp_path: Path, monk
     site = Site(tmp_path)
     said = site.after(6, lists=1_000, views=10)
     assert said["headwater_label_rate", "click"] == pytest.approx(0.1, rel=0.25)
+
+
+def test_an_event_may_stand_in_the_log_before_the_list_that_it_names() -> None:
+    traffic = Traffic("b")
+    end_ms = traffic.run(1, views=0, click_rate=0.3)
+    block = traffic.log.read(1)
+    assert block is not None
+    lists = [
+        (msgspec.msgpack.decode(block.payload(row), type=ServedList), block.records[row])
+        for row in np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist()
+    ]
+
+    def became(late_ms: int) -> list[dict[int, set[int]]]:
+        outcomes, clicks = Outcomes(2 * HOUR_MS), np.array([CLICK], np.int64)
+        if late_ms:
+            outcomes.events(block, clicks)
+        for served, record in lists:
+            outcomes.serve(served, int(record["user"]), int(record["received_ms"]) + late_ms)
+        if not late_ms:
+            outcomes.events(block, clicks)
+        return [waiting.clicked for waiting in outcomes.matured(end_ms + 3 * HOUR_MS)]
+
+    assert sum(map(bool, became(0))) > len(lists) / 2
+    assert became(500) == became(0)

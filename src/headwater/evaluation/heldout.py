@@ -116,6 +116,19 @@ def behind(log: EventLog, config: Config, split: int, until: int) -> Stretch:
     return Stretch(split, until, count)
 
 
+def newest(log: EventLog, config: Config, stretch: Stretch) -> Stretch:
+    """The end of ``stretch`` with the last ``gate.questions`` of its positive events; all of it where it has no more."""
+    left, positive = stretch.positives - config.gate.questions, positive_types(log, config)
+    after = stretch.split
+    while left > 0 and (block := log.read(after)) is not None:
+        hits = _offsets(block, positive, stretch.until)
+        hits = hits[hits > stretch.split]
+        if len(hits) >= left:
+            return Stretch(int(hits[left - 1]), stretch.until, config.gate.questions)
+        left, after = left - len(hits), block.last_offset
+    return stretch
+
+
 def _offsets(block: RecordBlock, positive: npt.NDArray[np.int64], until: int) -> npt.NDArray[np.int64]:
     found = block.records["offset"][positives(block, positive)].astype(np.int64)
     return found[found <= until]

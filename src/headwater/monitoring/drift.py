@@ -118,7 +118,9 @@ class DriftWatch:
             self._offset < until
             and (block := self._log.read(self._offset, min(until - self._offset, READ_RECORDS))) is not None
         ):
-            for piece in pieces(block, self._step_ms):
+            # history without lists, of days perhaps, has nothing that is judged by the step
+            lists = len(self._outcomes) > 0 or bool((block.records["kind"] == Kind.SERVED).any())
+            for piece in pieces(block, self._step_ms) if lists else (block,):
                 self._reached_ms = int(piece.records["received_ms"][-1])
                 self._serve(piece)
                 self._outcomes.events(piece, positive)
