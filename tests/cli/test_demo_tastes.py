@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from headwater.cli.demo_tastes import ALERT, DAY_S, TABLES, Course, Watch, drift_s
+from headwater.cli.demo_tastes import ALERTS, DAY_S, TABLES, Course, Watch, drift_s
 from headwater.cli.local import make_site
 from headwater.cli.monitor import rules_of
 from headwater.monitoring.alerts import AlertState
@@ -16,12 +16,14 @@ from headwater.schema.config import load_config
 from headwater.schema.durations import parse_duration
 from headwater.simulator import load_scenario
 
+ALERT = "calibration-off"
+
 
 def test_the_reference_is_whole_before_tastes_drift_and_the_alert_asks_for_a_training(tmp_path: Path) -> None:
     config = load_config(make_site(tmp_path, TABLES).config)
-    (rule,) = (rule for rule in rules_of(config) if rule.name == ALERT)
-    assert rule.enabled
-    assert rule.actions == ("retrain",)
+    rules = [rule for rule in rules_of(config) if rule.name in ALERTS]
+    assert len(rules) == len(ALERTS)
+    assert all(rule.enabled and rule.actions == ("retrain",) for rule in rules)
     drift = config.monitoring.drift
     drifts_s = drift_s(load_scenario("taste-drift"))
     assert drifts_s is not None

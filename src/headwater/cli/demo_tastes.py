@@ -19,7 +19,7 @@ from headwater.cli.local import Site, StepFailedError, TomlTable, command
 from headwater.schema.durations import parse_delay
 from headwater.simulator.scenario import Scenario, TasteDrift
 
-ALERT = "calibration-off"
+ALERTS = frozenset({"calibration-off", "label-drift"})  # those that tell of falling quality, and ask for a training
 EVENTS_PER_S = 300.0  # so that half a minute says something
 DAY_S = 80.0  # a day of the scenario: what the bundle is held against is to be whole before tastes drift
 PATIENCE_S = 330.0  # from the drift on
@@ -158,13 +158,13 @@ class Watch:
         self._settled: tuple[int, int] | None = None
         self._drifted: tuple[int, int] | None = None
         self._renewed: tuple[int, int] | None = None
-        self._firing = set[str]()
+        self._firing = set[tuple[str, str]]()
         self._entries = set[str]()
         self.course = Course(bundle=self._serves())
 
     def over(self) -> bool:
         """Whether there is nothing more to wait for."""
-        return self.course.after is not None or self._timer() > self._at + PATIENCE_S
+        return None not in (self.course.after, self.course.resolved_s) or self._timer() > self._at + PATIENCE_S
 
     def look(self) -> None:
         """See what is new."""
@@ -189,19 +189,18 @@ class Watch:
     def _alerts(self, since: float) -> None:
         from headwater.monitoring.standing import read_standing
 
-        firing = set[str]()
-        for state in read_standing(self._data).states:
-            name = state.alert + (f" ({state.group})" if state.group else "")
-            if state.state == "firing":
-                firing.add(name)
-        for name in sorted(firing - self._firing):
-            self._say(f"alert {name} fires")
-        for name in sorted(self._firing - firing):
-            self._say(f"alert {name} is over")
-        course = self.course
-        if ALERT in firing and course.fired_s is None:
+        firing = {
+            (state.alert, state.group) for state in read_standing(self._data).states if state.state == "firing"
+        }  # fmt: skip
+        for alert, group in sorted(firing - self._firing):
+            self._say(f"alert {alert}{f' ({group})' if group else ''} fires")
+        for alert, group in sorted(self._firing - firing):
+            self._say(f"alert {alert}{f' ({group})' if group else ''} is over")
+        course, was = self.course, any(alert in ALERTS for alert, _ in self._firing)
+        now = any(alert in ALERTS for alert, _ in firing)
+        if now and course.fired_s is None:
             course.fired_s, course.false_alarm = since, since < 0.0
-        if ALERT in self._firing - firing and course.resolved_s is None:
+        if was and not now and course.resolved_s is None:
             course.resolved_s = since
         self._firing = firing
 
@@ -213,7 +212,7 @@ class Watch:
                 continue
             self._entries.add(entry.id)
             self._say(f"{entry.by}: {entry.action} {entry.subject}: {entry.reason}")
-            if entry.by == f"alert:{ALERT}" and self.course.asked_s is None:
+            if entry.by.removeprefix("alert:") in ALERTS and self.course.asked_s is None:
                 self.course.asked_s = since
 
 
