@@ -25,7 +25,7 @@ def test_the_reference_is_whole_before_tastes_drift_and_the_alert_asks_for_a_tra
     assert len(rules) == len(ALERTS)
     assert all(rule.enabled and rule.actions == ("retrain",) for rule in rules)
     drift = config.monitoring.drift
-    drifts_s = drift_s(load_scenario("taste-drift"))
+    drifts_s = drift_s(load_scenario("taste-turn"))
     assert drifts_s is not None
     assert drifts_s == 1.5 * DAY_S
     assert parse_duration(drift.reference) / 1e3 < drifts_s, "the reference knows nothing of it"

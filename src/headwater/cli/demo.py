@@ -94,7 +94,7 @@ def demo(
 
     With something to watch: headwater demo --scenario viral-item
 
-    Tastes drift, an alert fires, a training is asked for and serves: headwater demo --scenario taste-drift
+    Tastes drift, an alert fires, a training is asked for and serves: headwater demo --scenario taste-turn
 
     On real data: headwater demo --data movielens path/to/ml-latest-small
     """
