@@ -233,6 +233,9 @@ class Trial:
         mend: Callable[[], object] | None = None,
     ) -> None:  # fmt: skip
         """Inject a fault, wait for its alert and its actions; mend it, where that is for somebody else to do; wait until all is well."""
+        self.until(
+            lambda: self.thawed and not self.firing(alert), f"quiet before {fault}"
+        )  # what a fault before this one set off
         known, began = {entry.id for entry in self.entries(alert)}, time.monotonic()
         inject()
         fired = self.until(lambda: self.firing(alert), f"the alert {alert}")
