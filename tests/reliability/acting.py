@@ -400,6 +400,9 @@ def damaged_bundle(trial: Trial, good: str) -> None:
 
 def constant_feature(trial: Trial) -> None:
     """Upstream sends every item with the same price, until somebody repairs it; the ranker knows people by nothing else."""
+    # what was served in the first seconds of this world is not what is served now that people have clicked: a bundle of its own has its own reference
+    trial.publish(trial.by_price(dear=True), "lightgbm", 1_772_000_002_500)
+    trial.until(lambda: not trial.knows_features(), "a reference that begins anew")
     trial.until(trial.knows_features, "a reference of features")
     before = trial.people.ctr(10.0)
 
