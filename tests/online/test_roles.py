@@ -21,7 +21,7 @@ from headwater.schema.keys import Scope
 from tests.online.running import CONFIG, Running, catalogue
 from tests.online.test_serve import click, ids
 
-LEARNING = '\n[learn]\nevery = "1h"\n[ranker]\ntrees = 2\nleaves = 2\nmax_rows = 1000\n'
+LEARNING = '\n[learn]\nevery = "5s"\n[ranker]\ntrees = 2\nleaves = 2\nmax_rows = 1000\n'
 
 
 class Apart:
