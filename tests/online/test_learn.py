@@ -90,6 +90,7 @@ def test_bundles_change_while_requests_go_on(tmp_path: Path) -> None:
                 time.sleep(0.1)
         finally:
             poster.stop()
+        time.sleep(11.0)  # a round ends 10 s before now: all of it has settled
         rounds: list[dict[str, Any]] = []
         with Witness(running.url) as witness:
             learning = learner(running, "--every", "1s")
