@@ -25,6 +25,7 @@ import numpy as np
 from msgspec import Struct
 from onnxruntime import InferenceSession, SessionOptions
 
+from headwater.cli.monitor import rules_of
 from headwater.cli.options import configure_logging
 from headwater.experiments import store
 from headwater.features.plan import compile_plan
@@ -48,7 +49,6 @@ LIKED, DISLIKED = 0.24, 0.02
 DEADLINE_MS = 10_000.0  # so long that a slow ranker is not a stalled one, which the breaker takes care of
 SLOW_MS, WELL_MS = 700.0, 400.0
 PATIENCE_S = 180.0
-FREEZING = ("ingest-stopped", "ingest-duplicates", "bundle-worse", "feature-drift")  # what their alerts do
 ALERTS = """
 [monitoring]
 enabled = true
@@ -213,6 +213,7 @@ class Trial:
         self.plan = compile_plan(running.config)
         self.registry = Registry(self.data / "models")
         self.cases: list[Case] = []
+        self.freezing = {rule.name for rule in rules_of(running.config) if "freeze_promotion" in rule.actions}
 
     def until(self, so: Callable[[], bool], what: str) -> float:
         """Wait until it is so; when that was (``time.monotonic``)."""
@@ -235,7 +236,9 @@ class Trial:
     ) -> None:  # fmt: skip
         """Inject a fault, wait for its alert and its actions; mend it, where that is for somebody else to do; wait until all is well."""
         # what a fault before this one set off is over; what is frozen already is not frozen again
-        self.until(lambda: not self.firing(alert) and (self.thawed or alert not in FREEZING), f"quiet before {fault}")
+        self.until(
+            lambda: not self.firing(alert) and (self.thawed or alert not in self.freezing), f"quiet before {fault}"
+        )
         known, began = {entry.id for entry in self.entries(alert)}, time.monotonic()
         inject()
         fired = self.until(lambda: self.firing(alert), f"the alert {alert}")

@@ -16,7 +16,7 @@ from msgspec import Struct
 from headwater.experiments.effects import winsorised
 from headwater.experiments.metrics import SESSION_GAP_MS, Measure, Metric
 from headwater.experiments.moments import COLUMNS
-from headwater.log.protocol import READ_LIMIT, CorruptLogError, EventLog
+from headwater.log.protocol import READ_LIMIT, EventLog, decoded
 from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock, of_people
 from headwater.log.seek import last_before
 from headwater.schema.durations import parse_delay
@@ -210,10 +210,7 @@ class _Requests:
         self._old: set[str] = set()
 
     def is_new(self, block: RecordBlock, i: int) -> bool:
-        try:
-            request = _decode_head(block.payload(i)).request_id
-        except msgspec.DecodeError as error:
-            raise CorruptLogError(int(block.records["offset"][i]), f"a served list cannot be read ({error})") from error
+        request = decoded(_decode_head, block.payload(i), int(block.records["offset"][i]), "a served list").request_id
         if request in self._young or request in self._old:
             return False
         self._young.add(request)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from headwater.log.protocol import CorruptLogError, EventLog
+from headwater.log.protocol import EventLog, decoded
 from headwater.log.record import Kind, Namespace, RecordBlock, of_people
 from headwater.log.seek import last_before
 from headwater.monitoring.behind import behind_sample, is_behind
@@ -136,10 +136,7 @@ class DriftWatch:
     def _serve(self, block: RecordBlock) -> None:
         for row in np.flatnonzero(of_people(block.records, Kind.SERVED)).tolist():
             record = block.records[row]
-            try:
-                served = _decode(block.payload(row))
-            except msgspec.DecodeError as error:
-                raise CorruptLogError(int(record["offset"]), f"a served list cannot be read ({error})") from error
+            served = decoded(_decode, block.payload(row), int(record["offset"]), "a served list")
             if not served.items:
                 continue
             if served.address.plan != self._plan:

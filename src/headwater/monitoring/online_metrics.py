@@ -17,8 +17,8 @@ import numpy.typing as npt
 from msgspec import Raw, Struct
 
 from headwater.experiments.metrics import click_type, conversion_type
-from headwater.log.protocol import READ_LIMIT, CorruptLogError, EventLog
-from headwater.log.record import Kind, Namespace, RecordBlock, of_people
+from headwater.log.protocol import READ_LIMIT, EventLog, decoded
+from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock, of_people
 from headwater.log.seek import last_before
 from headwater.monitoring.attribution import COLUMNS, Group, OpenList, OpenLists, Types, types_of
 from headwater.monitoring.behind import behind_sample, is_behind
@@ -210,17 +210,14 @@ class OnlineMetrics:
             events["user"].astype(np.int64), np.minimum(events["time_ms"], events["received_ms"])
         )
         self._hold(block, looked_at, types)
-        liked = events[np.isin(events["type"], positive) & ((events["flags"] & 1) == 0)]
+        liked = events[np.isin(events["type"], positive) & ((events["flags"] & FLAG_RETRACT) == 0)]
         steps = self._steps
         for step in np.unique(liked["received_ms"] // steps.step_ms).tolist():
             inside = liked["received_ms"] // steps.step_ms == step
             self._consumed.add("", step * steps.step_ms, liked["item"][inside].astype(np.int64))
         shown: dict[tuple[int, str], list[int]] = {}
         for row in np.flatnonzero(looked_at & served).tolist():
-            try:
-                given = _decode(block.payload(row))
-            except msgspec.DecodeError as error:
-                raise CorruptLogError(int(records["offset"][row]), f"a served list cannot be read ({error})") from error
+            given = decoded(_decode, block.payload(row), int(records["offset"][row]), "a served list")
             at_ms, user = given.address.now_ms, int(records["user"][row])
             shown.setdefault((steps.of(at_ms), given.surface), []).extend(given.items)
             drawn = user or int(records["offset"][row])
@@ -240,10 +237,8 @@ class OnlineMetrics:
     def _named(block: RecordBlock, row: int) -> str:
         if not block.records["payload_size"][row]:
             return ""
-        try:
-            return _decode_detail(block.payload(row)).request_id or ""
-        except msgspec.DecodeError as error:
-            raise CorruptLogError(int(block.records["offset"][row]), f"an event cannot be read ({error})") from error
+        detail = decoded(_decode_detail, block.payload(row), int(block.records["offset"][row]), "an event")
+        return detail.request_id or ""
 
     def _settle(self, clock_ms: int) -> None:
         """Put down events whose lists are there by now; younger ones are held until the next look. So with sessions that began."""
