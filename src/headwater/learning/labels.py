@@ -143,8 +143,12 @@ def _not_before_shown(asking: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame
     stranger = first.filter(pl.col("user") == 0).select("request", "item", pl.col("first_ms").alias("stranger_ms"))
     earliest = pl.min_horizontal("first_ms", "stranger_ms")
     slow = (earliest > pl.col("time_ms")) & (earliest <= pl.col("received_ms"))
-    found = asking.join(first, on=["request", "item", "user"], how="left").join(stranger, on=["request", "item"], how="left")
-    return found.with_columns(pl.when(slow).then(earliest).otherwise("time_ms").alias("time_ms")).sort("time_ms", "outcome")
+    found = asking.join(first, on=["request", "item", "user"], how="left").join(
+        stranger, on=["request", "item"], how="left"
+    )
+    return found.with_columns(pl.when(slow).then(earliest).otherwise("time_ms").alias("time_ms")).sort(
+        "time_ms", "outcome"
+    )
 
 
 def _latest(asking: pl.DataFrame, shown: pl.DataFrame, by: list[str], window_ms: int) -> tuple[Int64, Int64]:
