@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from headwater.cli.demo_tastes import ALERTS, AFTERWARDS_S, DAY_S, TABLES, Course, Rate, Watch, drift_s, gained, rate
+from headwater.cli.demo_tastes import ALERTS, AFTERWARDS, DAY_S, TABLES, Course, Rate, Watch, drift_s, gained, rate
 from headwater.cli.local import make_site
 from headwater.cli.monitor import rules_of
 from headwater.learning.trainingset import windows_ms
@@ -88,10 +88,10 @@ def test_the_course_is_told_as_it_goes(tmp_path: Path) -> None:
     assert not course.recovered
     assert look(190.0, 500, 390).resolved_s == 90.0
     assert not watch.over()
-    course = look(160.0 + AFTERWARDS_S, 600, 480)
+    course = look(220.0, 400 + AFTERWARDS, 300 + 9 * AFTERWARDS // 10)
     assert course.after is not None
     assert course.regained is not None
-    assert (course.after.value, course.regained.value, course.regained.lists) == (0.09, 0.04, 200)
+    assert (course.after.value, course.regained.value, course.regained.lists) == (0.09, 0.04, AFTERWARDS)
     assert course.recovered
     assert watch.over()
     assert [line.split(":")[0].split(" [")[0] for line in said] == [
@@ -109,7 +109,9 @@ def test_rates_are_of_people() -> None:
     more = [shown._replace(clicks=shown.clicks + 1) for shown in half]
     over = gained(more, half)
     assert over is not None
-    assert (over.value, over.low, over.high) == (0.1, 0.1, 0.1), "each clicks one place in ten more: paired, that is certain"
+    assert (over.value, over.low, over.high) == (0.1, 0.1, 0.1), (
+        "each clicks one place in ten more: paired, that is certain"
+    )
     assert rate([]) is None
     assert gained(half, []) is None
 

@@ -156,7 +156,9 @@ def test_what_was_asked_for_is_tried_again_until_it_serves(tmp_path: Path, monke
     ]  # fmt: skip
 
 
-def test_what_was_asked_for_in_vain_gives_way_to_the_next_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_asked_for_in_vain_gives_way_to_the_next_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock, began = Clock(), list[tuple[float, bool]]()
 
     def waits(_: object, __: object, number: int, *___: object, at_once: bool) -> Round:

@@ -29,8 +29,8 @@ EVENTS_PER_S = 300.0  # so that half a minute says something
 DAY_S = 80.0  # a day of the scenario: what the bundle is held against is to be whole before tastes drift
 PEOPLE = 700  # so that they come about once a day of the scenario: what somebody turned to is not known before they come again
 VISITS_PER_DAY = 3.0  # in the history, so that 700 people make enough of it
-PATIENCE_S = 420.0  # from the drift on
-AFTERWARDS_S = 90.0  # of lists of the new bundle, to see what people make of them
+PATIENCE_S = 900.0  # from the drift on
+AFTERWARDS = 1_500  # lists of the new bundle, to see what people make of them: a minute and a half on an idle machine
 _BEFORE_S = 40.0  # of lists before the drift, to see what people make of them then
 _TRAINING_S = 1_200.0  # two minutes on an idle machine
 _STOP_S = 20.0
@@ -40,8 +40,8 @@ TABLES: Mapping[str, TomlTable] = {
     "monitoring": {"every": "1s"},
     "monitoring.drift": {"reference": "1m", "window": "1m", "outcome_window": "10s"},
     "monitoring.online": {"window": "1m", "attribution": "10s"},
-    # The learner trains when it is asked to; a minute is the longest that such a round waits for lists.
-    "learn": {"every": "1d"},
+    # The learner trains when it is asked to, on the whole history at first; a minute is the longest that such a round waits for lists.
+    "learn": {"every": "1d", "window": "4d"},
     "gate": {"holdout": "1m", "questions": 200, "slower": 10.0},
     # few enough rows for those of the last minutes to be most of them
     "ranker": {"trees": 120, "max_rows": 20_000},
@@ -73,7 +73,7 @@ class Rate(Struct, frozen=True, kw_only=True):
 
 class Course(Struct, kw_only=True):
     """What came of it, in seconds since tastes drifted; None: not yet. Clicks a place: ``before`` the drift, ``fallen`` from there to the new
-    bundle, ``after`` with it for ``AFTERWARDS_S``. ``lost`` is what ``fallen`` is above ``before`` (below 0: lost), ``regained`` what ``after`` is above
+    bundle, ``after`` with it for ``AFTERWARDS`` lists. ``lost`` is what ``fallen`` is above ``before`` (below 0: lost), ``regained`` what ``after`` is above
     ``fallen``; both are of the same people as far as they came in both. ``refused`` bundles came before the one that serves.
     """
 
@@ -214,7 +214,7 @@ class Watch:
             fell = shown[self._drifted : counted]
             course.fallen, course.lost = rate(fell), gained(fell, shown[self._settled or 0 : self._drifted])
             self._say(f"model {serves} serves; since the drift people clicked {course.fallen or 'nothing'}")
-        if self._renewed is not None and course.after is None and since >= (course.promoted_s or 0.0) + AFTERWARDS_S:
+        if self._renewed is not None and course.after is None and counted >= self._renewed + AFTERWARDS:
             late = shown[self._renewed : counted]
             course.after, course.regained = rate(late), gained(late, shown[self._drifted or 0 : self._renewed])
             self._say(f"with it people clicked {course.after or 'nothing'}, {course.regained or 'nothing'} more")
