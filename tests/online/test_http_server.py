@@ -109,7 +109,7 @@ def test_who_is_too_slow_is_closed_and_who_waits_for_an_answer_is_not(monkeypatc
         taken = await asyncio.gather(*(seconds_until_closed(reader) for reader, _ in slow))
         assert min(taken) >= TIMEOUT_S - 0.1
         reader, writer = await connect()
-        for _ in range(3):  # longer than the time of a head in all, and never idle
+        for _again in range(3):  # longer than the time of a head in all, and never idle
             writer.write(request("/slow", b"y"))
             assert await answer(reader) == (200, b"y")
         for _, each in (*slow, (reader, writer)):

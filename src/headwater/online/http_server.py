@@ -65,7 +65,8 @@ class Connection(HttpToolsProtocol):
 
     def _discards(self) -> bool:
         """Whether what comes is the rest of a body that was answered already."""
-        return self.cycle is not None and self.cycle.more_body
+        cycle: Any = self.cycle  # None before the first request, whatever uvicorn's types say
+        return cycle is not None and bool(cycle.more_body)
 
     def _refuse(self, refusal: RefusalError) -> None:
         """Answer what is no request that an application could be asked, and end the connection."""
