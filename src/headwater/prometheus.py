@@ -13,6 +13,7 @@ import os
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -171,14 +172,18 @@ class Instruments:
 
     def shown(self) -> bytes:
         """The same without what still waits to be brought over, which only the thread that counts may do."""
-        registry = self.registry
-        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        return shown_of(Path(folder)) if folder else generate_latest(self.registry)
 
     def _describe(self, name: str, kind: Kind, labels: tuple[str, ...], says: str) -> None:
         self.described.append(Described(name, kind, labels, says))
+
+
+def shown_of(folder: Path) -> bytes:
+    """The text that Prometheus scrapes, of all processes that share their figures in ``folder``."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
 
 
 class _Listing(Instruments):

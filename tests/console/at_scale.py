@@ -29,7 +29,7 @@ from headwater.cli.local import Server
 from headwater.console.guard import ROOT
 from headwater.console.pages import PAGES
 from headwater.simulator.people import user_id
-from tests.console.windows import DESKTOP, PHONE, Theme, Windows, findings, first_paint_ms, too_wide
+from tests.console.windows import DESKTOP, PHONE, Theme, Windows, findings, first_paint_ms, last_part_ms, too_wide
 from tests.debian import program
 
 BAR_MS = 1_000.0
@@ -38,7 +38,7 @@ LOOKS: tuple[tuple[str, tuple[int, int], Theme], ...] = (
 )  # fmt: skip
 ASKERS = 10_000
 WARM_S = 15.0
-PATIENCE_MS = 60_000.0
+PATIENCE_MS = 180_000.0  # an explanation is made at low priority: beside other work it takes a while
 
 
 class Visitors(threading.Thread):
@@ -97,10 +97,9 @@ def look(windows: Windows, name: str, path: str, size: tuple[int, int], theme: T
         page.get_by_role("button", name="Look").click()
         page.wait_for_url(f"**{ROOT}/users/*", timeout=PATIENCE_MS)
         page.locator("html[data-ready]").wait_for(state="attached")
-    paint_ms, began = first_paint_ms(page), time.monotonic()
     _settled(page)
     told = {
-        "first_paint_ms": round(paint_ms, 1), "settled_ms": round(paint_ms + 1e3 * (time.monotonic() - began), 1),
+        "first_paint_ms": round(first_paint_ms(page), 1), "settled_ms": round(last_part_ms(page), 1),
         "console": windows.said(page), "axe": findings(page), "too_wide_px": too_wide(page),
     }  # fmt: skip
     page.context.close()
@@ -158,7 +157,7 @@ def main() -> int:
         browser = playwright.chromium.launch(
             executable_path=program("chromium", "chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
-        windows = Windows(browser, server.url)
+        windows = Windows(browser, server.url, patience_ms=PATIENCE_MS)
         with visited(server.url, said.rate, said.seed) as visitors:
             for name, path in paths_of(server.url).items():
                 pages[name] = {how: look(windows, name, path, size, theme) for how, size, theme in LOOKS}

@@ -176,7 +176,7 @@ def test_a_bundle_is_promoted_and_rolled_back_unless_that_is_frozen(console: Con
     assert "created ms" in compared.text.lower()
     stale = console.change(f"{MODELS}/rollback", me, reason="worse", of=first)
     assert (stale.status_code, "was changed since" in stale.text) == (409, True)
-    assert f'name="of" value="{second}"' in page
+    assert f'data-fills="of={second}&amp;to={first}"' in page
     assert second in said(console.change(f"{MODELS}/rollback", me, reason="worse", of=second))
     assert last(console).action == "bundle.rollback"
     change_controls(console.data, by="alert:drift", reason="x", time_ms=1, promotion_frozen="drift")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from headwater.experiments import store
+from headwater.features.plan import compile_plan
+from headwater.registry.audit import read_audit
+from headwater.registry.listing import gate_report
 from headwater.registry.registry import Registry
 from headwater.schema.config import load_config
-from tests.console.conftest import Site
+from tests.console.conftest import ITEMS, Site
 from tests.console.windows import PHONE, Windows, first_paint_ms
+from tests.online.running import publish_ranker
 
 PAGES = ("models", "experiments", "rules", "alerts", "configuration", "keys", "audit")
 RULES = '[[rules]]\nname = "less"\nfilter = "id != \'item-1\'"\n'
@@ -45,6 +50,51 @@ def test_a_bundle_is_looked_at_compared_rolled_back_and_promoted_again(windows: 
     page.get_by_role("link", name=before).click()
     expect(page.get_by_role("heading", name=before)).to_be_visible()
     windows.assert_sound(page, "bundle-light")
+
+
+def test_a_bundle_is_promoted_through_the_gate_serves_and_is_rolled_back(windows: Windows, site: Site) -> None:
+    registry, plan = Registry(site.data / "models"), compile_plan(site.config).hash
+    before = registry.current(plan)
+    # the gate asks at most a tenth of the clicks, and at least 50; what every item has as many of, popularity alone cannot tell
+    clicks = [
+        {"user": f"visitor-{n % 12}", "item": f"item-{(7 * n + n // ITEMS) % ITEMS}", "type": "click"}
+        for n in range(600)
+    ]
+    site.ingest("/v1/events", clicks)
+    # the model that serves, published once more: the gate finds it as good
+    again = publish_ranker(site.data, site.config, seed=2, created_ms=1_772_200_000_000)
+    registry.rollback(plan)
+    assert registry.current(plan) == before == site.current
+    page = windows.open("/console/models")
+    page.get_by_role("button", name=f"Promote {again}").click()
+    assert page.get_by_label("Ask it first").is_checked()
+    _confirm(page, "promote", "it learnt today's events")
+    _until_serves(page, site, again)
+    expect(page.get_by_role("button", name=f"Promote {before}")).to_be_visible(timeout=SLOW_MS)
+    row = page.get_by_role("row").filter(has_text=again)
+    expect(row).to_contain_text("serves")
+    expect(row).to_contain_text("passed")
+    report = gate_report(registry, again)
+    assert report is not None
+    assert (report.against, report.passed) == (before, True)
+    assert report.held_out is not None
+    assert report.held_out.questions >= 50
+    page.get_by_role("button", name="Roll back", exact=True).click()
+    _confirm(page, "rollback", "it shows worse lists")
+    _until_serves(page, site, site.current)
+    expect(page.get_by_role("button", name=f"Promote {again}")).to_be_visible(timeout=SLOW_MS)
+    back, forth = read_audit(site.data, 2)
+    assert (forth.action, forth.subject, forth.by, forth.reason) == (
+        "bundle.promote", again, "console", "it learnt today's events",
+    )  # fmt: skip
+    assert (back.action, back.subject, back.by, back.reason) == (
+        "bundle.rollback",
+        again,
+        "console",
+        "it shows worse lists",
+    )
+    page.goto("/console/audit")
+    expect(page.locator("main")).to_contain_text("it learnt today's events")
 
 
 def test_rules_are_checked_as_typed_tried_and_published(windows: Windows, site: Site) -> None:
@@ -103,6 +153,16 @@ def test_an_experiment_is_started_and_judged(windows: Windows, site: Site) -> No
     page.get_by_role("button", name="Stop", exact=True).click()
     _confirm(page, "stop", "tried")
     expect(page.locator("#live")).to_contain_text("console: tried", timeout=SLOW_MS)
+
+
+def _until_serves(page: Page, site: Site, version: str) -> None:
+    """Wait until lists are made with ``version``: what a page says of a change is gone after some seconds."""
+    until = time.monotonic() + 1e-3 * SLOW_MS
+    while (serves := site.recommend(user="user-1", k=3)["model"]) != version:
+        said = page.locator("#toasts .bad").all_inner_texts()
+        assert not any(said), said
+        assert time.monotonic() < until, f"{serves} still serves"
+        page.wait_for_timeout(100)
 
 
 def _confirm(page: Page, dialog: str, reason: str) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from headwater.log.lmdb import LmdbLog
+from headwater.log.record import FLAG_TRIAL, Kind
 from headwater.monitoring.alerts import AlertState
 from headwater.monitoring.history import HISTORY_FILE, History
 from headwater.monitoring.samples import Sample, sample
@@ -59,6 +62,7 @@ def test_the_overview_remembers_what_the_monitor_wrote(windows: Windows) -> None
 
 
 def test_a_visitor_acts_and_sees_what_it_changes(windows: Windows, site: Site) -> None:
+    tried = _tried(site)
     page = windows.open("/console/playground?k=6")
     expect(page.locator(".tile")).to_have_count(6, timeout=15_000)
     clicked = page.locator(".tile strong").nth(2).inner_text()
@@ -73,6 +77,12 @@ def test_a_visitor_acts_and_sees_what_it_changes(windows: Windows, site: Site) -
     page.get_by_role("button", name="Compare").click()
     expect(page.locator(".sides ol")).to_have_count(2, timeout=15_000)
     windows.assert_sound(page, "playground-light")
+
+    until = time.monotonic() + START_S  # lists reach the log a moment after they were given
+    while (found := _tried(site) - tried)[Kind.SERVED] < 2:
+        assert time.monotonic() < until, found
+        time.sleep(0.1)
+    assert found == {Kind.EVENT: 1, Kind.SERVED: 2}
 
     user = page.locator("#user").input_value()
     page.get_by_role("button", name="Forget this visitor").click()
@@ -130,6 +140,16 @@ def test_a_wrong_question_of_the_playground_says_what_is_wrong(windows: Windows)
     for way, said in (("sideways", "There is no way"), ("bundle:20200101T000000000Z-000000000000", "cannot be used")):
         answer = page.request.get("/console/playground/compare", params={"number": 5, "way": way})
         assert (answer.status, said in answer.text()) == (200, True), answer.text()
+
+
+def _tried(site: Site) -> Counter[int]:
+    """Records of the log that are marked as trials, by kind."""
+    log, found, after = LmdbLog(site.data / "log", readonly=True), Counter[int](), 0
+    while (block := log.read(after)) is not None:
+        found.update(block.records["kind"][(block.records["flags"] & FLAG_TRIAL) != 0].tolist())
+        after = block.last_offset
+    log.close()
+    return found
 
 
 def be(page: Page, user: str) -> None:

@@ -16,10 +16,10 @@ SCREENSHOTS = "HEADWATER_SCREENSHOTS"
 
 
 class Windows:
-    """Opens windows of one browser on one server, and closes them."""
+    """Opens windows of one browser on one server, and closes them; whatever they wait for may take ``patience_ms``."""
 
-    def __init__(self, browser: Browser, url: str) -> None:
-        self._browser, self._url = browser, url
+    def __init__(self, browser: Browser, url: str, *, patience_ms: float = 30_000.0) -> None:
+        self._browser, self._url, self._patience_ms = browser, url, patience_ms
         self._said: dict[int, list[str]] = {}
 
     def open(self, path: str, *, theme: Theme = "light", size: tuple[int, int] = DESKTOP) -> Page:
@@ -30,6 +30,7 @@ class Windows:
             base_url=self._url,
             reduced_motion="reduce",  # colours that are on their way from one theme to the other are no finding
         )
+        context.set_default_timeout(self._patience_ms)
         page = context.new_page()
         said = self._said[id(page)] = []
 
@@ -88,6 +89,14 @@ def first_paint_ms(page: Page) -> float:
     """Milliseconds from the start of the navigation to the first contentful paint."""
     found: Any = page.evaluate(
         "performance.getEntriesByName('first-contentful-paint').map((entry) => entry.startTime)[0] ?? 0"
+    )
+    return float(found)
+
+
+def last_part_ms(page: Page) -> float:
+    """Milliseconds from the start of the navigation to the end of the last answer that the page has got."""
+    found: Any = page.evaluate(
+        "Math.max(...['navigation', 'resource'].flatMap((kind) => performance.getEntriesByType(kind)).map((entry) => entry.responseEnd))"
     )
     return float(found)
 

@@ -6,14 +6,21 @@ from collections.abc import Iterator
 from math import log2
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pytest
 from structlog.testing import capture_logs
 
+from headwater.evaluation.freshness import evaluate_freshness
 from headwater.evaluation.temporal import CO_VISITS, RANKER, RECENT_POPULARITY, UNION, TemporalReport, evaluate_temporal
+from headwater.features.fold import Fold
 from headwater.features.plan import compile_plan
+from headwater.features.replay import fold_to
+from headwater.log.record import RecordBlock
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import Event
+from headwater.serving.view import FoldView
 from headwater.testing.events import START_MS, Step, Written, script, written
 from tests.retrieval.worlds import MINUTE_MS, clicks, many
 from tests.serving.rankers import by_column
@@ -88,6 +95,37 @@ def test_nobody_is_told_which_item_was_shown_a_moment_before_the_click(history: 
     )  # fmt: skip
     assert report.n == 1
     assert report.models[RANKER].mrr == pytest.approx(0.5)
+
+    view = FoldView(PLAN, Fold(PLAN))
+    fold_to(history.log, view.fold, split)
+    fresh = evaluate_freshness(
+        history.log, PLAN, CONFIG, {"never": _Kept(), "renewed": _Renewed()}, once="never", split_offset=split,
+        until=history.log.last_offset, questions="all", sample=1.0, seed=1, train_s=0.0, view=view,
+    )  # fmt: skip
+    assert {name: fresh.models[name].mrr for name in ("never", "renewed")} == pytest.approx(
+        {"never": 0.5, "renewed": 0.5}
+    )
+
+
+class _Kept:
+    """A bundle that orders by what was just shown, and stays."""
+
+    renewals, seconds = 0, 0.0
+
+    def __init__(self) -> None:
+        self.model = by_column(PLAN, "item_impression_30m")
+
+    def wanted(self, block: RecordBlock) -> npt.NDArray[np.bool_]:
+        return np.zeros(len(block), np.bool_)
+
+    def look(self, block: RecordBlock, i: int, view: FoldView) -> None: ...
+
+
+class _Renewed(_Kept):
+    """Another one before each question."""
+
+    def look(self, block: RecordBlock, i: int, view: FoldView) -> None:  # noqa: ARG002
+        self.model = by_column(PLAN, "item_impression_30m")
 
 
 def test_by_session_only_what_follows_in_a_session_is_asked(history: Written) -> None:

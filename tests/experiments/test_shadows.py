@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
+from headwater.experiments import credits as reading
 from headwater.experiments import shadows as counted
 from headwater.experiments.definitions import Experiment, parse_experiment
 from headwater.experiments.guard import guard
@@ -67,7 +68,7 @@ def shadow(log: Written, user: str, answer: ServedList, of: Experiment = SHADOW,
 def test_the_report_is_what_a_loop_over_the_log_counts(
     seed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(counted, "READ_LIMIT", 37)
+    monkeypatch.setattr(reading, "READ_LIMIT", 37)
     rng, log = np.random.default_rng(seed), Written(Config())
     log.add([Step(START_MS, PutItems([Item(id=name) for name in NAMES]))])
     log.add([Step(START_MS, [Event(user=f"u{n}", item="i0", type="view") for n in range(5)])])

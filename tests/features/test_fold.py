@@ -40,13 +40,13 @@ def test_short_logs_fold_to_what_the_slow_fold_says(name: str, steps: list[Step]
 @names
 @pytest.mark.parametrize("seed", [1, 2])
 def test_long_logs_fold_to_what_the_slow_fold_says(name: str, seed: int) -> None:
-    log = written(script(seed, 700), CONFIGS[name])
+    log = written(script(seed, 700, trials=seed == 2), CONFIGS[name])
     assert_same_state(PLANS[name], folded(PLANS[name], log), folded_slowly(log))
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_aggregation_folds_to_what_the_slow_fold_says(seed: int) -> None:
-    log = written(script(seed, 700, tables=True), Config())
+    log = written(script(seed, 700, tables=True, trials=seed == 2), Config())
     assert_same_state(EVERYTHING_PLAN, folded(EVERYTHING_PLAN, log), folded_slowly(log, EVERYTHING))
 
 
@@ -298,3 +298,17 @@ def _as_one(step: Step) -> Step:
     if isinstance(command, list):
         return Step(step.at_ms, [msgspec.structs.replace(event, user="u0") for event in command])
     return step
+
+
+def test_a_trial_changes_the_row_of_its_user_and_no_other() -> None:
+    before = [Step(START_MS, [Event(user="ann", item=item, type="click") for item in ("a", "b", "c")])]
+    tried = [Event(user="ann", item="b", type="click"), Event(user="ann", item="c", type="click")]
+    without, trial, real = (
+        folded(DEFAULT, written([*before, *more], Config()))
+        for more in ([], [Step(START_MS + 1_000, tried, trial=True)], [Step(START_MS + 1_000, tried)])
+    )
+    items = [fold.items.rows for fold in (without, trial, real)]
+    of_items = [tuple(part.tobytes() for part in rows) for rows in items]
+    assert of_items[0] == of_items[1] != of_items[2]
+    length = [int(fold.users.rows.u4[fold.users.slot(1), U_RECENT_LENGTH]) for fold in (without, trial, real)]
+    assert length[1] == length[2] > length[0]

@@ -215,9 +215,27 @@ def test_all_who_wait_for_a_writer_that_is_away_are_told_at_the_same_time(tmp_pa
     async def go() -> None:
         async with WriterClient(tmp_path / "w.sock", connect_timeout_s=0.1) as client:
             began = asyncio.get_running_loop().time()
-            answers = await asyncio.gather(*(client.ping() for _ in range(20)), return_exceptions=True)
+            commands = (client.put_items([Item(id="i")]) for _ in range(20))
+            answers = await asyncio.gather(*commands, return_exceptions=True)
             assert all(isinstance(answer, UnavailableError) for answer in answers)
             assert asyncio.get_running_loop().time() - began < 1.0, "not one after the other"
+
+    asyncio.run(go())
+
+
+def test_a_ping_does_not_wait_for_a_writer_that_is_away_even_beside_those_who_do(tmp_path: Path) -> None:
+    async def go() -> None:
+        path = tmp_path / "w.sock"
+        async with WriterClient(path, connect_timeout_s=60.0) as client:
+            waiting = asyncio.create_task(client.put_items([Item(id="i")]))
+            await asyncio.sleep(0.05)
+            async with asyncio.timeout(5.0):
+                with pytest.raises(UnavailableError, match="No writer answers"):
+                    await client.ping()
+            assert not waiting.done()
+            async with _served(LogWriter(MemoryLog(), MemoryIdentity(), clock=lambda: 1, dedup_window=9), path):
+                assert (await client.ping()).offset >= 0
+                assert (await waiting).accepted == 1
 
     asyncio.run(go())
 

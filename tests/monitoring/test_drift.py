@@ -5,18 +5,24 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from headwater.log.record import Kind
+from headwater.monitoring import drift
+from headwater.monitoring.behind import BEHIND, CAUGHT_UP_S
 from headwater.monitoring.dead import Alive, DeadState
 from headwater.monitoring.drift import DriftWatch
 from headwater.monitoring.hours import read_hours
+from headwater.monitoring.outcomes import Outcomes
 from headwater.monitoring.samples import Sample
 from headwater.registry.reference import BundleReference, ReferenceColumn
 from headwater.registry.registry import Registry
 from headwater.schema.drift import Drift
-from tests.monitoring.logs import COLUMNS, HOUR_MS, PLAN, START_MS, Traffic, publish
+from headwater.schema.requests import ServedList
+from tests.monitoring.logs import CLICK, COLUMNS, HOUR_MS, PLAN, START_MS, Traffic, publish
 
 Rows = npt.NDArray[np.float32]
 SETTINGS = Drift(reference="12h", window="2h", min_rows=1_000, outcome_window="10m")
@@ -104,6 +110,39 @@ def missing(rows: Rows) -> Rows:
 
 def beyond(rows: Rows) -> Rows:
     return rows + np.array([0, 0, 100, 0], np.float32)
+
+
+def test_piece_by_piece_it_says_only_how_far_it_is_until_it_knows_the_same(
+    quiet: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift, "READ_RECORDS", 512)
+
+    def fresh(piece_s: float) -> DriftWatch:
+        return DriftWatch(
+            quiet.traffic.log,
+            Registry(quiet.folder / "models"),
+            tmp_path,
+            SETTINGS,
+            ("click",),
+            keep=False,
+            after=quiet.traffic.log.last_offset - 8_000,
+            piece_s=piece_s,
+        )
+
+    whole, pieces = fresh(60.0), fresh(0.0)
+    behind, looks = list[float](), 0
+    while (said := list(pieces.look(quiet.now_ms))) and said[0].value > CAUGHT_UP_S:
+        assert [one.name for one in said] == [BEHIND, "headwater_drift_lag_records"]
+        behind.append(said[0].value)
+    assert len(behind) > 10
+    assert behind == sorted(behind, reverse=True)
+    while pieces.behind:
+        said, looks = list(pieces.look(quiet.now_ms)), looks + 1
+        assert looks < 10
+    expected = list(whole.look(quiet.now_ms))
+    assert not whole.behind
+    assert [one for one in said if one.name != BEHIND] == [one for one in expected if one.name != BEHIND]
+    assert len(said) > 10
 
 
 def test_what_a_calm_log_says(quiet: Site) -> None:
@@ -254,3 +293,27 @@ def test_more_lists_than_fit_are_followed_as_an_even_sample(tmp_path: Path, monk
     site = Site(tmp_path)
     said = site.after(6, lists=1_000, views=10)
     assert said["headwater_label_rate", "click"] == pytest.approx(0.1, rel=0.25)
+
+
+def test_an_event_may_stand_in_the_log_before_the_list_that_it_names() -> None:
+    traffic = Traffic("b")
+    end_ms = traffic.run(1, views=0, click_rate=0.3)
+    block = traffic.log.read(1)
+    assert block is not None
+    lists = [
+        (msgspec.msgpack.decode(block.payload(row), type=ServedList), block.records[row])
+        for row in np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist()
+    ]
+
+    def became(late_ms: int) -> list[dict[int, set[int]]]:
+        outcomes, clicks = Outcomes(2 * HOUR_MS), np.array([CLICK], np.int64)
+        if late_ms:
+            outcomes.events(block, clicks)
+        for served, record in lists:
+            outcomes.serve(served, int(record["user"]), int(record["received_ms"]) + late_ms)
+        if not late_ms:
+            outcomes.events(block, clicks)
+        return [waiting.clicked for waiting in outcomes.matured(end_ms + 3 * HOUR_MS)]
+
+    assert sum(map(bool, became(0))) > len(lists) / 2
+    assert became(500) == became(0)

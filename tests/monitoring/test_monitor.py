@@ -5,15 +5,19 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from headwater.experiments import store
+from headwater.monitoring import paced as paced_module
 from headwater.monitoring.actions import ActionError, Actions
+from headwater.monitoring.behind import BEHIND, CAUGHT_UP_S
 from headwater.monitoring.history import History
 from headwater.monitoring.monitor import Monitor
 from headwater.monitoring.notify import Notifier
@@ -316,10 +320,58 @@ def test_a_slow_watch_is_looked_at_at_its_own_pace(wait_until: Callable[[Callabl
     wait_until(lambda: list(paced.look(1_121_000)) == [sample("x", 1_120_000.0)])
 
 
+def test_one_that_is_behind_reads_on_between_rounds_a_tenth_of_the_time(
+    wait_until: Callable[[Callable[[], bool]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests = list[float]()
+
+    class Away:
+        name, left_s = "away", 300.0
+
+        def look(self, now_ms: int) -> list[Sample]:  # noqa: ARG002
+            self.left_s -= CAUGHT_UP_S
+            time.sleep(0.01)
+            return [sample(BEHIND, self.left_s, watch=self.name)]
+
+    monkeypatch.setattr(paced_module, "rest", rests.append)
+    paced = Paced(Away(), 60_000)
+    paced.look(1_000_000)
+    wait_until(lambda: list(paced.look(1_001_000)) == [sample(BEHIND, CAUGHT_UP_S, watch="away")])
+    assert len(rests) == 3
+    assert all(seconds > 0.09 - 1e-9 for seconds in rests)
+
+
+def test_rules_wait_for_a_watch_that_is_behind(tmp_path: Path) -> None:
+    """Neither is what fires over, nor does what is right go missing; and what says how far it is is judged."""
+    site = Site(tmp_path)
+    behind_rule = AlertRule(name="behind", metric=BEHIND, above=3_600.0, clear_for="0s")
+
+    class Catching:
+        name, left_s = "heat", 0.0
+
+        def look(self, now_ms: int) -> list[Sample]:
+            said = [sample(BEHIND, self.left_s, watch="heat")]
+            return said if self.left_s > CAUGHT_UP_S else [*said, *site.heat.look(now_ms)]
+
+    catching = Catching()
+    site.monitor = Monitor(
+        tmp_path, [catching], [msgspec.structs.replace(site.rule, missing="ok"), behind_rule], history=site.history,
+        actions=site.actions, notifier=site.notifier, found_by={"heat": frozenset({"heat", BEHIND})},
+    )  # fmt: skip
+    assert site.round(11.0) == ["fires"]
+    catching.left_s = 7_200.0
+    assert site.round(1.0, 30) == ["fires"]  # the rule about being behind
+    assert {state.alert: state.state for state in read_standing(tmp_path).states} == {
+        "hot": "firing",
+        "behind": "firing",
+    }
+    catching.left_s = 0.0
+    assert sorted(site.round(1.0, 2)) == ["resolves", "resolves"]
+
+
 @pytest.fixture
 def wait_until() -> Callable[[Callable[[], bool]], None]:
     """Ask again and again until it is so."""
-    import time
 
     def wait(so: Callable[[], bool]) -> None:
         until = time.monotonic() + 30.0

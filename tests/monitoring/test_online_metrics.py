@@ -16,10 +16,11 @@ from headwater.log.identity import MemoryIdentity
 from headwater.log.memory import MemoryLog
 from headwater.log.writer import LogWriter
 from headwater.monitoring import online_metrics
+from headwater.monitoring.behind import BEHIND, is_behind
 from headwater.monitoring.exposure import coverage, first_new_item, gini, new_share, popularity_lift
 from headwater.monitoring.gauges import Gauges
 from headwater.monitoring.online_metrics import METRICS, SETTLE_MS, OnlineMetrics
-from headwater.monitoring.samples import Sample
+from headwater.monitoring.samples import Sample, sample
 from headwater.monitoring.windows import SlidingSums
 from headwater.schema.config import Config, parse_config
 from headwater.schema.events import Event
@@ -177,6 +178,9 @@ def test_looking_often_gives_what_looking_once_gives(monkeypatch: pytest.MonkeyP
         samples = list(often.look(world.now_ms))
         if single(samples, "lag_records") == 0.0:
             break
+        if is_behind(samples[0]):  # nothing of then as if it were of now
+            assert [one.name for one in samples] == [BEHIND, "headwater_online_lag_records"]
+    assert samples[0] == sample(BEHIND, 0.0, watch="online")
     assert grouped(samples) == {key: pytest.approx(figures) for key, figures in expected(world, world.now_ms).items()}
 
 

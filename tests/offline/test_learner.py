@@ -199,6 +199,27 @@ def test_a_round_waits_for_enough_to_judge_by(tmp_path: Path) -> None:
         assert (report.held_out.first_offset, report.held_out.last_offset) == (end + 1, later), "none was passed over"
 
 
+def test_a_round_that_was_asked_for_learns_what_has_come_but_for_the_newest(
+    learning: Learning, folded: list[int]
+) -> None:
+    start = learning.write(FIRST)
+    learning.learner.round()
+    for begins_anew in (False, True):
+        end = learning.write(PART)
+        if begins_anew:
+            learning.anew()
+            folded.clear()
+        made = learning.learner.round(at_once=True)
+        report, learnt = made.published.gate, learning.manifest(made).data.last_offset
+        assert report is not None
+        assert report.held_out is not None
+        assert report.held_out.questions == learning.config.gate.questions == 50
+        assert (report.held_out.first_offset, report.held_out.last_offset) == (learnt + 1, end)
+        assert start < learnt < end, "most of what came was learnt"
+        assert sum(folded) == end == made.last_offset
+        start = learnt
+
+
 def test_without_a_gate_everything_is_learnt_at_once(tmp_path: Path, folded: list[int]) -> None:
     learning = start(tmp_path, enabled=False)
     with closing(learning):

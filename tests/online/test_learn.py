@@ -14,6 +14,7 @@ from typing import Any, Self
 import httpx
 
 from headwater.features.plan import compile_plan
+from headwater.learning.collecting import SETTLES_MS
 from headwater.registry.registry import Registry
 from tests.online.running import CONFIG, Running, catalogue
 from tests.reliability.load import Poster
@@ -90,6 +91,7 @@ def test_bundles_change_while_requests_go_on(tmp_path: Path) -> None:
                 time.sleep(0.1)
         finally:
             poster.stop()
+        time.sleep(1.0 + SETTLES_MS / 1e3)  # a round reads what has settled
         rounds: list[dict[str, Any]] = []
         with Witness(running.url) as witness:
             learning = learner(running, "--every", "1s")

@@ -14,14 +14,14 @@ import pytest
 
 from headwater.cli.supervise import _lock, running_address
 from headwater.online.keys import add_key, wall_ms
-from headwater.online.roles import PARTS, Role
+from headwater.online.roles import PARTS, Role, home
 from headwater.online.supervisor import serving_process
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.keys import Scope
 from tests.online.running import CONFIG, Running, catalogue
 from tests.online.test_serve import click, ids
 
-LEARNING = '\n[learn]\nevery = "1h"\n[ranker]\ntrees = 2\nleaves = 2\nmax_rows = 1000\n'
+LEARNING = '\n[learn]\nevery = "5s"\n[ranker]\ntrees = 2\nleaves = 2\nmax_rows = 1000\n'
 
 
 class Apart:
@@ -33,12 +33,18 @@ class Apart:
         self.of = {
             role: Running(folder, CONFIG + LEARNING, ["--role", role, *more], log=f"{role}.log")
             for role, more in {
-                Role.RECOMMEND: [], Role.INGEST: ["--host", "0.0.0.0"], Role.FOLD: [], Role.LEARN: [],  # noqa: S104
+                Role.RECOMMEND: [], Role.INGEST: ["--host", "0.0.0.0"],  # noqa: S104
+                Role.FOLD: ["--port", "0"], Role.LEARN: ["--port", "0"],
             }.items()
         }  # fmt: skip
 
     def post(self, role: Role, path: str, body: object) -> httpx.Response:
         return self.of[role].http.post(path, json=body, headers=self.key)
+
+    def metrics(self, role: Role, key: dict[str, str]) -> httpx.Response:
+        """What a role shows that has no routes."""
+        address = (home(self.of[role].data, role) / "address").read_text()
+        return httpx.get(f"{address}/metrics", headers=key)
 
     def said(self, role: Role, text: str) -> bool:
         return text in self.of[role].log_path.read_text()
@@ -102,6 +108,21 @@ def test_an_event_of_one_role_is_in_the_list_of_another(apart: Apart) -> None:
         _lock(held, recommend.data, Role.ALL)
 
 
+def test_the_fold_shows_what_it_counts_to_those_who_may_read_it(apart: Apart) -> None:
+    def folded() -> float:
+        (line,) = (
+            line for line in apart.metrics(Role.FOLD, apart.key).text.splitlines()
+            if line.startswith("headwater_fold_records_total ")
+        )  # fmt: skip
+        return float(line.split()[1])
+
+    before = folded()
+    apart.post(Role.INGEST, "/v1/events", [click("metrics", "item-7"), click("metrics", "item-8")])
+    wait_for(lambda: folded() == before + 2, "the fold does not count what it folds")
+    assert 'headwater_process_start_time_seconds{part="fold"}' in apart.metrics(Role.FOLD, apart.key).text
+    assert apart.metrics(Role.FOLD, {}).status_code == 401
+
+
 @pytest.mark.parametrize("role", [Role.INGEST, Role.FOLD, Role.RECOMMEND])
 def test_a_child_that_died_comes_back(apart: Apart, role: Role) -> None:
     part = PARTS[role][0].value
@@ -119,7 +140,9 @@ def test_learn_is_a_role_too(apart: Apart) -> None:
     wait_for(
         lambda: apart.said(Role.LEARN, "round_done") or apart.said(Role.LEARN, "round_failed"), "no round was made"
     )
+    assert 'headwater_process_start_time_seconds{part="learner"}' in apart.metrics(Role.LEARN, apart.key).text
     assert learn.stop() == 0
+    assert not (home(learn.data, Role.LEARN) / "address").exists()
 
 
 def test_what_is_under_way_is_answered_before_the_end(apart: Apart) -> None:

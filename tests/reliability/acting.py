@@ -48,6 +48,10 @@ LIKED, DISLIKED = 0.24, 0.02
 DEADLINE_MS = 10_000.0  # so long that a slow ranker is not a stalled one, which the breaker takes care of
 SLOW_MS, WELL_MS = 700.0, 400.0
 PATIENCE_S = 180.0
+CREATED_MS = 1_772_000_000_000  # of the first bundle
+RAISED = (
+    "ingest-stopped", "ingest-duplicates", "bundle-worse", "bundle-refused", "feature-drift", "experiment-harm", "slow-answers",
+)  # fmt: skip
 ALERTS = """
 [monitoring]
 enabled = true
@@ -212,6 +216,7 @@ class Trial:
         self.plan = compile_plan(running.config)
         self.registry = Registry(self.data / "models")
         self.cases: list[Case] = []
+        self.published = 0  # bundles so far
 
     def until(self, so: Callable[[], bool], what: str) -> float:
         """Wait until it is so; when that was (``time.monotonic``)."""
@@ -258,10 +263,11 @@ class Trial:
         items = [{**item, "price": of(i)} for i, item in enumerate(catalogue(ITEMS))]
         self.running.ingest("/v1/items", items)
 
-    def publish(self, files: dict[str, bytes], ranker: str, created_ms: int) -> str:
+    def publish(self, files: dict[str, bytes], ranker: str) -> str:
         """Promote a bundle as somebody does who goes round the gate."""
+        self.published += 1
         fields = ManifestFields(
-            created_ms=created_ms, plan_hash=self.plan.hash, columns=self.plan.columns, ranker=ranker,
+            created_ms=CREATED_MS + 1_000 * self.published, plan_hash=self.plan.hash, columns=self.plan.columns, ranker=ranker,
             event_types=self.plan.event_types, data=DataRange(first_offset=1, last_offset=1, first_ms=0, last_ms=0),
         )  # fmt: skip
         version = self.registry.publish(fields, files).version
@@ -296,7 +302,19 @@ class Trial:
             history.close()
         return any(labels == {"of": "features"} and value >= 1.0 for labels, _, value in filled)
 
-    def mend(self, good: str) -> None:
+    def settle(self) -> None:
+        """Wait until what the faults before set off is over.
+
+        Each fault gets a bundle of its own, and so references of its own: what was served in the first seconds of this world, or
+        around a fault, is not what is served now.
+        """
+        self.publish(self.by_price(dear=True), "lightgbm")
+        self.until(lambda: not self.knows_features(), "a reference that begins anew")
+        self.until(self.knows_features, "a reference of features")
+        self.until(lambda: self.quiet, "quiet")
+        self.until(lambda: self.people.full(2.0), "full lists")
+
+    def mend(self) -> None:
         """Have everything as it was before the faults."""
         self.people.clicks = True
         self.price(dear_and_cheap)
@@ -311,7 +329,11 @@ class Trial:
         for each in store.read_experiments(self.data)[0].values():
             if each.is_running:
                 store.stop(self.data, each.name, now_ms=time.time_ns() // 1_000_000)
-        self.registry.promote(good, plan_hash=self.plan.hash)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is frozen and no alert fires that a fault is to raise."""
+        return self.thawed and not any(self.firing(alert) for alert in RAISED)
 
     @property
     def thawed(self) -> bool:
@@ -331,8 +353,8 @@ def dear_and_cheap(item: int) -> float:
     return (item * 37 % 100) / 100
 
 
-def prepare(trial: Trial) -> str:
-    """Items, users that are known, a good bundle, and people who are used to it; returns the bundle."""
+def prepare(trial: Trial) -> None:
+    """Items, users that are known, a good bundle, and people who are used to it."""
     trial.people.prices = [dear_and_cheap(i) for i in range(ITEMS)]
     trial.price(dear_and_cheap)
     events = [
@@ -341,7 +363,9 @@ def prepare(trial: Trial) -> str:
     ]
     trial.running.ingest("/v1/events", events[:1_000])
     trial.running.ingest("/v1/events", events[1_000:])
-    return trial.publish(trial.by_price(dear=True), "lightgbm", 1_772_000_000_000)
+    trial.publish(trial.by_price(dear=True), "lightgbm")
+    trial.until(lambda: trial.people.full(2.0), "the good bundle")
+    time.sleep(15.0)  # people get used to it
 
 
 def dead_source(trial: Trial) -> None:
@@ -370,8 +394,9 @@ def duplicates(trial: Trial) -> None:
     calls.close()
 
 
-def bad_bundle(trial: Trial, good: str) -> None:
+def bad_bundle(trial: Trial) -> None:
     """A ranker that puts last what people like; the gate was passed by."""
+    good = trial.in_service
     before = trial.people.ctr(10.0)
 
     def recovered() -> bool:
@@ -379,17 +404,17 @@ def bad_bundle(trial: Trial, good: str) -> None:
 
     trial.case(
         "bad bundle", "bundle-worse",
-        lambda: trial.publish(trial.by_price(dear=False), "lightgbm", 1_772_000_001_000), recovered,
+        lambda: trial.publish(trial.by_price(dear=False), "lightgbm"), recovered,
     )  # fmt: skip
     trial.undo_all("bundle-worse")
-    trial.until(lambda: trial.thawed, "thaw: what the bad bundle showed was drift, too")
 
 
-def damaged_bundle(trial: Trial, good: str) -> None:
+def damaged_bundle(trial: Trial) -> None:
     """A bundle whose file was damaged after it was promoted, before the servers read it."""
+    good = trial.in_service
 
     def inject() -> None:
-        version = trial.publish(trial.by_price(dear=True), "lightgbm", 1_772_000_002_000)
+        version = trial.publish(trial.by_price(dear=True), "lightgbm")
         (trial.data / "models" / "bundles" / version / MODEL_FILE).write_text("tree")
 
     trial.case("damaged bundle", "bundle-refused", inject, lambda: trial.in_service == good and trial.people.full(1.0))
@@ -397,7 +422,6 @@ def damaged_bundle(trial: Trial, good: str) -> None:
 
 def constant_feature(trial: Trial) -> None:
     """Upstream sends every item with the same price, until somebody repairs it; the ranker knows people by nothing else."""
-    trial.until(trial.knows_features, "a reference of features")
     before = trial.people.ctr(10.0)
 
     def recovered() -> bool:
@@ -472,7 +496,7 @@ def slow_ranker(trial: Trial) -> None:
     """The ranker takes long over what upstream sends, until that is mended; meanwhile nobody waits for it."""
     files = endless(trial.plan.columns, "item_price")
     turns = turns_of(files[DEEP_FILE], trial.plan.columns)
-    bundle = trial.publish(files, "deep", 1_772_000_003_000)
+    bundle = trial.publish(files, "deep")
     trial.until(lambda: trial.running.recommend(k=1)["model"] == bundle, "the other ranker")
     trial.until(lambda: trial.people.full(1.0), "full lists of the other ranker")
 
@@ -492,25 +516,23 @@ def run(folder: Path, *, rate: float, seed: int, only: Sequence[str] = ()) -> Ou
     with Running(folder, config) as running, People(running.url, rate=rate, seed=seed) as people:
         trial = Trial(running, people)
         began, spent = time.monotonic(), cpu_seconds(running)
-        good = prepare(trial)
-        trial.until(lambda: people.full(2.0), "the good bundle")
-        time.sleep(15.0)  # people get used to it
+        prepare(trial)
         problems: dict[str, str] = {}
         faults: dict[str, Callable[[], None]] = {
-            "dead": lambda: dead_source(trial), "duplicates": lambda: duplicates(trial), "bad": lambda: bad_bundle(trial, good),
-            "damaged": lambda: damaged_bundle(trial, good), "constant": lambda: constant_feature(trial),
+            "dead": lambda: dead_source(trial), "duplicates": lambda: duplicates(trial), "bad": lambda: bad_bundle(trial),
+            "damaged": lambda: damaged_bundle(trial), "constant": lambda: constant_feature(trial),
             "harmful": lambda: harmful_experiment(trial), "slow": lambda: slow_ranker(trial),
         }  # fmt: skip
         for name, fault in faults.items():
             if only and name not in only:
                 continue
             try:
+                trial.settle()
                 fault()
             except AssertionError as error:  # the others are tried all the same, on a server that is well
                 print(name, error, file=sys.stderr, flush=True)  # noqa: T201
                 problems[name] = str(error)
-                trial.mend(good)
-            time.sleep(5.0)
+                trial.mend()
         share = (cpu_seconds(running) - spent) / (time.monotonic() - began)
         memory = memory_mb(running)
     return Outcome(

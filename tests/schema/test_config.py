@@ -98,6 +98,10 @@ def test_seen_and_sequence_follow_positive() -> None:
     ("text", "message"),
     [
         ("clocks = 'log'", "my.toml: Unknown key `clocks`; did you mean `clock`?"),
+        (
+            "[monitoring]\nexperiments_window = '5s'",
+            'my.toml: monitoring: experiments_window: "5s" leaves nothing to judge, for its first 5 s',
+        ),
         ("[serving]\nprt = 1", "my.toml: Unknown key `serving.prt`; did you mean `serving.port`?"),
         ("depth = 3", "my.toml: Unknown key `depth`; did you mean `features.co_visits.depth`?"),
         (

@@ -33,7 +33,7 @@ def lived(world: World, change: str, hours: int) -> Life:
 
 def test_the_built_in_ones_are_read_and_can_go_faster() -> None:
     names = builtin_scenarios()
-    assert names == ["bot-attack", "new-item-flood", "outage", "taste-drift", "viral-item"]
+    assert names == ["bot-attack", "new-item-flood", "outage", "taste-drift", "taste-turn", "viral-item"]
     for name in names:
         scenario = load_scenario(name)
         assert scenario.name == name

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from headwater.cli.demo_tastes import Course, Watch
     from headwater.cli.local import Site
     from headwater.cli.shelf import Shelf
     from headwater.client import Client
     from headwater.schema.requests import RecommendResponse
     from headwater.simulator import Scenario, World
-    from headwater.simulator.traffic import Visitors
+    from headwater.simulator.traffic import LiveTraffic
 
 LIST_LENGTH = 10
 CLICKS = 3
@@ -68,7 +69,12 @@ def demo(
             "--data", metavar="movielens DIR", help="Use this MovieLens folder in place of the simulated world."
         ),
     ] = None,
-    leave: Annotated[bool, typer.Option("--exit", help="End after the lists, do not go on serving.")] = False,
+    leave: Annotated[
+        bool,
+        typer.Option(
+            "--exit", help="End after the lists, or once a drift of tastes was seen through; do not go on serving."
+        ),
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; another one is taken if it is in use.")] = 8080,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the world.")] = 7,
     keep: Annotated[
@@ -77,7 +83,7 @@ def demo(
     scenario: Annotated[
         str | None,
         typer.Option(
-            help="What happens to the live visitors: a built-in scenario or a TOML file; a day takes two minutes."
+            help="What happens to the live visitors: a built-in scenario or a TOML file; a day takes two minutes (80 seconds where tastes drift)."
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -87,6 +93,8 @@ def demo(
     Example: headwater demo --exit
 
     With something to watch: headwater demo --scenario viral-item
+
+    Tastes drift, an alert fires, a training is asked for and serves: headwater demo --scenario taste-turn
 
     On real data: headwater demo --data movielens path/to/ml-latest-small
     """
@@ -128,10 +136,10 @@ def _run(
     console: Console, folder: Path, movielens: Path | None, leave: bool, port: int, seed: int, scenario: Scenario | None,
     as_json: bool,
 ) -> None:  # fmt: skip
+    from headwater.cli.demo_tastes import TABLES, Learner, drift_s
     from headwater.cli.local import Server, TomlTable, make_site, run_command
     from headwater.cli.shelf import read_shelf
     from headwater.client import Client
-    from headwater.simulator.traffic import PlainVisitors, WorldVisitors
 
     started = time.monotonic()
     # A small catalogue needs fewer trees and rows; every answer's features are logged, there are few of them.
@@ -148,6 +156,9 @@ def _run(
         }  # fmt: skip
         tables["features.co_visits"] = {"half_life": "3650d", "fast_half_life": "365d", "window": "30d"}
         tables["ranker"] = {"trees": 200, "max_rows": 2_000_000}
+    watched = None if scenario is None else drift_s(scenario)
+    if watched is not None:
+        tables |= TABLES
     site = make_site(folder, tables)
     world = None if movielens is not None else _simulate(console, site, seed)
     if movielens is not None:
@@ -155,9 +166,15 @@ def _run(
         run_command(site, "import", "movielens", str(movielens))
     shelf = read_shelf(site.data)
     console.print(f"         {shelf.events:,} events and {len(shelf.items):,} items are in the log")
-    _train(console, site)
-    _step(console, "serve", "one writer, one fold, one worker")
-    with Server(site, port) as server, Client(server.url) as client:
+    with contextlib.ExitStack() as running:
+        if watched is None:
+            _train(console, site)
+        else:
+            _step(console, "learn", "`headwater learn`, which goes on beside the server")
+            running.enter_context(Learner(site, lambda what: console.print(f"         {what}")))
+        _step(console, "serve", "one writer, one fold, one worker")
+        server = running.enter_context(Server(site, port))
+        client = running.enter_context(Client(server.url))
         prepared_s = time.monotonic() - started
         console.print(f"         {server.url} answers, {prepared_s:.0f} s after the start\n")
         began = time.monotonic()
@@ -169,13 +186,9 @@ def _run(
         visit = _visit(console, client, shelf, context, now_ms)
         if not visit.listened:
             console.print("[red]The list did not turn to the taste that was clicked.[/red]")
-        if not leave:
-            visitors = PlainVisitors(GUESTS) if world is None else WorldVisitors(
-                world, now_ms=now_ms(), scenario=None if scenario is None else scenario.faster(DAY_S / SCENARIO_DAY_S)
-            )  # fmt: skip
-            if scenario is not None:
-                console.print(f"[bold]{scenario.name}[/bold]: {scenario.description}")
-            _go_on(console, client, server.url, visitors, shelf.popular[0], seed, now_ms)
+        course = None
+        if watched is not None or not leave:
+            course = _live(console, client, server.url, site, shelf, world, scenario, watched, seed, now_ms, leave)
     if as_json:
         facts: dict[str, str | int | float] = {
             "data": "simulated" if movielens is None else "movielens",
@@ -183,7 +196,13 @@ def _run(
             "events": shelf.events,
         }
         facts |= {"items": len(shelf.items), "prepared_s": round(prepared_s, 1)}
-        print_json(facts | msgspec.structs.asdict(visit))
+        shown = {} if course is None else {"tastes": msgspec.to_builtins(course)}
+        print_json(facts | msgspec.structs.asdict(visit) | shown)
+    if course is not None and leave and not course.recovered:
+        console.print(
+            "[red]The drift of tastes was not seen through: nothing fired, was asked for, served, or helped.[/red]"
+        )
+        raise typer.Exit(EXIT_CHECK_FAILED)
     if not visit.listened:
         raise typer.Exit(EXIT_CHECK_FAILED)
 
@@ -280,22 +299,45 @@ def _table(title: str, answer: RecommendResponse, shelf: Shelf, taste: str) -> T
     return table
 
 
-def _go_on(
-    console: Console,
-    client: Client,
-    url: str,
-    visitors: Visitors,
-    item: str,
-    seed: int,
-    now_ms: Callable[[], int],
-) -> None:
-    """Serve with live traffic until Ctrl-C."""
+def _live(
+    console: Console, client: Client, url: str, site: Site, shelf: Shelf, world: World | None, scenario: Scenario | None,
+    watched: float | None, seed: int, now_ms: Callable[[], int], leave: bool,
+) -> Course | None:  # fmt: skip
+    """Have visitors come, and what the scenario says happen to them; returns the course of a drift of tastes that comes ``watched`` seconds on."""
     from rich.markup import escape
 
-    from headwater.simulator.traffic import LiveTraffic
+    from headwater.cli import demo_tastes as tastes
+    from headwater.simulator.traffic import LiveTraffic, PlainVisitors, WorldVisitors
+
+    day_s, events_per_s = SCENARIO_DAY_S, LIVE_EVENTS_PER_S
+    if watched is not None:
+        day_s, events_per_s = tastes.DAY_S, tastes.EVENTS_PER_S
+    began = time.monotonic()
+    visitors = PlainVisitors(GUESTS) if world is None else WorldVisitors(
+        world, now_ms=now_ms(), scenario=None if scenario is None else scenario.faster(DAY_S / day_s)
+    )  # fmt: skip
+    if scenario is not None:
+        console.print(f"[bold]{scenario.name}[/bold]: {scenario.description}")
+    traffic = LiveTraffic(
+        client, visitors, seed=seed, now_ms=now_ms, events_per_s=events_per_s,
+        on_error=lambda error: console.print(f"[yellow]A visit failed: {escape(str(error))}[/yellow]"),
+    )  # fmt: skip
+    watch = None if watched is None else tastes.Watch(
+        site, traffic, lambda what: console.print(f"{time.monotonic() - began:6.0f} s  {escape(what)}"),
+        at=began + watched, in_service=lambda: tastes.in_service(site),
+    )  # fmt: skip
+    _go_on(console, url, traffic, shelf.popular[0], watch, leave)
+    return None if watch is None else watch.course
+
+
+def _go_on(
+    console: Console, url: str, traffic: LiveTraffic, item: str, watch: Watch | None, leave: bool
+) -> None:  # fmt: skip
+    """Serve with live traffic until Ctrl-C; with ``leave`` until what is watched is over."""
+    from rich.markup import escape
 
     console.print(
-        f"\nServing at [bold]{url}[/bold] with live visitors (about {LIVE_EVENTS_PER_S:.0f} events a second).\n"
+        f"\nServing at [bold]{url}[/bold] with live visitors (about {traffic.events_per_s:.0f} events a second).\n"
         f"Watch it, be one of them, and see why: [bold]{url}/console[/bold]"
     )
     console.print("Or try, in another terminal:\n")
@@ -309,18 +351,14 @@ def _go_on(
     ):
         console.print(f"  {escape(line)}", soft_wrap=True, highlight=False)
     console.print("\nCtrl-C ends it.")
-    traffic = LiveTraffic(
-        client,
-        visitors,
-        seed=seed,
-        now_ms=now_ms,
-        events_per_s=LIVE_EVENTS_PER_S,
-        on_error=lambda error: console.print(f"[yellow]A visit failed: {escape(str(error))}[/yellow]"),
-    )
     traffic.start()
     try:
         while traffic.is_alive():
             traffic.join(1.0)
+            if watch is not None:
+                watch.look()
+                if leave and watch.over():
+                    break
     except KeyboardInterrupt:
         console.print("\nEnding ...")
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,7 +88,7 @@ def drift(
 
 
 def watch_of(
-    config: Config, data: Path, event_log: EventLog, how: Drift, *, keep: bool, live: bool = False
+    config: Config, data: Path, event_log: EventLog, how: Drift, *, keep: bool, live: bool = False, piece_s: float = inf
 ) -> DriftWatch:
     """The watch over data, as it is configured. With ``keep`` it goes on from what an earlier one knew; without, it begins where the bundle in
     service was trained up to.
@@ -105,7 +106,7 @@ def watch_of(
     positive = tuple(type_.name for type_ in config.events if type_.positive)
     return DriftWatch(
         event_log, registry, data, how, positive, live=live, keep=keep, after=after,
-        surfaces=[surface.name for surface in config.surfaces], conversion=conversion_type(config),
+        surfaces=[surface.name for surface in config.surfaces], conversion=conversion_type(config), piece_s=piece_s,
     )  # fmt: skip
 
 

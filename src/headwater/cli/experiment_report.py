@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from headwater.experiments.definitions import Experiment
     from headwater.experiments.metrics import Metric
     from headwater.experiments.power import SampleSize
+
+R = TypeVar("R")
 
 WindowOption = Annotated[
     str, typer.Option("--window", metavar="DURATION", help="How long after exposure a predefined metric counts.")
@@ -94,13 +97,19 @@ def report(
             event_log, experiment, list(defined.values()), before_ms=parse_delay(before), alpha=alpha, planned_users=planned or 10_000,
             until_ms=parse_time("--until", until),
         )  # fmt: skip
+    if _delivered(found, write_report, out, as_json):
+        return
+    _show(found)
+
+
+def _delivered(found: R, write: Callable[[R, Path], Iterable[Path]], out: Path | None, as_json: bool) -> bool:
+    """Write the files that ``--out`` asks for; whether ``--json`` said all, so that there is nothing left to print."""
     if out is not None:
-        for path in write_report(found, out):
+        for path in write(found, out):
             typer.echo(f"wrote {path}", err=True)
     if as_json:
         print_json(found)
-        return
-    _show(found)
+    return as_json
 
 
 def _report_preference(
@@ -116,11 +125,7 @@ def _report_preference(
         found = read_preference(
             event_log, experiment, types, window_ms=window_ms, alpha=alpha, planned_users=planned, until_ms=until_ms
         )
-    if out is not None:
-        for path in write_preference(found, out):
-            typer.echo(f"wrote {path}", err=True)
-    if as_json:
-        print_json(found)
+    if _delivered(found, write_preference, out, as_json):
         return
     for line in (verdict(found), *preference_lines(found)):
         typer.echo(line)
@@ -137,11 +142,7 @@ def _report_shadow(
     types = [kind.name for kind in chosen.config.events if kind.positive]
     with closing(open_log(chosen.data)) as event_log:
         found = read_shadows(event_log, experiment, types, window_ms=window_ms, until_ms=until_ms)
-    if out is not None:
-        for path in write_shadows(found, out):
-            typer.echo(f"wrote {path}", err=True)
-    if as_json:
-        print_json(found)
+    if _delivered(found, write_shadows, out, as_json):
         return
     for line in (*shadow_lines(found), shadow_verdict(found)):
         typer.echo(line)

@@ -128,13 +128,14 @@ def run_command(site: Site, *arguments: str) -> str:
     Raises:
         StepFailedError: the command failed; its own message stands on standard error.
     """
-    done = subprocess.run(_command(site, *arguments), stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command(site, *arguments), stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise StepFailedError(f"`headwater {arguments[0]}` failed with exit code {done.returncode}")
     return done.stdout
 
 
-def _command(site: Site, *arguments: str) -> list[str]:
+def command(site: Site, *arguments: str) -> list[str]:
+    """The command line of ``headwater`` with ``arguments`` on a site."""
     chosen = ["--config", str(site.config), "--data", str(site.data)]
     return [sys.executable, "-m", "headwater.cli.main", *arguments, *chosen]
 
@@ -177,7 +178,7 @@ class Server:
         with self.site.server_log.open("ab") as log:
             # A session of its own: Ctrl-C in the terminal reaches this program only, which then ends the server.
             self._process = subprocess.Popen(  # noqa: S603
-                _command(self.site, "serve", "--port", str(self.port)),
+                command(self.site, "serve", "--port", str(self.port)),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

@@ -48,9 +48,17 @@ def known_metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 def observed_metrics() -> list[Described]:
     """What the watches find, which no process counts."""
-    from headwater.monitoring import drift_metrics, experiments, online_metrics
+    from headwater.monitoring import behind, drift_metrics, experiments, online_metrics
 
-    return [*experiments.METRICS, *online_metrics.METRICS, *drift_metrics.METRICS]
+    return [*behind.METRICS, *experiments.METRICS, *online_metrics.METRICS, *drift_metrics.METRICS]
+
+
+def found_by() -> dict[str, frozenset[str]]:
+    """The metrics of the watches that follow the log, by their names."""
+    from headwater.monitoring import drift_metrics, online_metrics
+
+    modules = {"online": online_metrics, "drift": drift_metrics}
+    return {watch: frozenset(one.name for one in module.METRICS) for watch, module in modules.items()}
 
 
 def rules_of(config: Config) -> tuple[AlertRule, ...]:
@@ -95,6 +103,7 @@ def watches_of(chosen: Settings, shift_ms: int, details: Details) -> list[Watch]
     """
     from headwater.cli.drift import watch_of
     from headwater.cli.experiment_report import metrics_of
+    from headwater.monitoring.behind import PIECE_S
     from headwater.monitoring.experiments import ExperimentsWatch
     from headwater.monitoring.online_metrics import OnlineMetrics
     from headwater.monitoring.paced import Paced
@@ -116,11 +125,13 @@ def watches_of(chosen: Settings, shift_ms: int, details: Details) -> list[Watch]
         Paced(guarding, parse_duration(config.monitoring.experiments_every), one_by_one),
     ]
     if config.monitoring.online.enabled:
-        online = Following("online", data, opened, lambda event_log: OnlineMetrics(event_log, config), shift_ms)
+        online = Following(
+            "online", data, opened, lambda event_log: OnlineMetrics(event_log, config, piece_s=PIECE_S), shift_ms
+        )
         watches.append(Paced(online, ONLINE_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
     drift = Following(
         "drift", data, opened,
-        lambda event_log: watch_of(config, data, event_log, config.monitoring.drift, keep=True, live=config.clock == "wall"),
+        lambda event_log: watch_of(config, data, event_log, config.monitoring.drift, keep=True, live=config.clock == "wall", piece_s=PIECE_S),
         shift_ms,
     )  # fmt: skip
     watches.append(Paced(drift, DRIFT_ROUNDS * parse_duration(config.monitoring.every), one_by_one))
@@ -174,7 +185,7 @@ async def monitor(chosen: Settings, stop: asyncio.Event, shift_ms: int) -> None:
             data, watches_of(chosen, shift_ms, details), rules, details=details, history=History(data / HISTORY_FILE, max_bytes=int(said.history_mb * 1e6)),
             actions=Actions(data, config, lambda: plan_in_service(data), lambda: time.time_ns() // 1_000_000 + shift_ms),
             notifier=Notifier(said.webhooks),
-            notify_from=said.notify_from, gauges=Gauges(observed_metrics()),
+            notify_from=said.notify_from, gauges=Gauges(observed_metrics()), found_by=found_by(),
         )  # fmt: skip
         log.info("monitor_ready", rules=sum(rule.enabled for rule in rules), every=said.every)
         every_s, due = parse_duration(said.every) / 1e3, time.monotonic()

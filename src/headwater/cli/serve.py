@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from headwater.online.service import Service
 
 
+LOOPBACK = "127.0.0.1"
+
+
 @dataclass(frozen=True, slots=True)
 class Handed:
     """What the supervisor gives an api process: its role, descriptors, whether to hold until told, the plan it must have, and where
@@ -57,9 +60,19 @@ def register(app: typer.Typer) -> None:
 def serve(
     config: ConfigOption = None,
     data: DataOption = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on [default: serving.host].")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Address to listen on [default: serving.host; 127.0.0.1 for metrics of fold, learn, monitor]."
+        ),
+    ] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65_535, help="Port, 0 for any free one [default: serving.port].")
+        int | None,
+        typer.Option(
+            min=0,
+            max=65_535,
+            help="Port, 0 for any free one [default: serving.port; of fold, learn and monitor, which show metrics there: none].",
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="Api processes [default: serving.workers].")
@@ -89,10 +102,12 @@ def serve(
     structlog.contextvars.bind_contextvars(role=role.value, part="supervisor" if part is None else part.value)
     chosen = settings(config, data) if pinned is None else _pinned(pinned, config, data)
     serving = chosen.config.serving
-    host = serving.host if host is None else host
+    answers = Part.API in PARTS[role]
+    listens = answers or port is not None
+    host = host or (serving.host if answers else LOOPBACK)
     port = serving.port if port is None else port
     shift_ms = _clock_shift_ms(chosen) if clock_shift_ms is None else clock_shift_ms
-    if part in (None, Part.API) and Part.API in PARTS[role]:
+    if part in (None, Part.API) and listens:
         _check_reach(host, chosen.data)
     if part is None:
         from headwater.cli.supervise import supervise
@@ -103,7 +118,8 @@ def serve(
             from headwater.cli.monitor import rules_of
 
             rules_of(chosen.config)
-        supervise(chosen, role, host, port, serving.workers if workers is None else workers, shift_ms)
+        count = (serving.workers if workers is None else workers) if answers else int(listens)
+        supervise(chosen, role, host, port, count, shift_ms)
         return
     from headwater.cli.process_metrics import ProcessMetrics
     from headwater.online.supervisor import die_with_supervisor

@@ -12,7 +12,7 @@ import numpy as np
 
 from headwater.log.archived import open_log
 from headwater.log.batch import ItemRecord
-from headwater.log.record import Kind, Namespace
+from headwater.log.record import Kind, Namespace, of_people
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.items import Item
 
@@ -91,7 +91,7 @@ def read_shelf(data: Path) -> Shelf:
                 items[item.id] = item
             for row in np.flatnonzero(kinds == Kind.ITEM_DELETED):
                 items.pop(ids[int(block.records["item"][row])], None)
-            chosen = block.records["item"][kinds == Kind.EVENT]
+            chosen = block.records["item"][of_people(block.records, Kind.EVENT)]
             events += len(chosen)
             counts += np.bincount(chosen, minlength=len(counts))
         last_ms = log.last_received_ms

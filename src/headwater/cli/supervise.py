@@ -67,8 +67,9 @@ class Site:
         return made
 
 
-def supervise(chosen: Settings, role: Role, host: str, port: int, workers: int, shift_ms: int) -> None:
-    """Run ``role`` on the data directory until a signal ends it.
+def supervise(chosen: Settings, role: Role, host: str, port: int, listening: int, shift_ms: int) -> None:
+    """Run ``role`` on the data directory until a signal ends it. ``listening`` is how many listen on ``port``: api processes, or this
+    process for the metrics of a role without any (0: nobody does).
 
     Raises:
         ConfigurationError: somebody does that already, or the port is taken.
@@ -83,7 +84,7 @@ def supervise(chosen: Settings, role: Role, host: str, port: int, workers: int, 
     with contextlib.ExitStack() as held:
         _lock(held, chosen.data, role)
         (own / "address").unlink(missing_ok=True)  # of a server that was killed
-        listeners = listen(host, port, workers) if Part.API in PARTS[role] else []
+        listeners = listen(host, port, listening) if listening else []
         if listeners:
             port = int(listeners[0].getsockname()[1])
         pinned = pin_config(chosen.config, own)
@@ -123,7 +124,18 @@ async def _run(site: Site, pinned: Path) -> None:
     hangup = _Hangup(site, supervisor, lambda: pinned if flipper is None else flipper.pinned)
     loop.add_signal_handler(signal.SIGHUP, hangup)
     loop.add_signal_handler(signal.SIGUSR1, _not_alone if flipper is None else flipper.restart_workers)
-    await supervisor.run(lambda: _announce(site), None if flipper is None else flipper.watch)
+    async with _metrics_shown(site):
+        await supervisor.run(lambda: _announce(site), None if flipper is None else flipper.watch)
+
+
+def _metrics_shown(site: Site) -> contextlib.AbstractAsyncContextManager[None]:
+    """``/metrics`` of a role whose processes answer no requests, if it has a port."""
+    if Part.API in PARTS[site.role] or not site.listeners:
+        return contextlib.nullcontext()
+    from headwater.online.metrics_port import MetricsPort
+
+    port = MetricsPort(site.chosen.config, site.chosen.data, home(site.chosen.data, site.role) / "metrics")
+    return port.serving(site.listeners[0])
 
 
 def _not_alone() -> None:
@@ -136,11 +148,13 @@ def _not_alone() -> None:
 
 def _announce(site: Site) -> None:
     """Say on standard output that the role is up, and where it listens in a file beside its lock."""
-    if not site.listeners:
-        typer.echo(f"Headwater has the role {site.role} on {site.chosen.data} (Ctrl-C ends it)")
-        return
     url = f"http://[{site.host}]:{site.port}" if ":" in site.host else f"http://{site.host}:{site.port}"
-    (home(site.chosen.data, site.role) / "address").write_text(url)
+    if site.listeners:
+        (home(site.chosen.data, site.role) / "address").write_text(url)
+    if Part.API not in PARTS[site.role]:
+        shown = f", metrics at {url}/metrics" if site.listeners else ""
+        typer.echo(f"Headwater has the role {site.role} on {site.chosen.data}{shown} (Ctrl-C ends it)")
+        return
     alone = "" if site.role is Role.ALL else f", with the role {site.role}"
     typer.echo(f"Headwater serves at {url} (Ctrl-C ends it){alone}")
 

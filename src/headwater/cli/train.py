@@ -108,10 +108,12 @@ def print_verdict(report: GateReport) -> None:
         for reason in report.reasons:
             typer.echo(f"- {reason}", err=True)
     elif report.against is not None and report.held_out is not None:
-        over = report.held_out.systems[IN_SERVICE].relative_over
+        lists = report.held_out.lists
+        over = (report.held_out if lists is None else lists).systems[IN_SERVICE].relative_over
+        what = f"{report.held_out.questions} questions" if lists is None else f"{lists.lists} lists as they were shown"
         typer.echo(
-            f"the gate lets it pass: NDCG@10 {'-' if over is None else f'{over.value:+.1%} [{over.low:+.1%}, {over.high:+.1%}]'} "
-            f"over {report.against} on {report.held_out.questions} questions",
+            f"the gate lets it pass: {report.metric} {'-' if over is None else f'{over.value:+.1%} [{over.low:+.1%}, {over.high:+.1%}]'} "
+            f"over {report.against} on {what}",
             err=True,
         )
     for note in report.notes:

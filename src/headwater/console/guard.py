@@ -9,7 +9,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from headwater.console.sessions import SESSION_MS, Keys, Sessions
-from headwater.schema.urls import is_local, name_in
+from headwater.schema.urls import is_known_host, is_local, name_in
 
 ROOT = "/console"
 LOGIN, LOGOUT, STATIC = f"{ROOT}/login", f"{ROOT}/logout", f"{ROOT}/static/"
@@ -65,7 +65,7 @@ class Guard:
         if static:
             await self._app(scope, receive, dressed)
             return
-        if not self._keys.needed() and not self._is_known(host):
+        if not self._keys.needed() and not is_known_host(host, self._hosts):
             # a page elsewhere may have its own name point at this machine; the browser then takes it for the server's own
             await _refuse(
                 dressed, 421, "Without API keys the console answers to localhost only; see serving.allowed_hosts"
@@ -93,10 +93,6 @@ class Guard:
                 return
         scope.setdefault("state", {})[VISITOR] = visitor
         await self._app(scope, receive, dressed)
-
-    def _is_known(self, host: str) -> bool:
-        name = name_in(host)
-        return is_local(name) or name in self._hosts
 
 
 def set_cookie(value: str, host: str, *, lasts_s: int = SESSION_MS // 1000) -> str:

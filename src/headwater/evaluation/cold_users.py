@@ -23,7 +23,7 @@ from headwater.features.replay import fold_to, stops
 from headwater.features.zones import Zones
 from headwater.learning.trainingset import positive_types, positives
 from headwater.log.protocol import EventLog
-from headwater.log.record import Kind, RecordBlock
+from headwater.log.record import Kind, RecordBlock, of_people
 from headwater.retrieval.fitted import FittedSource
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
@@ -141,7 +141,7 @@ def _known_users(log: EventLog, split_offset: int) -> npt.NDArray[np.bool_]:
     after = log.first_offset - 1
     while after < split_offset and (block := log.read(after)) is not None:
         records = block.records
-        mine = (records["kind"] == Kind.EVENT) & (records["offset"] <= split_offset) & (records["user"] > 0)
+        mine = of_people(records, Kind.EVENT) & (records["offset"] <= split_offset) & (records["user"] > 0)
         seen.append(np.unique(records["user"][mine]).astype(np.int64))
         after = block.last_offset
     users = np.concatenate(seen) if seen else np.zeros(0, np.int64)

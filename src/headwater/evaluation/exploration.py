@@ -22,7 +22,7 @@ from headwater.evaluation.metrics import Interval, mean_interval, weighted_diffe
 from headwater.evaluation.uptake import READ, Uptake, positive_types, served_in
 from headwater.log.batch import ItemRecord
 from headwater.log.protocol import EventLog
-from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock
+from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock, of_people
 from headwater.retrieval.young import add_rate, fitted_prior
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
@@ -238,7 +238,7 @@ class _Items:
             published = _decode_item(block.payload(i)).item.published
             first = self._born.get(item, int(records["received_ms"][i]))
             self._born[item] = published or first
-        events = records[(records["kind"] == Kind.EVENT) & ((records["flags"] & FLAG_RETRACT) == 0)]
+        events = records[of_people(records, Kind.EVENT) & ((records["flags"] & FLAG_RETRACT) == 0)]
         wanted = [(self._liked, self._liked_types)]
         if not self._served:
             wanted.append((self._shown, self._shown_types))

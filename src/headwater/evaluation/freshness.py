@@ -8,7 +8,7 @@ Z. Liu et al., ORSUM 2022), and what that costs.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from headwater.evaluation.metrics import Difference, ModelMetrics, compare
 from headwater.evaluation.temporal import RECENT_POPULARITY, Questions, judged, picker
+from headwater.evaluation.unprompted import unprompted
 from headwater.evaluation.walk import Progress, System, walk
 from headwater.features.plan import Plan
 from headwater.features.zones import Zones
@@ -52,10 +53,13 @@ class Renewing(Protocol):
 
 
 class _All:
-    """All of ``renewing`` look; whose bundle was made again serves with it at once."""
+    """All of ``renewing`` look; whose bundle was made again serves with it at once, as ``asking`` makes it."""
 
-    def __init__(self, renewing: Mapping[str, Renewing], systems: Mapping[str, System]) -> None:
-        self._renewing, self._systems = renewing, systems
+    def __init__(
+        self, renewing: Mapping[str, Renewing], systems: Mapping[str, System], asking: Callable[[Model], Model]
+    ) -> None:
+        self._renewing, self._systems, self._asking = renewing, systems, asking
+        self._serves = {name: each.model for name, each in renewing.items()}
 
     def wanted(self, block: RecordBlock) -> npt.NDArray[np.bool_]:
         wanted = np.zeros(len(block), np.bool_)
@@ -66,7 +70,9 @@ class _All:
     def look(self, block: RecordBlock, i: int, view: FoldView) -> None:
         for name, each in self._renewing.items():
             each.look(block, i, view)
-            self._systems[name].model = each.model
+            if each.model is not self._serves[name]:
+                self._serves[name] = each.model
+                self._systems[name].model = self._asking(each.model)
 
 
 class Cost(Struct, frozen=True, kw_only=True):
@@ -100,7 +106,8 @@ def evaluate_freshness(
 ) -> FreshnessReport:  # fmt: skip
     """Ask all of ``renewing``, and recent popularity, about a share ``sample`` of the events behind ``split_offset``.
 
-    ``once`` names the system that the others are compared with. ``view`` is the state at the split, which goes on to ``until``.
+    ``once`` names the system that the others are compared with. Rankers are not shown what the impression that led to an event gives away
+    (:mod:`headwater.evaluation.unprompted`). ``view`` is the state at the split, which goes on to ``until``.
 
     Raises:
         HeadwaterError: there is no question to ask.
@@ -109,12 +116,16 @@ def evaluate_freshness(
     region, zones = StoredRegion(log.vocabulary()), Zones(log.vocabulary())
     popular = Pipeline(config, plan, sources=(Trending(config),), stored_region=region, zones=zones)
     systems = {RECENT_POPULARITY: System(popular, None)}
+
+    def asking(model: Model) -> Model:
+        return unprompted(model, plan, config)
+
     for name, each in renewing.items():
-        systems[name] = System(Pipeline(config, plan, stored_region=region, zones=zones), each.model)
+        systems[name] = System(Pipeline(config, plan, stored_region=region, zones=zones), asking(each.model))
 
     answers = walk(
         log, plan, config, systems, split_offset=split_offset, pick=picker(log, config, questions, sample, seed),
-        until=until, before=_All(renewing, systems), view=view, progress=progress,
+        until=until, before=_All(renewing, systems, asking), view=view, progress=progress,
     )  # fmt: skip
     if not len(answers.users):
         raise HeadwaterError(

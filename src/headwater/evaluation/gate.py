@@ -11,7 +11,16 @@ from collections.abc import Mapping
 import msgspec
 
 from headwater.evaluation.heldout import Trial
-from headwater.registry.card import CANDIDATE, IN_SERVICE, RECENT_POPULARITY, HeldOut, Measured
+from headwater.registry.card import (
+    CANDIDATE,
+    IN_SERVICE,
+    NDCG,
+    RECENT_POPULARITY,
+    SHOWN_NDCG,
+    HeldLists,
+    HeldOut,
+    Measured,
+)
 from headwater.registry.listing import GateReport
 from headwater.schema.models import Gate
 
@@ -19,8 +28,8 @@ MIN_QUESTIONS = 50  # fewer say nothing
 FLOOR_MS = 0.25  # a difference below this is the clock's
 MIN_VOCABULARY = 0.5
 UNALIKE = (
-    "one of the two bundles learnt from questions about clicks, which the gate asks, the other from lists as they were shown: their NDCG@10 was not "
-    "compared, the candidate was held against recent popularity alone"
+    "one of the two bundles learnt from questions about clicks, which the gate asks, the other from lists as they were shown, and lists could not "
+    "judge: their NDCG@10 was not compared, the candidate was held against recent popularity alone"
 )
 
 
@@ -30,22 +39,26 @@ def verdict(
 ) -> GateReport:  # fmt: skip
     """Judge a candidate by its trial (``None``: it could not be tried, ``problems`` say why).
 
-    Quality: with as many questions as ``gate.questions`` names, NDCG@10 may not be lower by more than ``gate.margin`` (a
+    Quality, where the trial has lists (one of the two learnt from them): NDCG of the shown items may not be lower by more than ``gate.margin``, with an effective
+    sample size of ``gate.lists``; with less the upper end of the paired 95% interval may not be. Else on questions: with as many questions as ``gate.questions`` names, NDCG@10 may not be lower by more than ``gate.margin`` (a
     share of that of the bundle in service); with fewer, the upper end of the paired 95% interval may not be.
-    Where the two are not ``alike`` (one learnt from questions, as the gate asks them, the other from lists as they were shown) questions favour
+    Where lists cannot judge and the two are not ``alike`` (one learnt from questions, as the gate asks them, the other from lists as they were shown) questions favour
     one of them whatever people would say, and all that NDCG@10 can tell is whether the candidate is worse than recent popularity.
     Speed: neither 300 rows nor a whole list may take ``gate.slower`` times as long, beyond 0.25 ms.
     """
     reasons, said = list(problems), list(notes)
     held = None if trial is None else trial.held_out
+    lists = None if held is None else held.lists
     if trial is not None:
         reasons += _sanity(trial)
     if against is None:
         said.append("no bundle of this plan is in service: it was compared with none, and passes for being sane")
     elif trial is not None:
         reasons += _comparison(gate, held, alike=alike)
-        if not alike:
+        if not alike and lists is None:
             said.append(UNALIKE)
+    if held is not None and held.no_lists:
+        said.append(f"questions decide, not lists: {held.no_lists}")
     if held is not None:
         said += _beside_popularity(held.systems)
     elif trial is not None and against is None:
@@ -53,6 +66,7 @@ def verdict(
     return GateReport(
         version=version, against=against, passed=not reasons, reasons=tuple(reasons), notes=tuple(said),
         margin=gate.margin, slower=gate.slower, questions=gate.questions, held_out=held, judged_ms=judged_ms,
+        metric=NDCG if lists is None else SHOWN_NDCG, lists=gate.lists,
     )  # fmt: skip
 
 
@@ -83,15 +97,34 @@ def _sanity(trial: Trial) -> list[str]:
 
 def _comparison(gate: Gate, held: HeldOut | None, *, alike: bool) -> list[str]:
     asked = 0 if held is None else held.questions
-    if held is None or asked < MIN_QUESTIONS:
+    if held is None or (asked < MIN_QUESTIONS and held.lists is None):
         why = (
             f"only {asked} positive events lie behind what both bundles were trained on (at least {MIN_QUESTIONS} are "
             "needed): wait for more events or make gate.holdout longer"
         )
         return [why]
     candidate, other = held.systems[CANDIDATE], held.systems[IN_SERVICE]
-    worse = _quality(gate, asked, other) if alike else _worse_than_popularity(held.systems[RECENT_POPULARITY])
+    if held.lists is not None:
+        worse = _on_lists(gate, held.lists)
+    else:
+        worse = _quality(gate, asked, other) if alike else _worse_than_popularity(held.systems[RECENT_POPULARITY])
     return worse + _speed(gate, candidate, other)
+
+
+def _on_lists(gate: Gate, lists: HeldLists) -> list[str]:
+    other = lists.systems[IN_SERVICE]
+    over = other.relative_over
+    if over is None:  # one user alone
+        worse = other.ndcg_over is not None and other.ndcg_over.value < -gate.margin
+        return [f"{SHOWN_NDCG} is lower, and how much cannot be said from one user"] if worse else []
+    lower = over.value if lists.ess >= gate.lists else over.high
+    if lower >= -gate.margin:
+        return []
+    why = (
+        f"{SHOWN_NDCG} is lower by {-over.value:.1%} [{-over.high:.1%}, {-over.low:.1%}] than that of {other.version} on {lists.lists} lists as they "
+        f"were shown (effective sample size {lists.ess:.0f}); gate.margin allows {gate.margin:.1%}"
+    )
+    return [why]
 
 
 def _worse_than_popularity(popular: Measured) -> list[str]:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from headwater.evaluation.held_lists import ScoredLists
 from headwater.evaluation.metrics import METRICS, compare, gains, mean_interval, ranks_in
 from headwater.evaluation.seen import Seen
 from headwater.evaluation.unprompted import Unprompted
@@ -114,6 +116,19 @@ def behind(log: EventLog, config: Config, split: int, until: int) -> Stretch:
     return Stretch(split, until, count)
 
 
+def newest(log: EventLog, config: Config, stretch: Stretch) -> Stretch:
+    """The end of ``stretch`` with the last ``gate.questions`` of its positive events; all of it where it has no more."""
+    left, positive = stretch.positives - config.gate.questions, positive_types(log, config)
+    after = stretch.split
+    while left > 0 and (block := log.read(after)) is not None:
+        hits = _offsets(block, positive, stretch.until)
+        hits = hits[hits > stretch.split]
+        if len(hits) >= left:
+            return Stretch(int(hits[left - 1]), stretch.until, config.gate.questions)
+        left, after = left - len(hits), block.last_offset
+    return stretch
+
+
 def _offsets(block: RecordBlock, positive: npt.NDArray[np.int64], until: int) -> npt.NDArray[np.int64]:
     found = block.records["offset"][positives(block, positive)].astype(np.int64)
     return found[found <= until]
@@ -122,13 +137,14 @@ def _offsets(block: RecordBlock, positive: npt.NDArray[np.int64], until: int) ->
 def try_out(
     log: EventLog, plan: Plan, config: Config, candidate: Model, in_service: Model | None, stretch: Stretch, *, seed: int,
     unseal: Unseal | None = None, view: FoldView | None = None, before: Before | None = None,
-    progress: Progress | None = None, timer: Callable[[], float] = time.perf_counter,
+    on_lists: bool = False, progress: Progress | None = None, timer: Callable[[], float] = time.perf_counter,
 ) -> Trial:  # fmt: skip
     """Ask the candidate, the bundle in service and recent popularity about the same ``gate.questions`` events of ``stretch``.
 
     Every positive event may be asked about, those of users without a history too; which ones ``seed`` decides. Nobody is shown what
     the impression that led to it gives away (:mod:`headwater.learning.giveaways`), whatever their ranker learnt from.
-    ``view`` and ``before`` as in :func:`headwater.evaluation.walk.walk`.
+    ``view`` and ``before`` as in :func:`headwater.evaluation.walk.walk`. ``on_lists``: on the same walk the bundles also score the lists that were shown
+    in ``stretch`` (:mod:`headwater.evaluation.held_lists`).
     """
     region, zones = StoredRegion(log.vocabulary()), Zones(log.vocabulary())
     models = {CANDIDATE: candidate} | ({} if in_service is None else {IN_SERVICE: in_service})
@@ -143,6 +159,12 @@ def try_out(
         sources = configured_sources(config, plan)
         pipeline = Pipeline(config, plan, sources=sources, stored_region=region, zones=zones, timer=timer)
         systems[name] = System(pipeline, replace(model, ranker=timed.get(name)))
+    scored = None
+    if on_lists:
+        scoring = {name: (systems[name].pipeline, model) for name, model in models.items()}
+        scored = before = ScoredLists(
+            log, plan, config, scoring, split=stretch.split, until=stretch.until, seed=seed, before=before
+        )
     answers = walk(
         log, plan, config, systems, split_offset=stretch.split, until=stretch.until, unseal=unseal, view=view, before=before,
         progress=progress, pick=_drawn(stretch.positives, config.gate.questions, seed, seen),
@@ -150,8 +172,12 @@ def try_out(
     if not len(answers.users):
         return Trial(None)
     said = answers.replies[CANDIDATE]
+    held = _figures(log, answers, models, timed, stretch, seed)
+    if scored is not None:
+        lists, why_not = scored.figures()
+        held = msgspec.structs.replace(held, lists=lists, no_lists=why_not)
     return Trial(
-        _figures(log, answers, models, timed, stretch, seed), said.unranked, said.failed, said.problem,
+        held, said.unranked, said.failed, said.problem,
         _vocabulary(candidate, answers), seen,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from headwater.log.protocol import EventLog
-from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock
+from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock, of_people
 from headwater.schema.config import Config
 from headwater.schema.requests import ServedList
 from headwater.serving.served import served_at
@@ -33,7 +33,7 @@ class Uptake:
     def add(self, block: RecordBlock) -> None:
         """The next block of the log."""
         records = block.records
-        fits = (records["kind"] == Kind.EVENT) & np.isin(records["type"], self.types)
+        fits = of_people(records, Kind.EVENT) & np.isin(records["type"], self.types)
         chosen = records[fits & ((records["flags"] & FLAG_RETRACT) == 0)]
         for user, item, at in zip(*(chosen[name].tolist() for name in ("user", "item", "time_ms")), strict=True):
             self._times.setdefault((user, item), []).append(at)
@@ -59,7 +59,7 @@ def served_in(block: RecordBlock, seen: set[str]) -> Iterator[tuple[int, ServedL
     Raises:
         CorruptLogError: one cannot be read.
     """
-    for i in np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist():
+    for i in np.flatnonzero(of_people(block.records, Kind.SERVED)).tolist():
         found = served_at(block, i)
         if found.answer.items and found.answer.request_id not in seen:
             seen.add(found.answer.request_id)

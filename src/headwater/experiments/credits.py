@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +17,8 @@ from headwater.experiments.drafts import FIRST, SECOND
 from headwater.experiments.exposures import first_exposures, read_exposures
 from headwater.experiments.interleaving import Preference, preference
 from headwater.experiments.judge import RECORDED_WITHIN_MS, NobodyExposedError
-from headwater.log.protocol import READ_LIMIT, CorruptLogError, EventLog
-from headwater.log.record import FLAG_RETRACT, Kind, Namespace
+from headwater.log.protocol import READ_LIMIT, EventLog, decoded
+from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock, of_people
 from headwater.log.seek import last_before
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.requests import ServedList
@@ -111,6 +111,27 @@ def read_preference(
     )  # fmt: skip
 
 
+def blocks_until(event_log: EventLog, after: int, end_ms: int) -> Iterator[tuple[RecordBlock, npt.NDArray[np.void]]]:
+    """The blocks behind offset ``after``, and of each the records that were received until ``end_ms``."""
+    while after < event_log.last_offset and (block := event_log.read(after, READ_LIMIT)) is not None:
+        after = block.last_offset
+        records = block.records[block.records["received_ms"] <= end_ms]
+        if not len(records):
+            return
+        yield block, records
+
+
+def acts_in(records: npt.NDArray[np.void], mine: npt.NDArray[np.bool_], types: npt.NDArray[np.uint16]) -> Int64:
+    """What of ``mine`` (bool[n] over ``records``) are events of one of ``types`` that take nothing back: users, items and times, ``int64[3, m]``."""
+    some = records[
+        mine
+        & of_people(records, Kind.EVENT)
+        & np.isin(records["type"], types)
+        & ((records["flags"] & FLAG_RETRACT) == 0)
+    ]
+    return np.stack([some[key].astype(np.int64) for key in ("user", "item", "time_ms")])
+
+
 def _read(
     event_log: EventLog, name: str, types: Sequence[str], users: Int64, since_ms: Int64, window_ms: int, end_ms: int
 ) -> _Found:  # fmt: skip
@@ -126,28 +147,15 @@ def _read(
     alone = still_open = 0
     begin_ms = int(since_ms.min(initial=np.iinfo(np.int64).max))
     at = last_before(event_log, begin_ms)[0] if len(users) else event_log.last_offset
-    while at < event_log.last_offset and (block := event_log.read(at, READ_LIMIT)) is not None:
-        at = block.last_offset
-        records = block.records[block.records["received_ms"] <= end_ms]
-        if not len(records):
-            break
+    for block, records in blocks_until(event_log, at, end_ms):
         known = records["user"] < len(first_of)
         mine = known & (first_of[np.where(known, records["user"], 0)] < np.iinfo(np.int64).max)
-        clicked = records[
-            mine
-            & (records["kind"] == Kind.EVENT)
-            & np.isin(records["type"], wanted)
-            & ((records["flags"] & FLAG_RETRACT) == 0)
-        ]
-        events.append(np.stack([clicked[key].astype(np.int64) for key in ("user", "item", "time_ms")]))
-        for row in np.flatnonzero(mine & (records["kind"] == Kind.SERVED)).tolist():
+        events.append(acts_in(records, mine, wanted))
+        for row in np.flatnonzero(mine & of_people(records, Kind.SERVED)).tolist():
             payload = block.payload(row)
             if marked not in payload:
                 continue
-            try:
-                served = _decode(payload)
-            except msgspec.DecodeError as error:
-                raise CorruptLogError(int(records["offset"][row]), f"a served list cannot be read ({error})") from error
+            served = decoded(_decode, payload, int(records["offset"][row]), "a served list")
             user, at_ms = int(records["user"][row]), served.address.now_ms
             if name not in served.experiments or at_ms < first_of[user] or served.request_id in requests:
                 continue

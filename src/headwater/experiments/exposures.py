@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from headwater.log.protocol import READ_LIMIT, CorruptLogError, EventLog
+from headwater.log.protocol import READ_LIMIT, EventLog, decoded
 from headwater.log.record import Kind
 from headwater.log.seek import last_before
 from headwater.schema.experiments import ExposureRecord
@@ -67,10 +67,7 @@ def read_exposures(
             payload = block.payload(row)
             if not payload.startswith(wanted, 1):  # one byte says that an array of four follows
                 continue
-            try:
-                record = _decode(payload)
-            except msgspec.DecodeError as error:
-                raise CorruptLogError(int(records["offset"][row]), f"an exposure cannot be read ({error})") from error
+            record = decoded(_decode, payload, int(records["offset"][row]), "an exposure")
             if version is not None and record.version != version:
                 continue
             number = numbers.get(record.variant)

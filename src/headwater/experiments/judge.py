@@ -16,7 +16,7 @@ from headwater.experiments.metrics import Metric
 from headwater.experiments.moments import moments_by_look
 from headwater.experiments.outcomes import read_outcomes
 from headwater.log.protocol import READ_LIMIT, EventLog
-from headwater.log.record import Kind, Namespace
+from headwater.log.record import Kind, Namespace, of_people
 from headwater.log.seek import last_before
 from headwater.schema.errors import HeadwaterError
 
@@ -124,7 +124,7 @@ def first_visits(
         if int(records["received_ms"][0]) >= until_ms + DAY_MS:  # later ones may be late, but not by that much
             break
         chosen = records[
-            (records["kind"] == Kind.EVENT) & (records["time_ms"] >= since_ms) & (records["time_ms"] < until_ms)
+            of_people(records, Kind.EVENT) & (records["time_ms"] >= since_ms) & (records["time_ms"] < until_ms)
         ]
         if len(chosen):
             most = int(chosen["user"].max())

@@ -16,8 +16,8 @@ from msgspec import Struct
 from headwater.experiments.effects import winsorised
 from headwater.experiments.metrics import SESSION_GAP_MS, Measure, Metric
 from headwater.experiments.moments import COLUMNS
-from headwater.log.protocol import READ_LIMIT, CorruptLogError, EventLog
-from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock
+from headwater.log.protocol import READ_LIMIT, EventLog, decoded
+from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock, of_people
 from headwater.log.seek import last_before
 from headwater.schema.durations import parse_delay
 from headwater.schema.errors import ConfigurationError
@@ -180,13 +180,13 @@ def _read(
         known = records["user"] < len(position_of)
         position = np.where(known, position_of[np.where(known, records["user"], 0)], -1)
         mine = position >= 0
-        is_event = mine & (records["kind"] == Kind.EVENT)
+        is_event = mine & of_people(records, Kind.EVENT)
         age = records["time_ms"] - first_ms[np.maximum(position, 0)]
         for one in events:
             one.add(position[is_event], age[is_event], records[is_event])
         _note_segments(segments, records, position, age, mine)
         if lists:
-            shown = np.flatnonzero(mine & (records["kind"] == Kind.SERVED) & (age >= -before_ms) & (age < longest))
+            shown = np.flatnonzero(mine & of_people(records, Kind.SERVED) & (age >= -before_ms) & (age < longest))
             shown = shown[[seen.is_new(block, i) for i in shown.tolist()]] if len(shown) else shown
             for one in lists:
                 one.add(position[shown], age[shown], records[shown])
@@ -210,10 +210,7 @@ class _Requests:
         self._old: set[str] = set()
 
     def is_new(self, block: RecordBlock, i: int) -> bool:
-        try:
-            request = _decode_head(block.payload(i)).request_id
-        except msgspec.DecodeError as error:
-            raise CorruptLogError(int(block.records["offset"][i]), f"a served list cannot be read ({error})") from error
+        request = decoded(_decode_head, block.payload(i), int(block.records["offset"][i]), "a served list").request_id
         if request in self._young or request in self._old:
             return False
         self._young.add(request)

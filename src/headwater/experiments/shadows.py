@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +13,11 @@ import numpy.typing as npt
 from msgspec import Struct
 from scipy.special import stdtrit
 
-from headwater.experiments.credits import Acts, clicked_places, write_plain
+from headwater.experiments.credits import Acts, acts_in, blocks_until, clicked_places, write_plain
 from headwater.experiments.definitions import Experiment
 from headwater.experiments.judge import NobodyExposedError
-from headwater.log.protocol import READ_LIMIT, CorruptLogError, EventLog
-from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock
+from headwater.log.protocol import EventLog, decoded
+from headwater.log.record import Kind, Namespace, of_people
 from headwater.log.seek import last_before
 from headwater.schema.requests import ServedList, ShadowList
 
@@ -222,17 +222,12 @@ def _read_said(event_log: EventLog, experiment: Experiment, period: _Period) -> 
     marked = msgspec.msgpack.encode(experiment.name)
     found: Said = {}
     users: set[int] = set()
-    for block, records in _blocks(event_log, period):
+    for block, records in blocks_until(event_log, period.after, period.end_ms):
         for row in np.flatnonzero(records["kind"] == Kind.SHADOW).tolist():
             payload = block.payload(row)
             if marked not in payload:
                 continue
-            try:
-                one = _shadow(payload)
-            except msgspec.DecodeError as error:
-                raise CorruptLogError(
-                    int(records["offset"][row]), f"a list of a shadow cannot be read ({error})"
-                ) from error
+            one = decoded(_shadow, payload, int(records["offset"][row]), "a list of a shadow")
             if (one.experiment, one.version) == (experiment.name, experiment.version):
                 found.setdefault(one.variant, {}).setdefault(one.answer.request_id, one.answer)
                 users.add(int(records["user"][row]))
@@ -249,34 +244,16 @@ def _read_given(
     wanted = np.array([vocabulary.index(Namespace.EVENT_TYPE, kind) for kind in types], np.uint16)
     given: dict[str, _Given] = {}
     events: list[Int64] = []
-    for block, records in _blocks(event_log, period):
+    for block, records in blocks_until(event_log, period.after, period.end_ms):
         mine = np.isin(records["user"], asked)
-        clicked = records[
-            mine & (records["kind"] == Kind.EVENT) & (records["user"] > 0) & np.isin(records["type"], wanted)
-            & ((records["flags"] & FLAG_RETRACT) == 0)
-        ]  # fmt: skip
-        events.append(np.stack([clicked[key].astype(np.int64) for key in ("user", "item", "time_ms")]))
-        for row in np.flatnonzero(mine & (records["kind"] == Kind.SERVED)).tolist():
-            try:
-                one = _served(block.payload(row))
-            except msgspec.DecodeError as error:
-                raise CorruptLogError(int(records["offset"][row]), f"a served list cannot be read ({error})") from error
+        events.append(acts_in(records, mine & (records["user"] > 0), wanted))
+        for row in np.flatnonzero(mine & of_people(records, Kind.SERVED)).tolist():
+            one = decoded(_served, block.payload(row), int(records["offset"][row]), "a served list")
             user = int(records["user"][row])
             if user or one.request_id in requests:
                 given.setdefault(one.request_id, _Given(user, one.address.now_ms, one.items, one.tier == 0))
     acts = np.concatenate([np.zeros((3, 0), np.int64), *events], axis=1)
     return given, (acts[0], acts[1], acts[2])
-
-
-def _blocks(event_log: EventLog, period: _Period) -> Iterator[tuple[RecordBlock, npt.NDArray[np.void]]]:
-    """The blocks of the period, and of each the records that were received until its end."""
-    at = period.after
-    while at < event_log.last_offset and (block := event_log.read(at, READ_LIMIT)) is not None:
-        at = block.last_offset
-        records = block.records[block.records["received_ms"] <= period.end_ms]
-        if not len(records):
-            return
-        yield block, records
 
 
 def _text(mean: MeanOfUsers, *, percent: bool = False) -> str:

@@ -41,7 +41,7 @@ from headwater.features.plan import Plan
 from headwater.features.rows import ItemTable, UserTable
 from headwater.features.rowset import Rows
 from headwater.log.batch import ItemRecord, TableRecord
-from headwater.log.record import Kind, Namespace, RecordBlock
+from headwater.log.record import FLAG_TRIAL, Kind, Namespace, RecordBlock
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.feed import Changes
 from headwater.schema.items import MAX_CATEGORIES, MAX_REGIONS
@@ -330,7 +330,7 @@ class Fold:
             self._fold_profile(record, block.payload(i))
         elif kind == Kind.TABLE:
             self._fold_table(block.payload(i), user, item, int(record["time_ms"]), int(record["received_ms"]))
-        elif kind == Kind.SERVED:
+        elif kind == Kind.SERVED and not record["flags"] & FLAG_TRIAL:
             self._fold_served(block.payload(i), min(int(record["time_ms"]), int(record["received_ms"])))
         elif kind == Kind.ERASURE:
             self._empty_user(user)

@@ -52,7 +52,7 @@ Float64 = npt.NDArray[np.float64]
 UInt32 = npt.NDArray[np.uint32]
 UInt8 = npt.NDArray[np.uint8]
 
-RETRACT = 1
+RETRACT, TRIAL = 1, 2  # of `log.record`
 MOST = np.uint32(0xFFFFFFFF)  # a count stays there: some weeks of everybody's events, were they many
 
 
@@ -337,17 +337,21 @@ def fold_event(
     segment_0, segment_1 = int(u4[U_SEGMENT]), int(u4[U_SEGMENT + 1])
 
     followed = False
-    if positive and sign > 0:
+    counts = events.flags[e] & TRIAL == 0  # a trial moves the row of its user and none that others are judged by
+    if counts and positive and sign > 0:
         followed = (
             co_visit(
                 u4, items, item, time_ms, workspace.start, workspace.grow, layout, lives, types.positive, dirty_items
             )
             > 0
         )
-    for row, program in ((np.int64(0), everybody), (item, item_program)):
-        _fold_item(items.i8[row], items.f4[row], items.u4[row], slot, sign, time_ms, value, person, item, category,
-                   followed, weight, positive, segment_0, segment_1, latest, earliest, workspace, layout, lives,
-                   program, len(types.weight))  # fmt: skip
+    if counts:
+        for row, program in ((np.int64(0), everybody), (item, item_program)):
+            _fold_item(items.i8[row], items.f4[row], items.u4[row], slot, sign, time_ms, value, person, item, category,
+                       followed, weight, positive, segment_0, segment_1, latest, earliest, workspace, layout, lives,
+                       program, len(types.weight))  # fmt: skip
+        dirty_items[item] = 1
+        dirty_items[0] = 1
 
     if i8[U_FIRST] == 0:
         i8[U_FIRST] = time_ms
@@ -380,8 +384,6 @@ def fold_event(
     elif types.sequence[slot]:
         forget(u4, key, layout)
     dirty_users[user] = 1
-    dirty_items[item] = 1
-    dirty_items[0] = 1
 
 
 @kernel
@@ -392,7 +394,7 @@ def fold_events(
     """Fold events ``begin … end - 1`` of a run; returns how many were skipped because their type is not configured.
 
     ``dirty_users`` and ``dirty_items`` are set to 1 for rows that changed. Item row 0 ("all items") changes with
-    every event.
+    every event, but for a trial, which changes its user's row alone.
     """
     layout, lives, types, affinities = programs.layout, programs.lives, programs.types, programs.affinities
     user_program, item_program, everybody = programs.users, programs.items, programs.everybody

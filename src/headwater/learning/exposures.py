@@ -15,7 +15,7 @@ from msgspec import Struct
 from headwater.learning.labels import Exposed, Outcomes, retractions
 from headwater.learning.negatives import draw_negatives
 from headwater.log.protocol import EventLog
-from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock
+from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock, of_people
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.requests import ServedList
@@ -241,7 +241,7 @@ class _Exposed:
 
     def _take_served(self, block: RecordBlock) -> None:
         records = block.records
-        for i in np.flatnonzero(records["kind"] == Kind.SERVED).tolist():
+        for i in np.flatnonzero(of_people(records, Kind.SERVED)).tolist():
             served = _decode_served(block.payload(i))
             count = len(served.items)
             record, received_ms = int(records["offset"][i]), int(records["received_ms"][i])
@@ -344,7 +344,7 @@ def hashes(texts: Sequence[str | None]) -> npt.NDArray[np.uint64]:
 
 def _events(block: RecordBlock, types: Int64) -> npt.NDArray[np.bool_]:
     records = block.records
-    chosen: npt.NDArray[np.bool_] = (records["kind"] == Kind.EVENT) & np.isin(records["type"], types)
+    chosen: npt.NDArray[np.bool_] = of_people(records, Kind.EVENT) & np.isin(records["type"], types)
     return chosen & (records["user"] > 0) & (records["item"] > 0)
 
 

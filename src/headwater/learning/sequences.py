@@ -10,7 +10,7 @@ import numpy.typing as npt
 from headwater.features.fold_kernel import RETRACT
 from headwater.features.plan import Plan
 from headwater.log.protocol import EventLog
-from headwater.log.record import RECORD, Kind, Namespace
+from headwater.log.record import RECORD, Kind, Namespace, of_people
 from headwater.log.seek import last_before
 from headwater.schema.config import Config
 
@@ -74,7 +74,7 @@ def read_sequences(log: EventLog, plan: Plan, config: Config, *, until: int, sta
     while after < until and (block := log.read(after)) is not None:
         records = block.records
         slots = slot_of[np.minimum(records["type"], len(slot_of) - 1)]
-        chosen = (records["kind"] == Kind.EVENT) & (records["user"] > 0) & (records["item"] > 0) & (slots > 0)
+        chosen = of_people(records, Kind.EVENT) & (records["user"] > 0) & (records["item"] > 0) & (slots > 0)
         chosen &= (records["offset"] <= until) & (records["received_ms"] >= start_ms)
         parts.append(records[chosen])
         after = block.last_offset

@@ -26,7 +26,7 @@ from headwater.learning.exposures import (
 from headwater.learning.labels import Exposed, join_labels
 from headwater.learning.trainingset import windows_ms
 from headwater.log.protocol import EventLog
-from headwater.log.record import Kind
+from headwater.log.record import Kind, of_people
 from headwater.log.seek import last_before
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
@@ -126,7 +126,7 @@ def _any(log: EventLog, impressions: Int64, since: int, until: int) -> bool:
     after = since
     while after < until and (block := log.read(after)) is not None:
         records = block.records
-        if np.any(records["kind"] == Kind.SERVED) or np.any(np.isin(records["type"], impressions)):
+        if np.any(of_people(records, Kind.SERVED)) or np.any(np.isin(records["type"], impressions)):
             return True
         after = block.last_offset
     return False

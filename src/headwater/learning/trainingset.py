@@ -227,7 +227,7 @@ def _kinds(log: EventLog, config: Config) -> dict[int, tuple[int, float]]:
 
 
 def positives(block: RecordBlock, positive: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which records of a block are positive events (dense types ``positive``) that are not retractions."""
+    """Which records of a block are positive events (dense types ``positive``) that are neither retractions nor trials."""
     records = block.records
     hit: npt.NDArray[np.bool_] = np.isin(records["type"], positive)
     hit &= (records["kind"] == Kind.EVENT) & (records["flags"] == 0)

@@ -14,7 +14,7 @@ import xxhash
 from msgspec import Struct
 
 from headwater.log.protocol import RefusedError
-from headwater.log.record import FLAG_RETRACT, SEGMENT_KEYS
+from headwater.log.record import FLAG_RETRACT, FLAG_TRIAL, SEGMENT_KEYS
 from headwater.schema.events import Event, EventDetail
 from headwater.schema.items import Item
 from headwater.schema.segments import segment_of
@@ -186,9 +186,12 @@ class _Positions(dict[str, int]):
 
 
 def events_to_batch(
-    events: Sequence[Event], segment_keys: Sequence[str], *, received_from_time: bool = False
+    events: Sequence[Event], segment_keys: Sequence[str], *, received_from_time: bool = False, trial: bool = False
 ) -> EventBatch:
-    """Columns of ``events``; a segment is what ``attributes`` say of each of the (at most two) ``segment_keys``."""
+    """Columns of ``events``; a segment is what ``attributes`` say of each of the (at most two) ``segment_keys``.
+
+    ``trial``: they are tried out, and neither learnt from nor measured.
+    """
     if len(segment_keys) > SEGMENT_KEYS:
         raise ValueError(f"Expected at most {SEGMENT_KEYS} segment keys, got {len(segment_keys)}")
     n = len(events)
@@ -196,6 +199,7 @@ def events_to_batch(
     surfaces, segments = _Positions({"": 0}), _Positions({"": 0})
     segment = np.zeros((n, SEGMENT_KEYS), np.uint16)
     details = [encode_detail(event) for event in events]
+    tried = FLAG_TRIAL if trial else 0
     for row, event in enumerate(events):
         if event.attributes is None:
             continue
@@ -212,7 +216,7 @@ def events_to_batch(
         time_ms=np.array([-1 if event.time is None else event.time for event in events], np.int64),
         value=np.array([math.nan if event.value is None else event.value for event in events], np.float32),
         event_key=np.array([0 if event.event_id is None else event_key(event.event_id) for event in events], np.uint64),
-        flags=np.array([FLAG_RETRACT if event.retract else 0 for event in events], np.uint16),
+        flags=np.array([tried | (FLAG_RETRACT if event.retract else 0) for event in events], np.uint16),
         detail=np.frombuffer(b"".join(details), np.uint8),
         detail_size=np.array([len(detail) for detail in details], np.uint32),
         users=list(users),

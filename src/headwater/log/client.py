@@ -103,7 +103,7 @@ class WriterClient(AsyncCommands):
     no acknowledgement came: the command may or may not have happened. Trying again is safe for everything but
     events without an ``event_id``, which might be recorded twice; so nothing is sent twice here. When an acknowledgement
     does not come in time, ``breaker`` opens: commands fail at once, but for one now and then that tries the writer.
-    One that is away is waited for (``connect_timeout_s``, all who ask together).
+    One that is away is waited for (``connect_timeout_s``, all who ask together), but not by :meth:`ping`.
     """
 
     def __init__(
@@ -139,24 +139,41 @@ class WriterClient(AsyncCommands):
             self.breaker.succeeded()
         return appended(outcome)
 
+    async def ping(self) -> Appended:
+        """Where the log ends. A writer that is not there is not waited for: ``UnavailableError`` at once."""
+        if self._link is None or not self._link.is_open:
+            try:
+                await self._dial()
+            except OSError as error:
+                raise _not_there(self._path, error) from error
+        return await super().ping()
+
     async def _connect(self) -> _Link:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._connect_timeout_s  # for all who wait together, not for each after the other
         async with self._connecting:
-            if self._closed:
-                raise UnavailableError("This client is closed")
-            if self._link is not None and self._link.is_open:
-                return self._link
             pause = _FIRST_PAUSE_S
             while True:
                 try:
-                    _, self._link = await loop.create_unix_connection(_Link, self._path)
-                    return self._link
+                    return await self._dial()
                 except OSError as error:
                     if loop.time() + pause > deadline:
                         raise _not_there(self._path, error) from error
                 await asyncio.sleep(jittered(pause))
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    async def _dial(self) -> _Link:
+        """The connection, made now if there is none. Raises OSError: the writer is not there."""
+        if self._closed:
+            raise UnavailableError("This client is closed")
+        if self._link is not None and self._link.is_open:
+            return self._link
+        _, made = await asyncio.get_running_loop().create_unix_connection(_Link, self._path)
+        if self._link is not None and self._link.is_open:  # a ping and a command connected in the same moment
+            made.close()
+            return self._link
+        self._link = made
+        return made
 
     async def follow(self) -> AsyncGenerator[int, None]:
         """The log's end now and after each commit, newest only, on a connection of its own; reconnects for ever."""

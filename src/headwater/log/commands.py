@@ -14,11 +14,15 @@ from headwater.schema.users import UserProfile
 
 
 class ServedEntry(Struct, frozen=True, array_like=True):
-    """A served list to record: dense user and surrogate (0, 0: a stranger) and the encoded ``ServedList``."""
+    """A served list to record: dense user and surrogate (0, 0: a stranger) and the encoded ``ServedList``.
+
+    ``trial``: it is tried out, and neither learnt from nor measured.
+    """
 
     user: int
     surrogate: int
     payload: bytes
+    trial: bool = False
 
 
 class ExposureEntry(Struct, frozen=True, array_like=True):

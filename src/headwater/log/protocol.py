@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
-from msgspec import Struct
+from msgspec import DecodeError, Struct
 
 from headwater.log.record import Namespace, RecordBlock
 from headwater.schema.errors import HeadwaterError
 
 READ_LIMIT = 16_384
+
+T = TypeVar("T")
 
 INDEX_LIMITS: dict[Namespace, int] = {
     Namespace.ITEM: 2**24 - 1,  # state packs an item and its event type into 32 bits
@@ -30,6 +32,18 @@ class CorruptLogError(HeadwaterError):
     def __init__(self, offset: int, what: str) -> None:
         super().__init__(f"The log is corrupt at offset {offset}: {what}. Restore it from a backup.")
         self.offset = offset
+
+
+def decoded(decode: Callable[[bytes], T], payload: bytes, offset: int, what: str) -> T:
+    """What ``decode`` makes of the ``payload`` of the record at ``offset``; ``what`` is its name in messages ("a served list").
+
+    Raises:
+        CorruptLogError: it cannot be read.
+    """
+    try:
+        return decode(payload)
+    except DecodeError as error:
+        raise CorruptLogError(offset, f"{what} cannot be read ({error})") from error
 
 
 class CorruptTermError(HeadwaterError):

@@ -45,6 +45,7 @@ HEADER_SIZE = RECORD.itemsize
 SEGMENT_KEYS = 2
 
 FLAG_RETRACT = 1
+FLAG_TRIAL = 2  # tried out by whoever runs the system, in the console's playground; clients cannot set it
 
 
 class Kind(IntEnum):
@@ -105,6 +106,12 @@ class RecordBlock:
     def tail(self, start: int) -> RecordBlock:
         """The records from position ``start`` on (the heap is shared)."""
         return RecordBlock(self.records[start:], self.heap)
+
+
+def of_people(records: npt.NDArray[np.void], kind: Kind) -> npt.NDArray[np.bool_]:
+    """Which ``records`` (dtype ``RECORD``, ``[n]``) are of ``kind`` and no trial: what is learnt from and measured. ``bool[n]``."""
+    chosen: npt.NDArray[np.bool_] = (records["kind"] == kind) & ((records["flags"] & FLAG_TRIAL) == 0)
+    return chosen
 
 
 def _crc_table() -> npt.NDArray[np.uint32]:

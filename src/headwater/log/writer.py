@@ -45,7 +45,7 @@ from headwater.log.identity import IdentityStore, LmdbIdentity, MemoryIdentity, 
 from headwater.log.lmdb import LmdbLog
 from headwater.log.memory import MemoryLog
 from headwater.log.protocol import EventLog, ImportRange, RefusedError
-from headwater.log.record import RECORD, SEGMENT_KEYS, Kind, Namespace
+from headwater.log.record import FLAG_TRIAL, RECORD, SEGMENT_KEYS, Kind, Namespace
 from headwater.log.scrub import ScrubError
 from headwater.log.space import FullError, room_check, unlimited
 from headwater.log.staging import NewTerms, Records, Stage, check_text
@@ -313,6 +313,7 @@ class LogWriter(Commands):
 
     def _lists(self, stage: Stage, kind: Kind, entries: Sequence[ServedEntry]) -> int:
         records = _of_users(kind, entries)
+        records["flags"] = [FLAG_TRIAL if entry.trial else 0 for entry in entries]
         if entries:
             stage.others(None, records, [entry.payload for entry in entries])
         return len(records)

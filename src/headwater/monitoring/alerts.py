@@ -88,9 +88,15 @@ class Alerts:
         rules = {figure.rule.name: figure.rule for figure in self._figures}
         return [Event(rule=rules[state.alert], change="fires", state=state) for state in self.states if state.due]
 
-    def judge(self, now_ms: int, samples: Iterable[Sample], in_service: Callable[[], str] = str) -> list[Event]:
+    def judge(
+        self,
+        now_ms: int,
+        samples: Iterable[Sample],
+        in_service: Callable[[], str] = str,
+        waiting: frozenset[str] = frozenset(),
+    ) -> list[Event]:
         """Hold a round of samples against every rule; returns what happened. ``in_service`` says which bundle is ("": none); it is asked when
-        a condition begins.
+        a condition begins. Rules about metrics that are ``waiting`` for their watch to catch up stay as they stand: it is not that there is nothing to say.
         """
         by_name: dict[str, list[Sample]] = {name: [] for name in self.names}
         for sample in samples:
@@ -98,6 +104,8 @@ class Alerts:
                 kept.append(sample)
         events: list[Event] = []
         for figure in self._figures:
+            if not waiting.isdisjoint(figure.rule.names):
+                continue
             events += self._judged(figure, now_ms, by_name, in_service)
         return events
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from math import inf
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from headwater.log.protocol import CorruptLogError, EventLog
-from headwater.log.record import Kind, Namespace, RecordBlock
+from headwater.log.protocol import EventLog, decoded
+from headwater.log.record import Kind, Namespace, RecordBlock, of_people
 from headwater.log.seek import last_before
+from headwater.monitoring.behind import behind_sample, is_behind
 from headwater.monitoring.changes import Changes
 from headwater.monitoring.drift_state import DriftState, load_state, save_state
 from headwater.monitoring.loop import LoopState, LoopWatch
@@ -26,6 +29,7 @@ from headwater.schema.durations import parse_duration
 from headwater.schema.requests import ServedList
 
 MOST_RECORDS = 131_072  # of a look: what is left waits for the next one
+READ_RECORDS = 4_096  # at a time: a piece is over at the end of one
 HISTORY_MS = 8 * 24 * 3_600_000  # of events, read once when nothing is known yet
 CATCH_UP = 4_000_000  # records, at most, of that
 SAVE_MS = 60_000
@@ -43,6 +47,7 @@ class DriftWatch:
         positive: names of the event types that are outcomes; ``conversion`` is the one of them that counts as a conversion (else: the last).
         surfaces: those whose lists are watched each by itself.
         live: ``now_ms`` is the time of day, which the log follows; false on the log's own clock.
+        piece_s: how long a look reads, at most.
         keep: whether what is learnt is written to ``data / "monitoring"`` and read from there.
     """
 
@@ -51,6 +56,7 @@ class DriftWatch:
     def __init__(
         self, event_log: EventLog, registry: Registry, data: Path, settings: Drift, positive: Sequence[str], *, live: bool = True,
         keep: bool = True, after: int | None = None, surfaces: Sequence[str] = ("home",), conversion: str = "",
+        piece_s: float = inf,
     ) -> None:  # fmt: skip
         self._log, self._checks, self._positive = event_log, data / "verify", tuple(positive)
         self._live, self._path = live, data / "monitoring" / "drift.msgpack" if keep else None
@@ -67,7 +73,7 @@ class DriftWatch:
         self._changes = Changes(surfaces)
         self._conversion = conversion or self._positive[-1]
         self._labels: dict[int, int] = {}
-        self._places = 0
+        self._places, self._piece_s = 0, piece_s
         self._step_ms = max(parse_duration(settings.window) // STEPS, 1)
         self._plan = ""
 
@@ -107,25 +113,30 @@ class DriftWatch:
         positive = np.array([number for number in numbers if number], np.int64)
         until = min(self._log.last_offset, self._offset + MOST_RECORDS)
         self.served.refresh(self._plan)
-        while self._offset < until and (block := self._log.read(self._offset, until - self._offset)) is not None:
-            for piece in pieces(block, self._step_ms):
+        stop_s = time.monotonic() + self._piece_s
+        while (
+            self._offset < until
+            and (block := self._log.read(self._offset, min(until - self._offset, READ_RECORDS))) is not None
+        ):
+            # history without lists, of days perhaps, has nothing that is judged by the step
+            lists = len(self._outcomes) > 0 or bool((block.records["kind"] == Kind.SERVED).any())
+            for piece in pieces(block, self._step_ms) if lists else (block,):
                 self._reached_ms = int(piece.records["received_ms"][-1])
                 self._serve(piece)
                 self._outcomes.events(piece, positive)
                 self._volumes.take(piece)
                 self._judge(self._reached_ms)
             self._offset = block.last_offset
+            if time.monotonic() >= stop_s:
+                break
         if self._live and not self.behind:
             self._reached_ms = max(self._reached_ms, now_ms)
             self._judge(self._reached_ms)
 
     def _serve(self, block: RecordBlock) -> None:
-        for row in np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist():
+        for row in np.flatnonzero(of_people(block.records, Kind.SERVED)).tolist():
             record = block.records[row]
-            try:
-                served = _decode(block.payload(row))
-            except msgspec.DecodeError as error:
-                raise CorruptLogError(int(record["offset"]), f"a served list cannot be read ({error})") from error
+            served = decoded(_decode, block.payload(row), int(record["offset"]), "a served list")
             if not served.items:
                 continue
             if served.address.plan != self._plan:
@@ -156,7 +167,11 @@ class DriftWatch:
     # -- saying ----------------------------------------------------------------------------------------
 
     def _samples(self, now_ms: int) -> Iterator[Sample]:
+        left = behind_sample(self.name, self._log, self._offset, self._reached_ms or self._log.last_received_ms)
+        yield left
         yield sample("headwater_drift_lag_records", self.behind)
+        if is_behind(left):
+            return
         yield from self.served.samples()
         yield from self._label_samples()
         yield from self._volume_samples(now_ms)

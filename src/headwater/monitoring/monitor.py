@@ -6,7 +6,7 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from headwater.monitoring.actions import Actions
 from headwater.monitoring.alerts import Alerts, AlertState, Event
+from headwater.monitoring.behind import watches_behind
 from headwater.monitoring.gauges import Gauges
 from headwater.monitoring.history import History, HistoryError
 from headwater.monitoring.metrics import MonitorMetrics
@@ -43,6 +44,8 @@ class Monitor:
     """Looks at ``watches``, keeps what they find in ``history``, holds it against ``rules``, does what fires and tells ``notifier`` of alerts
     from ``notify_from`` up and of every action. ``gauges`` show what watches found to an outer Prometheus.
 
+    ``found_by`` names the metrics of the watches that follow the log: while such a one is behind, rules about what it does not say are not judged.
+
     ``details`` say why a figure is what it is, where a watch knows it.
 
     One that raises, whatever it is, is left out of the round, and that is said: monitoring goes on with the rest.
@@ -52,7 +55,7 @@ class Monitor:
         self, data: Path, watches: Sequence[Watch], rules: Sequence[AlertRule], *, history: History, actions: Actions,
         notifier: Notifier, notify_from: Severity = "warning", metrics: MonitorMetrics | None = None,
         gauges: Gauges | None = None, cpu: Callable[[], float] = time.process_time, details: Details | None = None,
-        passing: Callable[[str], None] = pass_by,
+        passing: Callable[[str], None] = pass_by, found_by: Mapping[str, frozenset[str]] | None = None,
     ) -> None:  # fmt: skip
         self._data, self._watches = data, list(watches)
         self._history, self._actions, self._notifier = history, actions, notifier
@@ -60,6 +63,7 @@ class Monitor:
         self._metrics = MonitorMetrics() if metrics is None else metrics
         self._gauges, self._details = gauges, {} if details is None else details
         self._cpu, self._spent, self._passing = cpu, cpu(), passing
+        self._found_by = {} if found_by is None else found_by
         self._controls = ControlsFile(data)
         self.alerts = Alerts(rules, read_standing(data).states)
         self._problems: dict[str, str] = {}
@@ -90,7 +94,11 @@ class Monitor:
         for event in self._left:
             self._follow(event, now_ms, again=True)
         self._left = []
-        events = self._intended(self.alerts.judge(now_ms, found.values(), self._actions.in_service), now_ms)
+        waiting = {name for watch in watches_behind(found.values()) for name in self._found_by.get(watch, ())}
+        waiting -= {name for name, _ in found}  # how far behind it is, it says
+        events = self._intended(
+            self.alerts.judge(now_ms, found.values(), self._actions.in_service, frozenset(waiting)), now_ms
+        )
         for event in events:
             self._follow(event, now_ms)
         self._passing("followed")

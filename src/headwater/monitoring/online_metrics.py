@@ -7,7 +7,9 @@ their number: shares and means stay what they are, and say less sharply.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from math import inf
 
 import msgspec
 import numpy as np
@@ -15,10 +17,11 @@ import numpy.typing as npt
 from msgspec import Raw, Struct
 
 from headwater.experiments.metrics import click_type, conversion_type
-from headwater.log.protocol import READ_LIMIT, CorruptLogError, EventLog
-from headwater.log.record import Kind, Namespace, RecordBlock
+from headwater.log.protocol import READ_LIMIT, EventLog, decoded
+from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock, of_people
 from headwater.log.seek import last_before
 from headwater.monitoring.attribution import COLUMNS, Group, OpenList, OpenLists, Types, types_of
+from headwater.monitoring.behind import behind_sample, is_behind
 from headwater.monitoring.exposure import coverage, first_new_item, gini, new_share, popularity_lift
 from headwater.monitoring.samples import Sample, sample
 from headwater.monitoring.sessions import Begun, Sessions
@@ -79,7 +82,7 @@ _decode_detail = msgspec.msgpack.Decoder(EventDetail).decode
 
 
 class OnlineMetrics:
-    """A watch (:class:`headwater.monitoring.samples.Watch`) over ``event_log``.
+    """A watch (:class:`headwater.monitoring.samples.Watch`) over ``event_log``, of which a look reads for ``piece_s`` at most.
 
     What is done with a list of a stranger is known by the request that the event names. So such lists count as long as events of the window
     name lists of their surface; else it would look as if strangers never clicked.
@@ -87,9 +90,10 @@ class OnlineMetrics:
 
     name = "online"
 
-    def __init__(self, event_log: EventLog, config: Config) -> None:
+    def __init__(self, event_log: EventLog, config: Config, *, piece_s: float = inf) -> None:
         said = config.monitoring.online
         self._log, self._config, self._said = event_log, config, said
+        self._piece_s = piece_s
         self._window_ms = parse_duration(said.window)
         self._steps = Steps(self._window_ms)
         self._open = OpenLists(parse_duration(said.attribution))
@@ -126,13 +130,18 @@ class OnlineMetrics:
             for group in one.groups:
                 self._sums.add(group, one.at_ms + self._open.attribution_ms, figures)
         self._choose_users()
+        at = self._at or 0
+        left = behind_sample(self.name, self._log, at, clock_ms)
+        yield left
+        yield sample("headwater_online_lag_records", float(self._log.last_offset - at))
+        if is_behind(left):
+            return
         yield from self._grouped(clock_ms)
         yield from self._exposure(clock_ms)
         for (by, name), (begun, returning) in self._sessions.returning(clock_ms).items():
             yield sample("headwater_online_sessions", begun, by=by, group=name)
             yield sample("headwater_online_returning_sessions", returning, by=by, group=name)
         yield sample("headwater_online_users_share", 0.5**self._halvings)
-        yield sample("headwater_online_lag_records", float(self._log.last_offset - (self._at or 0)))
 
     def _grouped(self, clock_ms: int) -> Iterator[Sample]:
         sums = self._sums.read(clock_ms)
@@ -171,7 +180,7 @@ class OnlineMetrics:
     # -- reading ---------------------------------------------------------------------------------------
 
     def _read(self, now_ms: int) -> int:
-        """Read on, at most ``MOST_RECORDS``; returns the moment up to which all is read: now, or where the log was left."""
+        """Read on, at most ``MOST_RECORDS`` and no longer than a piece; returns the moment up to which all is read: now, or where the log was left."""
         log = self._log
         if self._at is None:
             began_ms = now_ms - self._window_ms - self._open.attribution_ms - SETTLE_MS
@@ -179,37 +188,36 @@ class OnlineMetrics:
         self._at = max(self._at, log.first_offset - 1)  # retention may have been faster than this watch
         until = self._at + MOST_RECORDS
         types, positive = self._types(), self._numbers(self._positive)
-        clock_ms = now_ms
+        clock_ms, stop_s = now_ms, time.monotonic() + self._piece_s
         while self._at < until and (block := log.read(self._at, READ_LIMIT)) is not None:
             self._at = block.last_offset
             clock_ms = int(block.records["received_ms"][-1])
             self._take(block, types, positive)
+            if time.monotonic() >= stop_s:
+                break
         return max(now_ms, clock_ms) if self._at >= log.last_offset else clock_ms
 
     def _take(self, block: RecordBlock, types: Types, positive: npt.NDArray[np.int64]) -> None:
         records = block.records
-        served = records["kind"] == Kind.SERVED
+        served = of_people(records, Kind.SERVED)
         # strangers share the number 0: of their lists a part is looked at
         looked_at = self._wanted(
             np.where(served & (records["user"] == 0), records["offset"], records["user"]).astype(np.int64)
         )
-        events = records[looked_at & (records["kind"] == Kind.EVENT)]
+        events = records[looked_at & of_people(records, Kind.EVENT)]
         # a clock that is ahead must not fill the window with moments that do not go by
         self._begun += self._sessions.see(
             events["user"].astype(np.int64), np.minimum(events["time_ms"], events["received_ms"])
         )
         self._hold(block, looked_at, types)
-        liked = events[np.isin(events["type"], positive) & ((events["flags"] & 1) == 0)]
+        liked = events[np.isin(events["type"], positive) & ((events["flags"] & FLAG_RETRACT) == 0)]
         steps = self._steps
         for step in np.unique(liked["received_ms"] // steps.step_ms).tolist():
             inside = liked["received_ms"] // steps.step_ms == step
             self._consumed.add("", step * steps.step_ms, liked["item"][inside].astype(np.int64))
         shown: dict[tuple[int, str], list[int]] = {}
         for row in np.flatnonzero(looked_at & served).tolist():
-            try:
-                given = _decode(block.payload(row))
-            except msgspec.DecodeError as error:
-                raise CorruptLogError(int(records["offset"][row]), f"a served list cannot be read ({error})") from error
+            given = decoded(_decode, block.payload(row), int(records["offset"][row]), "a served list")
             at_ms, user = given.address.now_ms, int(records["user"][row])
             shown.setdefault((steps.of(at_ms), given.surface), []).extend(given.items)
             drawn = user or int(records["offset"][row])
@@ -220,7 +228,7 @@ class OnlineMetrics:
     def _hold(self, block: RecordBlock, looked_at: npt.NDArray[np.bool_], types: Types) -> None:
         """Keep the events that say anything until their lists are there: those of users who are looked at, and those that name a request."""
         records = block.records
-        counted = (records["kind"] == Kind.EVENT) & types.counted[np.minimum(records["type"], 255)]
+        counted = of_people(records, Kind.EVENT) & types.counted[np.minimum(records["type"], 255)]
         rows = np.flatnonzero(counted & (looked_at | (records["payload_size"] > 0)))
         named = [self._named(block, row) for row in rows.tolist()]
         self._held.append((records[rows], named))
@@ -229,10 +237,8 @@ class OnlineMetrics:
     def _named(block: RecordBlock, row: int) -> str:
         if not block.records["payload_size"][row]:
             return ""
-        try:
-            return _decode_detail(block.payload(row)).request_id or ""
-        except msgspec.DecodeError as error:
-            raise CorruptLogError(int(block.records["offset"][row]), f"an event cannot be read ({error})") from error
+        detail = decoded(_decode_detail, block.payload(row), int(block.records["offset"][row]), "an event")
+        return detail.request_id or ""
 
     def _settle(self, clock_ms: int) -> None:
         """Put down events whose lists are there by now; younger ones are held until the next look. So with sessions that began."""

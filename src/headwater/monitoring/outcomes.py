@@ -2,7 +2,8 @@
 
 A positive event belongs to the list whose request it names, else to the user's latest list with the item. A list is judged once it is so old
 that hardly any outcome is still to come: after the 99th percentile of the delays that were seen, at most ``outcome_window``. Lists that are
-waiting are bounded: with more traffic than fits, an even sample of requests is followed.
+waiting are bounded: with more traffic than fits, an even sample of requests is followed. Lists are recorded some time after they were answered, so an
+event may stand in the log before the list whose request it names: it is kept until that comes, if it comes soon.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from headwater.log.record import FLAG_RETRACT, Kind, RecordBlock
+from headwater.log.record import FLAG_RETRACT, Kind, RecordBlock, of_people
 from headwater.monitoring.reservoir import GROUPS
 from headwater.schema.requests import ServedList
 
@@ -29,6 +30,7 @@ SHORTEST_MS = 60_000
 MATURE = 0.99  # of the outcomes are in
 _SLICES = 1 << 16
 _LISTS_OF_A_USER = 4
+MOST_EARLY = 4_096  # requests that are named by events and not recorded yet
 
 
 class _Detail(Struct, array_like=True):
@@ -88,8 +90,13 @@ class Outcomes:
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
         self._unjudged: deque[str] = deque()
         self._of_user: dict[int, deque[str]] = {}
+        self._early: OrderedDict[str, list[tuple[int, int, int]]] = OrderedDict()  # by request: type, item, received_ms
         self._delays: deque[float] = deque(maxlen=MOST_DELAYS)
         self._share = 1.0
+
+    def __len__(self) -> int:
+        """Lists that are followed now."""
+        return len(self._waiting)
 
     @property
     def share(self) -> float:
@@ -109,22 +116,32 @@ class Outcomes:
         self._unjudged.append(request)
         if user:
             self._of_user.setdefault(user, deque(maxlen=_LISTS_OF_A_USER)).append(request)
+        for type_, item, at_ms in self._early.pop(request, ()):
+            if item in self._waiting[request].items:
+                self._taken(self._waiting[request], type_, item, max(at_ms - time_ms, 0))
         if len(self._waiting) > MOST_WAITING:
             self._thin()
 
     def events(self, block: RecordBlock, positive: npt.NDArray[np.int64]) -> None:
         """Take in the positive events of a block, whose dense types are ``positive``."""
         records = block.records
-        chosen = (records["kind"] == Kind.EVENT) & np.isin(records["type"], positive)
+        chosen = of_people(records, Kind.EVENT) & np.isin(records["type"], positive)
         chosen &= (records["flags"] & FLAG_RETRACT) == 0
         for row in np.flatnonzero(chosen).tolist():
             record = records[row]
             item, user, time_ms = int(record["item"]), int(record["user"]), int(record["received_ms"])
-            waiting = self._list_of(_request_of(block, row), user, item)
-            if waiting is None or not 0 <= time_ms - waiting.time_ms <= self._window_ms:
+            request, type_ = _request_of(block, row), int(record["type"])
+            named = request is not None and request in self._waiting
+            waiting = self._list_of(request, user, item)
+            if waiting is None and request is not None and not named:
+                self._early.setdefault(request, []).append((type_, item, time_ms))
+                if len(self._early) > MOST_EARLY:
+                    self._early.popitem(last=False)
+            if waiting is None:
                 continue
-            waiting.clicked.setdefault(int(record["type"]), set()).add(waiting.items.index(item))
-            self._delays.append(float(time_ms - waiting.time_ms))
+            delay_ms = time_ms - waiting.time_ms
+            if delay_ms <= self._window_ms and (named or delay_ms >= 0):
+                self._taken(waiting, type_, item, max(delay_ms, 0))
 
     def matured(self, now_ms: int) -> Iterator[Waiting]:
         """The lists that can be judged by now, each once, oldest first; those as old as the window are let go of."""
@@ -159,6 +176,10 @@ class Outcomes:
             if waiting is not None and item in waiting.items:
                 return waiting
         return None
+
+    def _taken(self, waiting: Waiting, type_: int, item: int, delay_ms: int) -> None:
+        waiting.clicked.setdefault(type_, set()).add(waiting.items.index(item))
+        self._delays.append(float(delay_ms))
 
     def _thin(self) -> None:
         """Follow half as many from now on; those that are no longer of the sample go."""

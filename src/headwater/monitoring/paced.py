@@ -1,4 +1,4 @@
-"""Watches that take their time: looked at in a thread, at a pace of their own."""
+"""Watches that take their time: looked at in a thread, at a pace of their own; those that are behind, piece by piece."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 
+from headwater.monitoring.behind import is_behind
 from headwater.monitoring.samples import Sample, Watch
 
 MOST_SHARE = 0.1  # of the time, at most
@@ -13,9 +14,13 @@ STALE_AFTER = 3
 """What was found counts for so many times the pace; then it is missing."""
 
 
+rest = time.sleep
+
+
 class Paced:
     """``watch``, asked every ``every_ms`` in a thread, and less often when it takes more than :data:`MOST_SHARE` of the time; in between it
-    shows what it found last.
+    shows what it found last. One that says that it is behind (:mod:`headwater.monitoring.behind`) is looked at on and on until it has caught up, with rests
+    that keep it to that share.
 
     Watches that share the lock ``one_by_one`` are looked at one after the other. What it raises is raised by the next :meth:`look`, once. The thread keeps no process from ending.
     """
@@ -44,11 +49,18 @@ class Paced:
         return self._found if now_ms - self._found_ms <= STALE_AFTER * pace_ms else []
 
     def _look(self, now_ms: int) -> None:
-        with self._one_by_one:
-            began = time.monotonic()
-            try:
-                self._found = list(self._watch.look(now_ms))
-                self._found_ms = now_ms
-            except Exception as error:  # noqa: BLE001  (it is raised where somebody hears it)
-                self._error = error
-            self._took_ms = 1e3 * (time.monotonic() - began)
+        began, behind = time.monotonic(), True
+        while behind:
+            with self._one_by_one:
+                began_piece = time.monotonic()
+                at_ms = now_ms + int(1e3 * (began_piece - began))
+                try:
+                    self._found = list(self._watch.look(at_ms))
+                    self._found_ms = at_ms
+                    behind = any(map(is_behind, self._found))
+                except Exception as error:  # noqa: BLE001  (it is raised where somebody hears it)
+                    self._error, behind = error, False
+                took_s = time.monotonic() - began_piece
+            self._took_ms = 1e3 * took_s
+            if behind:
+                rest(took_s / MOST_SHARE - took_s)

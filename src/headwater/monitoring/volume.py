@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headwater.log.record import Kind, RecordBlock
+from headwater.log.record import Kind, RecordBlock, of_people
 from headwater.monitoring.season import HOUR_MS, Season
 
 SILENCE = 30.0  # events that should have come meanwhile, at half of the expected rate
@@ -39,7 +39,7 @@ class Volumes:
     def take(self, block: RecordBlock) -> None:
         """Count the events of a block, by when they were received."""
         records = block.records
-        events = records[records["kind"] == Kind.EVENT]
+        events = records[of_people(records, Kind.EVENT)]
         if not len(events):
             return
         hours = events["received_ms"] // HOUR_MS

@@ -54,50 +54,52 @@ def learn(
     """Train round after round until ``stop`` is set, or for ``rounds``; returns how many rounds failed.
 
     Rounds begin ``every_s`` apart; one that takes longer is followed at once by the next. A round that fails is logged and
-    told to ``report``, and the next one tries again. When one is asked for by the controls of ``data``, it begins at once.
+    told to ``report``, and the next one tries again. When one is asked for by the controls of ``data``, it begins at once,
+    and learns at once what has come.
 
     Raises:
         ConfigurationError: another learner works on ``data``, or nothing is to be trained.
     """
     if config.ranker.kind == "none":
         raise ConfigurationError('ranker.kind: "none" leaves nothing to train; set it to "lightgbm" or "deep"')
-    plan, failed, number, seen = compile_plan(config), 0, 0, 0
+    plan, failed, number, seen, asked = compile_plan(config), 0, 0, 0, False
     controls = ControlsFile(data)
     registry = Registry(data / "models")
     learner = Learner(config, plan, data, threads=threads, stop=stop, clock=clock)
     with learners_lock(data), closing(learner):
         while not stop.is_set() and (rounds is None or number < rounds):
             number, began, began_ms = number + 1, timer(), clock()
-            done = _attempt(learner, registry, number, seen, timer)
+            done = _attempt(learner, registry, number, seen, timer, at_once=asked)
             if stop.is_set() and done.bundle is None:
                 break
             seen = max(seen, done.last_offset)
             failed += done.bundle is None and not done.waits
             report(done)
             if rounds is None or number < rounds:
-                _pause(stop, controls, began_ms, began + every_s, timer)
+                asked = _pause(stop, controls, began_ms, began + every_s, timer)
     return failed
 
 
 def _pause(
     stop: threading.Event, controls: ControlsFile, began_ms: int, until: float, timer: Callable[[], float]
-) -> None:  # fmt: skip
-    """Wait until ``until``, until ``stop`` is set, or until a round is asked for after ``began_ms``."""
+) -> bool:  # fmt: skip
+    """Wait until ``until``, until ``stop`` is set, or until a round is asked for after ``began_ms``, which is returned."""
     while (left := until - timer()) > 0.0 and not stop.wait(min(left, LOOK_S)):
         controls.poll()
         if controls.now.retrain_asked_ms > began_ms:
             log.info("round_asked_for", asked_ms=controls.now.retrain_asked_ms)
-            return
+            return True
+    return False
 
 
 def _attempt(
-    learner: Learner, registry: Registry, number: int, seen: int, timer: Callable[[], float]
+    learner: Learner, registry: Registry, number: int, seen: int, timer: Callable[[], float], *, at_once: bool
 ) -> Round:  # fmt: skip
     """One round, whatever becomes of it."""
     began, warm, offset = timer(), None, seen
     bundle, promoted, waits, reason = None, False, False, None
     try:
-        made = learner.round()
+        made = learner.round(at_once=at_once)
         bundle, promoted, warm, offset = made.published.bundle, made.published.promoted, made.warm, made.last_offset
         gate = made.published.gate
         reason = None if gate is None or gate.passed else "; ".join(gate.reasons)

@@ -2,7 +2,8 @@
 
 Every event judges before it teaches. A round trains on all that was folded so far; then it folds what has come since, and
 at some of those events the new bundle and the one in service answer first (progressive validation: A. Blum et al., COLT
-1999). The events then train the next round, so none is held back for good.
+1999). The events then train the next round, so none is held back for good. A round that was asked for, because the world has
+changed, does not wait for the next one: it learns what has come at once, but for the newest ``gate.questions`` of it, which judge.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from msgspec import Struct
 
 from headwater.evaluation.checks import checks_dir, mismatches
 from headwater.evaluation.gate import MIN_QUESTIONS
-from headwater.evaluation.heldout import Stretch, behind, held_out_stretch
+from headwater.evaluation.heldout import Stretch, behind, held_out_stretch, newest
 from headwater.features.plan import Plan
 from headwater.features.profiles import Profiles
 from headwater.features.replay import stops
@@ -105,8 +106,8 @@ class Learner:
         window = config.learn.window
         self._window_ms = None if window == "never" else parse_duration(window)
 
-    def round(self) -> Made:
-        """Train, judge, publish.
+    def round(self, *, at_once: bool = False) -> Made:
+        """Train, judge, publish; ``at_once``: on all that has come, but for the newest ``gate.questions`` positive events.
 
         Raises:
             NotYetError: there is nothing new, or too little to judge a bundle by; the next round goes on from here.
@@ -118,8 +119,8 @@ class Learner:
         standing = self._standing
         try:
             if standing is not None and standing.version == self._registry.current(self._plan.hash):
-                return self._next(self._log, standing)
-            return self._first(self._log)
+                return self._next(self._log, standing, at_once)
+            return self._first(self._log, at_once)
         except NotYetError:
             raise
         except BaseException:
@@ -137,7 +138,7 @@ class Learner:
 
     # -- rounds ----------------------------------------------------------------------------------------
 
-    def _first(self, event_log: ArchivedLog) -> Made:
+    def _first(self, event_log: ArchivedLog, at_once: bool) -> Made:
         """Replay the log, train on what lies before the held-out stretch, and stay where judging ends."""
         config, plan, self._standing = self._config, self._plan, None
         version, reached, files = self._in_service()
@@ -152,6 +153,7 @@ class Learner:
                 stretch = behind(event_log, config, min(reached, until), until)
             if version is not None and stretch.positives < MIN_QUESTIONS:
                 raise _too_few(stretch)
+            stretch = newest(event_log, config, stretch) if at_once else stretch
         end = until if stretch is None else stretch.split
         seed = config.ranker.seed
         with self._lookup() as lookup:
@@ -171,7 +173,7 @@ class Learner:
         self._read = until
         return Made(published=published, warm=version if files else None, last_offset=until)
 
-    def _next(self, event_log: ArchivedLog, standing: _Standing) -> Made:
+    def _next(self, event_log: ArchivedLog, standing: _Standing, at_once: bool) -> Made:
         """Train on what was folded, judge on what came since; with the gate off, train on all of it."""
         view, renewal, warm = standing.view, standing.renewal, standing.version
         until, last_ms = self._settled(event_log)
@@ -181,6 +183,9 @@ class Learner:
         if self._config.gate.enabled:
             stretch = behind(event_log, self._config, view.fold.offset, until)
             self._enough(stretch, view.fold.received_ms, last_ms)
+            if at_once:
+                stretch = newest(event_log, self._config, stretch)
+                self._fold(event_log, view, stretch.split, renewal)
         else:
             self._fold(event_log, view, until, renewal)
         with self._lookup() as lookup:

@@ -18,7 +18,7 @@ from headwater.evaluation.seen import Seen
 from headwater.evaluation.walk import Before
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
-from headwater.learning.trainingset import QUESTIONS
+from headwater.learning.trainingset import LISTS, QUESTIONS
 from headwater.log.protocol import EventLog
 from headwater.registry.bundle import Bundle, ManifestFields, unwritten
 from headwater.registry.card import HeldOut, ModelCard, encode_card
@@ -139,6 +139,7 @@ def _judge(
     if reached > stretch.split:
         stretch = behind(event_log, config, min(reached, stretch.until), stretch.until)
     trial: Trial | None = None
+    ours = learnt_from(candidate.manifest)
     try:
         model = open_model(candidate, config, plan)
     except HeadwaterError as error:
@@ -147,7 +148,7 @@ def _judge(
         try:
             trial = try_out(
                 event_log, plan, config, model, in_service, stretch, seed=seed, unseal=unseal, view=view, before=before,
-                progress=progress,
+                on_lists=LISTS in (ours, theirs), progress=progress,
             )  # fmt: skip
             if config.gate.off_policy and in_service is not None:
                 reasons, said = objections(
@@ -161,7 +162,7 @@ def _judge(
         in_service.close()
     report = verdict(
         config.gate, trial, version=candidate.version, against=against, judged_ms=judged_ms, problems=tuple(found),
-        notes=tuple(notes), alike=against is None or learnt_from(candidate.manifest) == theirs,
+        notes=tuple(notes), alike=against is None or ours == theirs,
     )  # fmt: skip
     return report, None if trial is None else trial.seen
 

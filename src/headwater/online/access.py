@@ -24,7 +24,7 @@ from headwater.registry.files import Stamp, stamp
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.keys import KEYS_FILE, ApiKey, Scope
 from headwater.schema.limits import Limits
-from headwater.schema.urls import is_local, name_in
+from headwater.schema.urls import is_known_host
 
 log = structlog.get_logger()
 
@@ -253,8 +253,7 @@ class Access:
 
     def _check_host(self, host: bytes) -> None:
         """Whether this machine, or a name of the configuration, was asked."""
-        name = name_in(host.decode("latin-1"))
-        if not is_local(name) and name not in self._hosts:
+        if not is_known_host(host.decode("latin-1"), self._hosts):
             self._refused("host").inc()
             raise RefusalError(
                 421,

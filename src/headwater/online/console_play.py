@@ -48,7 +48,6 @@ MOVES = 8
 _LEAST = 1e-6  # a smaller change is rounding
 
 _decode = msgspec.json.Decoder(RecommendResponse).decode
-_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +100,20 @@ class ConsolePlay:
         return self._shown(asked, answer)
 
     async def ask(self, request: RecommendRequest) -> ShownList:
-        """A list as clients get it: recorded, counted, with the user's experiments.
+        """A list as clients get it, with the user's experiments; recorded as a trial: what is learnt and measured leaves it out.
 
         Raises:
             HeadwaterError: the request is wrong.
         """
         try:
-            response = _decode(await self._service.recommend(_encode(request)))
+            response = _decode(await self._service.recommend_trial(request))
         except RefusalError as error:
             raise HeadwaterError(str(error)) from error
         took_ms = 0.0 if response.trace is msgspec.UNSET else sum(stage.ms for stage in response.trace)
         return self._listed(response, self._service.config.serving.log_served, took_ms)
 
     async def act(self, event: Event, request: RecommendRequest, shown: Sequence[str]) -> Step:
-        """Take ``event`` in, then ask for the list that reflects it. ``shown`` are the items of the list before.
+        """Take ``event`` in as a trial, then ask for the list that reflects it. ``shown`` are the items of the list before.
 
         Raises:
             HeadwaterError: the event is wrong, or the writer is away.
@@ -127,7 +126,8 @@ class ConsolePlay:
         before = self._rows(request, whom, shown, now_ms)
         began = time.perf_counter()
         try:
-            appended = await service.writer.append_events(events_to_batch([event], service.config.segments.keys))
+            batch = events_to_batch([event], service.config.segments.keys, trial=True)
+            appended = await service.writer.append_events(batch)
         except RefusedError as error:
             raise HeadwaterError(str(error)) from error
         durable_ms = 1e3 * (time.perf_counter() - began)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from headwater.log.protocol import EventLog
-from headwater.log.record import Kind, Namespace
+from headwater.log.record import Kind, Namespace, of_people
 from headwater.online.metrics import Metrics
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.feed import Position
@@ -68,7 +68,7 @@ class Freshness:
         records, vocabulary = block.records, self._log.vocabulary()
         known = [vocabulary.index(Namespace.EVENT_TYPE, name) for name in self._types]
         of_items = np.isin(records["kind"], (Kind.ITEM, Kind.ITEM_DELETED)) | (
-            (records["kind"] == Kind.EVENT) & np.isin(records["type"], known)
+            of_people(records, Kind.EVENT) & np.isin(records["type"], known)
         )
         changing = np.flatnonzero(of_items)
         if not len(changing):

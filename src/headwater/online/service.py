@@ -151,7 +151,11 @@ class Service(Intake):
             answers.append(await self._recommend(request, time.perf_counter()))
         return b"[" + b",".join(answers) + b"]"
 
-    async def _recommend(self, request: RecommendRequest, began: float) -> bytes:
+    async def recommend_trial(self, request: RecommendRequest) -> bytes:
+        """As :meth:`recommend`, for who tries things out: recorded as a trial, an exposure to no experiment, and offered to no shadow."""
+        return await self._recommend(request, time.perf_counter(), trial=True)
+
+    async def _recommend(self, request: RecommendRequest, began: float, *, trial: bool = False) -> bytes:
         notes: list[str] = []
         if request.token is not None:
             await self._await_token(int(request.token), request.deadline_ms, notes)
@@ -163,7 +167,8 @@ class Service(Intake):
             deadline_ms -= spent_ms
         deadline_ms = max(1.0, deadline_ms)
         now_ms = self.clock()
-        return self._answer(self.recommender.asked(request, os.urandom(16).hex(), deadline_ms, now_ms), notes, now_ms)
+        asked = self.recommender.asked(request, os.urandom(16).hex(), deadline_ms, now_ms)
+        return self._answer(asked, notes, now_ms, trial=trial)
 
     def similar(self, item: str, k: int | None, user: str | None) -> bytes:
         """``GET /v1/similar/{item_id}``. Raises :class:`RefusalError` 400, 404."""
@@ -189,23 +194,23 @@ class Service(Intake):
             stands = self.feed.position.user_offset
             notes.append(f"token not reached: waited {limit_ms:g} ms, state stands at {stands}")
 
-    def _answer(self, asked: Asked, notes: list[str], now_ms: int) -> bytes:
+    def _answer(self, asked: Asked, notes: list[str], now_ms: int, *, trial: bool = False) -> bytes:
         answer = self.recommender.answer(asked, now_ms)
         response = self.recommender.response(asked, answer, notes)
         self.counts.count(asked, answer)
         if self.traces is not None:
             note_answer(asked.query, answer)
-        if asked.choices:
+        if asked.choices and not trial:
             for exposure in self.experiments.exposures(asked, now_ms):
                 self.exposures.add(exposure)
-        if self.recommender.arms.shadows:
+        if self.recommender.arms.shadows and not trial:
             self.shadows.offer(asked, answer, now_ms)
         if self.config.serving.log_served:
             sampled = self._sample.random() < self.config.serving.feature_sample
             began = time.perf_counter()
             variants = {choice.experiment: choice.variant for choice in asked.choices}
             payload = _encode_served(served_list(asked.query, answer, sampled=sampled, experiments=variants))
-            self.served.add(ServedEntry(asked.user.user, asked.user.surrogate, payload))
+            self.served.add(ServedEntry(asked.user.user, asked.user.surrogate, payload, trial))
             self.counts.log(time.perf_counter() - began)
         return _encode_json(response)
 

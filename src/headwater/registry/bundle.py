@@ -236,6 +236,25 @@ def _read_file(path: Path, name: str, entry: FileEntry) -> bytes:
     return data
 
 
+def file_alone(bundles: Path, manifest: Manifest, name: str, what: str) -> bytes | None:
+    """The file ``name`` of a bundle in the folder ``bundles`` without the rest of it, which may be large; ``None`` when it was published without one.
+    ``what`` names it in messages.
+
+    Raises:
+        BundleError: it cannot be read, or is damaged.
+    """
+    entry = manifest.files.get(name)
+    if entry is None:
+        return None
+    try:
+        data = read_regular(bundles / manifest.version / name, entry.size)
+    except OSError as error:
+        raise BundleError(f"{what} of {manifest.version} cannot be read: {error}") from error
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BundleError(f"{what} of {manifest.version} is damaged: it is not what the manifest vouches for")
+    return data
+
+
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or not name.endswith(_SUFFIXES) or name == MANIFEST:
         raise BundleError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -12,6 +13,9 @@ from headwater.registry.bundle import Bundle, BundleError, DataRange
 CARD_FILE, CARD_TEXT = "card.json", "card.md"
 
 CANDIDATE, IN_SERVICE, RECENT_POPULARITY = "candidate", "in_service", "recent_popularity"
+NDCG, SHOWN_NDCG = "ndcg@10", "shown_ndcg"  # what the gate compares: on questions, on lists
+
+Weighting = Literal["propensity", "position"]
 
 
 class Estimate(Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,10 +55,42 @@ class SegmentFigures(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     over: Estimate | None
 
 
+class OnLists(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a bundle made of the held-out lists: NDCG of the shown items, and the share of those left that an item taken was scored above.
+
+    ``ndcg_over``, ``relative_over`` and ``auc_over``: how much better the candidate is than this one, paired (``None`` for itself).
+    """
+
+    version: str
+    shown_ndcg: Estimate
+    shown_auc: Estimate
+    ndcg_over: Estimate | None = None
+    relative_over: Estimate | None = None
+    auc_over: Estimate | None = None
+
+
+class HeldLists(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Held-out lists as they were shown, and what each bundle made of them.
+
+    ``rows`` are shown items, of which ``taken`` were. ``weighting``: what an item taken counts by, the inverse of its logged propensity or of the
+    rate of its place; ``ess`` is the effective sample size of these weights, ``clipped`` the share of them that was lowered.
+    """
+
+    lists: int
+    rows: int
+    taken: int
+    users: int
+    weighting: Weighting
+    ess: float
+    clipped: float
+    systems: dict[str, OnLists]
+
+
 class HeldOut(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The last stretch of the log, which the bundle was not trained on: what was asked there, and what came of it.
 
-    ``coverage`` is the share of questions to which a source had an offer, by fitted source.
+    ``coverage`` is the share of questions to which a source had an offer, by fitted source. ``lists``: what decides in place of the
+    questions where a bundle learnt from lists; ``no_lists`` says why it is not there then.
     """
 
     first_offset: int
@@ -67,6 +103,8 @@ class HeldOut(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     systems: dict[str, Measured]
     segments: tuple[SegmentFigures, ...]
     coverage: dict[str, float]
+    lists: HeldLists | None = None
+    no_lists: str = ""
 
 
 class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -163,6 +201,33 @@ def _held_out(held: HeldOut | None) -> list[str]:
     if held.coverage:
         lines += ["", "| source | share of questions with an offer |", "|---|---|"]
         lines += [f"| {name} | {share:.3f} |" for name, share in held.coverage.items()]
+    return [*lines, "", *_judged_by(held)]
+
+
+def _judged_by(held: HeldOut) -> list[str]:
+    lists = held.lists
+    if lists is None:
+        return [f"The gate compares {NDCG} on questions{f', not lists: {held.no_lists}' if held.no_lists else ''}."]
+    weighting = "logged propensity" if lists.weighting == "propensity" else "rate of its place"
+    what = (
+        f"The gate compares {SHOWN_NDCG}, on {lists.lists:,} held-out lists of {lists.users:,} users as they were shown: {lists.rows:,} items, "
+        f"{lists.taken:,} taken, each weighted by the inverse of its {weighting} (effective sample size {lists.ess:,.0f}, {lists.clipped:.1%} clipped)."
+    )
+    lines = [
+        what,
+        "",
+        f"| bundle | {SHOWN_NDCG} | shown_auc | candidate's gain in {SHOWN_NDCG} | in shown_auc |",
+        "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, of in lists.systems.items():
+        cells = (
+            f"{name.replace('_', ' ')} {of.version}",
+            of.shown_ndcg,
+            of.shown_auc,
+            of.ndcg_over or "",
+            of.auc_over or "",
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
 

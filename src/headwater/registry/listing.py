@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Struct
 
-from headwater.registry.bundle import VERSION_PATTERN, Manifest
-from headwater.registry.card import CARD_FILE, HeldOut, ModelCard
+from headwater.registry.bundle import VERSION_PATTERN, Manifest, file_alone
+from headwater.registry.card import CARD_FILE, NDCG, HeldOut, ModelCard
 from headwater.registry.errors import BundleError
-from headwater.registry.files import read_regular
 from headwater.registry.registry import Registry
 from headwater.schema.errors import ConfigurationError
 
@@ -20,7 +18,8 @@ class GateReport(Struct, frozen=True, kw_only=True):
     """The verdict on ``version`` beside the bundle ``against`` (``None``: none was in service).
 
     ``reasons`` say why it did not pass, ``notes`` what else a person should know. ``forced``: it was promoted all the
-    same. ``margin``, ``slower`` and ``questions`` are the rule of that moment.
+    same. ``margin``, ``slower``, ``questions`` and ``lists`` are the rule of that moment. ``metric`` is what was compared: "ndcg@10" on
+    questions, "shown_ndcg" on lists.
     """
 
     version: str
@@ -34,6 +33,8 @@ class GateReport(Struct, frozen=True, kw_only=True):
     questions: int
     held_out: HeldOut | None
     judged_ms: int
+    metric: str = NDCG
+    lists: int | None = None
 
 
 class BundleLine(Struct, frozen=True, kw_only=True):
@@ -101,15 +102,12 @@ def card_alone(registry: Registry, manifest: Manifest) -> ModelCard | None:
     Raises:
         BundleError: the card is damaged, or of a later release.
     """
-    entry = manifest.files.get(CARD_FILE)
-    if entry is None:
+    data = file_alone(registry.path / "bundles", manifest, CARD_FILE, "The card")
+    if data is None:
         return None
     try:
-        data = read_regular(registry.path / "bundles" / manifest.version / CARD_FILE, entry.size)
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise BundleError(f"The card of {manifest.version} is damaged: it is not what the manifest vouches for")
         return msgspec.json.decode(data, type=ModelCard)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"The card of {manifest.version} cannot be read: {error}") from error
 
 

@@ -7,7 +7,6 @@ are distributed. ``labels`` and ``calibration`` are of training rows that the ra
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 
@@ -16,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from headwater.registry.bundle import Manifest
+from headwater.registry.bundle import Manifest, file_alone
 from headwater.registry.errors import BundleError
-from headwater.registry.files import read_regular
 
 REFERENCE_FILE = "reference.json"
 FORMAT = 1
@@ -128,16 +126,8 @@ def reference_alone(bundles: Path, manifest: Manifest) -> BundleReference | None
     Raises:
         BundleError: it is damaged, or of another format.
     """
-    entry = manifest.files.get(REFERENCE_FILE)
-    if entry is None:
-        return None
-    try:
-        data = read_regular(bundles / manifest.version / REFERENCE_FILE, entry.size)
-    except OSError as error:
-        raise BundleError(f"{REFERENCE_FILE} of {manifest.version} cannot be read: {error}") from error
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise BundleError(f"{REFERENCE_FILE} of {manifest.version} is damaged: it is not what the manifest vouches for")
-    return decode_reference(data)
+    data = file_alone(bundles, manifest, REFERENCE_FILE, REFERENCE_FILE)
+    return None if data is None else decode_reference(data)
 
 
 def render_reference(reference: BundleReference) -> str:

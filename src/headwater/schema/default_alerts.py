@@ -88,7 +88,7 @@ DEFAULT_ALERTS: tuple[AlertRule, ...] = (
         text="scores lead to another click rate than they did at first",
     ),
     AlertRule(
-        name="label-drift", metric="headwater_label_off", by="type", above=0.5, missing="ok", severity="warning",
+        name="label-drift", metric="headwater_label_off", by="type", above=0.5, missing="ok", severity="warning", actions=("retrain",),
         text="places lead to another share of events of a type than they did when the bundle began to serve",
     ),
     AlertRule(

@@ -108,7 +108,7 @@ class Models(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Gate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a new bundle has to show before it is promoted, against the one in service on the same questions.
 
-    ``margin``: NDCG@10 may fall by this share at most. ``slower``: scoring may take so many times as long. ``off_policy``: the lists that were
+    ``margin``: NDCG@10 on questions, or that of shown items on lists, may fall by this share at most. ``lists``: with fewer held-out lists, questions decide. ``slower``: scoring may take so many times as long. ``off_policy``: the lists that were
     drawn by lot are asked too, with an effective sample size of at least ``off_policy_ess``.
     """
 
@@ -116,6 +116,7 @@ class Gate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     margin: _Share = 0.02
     slower: Annotated[float, Meta(ge=1.0, le=100.0)] = 2.0
     questions: Annotated[int, Meta(ge=50, le=1_000_000)] = 500
+    lists: Annotated[int, Meta(ge=50, le=1_000_000)] = 200
     holdout: Duration = "1h"
     off_policy: bool = False
     off_policy_ess: Annotated[float, Meta(ge=1.0, le=1e9)] = 100.0

@@ -10,13 +10,16 @@ from msgspec import Meta, Struct
 
 from headwater.schema.alerts import Severity
 from headwater.schema.drift import Drift
-from headwater.schema.durations import Duration
+from headwater.schema.durations import Duration, parse_duration
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.online_metrics import OnlineMetrics
 from headwater.schema.traces import Traces
 from headwater.schema.urls import check_host, check_url
 
 _Url = Annotated[str, Meta(min_length=1, max_length=2_048)]
+
+
+LEAST_WINDOW_MS = 10_000  # of experiments_window
 
 
 class Monitoring(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,6 +43,12 @@ class Monitoring(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     online: OnlineMetrics = OnlineMetrics()
     traces: Traces = Traces()
     drift: Drift = Drift()
+
+    def __post_init__(self) -> None:
+        if parse_duration(self.experiments_window) < LEAST_WINDOW_MS:
+            raise ValueError(
+                f'experiments_window: "{self.experiments_window}" leaves nothing to judge, for its first 5 s are kept for lists that are recorded late; take 10 s at least'
+            )
 
 
 def check_webhooks(webhooks: Sequence[str], hosts: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 from headwater.schema.errors import ConfigurationError
@@ -43,6 +43,12 @@ def name_in(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:  # a bracket without its other half
         return ""
+
+
+def is_known_host(host: str, names: Collection[str]) -> bool:
+    """Whether a ``Host`` header names this machine, or one of ``names``."""
+    name = name_in(host)
+    return is_local(name) or name in names
 
 
 def is_local(name: str) -> bool:

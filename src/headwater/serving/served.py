@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from headwater.log.protocol import READ_LIMIT, CorruptLogError, EventLog
+from headwater.log.protocol import READ_LIMIT, EventLog, decoded
 from headwater.log.record import Kind, RecordBlock
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.requests import ServedList, ShadowList
@@ -101,12 +101,7 @@ def find_shadows(
             payload = block.payload(row)
             if wanted not in payload:
                 continue
-            try:
-                one = _decode_shadow(payload)
-            except msgspec.DecodeError as error:
-                raise CorruptLogError(
-                    int(block.records["offset"][row]), f"a list of a shadow cannot be read ({error})"
-                ) from error
+            one = decoded(_decode_shadow, payload, int(block.records["offset"][row]), "a list of a shadow")
             if one.answer.request_id == served.answer.request_id:
                 found.setdefault((one.experiment, one.variant), one)
         if not near.all():
@@ -143,7 +138,5 @@ def served_at(block: RecordBlock, row: int) -> Served:
         CorruptLogError: it cannot be read.
     """
     record = block.records[row]
-    try:
-        return Served(int(record["user"]), _decode(block.payload(row)))
-    except msgspec.DecodeError as error:
-        raise CorruptLogError(int(record["offset"]), f"a served list cannot be read ({error})") from error
+    answer = decoded(_decode, block.payload(row), int(record["offset"]), "a served list")
+    return Served(int(record["user"]), answer)

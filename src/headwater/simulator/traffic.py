@@ -166,7 +166,7 @@ class LiveTraffic(threading.Thread):
     """A background thread that makes about ``events_per_s`` events a second until :meth:`stop`.
 
     ``now_ms`` is the time that events carry; ``on_error`` is told of calls that failed (traffic goes on).
-    ``events`` and ``visits`` count what was sent.
+    ``events`` and ``visits`` count what was sent, ``places`` what was shown and ``clicks`` what of it was clicked.
     """
 
     def __init__(
@@ -182,9 +182,9 @@ class LiveTraffic(threading.Thread):
         super().__init__(name="traffic", daemon=True)
         self._client, self._visitors = client, visitors
         self._rng = np.random.default_rng([seed, 5])
-        self._now_ms, self._events_per_s, self._on_error = now_ms, events_per_s, on_error
+        self._now_ms, self.events_per_s, self._on_error = now_ms, events_per_s, on_error
         self._ended = threading.Event()
-        self.events = self.visits = 0
+        self.events = self.visits = self.places = self.clicks = 0
 
     def run(self) -> None:
         pause_s = 0.0
@@ -194,7 +194,7 @@ class LiveTraffic(threading.Thread):
             except HeadwaterError as error:
                 self._on_error(error)
                 count = LIST_LENGTH
-            pause_s = max(count, 1) / self._events_per_s
+            pause_s = max(count, 1) / self.events_per_s
 
     def step(self) -> int:
         """One list: ask, respond, send, with the news before it. Returns the number of events sent.
@@ -215,6 +215,8 @@ class LiveTraffic(threading.Thread):
         if events:
             self._client.send_events(events)
         self.visits += 1
+        self.places += len(answer.items)
+        self.clicks += sum(event.type == "click" for event in events)
         self.events += len(events) + len(news.events)
         return len(events)
 

@@ -63,10 +63,11 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command at a moment; events stand as events."""
+    """One command at a moment; events stand as events, tried out ones with ``trial``."""
 
     at_ms: int
     command: Sequence[Event] | Command | TableRow
+    trial: bool = False
 
 
 @dataclass(slots=True)
@@ -93,7 +94,7 @@ class Written:
                 self._load(command)
                 continue
             if isinstance(command, Sequence):
-                command = AppendEvents(events_to_batch(command, self.config.segments.keys))
+                command = AppendEvents(events_to_batch(command, self.config.segments.keys, trial=step.trial))
             self.writer.commit(command)
         return self
 
@@ -202,13 +203,14 @@ TYPES = ("click", "click", "view", "impression", "like", "hide", "purchase", "ru
 
 def script(
     seed: int, count: int, *, users: int = 12, items: int = 30, pace_ms: int = 200_000, start_ms: int = START_MS,
-    tables: bool = False,
+    tables: bool = False, trials: bool = False,
 ) -> list[Step]:  # fmt: skip
     """``count`` steps about ``pace_ms`` apart: late, doubled, early and retracted events, and everything else there is.
 
-    ``tables`` puts rows of :data:`TABLES` in between.
+    ``tables`` puts rows of :data:`TABLES` in between, ``trials`` makes every fifth batch of events one that is tried out.
     """
     rng, more = np.random.default_rng(seed), np.random.default_rng([seed, 1])  # one for what is optional
+    tried = np.random.default_rng([seed, 2])
     now_ms = start_ms
     steps: list[Step] = []
     past: list[Event] = []
@@ -218,7 +220,7 @@ def script(
         if kind < 0.86:
             events = [_event(rng, more, now_ms, users, items, past) for _ in range(int(rng.integers(1, 4)))]
             past.extend(events)
-            steps.append(Step(now_ms, events))
+            steps.append(Step(now_ms, events, trials and tried.random() < 0.2))
         else:
             steps.append(Step(now_ms, _command(rng, more, kind, now_ms, users, items)))
         if tables and more.random() < 0.05:

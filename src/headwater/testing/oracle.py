@@ -22,7 +22,7 @@ from headwater.features.definitions import Column, popularity_cell
 from headwater.features.module import configured_columns
 from headwater.features.plan import of_everybody
 from headwater.log.batch import ItemRecord, TableRecord
-from headwater.log.record import FLAG_RETRACT, Kind, Namespace, RecordBlock
+from headwater.log.record import FLAG_RETRACT, FLAG_TRIAL, Kind, Namespace, RecordBlock
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
 from headwater.schema.events import Scalar
@@ -261,9 +261,10 @@ class SlowFold:
             category=what.categories[0] if what.categories else 0,
         )
         self._place(who, [int(s) for s in record["segments"]])
-        followed = kind.positive and not event.retract and self._co_visit(who, item, event.time) > 0
+        trial = bool(record["flags"] & FLAG_TRIAL)
+        followed = kind.positive and not event.retract and not trial and self._co_visit(who, item, event.time) > 0
         names = (name, FOLLOWED) if followed else (name,)
-        rows: tuple[SlowRow, ...] = (self.item(0), what, who)
+        rows: tuple[SlowRow, ...] = (who,) if trial else (self.item(0), what, who)
         for row in rows:
             row.first = row.first or event.time
             row.move(event.time)
@@ -272,7 +273,7 @@ class SlowFold:
                     if row is self.item(0) and cell not in self.everybody:
                         continue  # nobody asks for it
                     row.take(cell, counted, event)
-        if kind.positive:
+        if kind.positive and not trial:
             for row in (self.item(0), what):
                 amount = event.sign * kind.weight * weight_at(event.time, row.clock, self.segment_ms)
                 for k in range(len(self.config.segments.keys)):

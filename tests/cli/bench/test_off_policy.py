@@ -18,7 +18,7 @@ def test_it_says_how_often_each_interval_holds_the_truth() -> None:
     said = json.loads(done.stdout.splitlines()[-1])
     assert {"worlds", "cpu_s", "seed", "machine", "versions"} <= said.keys()
     for name, world in said["worlds"].items():
-        known = estimators.NAMES if name in ("linear", "curved") else lists.NAMES
+        known = estimators.NAMES if name in ("linear", "curved", "unseen") else lists.NAMES
         assert set(world["estimators"]) == set(known)
         assert (world["logs"], world["users"]) == (100, 60)
         for one in world["estimators"].values():

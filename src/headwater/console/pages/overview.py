@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +83,8 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         return kept[0][1]
 
     async def _values() -> dict[str, Any]:
-        reasons = await desk.live.why_not_ready()
+        reasons, aside = await asyncio.gather(desk.live.why_not_ready(), _aside())  # a writer that hangs takes a while
         health = desk.live.health()
-        aside = await _aside()
         try:
             beat = await desk.live.pulses.pulse()
         except HeadwaterError as error:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from headwater.evaluation.addresses import READ
 from headwater.evaluation.uptake import Uptake
 from headwater.log.protocol import EventLog
-from headwater.log.record import Kind, Namespace
+from headwater.log.record import Kind, Namespace, of_people
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.requests import Explored
@@ -73,7 +73,7 @@ def read_lists(
         uptake.add(block)
         kinds = block.records["kind"]
         erased.update(block.records["user"][kinds == Kind.ERASURE].tolist())
-        for i in np.flatnonzero(kinds == Kind.SERVED).tolist():
+        for i in np.flatnonzero(of_people(block.records, Kind.SERVED)).tolist():
             served = served_at(block, i)
             answer = served.answer
             if answer.surface != surface:
