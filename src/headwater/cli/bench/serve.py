@@ -81,7 +81,7 @@ def serve(
     from headwater.cli.local import Server
 
     size = Size(seed=seed, users=users, items=items, events=events, recent=recent)
-    tables = tables_of(ranker, candidates, ranked, keep_by)
+    tables = tables_of(ranker, candidates, ranked, keep_by, items=items)
     with prepared(size, keep, tables) as ready, one_core() as core, Server(ready.site) as server:
         if core is not None:
             pin_part(server.pid, "api", core)

@@ -34,7 +34,9 @@ def tradeoffs(
     split: Annotated[
         str | None, typer.Option("--split", metavar="TIME", help="Train before, ask after (ISO 8601, UTC)")
     ] = None,
-    rankers: Annotated[str, typer.Option(metavar="R[,…]", help="none, light, lightgbm, deep, best.")] = ",".join(RANKERS),
+    rankers: Annotated[str, typer.Option(metavar="R[,…]", help="none, light, lightgbm, deep, best.")] = ",".join(
+        RANKERS
+    ),
     candidates: Annotated[str, typer.Option(metavar="N[,…]", help="Numbers of candidates.")] = "100,200,500,1000",
     sample: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the later positive events to ask.")] = 0.05,
     threads: Annotated[int, typer.Option(min=1, help="Threads of training.")] = 1,
