@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from headwater.cli.demo_tastes import ALERTS, AFTERWARDS, DAY_S, TABLES, Course, Rate, Watch, drift_s, gained, rate
+from headwater.cli.demo_tastes import AFTERWARDS, ALERTS, DAY_S, TABLES, Course, Rate, Watch, drift_s, gained, rate
 from headwater.cli.local import make_site
 from headwater.cli.monitor import rules_of
 from headwater.learning.trainingset import windows_ms
