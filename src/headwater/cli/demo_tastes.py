@@ -284,12 +284,13 @@ def _rounded(value: float, low: float, high: float, lists: int) -> Rate:
     return Rate(value=round(value, 4), low=round(low, 4), high=round(high, 4), lists=lists)
 
 
-def _by_person(*of: Sequence[Shown]) -> list[tuple[Float64, Float64]]:
+def _by_person(*of: Sequence[Shown]) -> list[tuple[Float64, ...]]:
     """Clicks and places of each person, the same people in the same order for each of ``of``."""
     people = {user: n for n, user in enumerate({shown.user: None for each in of for shown in each})}
     sums = []
     for each in of:
         who = np.array([people[shown.user] for shown in each])
-        clicks, places = np.array([shown[1:][::-1] for shown in each], np.float64).T
-        sums.append((np.bincount(who, clicks, len(people)), np.bincount(who, places, len(people))))
+        clicks = np.array([shown.clicks for shown in each], np.float64)
+        places = np.array([shown.places for shown in each], np.float64)
+        sums.append(tuple(np.bincount(who, what, len(people)).astype(np.float64) for what in (clicks, places)))
     return sums
