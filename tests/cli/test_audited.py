@@ -66,7 +66,7 @@ class Prepared:
             fields = msgspec.structs.replace(FIELDS, created_ms=FIELDS.created_ms + number, plan_hash=PLAN)
             versions.append(registry.publish(fields, {}).version)
         for version in versions[:2]:
-            registry.promote(version)
+            registry.put_in_service(version)
         for name in ("wide", "runs"):
             store.create(data, DRAFT.replace('name = "wide"\nshare = 0.5', f'name = "{name}"\nshare = 0.3'))
         store.start(data, "runs", Config(), now_ms=5)

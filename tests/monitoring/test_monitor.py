@@ -98,7 +98,7 @@ def published(data: Path, *, created: int) -> str:
     )
     registry = Registry(data / "models")
     version = registry.publish(fields, {}).version
-    registry.promote(version)
+    registry.put_in_service(version)
     return version
 
 
