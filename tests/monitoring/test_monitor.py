@@ -323,6 +323,45 @@ def test_a_slow_watch_is_looked_at_at_its_own_pace(wait_until: Callable[[Callabl
     wait_until(lambda: list(paced.look(1_121_000)) == [sample("x", 1_120_000.0)])
 
 
+def test_what_is_not_so_any_more_is_not_shown_until_the_next_look(
+    wait_until: Callable[[Callable[[], bool]], None],
+) -> None:
+    running = {"one", "two"}
+
+    class Judging:
+        name = "judging"
+
+        def look(self, now_ms: int) -> list[Sample]:  # noqa: ARG002
+            return [sample("harm", 1.0, of=name) for name in sorted(running)]
+
+    paced = Paced(Judging(), 60_000, still=lambda found: dict(found.labels)["of"] in running)
+    paced.look(1_000_000)
+    wait_until(lambda: len(list(paced.look(1_001_000))) == 2)
+    running.remove("one")
+    assert list(paced.look(1_002_000)) == [sample("harm", 1.0, of="two")]
+
+
+def test_what_the_first_look_takes_does_not_put_off_the_second(
+    wait_until: Callable[[Callable[[], bool]], None],
+) -> None:
+    """It imports and compiles; the pace of the second is kept as it is."""
+    asked = list[int]()
+
+    class Slow:
+        name = "slow"
+
+        def look(self, now_ms: int) -> list[Sample]:
+            asked.append(now_ms)
+            time.sleep(0.05)
+            return []
+
+    paced = Paced(Slow(), 100)
+    for at in (1_000, 1_100, 1_200):
+        paced.look(at)
+        wait_until(lambda: not (paced._looking and paced._looking.is_alive()))
+    assert asked == [1_000, 1_100]
+
+
 def test_one_that_is_behind_reads_on_between_rounds_a_tenth_of_the_time(
     wait_until: Callable[[Callable[[], bool]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
