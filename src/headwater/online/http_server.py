@@ -20,6 +20,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from headwater.online.admission import WHOLE
 from headwater.online.errors import RefusalError
 
 log = structlog.get_logger()
@@ -54,6 +55,10 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self.waiting_since, self._head = None, 0
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self.scope[WHOLE] = True  # type: ignore[literal-required]  # an own key, as ASGI allows
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
