@@ -271,7 +271,7 @@ class Trial:
             event_types=self.plan.event_types, data=DataRange(first_offset=1, last_offset=1, first_ms=0, last_ms=0),
         )  # fmt: skip
         version = self.registry.publish(fields, files).version
-        self.registry.promote(version, plan_hash=self.plan.hash)
+        self.registry.put_in_service(version, plan_hash=self.plan.hash)
         return version
 
     def by_price(self, dear: bool) -> dict[str, bytes]:

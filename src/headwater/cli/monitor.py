@@ -55,10 +55,10 @@ def observed_metrics() -> list[Described]:
 
 
 def found_by() -> dict[str, frozenset[str]]:
-    """The metrics of the watches that follow the log, by their names."""
-    from headwater.monitoring import drift_metrics, online_metrics
+    """The metrics of the watches that read the log, by their names."""
+    from headwater.monitoring import drift_metrics, experiments, online_metrics
 
-    modules = {"online": online_metrics, "drift": drift_metrics}
+    modules = {"experiments": experiments, "online": online_metrics, "drift": drift_metrics}
     return {watch: frozenset(one.name for one in module.METRICS) for watch, module in modules.items()}
 
 

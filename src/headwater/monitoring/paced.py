@@ -38,9 +38,13 @@ class Paced:
         self._found: list[Sample] = []
         self._error: Exception | None = None
         self._looking: threading.Thread | None = None
+        self._looked = False
+        self.begins = True
+        """Whether its first look had not ended when it was asked last: then it has said nothing, and that means nothing."""
 
     def look(self, now_ms: int) -> Iterable[Sample]:
         """What was found last."""
+        self.begins = not self._looked
         pace_ms = max(self._every_ms, self._took_ms / MOST_SHARE)
         looking = self._looking is not None and self._looking.is_alive()
         if not looking and self._error is not None:
@@ -65,7 +69,13 @@ class Paced:
                     behind = any(map(is_behind, self._found))
                 except Exception as error:  # noqa: BLE001  (it is raised where somebody hears it)
                     self._error, behind = error, False
+                self._looked = True
                 took_s = time.monotonic() - began_piece
             self._took_ms, self._warm = 1e3 * took_s if self._warm else 0.0, True
             if behind:
                 rest(took_s / MOST_SHARE - took_s)
+
+
+def beginning(watches: Iterable[Watch]) -> set[str]:
+    """Those of ``watches`` that are in their first look, which may take minutes of a long log."""
+    return {watch.name for watch in watches if isinstance(watch, Paced) and watch.begins}
