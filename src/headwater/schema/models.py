@@ -21,7 +21,7 @@ class SequenceModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     ``length`` is at most ``features.recent``. ``loss``: "full" is softmax over the whole vocabulary, "sampled" draws
     ``negatives`` items a batch and corrects for it (log-Q). ``id_dropout`` is the share of items that training sees by
-    their content alone. Training ends after ``epochs``, when the validation has not improved for ``patience`` epochs,
+    their content alone. ``item_age``: what the age of an item is worth is learned, and looked up at the moment of each request. Training ends after ``epochs``, when the validation has not improved for ``patience`` epochs,
     or after ``most_minutes``.
     """
 
@@ -31,6 +31,7 @@ class SequenceModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     length: Annotated[int, Meta(ge=1, le=1_024)] = 50
     dropout: _Share = 0.2
     id_dropout: _Share = 0.1
+    item_age: bool = False
     loss: Literal["full", "sampled"] = "full"
     negatives: Annotated[int, Meta(ge=1, le=65_536)] = 1_024
     epochs: Annotated[int, Meta(ge=1, le=10_000)] = 40
