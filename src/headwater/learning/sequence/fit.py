@@ -19,6 +19,7 @@ from headwater.learning.sequence.ages import Births, drop_unborn
 from headwater.learning.sequence.export import export
 from headwater.learning.sequence.model import TwoTower
 from headwater.learning.sequence.packing import Tokens, tokens_of
+from headwater.learning.sequence.precision import in_bf16
 from headwater.learning.sequence.trainer import Facts, Progress, Trainer, float_tensor
 from headwater.learning.sequence.validation import withhold
 from headwater.learning.sequence.warm import Earlier, read_earlier, take_over
@@ -52,6 +53,7 @@ class FitReport(Struct, frozen=True, kw_only=True):
     hr10: float | None
     seconds: float
     device: str
+    bf16: bool
     resumed: int
     warm_rows: int
 
@@ -139,8 +141,11 @@ def fit_sequence(
             if earlier is not None:
                 take_over(model, earlier)
             model.to(chosen)
-            print_of = _fingerprint(tokens, facts, params, vocabulary.items, seed, warm or {})
-            trainer = Trainer(model, facts, tokens, questions, params, seed=seed, fingerprint=print_of, clock=clock)
+            bf16 = in_bf16(params.precision, chosen)
+            trainer = Trainer(
+                model, facts, tokens, questions, params, seed=seed, clock=clock, bf16=bf16,
+                fingerprint=_fingerprint(tokens, facts, params, vocabulary.items, seed, bf16, warm or {}),
+            )  # fmt: skip
             done = trainer.run(checkpoint, progress)
             files = export(model.cpu().eval(), shape, vocabulary.items, event_types, content, price)
     finally:
@@ -161,6 +166,7 @@ def fit_sequence(
         hr10=standing.best_hr if asked else None,
         seconds=standing.seconds,
         device=str(chosen),
+        bf16=bf16,
         resumed=done.resumed,
         warm_rows=len(earlier.items) if earlier is not None else 0,
     )
@@ -205,9 +211,9 @@ def _learnable(tokens: Tokens) -> bool:
 
 
 def _fingerprint(
-    tokens: Tokens, facts: Facts, params: SequenceModel, items: Int64, seed: int, warm: Mapping[str, bytes]
+    tokens: Tokens, facts: Facts, params: SequenceModel, items: Int64, seed: int, bf16: bool, warm: Mapping[str, bytes]
 ) -> str:
-    digest = hashlib.sha256(msgspec.json.encode([params, seed]))
+    digest = hashlib.sha256(msgspec.json.encode([params, seed, bf16]))
     for array in (*(getattr(tokens, name) for name in ("starts", "rows", "types", "times_s", "target")), items):
         digest.update(np.ascontiguousarray(array).data)
     for tensor in (*facts[:4], *(facts.births or ())):

@@ -52,10 +52,10 @@ class Trainer:
 
     def __init__(
         self, model: TwoTower, facts: Facts, tokens: Tokens, questions: Questions, params: SequenceModel, *, seed: int,
-        fingerprint: str, clock: Callable[[], float],
+        fingerprint: str, clock: Callable[[], float], bf16: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.facts, self.tokens, self.questions, self.params = model, facts, tokens, questions, params
-        self.seed, self.clock = seed, clock
+        self.seed, self.clock, self.bf16 = seed, clock, bf16
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=params.learning_rate, betas=(0.9, 0.98), weight_decay=params.weight_decay, fused=True
         )
@@ -131,8 +131,9 @@ class Trainer:
         births = facts.births
         if params.loss == "full" or params.negatives >= len(vectors):
             if aged is None or births is None:
-                return full_softmax(users, vectors, wanted)
-            return full_softmax(users, vectors[births.order], births.place[wanted], aged, births.lengths(moment_s))
+                return full_softmax(users, vectors, wanted, bf16=self.bf16)
+            ordered, runs = vectors[births.order], births.lengths(moment_s)
+            return full_softmax(users, ordered, births.place[wanted], aged, runs, bf16=self.bf16)
         share = facts.counts / facts.counts.sum()
         drawn = torch.multinomial(share, params.negatives, replacement=True)
         extra = None
