@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from msgspec import Struct
 
-from headwater.learning.gbdt import TrainingError
+from headwater.learning.gbdt import TooFewError, TrainingError
 from headwater.learning.sequence.ages import Births, drop_unborn
 from headwater.learning.sequence.export import export
 from headwater.learning.sequence.model import TwoTower
@@ -126,7 +126,7 @@ def fit_sequence(
         births = Births.of(born_s, chosen)
     questions = withhold(tokens, VALIDATION_SHARE, MOST_VALIDATION, np.random.default_rng([seed, 2**32]))
     if not _learnable(tokens):
-        raise TrainingError(
+        raise TooFewError(
             "No user has a positive event that follows another event, so there is no sequence to learn. Import more "
             "events, mark an event type `positive`, or lower models.sequence.min_events."
         )
