@@ -3,7 +3,7 @@
 The scores of a ranker that learns an order are no probabilities, so what is expected of a score is read from the first stretch that
 the bundle served: the click rate by bin of its scores. Over a later window of lists whose outcomes are in, ``expected`` is the mean over places
 of the rate of their bin, ``observed`` the share of places that was clicked. Their difference is held against its spread between groups
-of users on both sides; where the reference spans hours, twice the most that any of them was off is added.
+of users on both sides; where the reference spans hours, twice the most that any of them was off beyond chance is added.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class Calibration:
         self._reference_ms, self._window_ms = parse_duration(settings.reference), parse_duration(settings.window)
         self._reference = Reservoir(2, state.reference)
         self._window = Reservoir(2, state.window)
+        self._rates: Rates | None = None  # of the reference, once it is whole
 
     def add(self, cells: Cells) -> None:
         """Take in a list: ``values`` float32[n, 2] are the score of each place and 1 where it was clicked, else 0."""
@@ -88,7 +89,8 @@ class Calibration:
         ):
             return None
         level = level_of_look(self._alpha, state.looks + 1, self._tests)
-        found = calibrated(self._reference, window, level)
+        self._rates = self._rates or rates_of(self._reference)
+        found = calibrated(self._reference, self._rates, window, level)
         if found is None:
             return None
         state.looks += 1
@@ -101,14 +103,15 @@ class Calibration:
         return self.state
 
 
-class _Rates(NamedTuple):
+class Rates(NamedTuple):
+    """Bins of the score, and the click rate of each."""
+
     bins: Bins
     rate: Float64
 
 
-def calibrated(reference: Reservoir, window: Reservoir, level: float) -> Calibrated | None:
+def calibrated(reference: Reservoir, rates: Rates, window: Reservoir, level: float) -> Calibrated | None:
     """Hold the clicks of a window against those that its scores lead one to expect; None when too few are expected."""
-    rates = _rates(reference)
     expected_of, observed_of = _by_group(window, rates)
     places, observed, expected = len(window.rows), float(observed_of.sum()), float(expected_of.sum())
     if expected < LEAST_CLICKS:
@@ -129,16 +132,17 @@ def calibrated(reference: Reservoir, window: Reservoir, level: float) -> Calibra
     return Calibrated(places=places, observed=observed / places, expected=expected / places, chance=chance, off=off)
 
 
-def _rates(reference: Reservoir) -> _Rates:
+def rates_of(reference: Reservoir) -> Rates:
+    """What scores led to in the reference, each bin with ``PRIOR`` places at the mean."""
     bins = Bins.of("score", None, np.ascontiguousarray(reference.rows[:, 0]))
     placed, clicked = bins.place(reference.rows[:, 0]), reference.rows[:, 1]
     mean = float(clicked.mean())
     places = np.bincount(placed, minlength=bins.count)
     clicks = np.bincount(placed, clicked, minlength=bins.count)
-    return _Rates(bins, (clicks + PRIOR * mean) / (places + PRIOR))
+    return Rates(bins, (clicks + PRIOR * mean) / (places + PRIOR))
 
 
-def _by_group(places: Reservoir, rates: _Rates) -> tuple[Float64, Float64]:
+def _by_group(places: Reservoir, rates: Rates) -> tuple[Float64, Float64]:
     """Clicks expected and observed, by group."""
     rate = rates.rate[rates.bins.place(places.rows[:, 0])]
     return _sums(places.groups, rate), _sums(places.groups, places.rows[:, 1])
@@ -155,17 +159,18 @@ def _variance(residual: Float64) -> float:
     return float((residual**2).sum() * (parts / (parts - 1.0))) if parts > 1 else 0.0
 
 
-def _hourly(reference: Reservoir, rates: _Rates) -> float:
-    """By how much observed over expected was off in that hour of the reference where it was most off, less what clicks differ by chance
-    (99% of independent ones); as in :func:`headwater.monitoring.divergence.hourly`.
+def _hourly(reference: Reservoir, rates: Rates) -> float:
+    """By how much observed over expected was off in that hour of the reference where it was most off, less what clicks differ by chance (99%): those
+    of one user come together, so their variance is that between groups of users, at least that of independent clicks.
     """
     rate = rates.rate[rates.bins.place(reference.rows[:, 0])]
+    spread = _variance(_sums(reference.groups, reference.rows[:, 1] - rate)) / max(float(rate.sum()), 1e-9)
     _, hour = np.unique(reference.hours, return_inverse=True)
     expected, observed = np.bincount(hour, rate), np.bincount(hour, reference.rows[:, 1])
     fair = expected >= _LEAST_HOUR_CLICKS
     if fair.sum() < 2:
         return 0.0
-    off = np.abs(observed[fair] / expected[fair] - 1.0) - _CHANCE / np.sqrt(expected[fair])
+    off = np.abs(observed[fair] / expected[fair] - 1.0) - _CHANCE * np.sqrt(max(spread, 1.0) / expected[fair])
     return max(float(off.max()), 0.0)
 
 
