@@ -39,6 +39,7 @@ SETTINGS = Drift()
 
 SMALL = Kind(name="small")
 LARGE = Kind(name="large", lists=20_000, people=20_000)
+MIDDLE = Kind(name="middle", lists=6_000, people=6_000)
 NEWS = Kind(name="news", lists=4_000, people=4_000, evening=0.25, fades_days=1.0, turnover=0.3)
 QUIET = Kind(name="quiet", lists=500, people=300)
 SHARP = Kind(name="sharp", steered=1.0)
@@ -46,7 +47,7 @@ BLIND = Kind(name="blind", steered=0.0)  # a policy that is no better than chanc
 
 
 class Found(Struct, frozen=True):
-    """``found`` of ``trials`` within a day (of the random slice: two)."""
+    """``found`` of ``trials`` within a day (of windows of a day: two)."""
 
     found: int
     trials: int
@@ -82,15 +83,17 @@ class Watch(ABC):
 
 
 class OfBundle(Watch):
-    """Calibration, labels and heads."""
+    """Calibration, labels and heads, in windows of at least ``window``."""
 
-    def __init__(self) -> None:
-        self._by_type = ByType(tuple(TYPES.values()), SETTINGS, {}, LeftReferences(None))
+    def __init__(self, window: str = SETTINGS.window) -> None:
+        self._settings = Drift(window=window)
+        self._of = "" if window == SETTINGS.window else f"-{window}"
+        self._by_type = ByType(tuple(TYPES.values()), self._settings, {}, LeftReferences(None))
         self.promote("0")
 
     def promote(self, version: str) -> None:
         self._by_type.serve(version)
-        self._calibration = Calibration(CalibrationState(key=version), SETTINGS)
+        self._calibration = Calibration(CalibrationState(key=version), self._settings)
 
     def add(self, waiting: Waiting) -> None:
         if waiting.uniform:
@@ -101,8 +104,8 @@ class OfBundle(Watch):
 
     def close(self, now_ms: int) -> Iterator[tuple[str, bool]]:
         if (found := self._calibration.close(now_ms)) is not None:
-            yield "calibration", found.off
-        yield from ((name, found.off) for name, found in self._by_type.close(now_ms).items())
+            yield f"calibration{self._of}", found.off
+        yield from ((f"{name}{self._of}", found.off) for name, found in self._by_type.close(now_ms).items())
 
 
 class OfSlice(Watch):
@@ -137,25 +140,26 @@ class OfSurfaces(Watch):
 
 
 class Trial(NamedTuple):
-    """What is watched on which sites for how many days, and what goes wrong at the end of each week: the name of the fault, the judgement that is to find it."""
+    """What is watched on which sites for how many days, and what goes wrong at the end of every other week, for so many days: its name, and the judgements that are to find it."""
 
     watch: Callable[[], Watch]
     kinds: Sequence[tuple[Kind, int]]
-    faults: Sequence[tuple[str, Fault, str]]
+    faults: Sequence[tuple[str, Fault, tuple[str, ...]]]
     fault_days: int = 1
 
 
+A_THIRD_DOWN = ("clicks and purchases a third down", Fault(clicks=2 / 3))
 TRIALS = (
-    Trial(OfBundle, ((SMALL, 140), (LARGE, 21), (NEWS, 56)), (
-        ("purchases a third down", Fault(purchases=2 / 3), "label-purchase"), ("clicks a third down", Fault(clicks=2 / 3), "label-click"),
-        ("clicks a third down", Fault(clicks=2 / 3), "calibration"), ("clicks halved", Fault(clicks=0.5), "label-click"),
-    )),
-    Trial(OfSlice, ((SMALL, 350), (QUIET, 420), (SHARP, 350), (BLIND, 210), (NEWS, 140)), (
-        ("slice better by half", Fault(policy=0.4), "slice-lead"), ("policy crowds", Fault(crowd=3.0), "slice-crowding"),
+    Trial(OfBundle, ((SMALL, 140), (LARGE, 7), (NEWS, 28)), ((*A_THIRD_DOWN, ("label-click", "label-purchase", "calibration")),)),
+    Trial(
+        lambda: OfBundle("1d"), ((MIDDLE, 28),), ((*A_THIRD_DOWN, ("label-click-1d", "label-purchase-1d", "calibration-1d")),), 2
+    ),
+    Trial(OfSlice, ((SMALL, 350), (QUIET, 280), (SHARP, 280), (BLIND, 210), (NEWS, 70)), (
+        ("slice better", Fault(policy=0.4), ("slice-lead",)), ("policy crowds", Fault(crowd=3.0), ("slice-crowding",)),
     ), 2),
-    Trial(OfSurfaces, ((SMALL, 84), (LARGE, 28), (NEWS, 56)), (
-        ("clicks of a surface a fifth down", Fault(clicks=0.8, surface="item"), "surface-click@item"),
-        ("clicks of a surface halved", Fault(clicks=0.5, surface="item"), "surface-click@item"),
+    Trial(OfSurfaces, ((SMALL, 42), (LARGE, 14), (NEWS, 28)), (
+        ("clicks of a surface a fifth down", Fault(clicks=0.8, surface="item"), ("surface-click@item",)),
+        ("clicks of a surface halved", Fault(clicks=0.5, surface="item"), ("surface-click@item",)),
     )),
 )  # fmt: skip
 DEAD = tuple((strangers, lists, hours) for strangers in (0.0, 0.5, 0.9, 0.97) for lists in (500, 4_000) for hours in (range(24), range(18, 21)))
@@ -218,13 +222,13 @@ def watched(trial: Trial, kind: Kind, days: int, seed: int, tally: Tally) -> Non
             tally.begun[name] += off and not standing.get(at, False)
             standing[at] = off
             seen_names.add(name)
-        if day % WEEK == WEEK - 1:
-            for fault_name, fault, judgement in trial.faults:
+        if day % (2 * WEEK) == WEEK - 1:
+            for fault_name, fault, judgements in trial.faults:
                 ill, ill_watch = copy.deepcopy((site, watch))
                 seen = [one for _ in range(trial.fault_days) for one in _day(ill_watch, ill.day(fault))]
-                found = any(off for name, off in seen if name == judgement)
-                of = tally.found.setdefault(judgement.partition("@")[0], {})
-                of.setdefault((fault_name, kind.name), []).append(found)
+                for judgement in judgements:
+                    of = tally.found.setdefault(judgement.partition("@")[0], {})
+                    of.setdefault((fault_name, kind.name), []).append(any(off for name, off in seen if name == judgement))
     for name in seen_names:
         tally.days[name] += days
 
@@ -275,7 +279,7 @@ def counted(*, scale: float, seed: int) -> dict[str, Counted]:
                 left -= SITE_DAYS
     for strangers, lists, asked in DEAD:
         seed += 1
-        dead(strangers, lists, asked, max(int(150 * scale * (3 if lists < 1_000 else 1)), 24), seed, tally)
+        dead(strangers, lists, asked, max(int(75 * scale * (3 if lists < 1_000 else 1)), 24), seed, tally)
     return tally.counted()
 
 

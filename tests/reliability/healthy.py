@@ -39,7 +39,7 @@ class Kind:
     items: int = 300
     explored: float = 0.2
     click_rate: float = 0.03  # of a place of chance
-    purchases: float = 0.15  # of clicks
+    purchases: float = 0.4  # of clicks
     evening: float = 0.1
     busy: float = 0.7
     visit: float = 3.0  # lists, at the mean

@@ -116,7 +116,8 @@ def calibrated(reference: Reservoir, rates: Rates, window: Reservoir, level: flo
     places, observed, expected = len(window.rows), float(observed_of.sum()), float(expected_of.sum())
     if expected < LEAST_CLICKS:
         return None
-    variance = _variance(observed_of - expected_of * (observed / expected))
+    # a window that was clicked little by chance also varies little: it is held against what the reference says of so many expected clicks
+    variance = max(_variance(observed_of - expected_of * (observed / expected)), inflation(reference, rates) * expected)
     # what the rates themselves may be off by, for the mix of scores of this window
     bins = rates.bins.count
     mix = np.bincount(rates.bins.place(window.rows[:, 0]), minlength=bins)
@@ -142,6 +143,12 @@ def rates_of(reference: Reservoir) -> Rates:
     return Rates(bins, (clicks + PRIOR * mean) / (places + PRIOR))
 
 
+def inflation(reference: Reservoir, rates: Rates) -> float:
+    """How many times the variance of a number of clicks is that of independent ones, for they come from people: between groups of users, at least 1."""
+    rate = rates.rate[rates.bins.place(reference.rows[:, 0])]
+    return max(_variance(_sums(reference.groups, reference.rows[:, 1] - rate)) / float(rate.sum()), 1.0)
+
+
 def _by_group(places: Reservoir, rates: Rates) -> tuple[Float64, Float64]:
     """Clicks expected and observed, by group."""
     rate = rates.rate[rates.bins.place(places.rows[:, 0])]
@@ -164,13 +171,12 @@ def _hourly(reference: Reservoir, rates: Rates) -> float:
     of one user come together, so their variance is that between groups of users, at least that of independent clicks.
     """
     rate = rates.rate[rates.bins.place(reference.rows[:, 0])]
-    spread = _variance(_sums(reference.groups, reference.rows[:, 1] - rate)) / max(float(rate.sum()), 1e-9)
     _, hour = np.unique(reference.hours, return_inverse=True)
     expected, observed = np.bincount(hour, rate), np.bincount(hour, reference.rows[:, 1])
     fair = expected >= _LEAST_HOUR_CLICKS
     if fair.sum() < 2:
         return 0.0
-    off = np.abs(observed[fair] / expected[fair] - 1.0) - _CHANCE * np.sqrt(max(spread, 1.0) / expected[fair])
+    off = np.abs(observed[fair] / expected[fair] - 1.0) - _CHANCE * np.sqrt(inflation(reference, rates) / expected[fair])
     return max(float(off.max()), 0.0)
 
 

@@ -151,12 +151,13 @@ def different_items(counts: Float64, places: int) -> float:
     from scipy.special import gammaln
 
     shown = counts.sum(1)
+    shown = shown[shown > 0]
     rest, total = shown.sum() - shown, float(shown.sum())
     if total < places:
         return 0.0
     enough = rest[rest >= places]  # of the others, to be the places without this item
     never = np.exp(gammaln(enough + 1.0) - gammaln(enough - places + 1.0) - gammaln(total + 1.0) + gammaln(total - places + 1.0))
-    return float(np.count_nonzero(shown)) - float(never.sum())
+    return len(shown) - float(never.sum())
 
 
 def log_ratio(above: Float64, below: Float64, places: int) -> tuple[float, float] | None:

@@ -1,13 +1,15 @@
 """A click rate as a stream for ADWIN: the hour of the day and the people behind it taken out, so that neither counts as a change.
 
-An evening has another click rate than a morning, every day. So each list counts for what it came to over what its hour of the day is to the mean, and that is learnt from the
+An evening has another click rate than a morning, every day. So each list counts for what it came to over what its hour of the day is to a whole day, and that is learnt from the
 days before, each weighing ``KEPT`` of the next. What few lists say of an hour is drawn towards 1, as if ``n`` lists had shown no season, where these know as much as the guess that hours
-differ by ``SEASON`` (a normal prior of that standard deviation).
+differ by ``SEASON`` (a normal prior of that standard deviation). On the first day no hour is known.
 
 Lists are not independent either: a visit is several of one person in one mood. How much more a mean varies for that is measured between random groups of people, day by day (``inflation``).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from msgspec import Struct, field
 
@@ -17,17 +19,26 @@ from headwater.monitoring.reservoir import GROUPS, HOUR_MS
 FLOOR = 0.1  # of the mean: less is no matter
 SEASON = 0.15
 KEPT = 0.8
-MOST = 2.0  # times the mean, or its inverse, that an hour of the day is
+MOST = 1.5  # times the mean, or its inverse, that an hour of the day is
 _DAY = 24
 
 
-class RateState(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What is known of a stream: of each hour of the day (UTC) its lists and what came of them over the mean, both faded, and two sums whose ratio is the inflation."""
+def _hours() -> list[float]:
+    return [0.0] * _DAY
 
-    lists: list[float] = field(default_factory=lambda: [0.0] * _DAY)
-    taken: list[float] = field(default_factory=lambda: [0.0] * _DAY)
+
+class RateState(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is known of a stream, by hour of the day (UTC): lists, and what came of them over the mean of their day, both faded; lists and what came of them the last time;
+    and two sums whose ratio is the inflation. ``begun``: the hour since which.
+    """
+
+    lists: list[float] = field(default_factory=_hours)
+    taken: list[float] = field(default_factory=_hours)
+    last_lists: list[float] = field(default_factory=_hours)
+    last_taken: list[float] = field(default_factory=_hours)
     between: float = 0.0
     within: float = 0.0
+    begun: int = 0
 
 
 class Rate:
@@ -68,19 +79,36 @@ class Rate:
 
     def _turn(self, hour: int) -> None:
         """An hour is over: what it says of its hour of the day, and of people."""
-        state, at, mean = self.state, self._hour % _DAY, self.mean
-        if self._lists and mean > 0.0:
-            state.lists[at] = KEPT * state.lists[at] + self._lists
-            state.taken[at] = KEPT * state.taken[at] + self._taken / mean
+        state, at = self.state, self._hour % _DAY
+        if self._lists:
+            state.begun = state.begun or self._hour
+            state.last_lists[at], state.last_taken[at] = float(self._lists), float(self._taken)
+            if self._hour >= state.begun + _DAY - 1:
+                self._learn(range(_DAY) if not any(state.lists) else (at,))
         between, within = self._spread()
-        self._inflation = max((state.between + between) / (state.within + within), 1.0) if state.within + within else 1.0
+        known = state.within + within
+        self._inflation = max((state.between + between) / known, 1.0) if known else 1.0
         if hour // _DAY != self._hour // _DAY:
             state.between, state.within = KEPT * state.between + between, KEPT * state.within + within
             self._begin_day()
-        prior = self._inflation * (1.0 - mean) / (mean * SEASON**2) if 0.0 < mean < 1.0 else 1.0
-        season = (state.taken[hour % _DAY] + prior) / (state.lists[hour % _DAY] + prior)
-        self._season = min(max(season, 1.0 / MOST), MOST)
+        self._season = self._expected(hour % _DAY)
         self._hour, self._lists, self._taken = hour, 0, 0
+
+    def _learn(self, hours: Iterable[int]) -> None:
+        """Hold hours of the last day against the whole of it."""
+        state = self.state
+        mean = sum(state.last_taken) / sum(state.last_lists)
+        for at in hours if mean > 0.0 else ():
+            state.lists[at] = KEPT * state.lists[at] + state.last_lists[at]
+            state.taken[at] = KEPT * state.taken[at] + state.last_taken[at] / mean
+
+    def _expected(self, at: int) -> float:
+        """What an hour of the day is to the mean."""
+        lists, mean = self.state.lists[at], self.mean
+        if not lists or not 0.0 < mean < 1.0:
+            return 1.0
+        prior = self._inflation * (1.0 - mean) / (mean * SEASON**2)
+        return min(max((self.state.taken[at] + prior) / (lists + prior), 1.0 / MOST), MOST)
 
     def _spread(self) -> tuple[float, float]:
         """Squares of what groups of people were off by, their common part left out, and of what lists were."""
