@@ -2,8 +2,8 @@
 
 The scores of a ranker that learns an order are no probabilities, so what is expected of a score is read from the first stretch that
 the bundle served: the click rate by bin of its scores. Over a later window of lists whose outcomes are in, ``expected`` is the mean over places
-of the rate of their bin, ``observed`` the share of places that was clicked. Their difference is held against its spread between groups
-of users on both sides; where the reference spans hours, twice the most that any of them was off beyond chance is added.
+of the rate of their bin, ``observed`` the share of places that was clicked. Counts are skewed and vary with their mean, so roots are compared, which are not and do not (M. Bartlett 1936):
+``2 |sqrt(observed / expected) - 1|`` is held against the spread of ``observed / expected`` between groups of users on both sides; where the reference spans hours, twice the most that any of them was off beyond chance is added.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ _CHANCE = 2.576  # standard deviations: 99%
 
 
 class Calibrated(Struct, frozen=True, kw_only=True):
-    """A window: its places, the click rate observed and the one expected of its scores, and by what share the two may differ by chance."""
+    """A window: its places, the click rate observed and the one expected of its scores, and what chance allows of
+    ``2 |sqrt(observed / expected) - 1|``.
+    """
 
     places: int
     observed: float
@@ -129,7 +131,7 @@ def calibrated(reference: Reservoir, rates: Rates, window: Reservoir, level: flo
     parts = min(len(np.unique(reference.groups)), len(np.unique(window.groups)))
     chance = t_quantile(level, max(parts - 1, 1)) * math.sqrt(variance) / expected + 2.0 * _hourly(reference, rates)
     ratio = observed / expected
-    off = abs(ratio - 1.0) > chance and not 1.0 / FACTOR < ratio < FACTOR
+    off = 2.0 * abs(math.sqrt(ratio) - 1.0) > chance and not 1.0 / FACTOR < ratio < FACTOR
     return Calibrated(places=places, observed=observed / places, expected=expected / places, chance=chance, off=off)
 
 
