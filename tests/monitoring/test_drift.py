@@ -267,10 +267,14 @@ def test_a_column_may_be_one_value_by_chance() -> None:
     # a few people say nothing; people who were not asked about may be alike more often; the same ones again are no more evidence
     for first, users, dead in ((0, 3, set()), (0, 30, {"never"}), (0, 30, {"never"}), (30, 100, {"half", "never"})):
         for each in range(100):
-            alive.add(np.ones((10, 4), np.float32), np.arange(10, dtype=np.float32), first + each % users, START_MS + each)
+            alive.add(
+                np.ones((10, 4), np.float32), np.arange(10, dtype=np.float32), first + each % users, START_MS + each
+            )
         assert set(alive.close(START_MS + 2 * HOUR_MS)) == dead
     for each in range(100):  # and one list that differs ends it
-        alive.add(np.full((10, 4), float(each == 50), np.float32), np.arange(10, dtype=np.float32), each, START_MS + each)
+        alive.add(
+            np.full((10, 4), float(each == 50), np.float32), np.arange(10, dtype=np.float32), each, START_MS + each
+        )
     assert alive.close(START_MS + 2 * HOUR_MS) == ()
 
 

@@ -86,7 +86,9 @@ def test_how_many_items_so_many_places_show_does_not_depend_on_how_many_there_ar
     shares = np.arange(1, 51) / np.arange(1, 51).sum()
     truth = float((1 - (1 - shares) ** 30).sum())
     for places in (40, 400):
-        found = [different_items(rng.multinomial(places // 4, shares, size=4).T.astype(np.float64), 30) for _ in range(400)]
+        found = [
+            different_items(rng.multinomial(places // 4, shares, size=4).T.astype(np.float64), 30) for _ in range(400)
+        ]
         assert np.mean(found) == pytest.approx(truth, rel=0.02)
     counts = rng.multinomial(20, shares, size=4).T.astype(np.float64)
     items = np.repeat(np.arange(50), counts.sum(1).astype(int))

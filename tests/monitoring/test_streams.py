@@ -92,7 +92,12 @@ def test_adwin_finds_a_drop_of_the_click_rate_and_nothing_without_one() -> None:
 
 def test_adwin_does_not_tell_what_is_no_matter_nor_what_people_explain() -> None:
     rng = np.random.default_rng(4)
-    for floor, inflation, drop, changes in ((0.0, 1.0, 0.08, 1), (0.1, 1.0, 0.08, 0), (0.1, 1.0, 0.2, 1), (0.1, 30.0, 0.2, 0)):
+    for floor, inflation, drop, changes in (
+        (0.0, 1.0, 0.08, 1),
+        (0.1, 1.0, 0.08, 0),
+        (0.1, 1.0, 0.2, 1),
+        (0.1, 30.0, 0.2, 0),
+    ):
         adwin = Adwin(0.002, floor)
         for rate in (0.5, 0.5 * (1 - drop)):
             for value in (rng.random(12_000) < rate).astype(float).tolist():

@@ -132,7 +132,9 @@ class OfSurfaces(Watch):
     def close(self, now_ms: int) -> Iterator[tuple[str, bool]]:
         if (hour := now_ms // HOUR_MS) != self._hour:
             self._hour = hour
-            yield from ((f"surface-{change.of}@{change.surface}", change.changed) for change in self._changes.read(now_ms))
+            yield from (
+                (f"surface-{change.of}@{change.surface}", change.changed) for change in self._changes.read(now_ms)
+            )
 
 
 class Trial(NamedTuple):
@@ -158,7 +160,12 @@ TRIALS = (
         ("clicks of a surface halved", Fault(clicks=0.5, surface="item"), ("surface-click@item",)),
     )),
 )  # fmt: skip
-DEAD = tuple((strangers, lists, hours) for strangers in (0.0, 0.5, 0.9, 0.97) for lists in (500, 4_000) for hours in (range(24), range(18, 21)))
+DEAD = tuple(
+    (strangers, lists, hours)
+    for strangers in (0.0, 0.5, 0.9, 0.97)
+    for lists in (500, 4_000)
+    for hours in (range(24), range(18, 21))
+)
 SITE_DAYS = 70  # then another site, whose first looks are the ones at which an alarm takes least
 
 
@@ -179,7 +186,9 @@ class Tally:
             found: dict[str, dict[str, Found]] = {}
             for (fault, kind), hits in self.found.get(name, {}).items():
                 found.setdefault(fault, {})[kind] = Found(sum(hits), len(hits))
-            made[name] = Counted(windows, alarms, alarms / windows, low, high, 30.0 * self.begun[name] / self.days[name], found)
+            made[name] = Counted(
+                windows, alarms, alarms / windows, low, high, 30.0 * self.begun[name] / self.days[name], found
+            )
         return made
 
 
@@ -224,7 +233,9 @@ def watched(trial: Trial, kind: Kind, days: int, seed: int, tally: Tally) -> Non
                 seen = [one for _ in range(trial.fault_days) for one in _day(ill_watch, ill.day(fault))]
                 for judgement in judgements:
                     of = tally.found.setdefault(judgement.partition("@")[0], {})
-                    of.setdefault((fault_name, kind.name), []).append(any(off for name, off in seen if name == judgement))
+                    of.setdefault((fault_name, kind.name), []).append(
+                        any(off for name, off in seen if name == judgement)
+                    )
     for name in seen_names:
         tally.days[name] += days
 
@@ -233,7 +244,11 @@ def dead(strangers: float, lists: int, asked: Sequence[int], hours: int, seed: i
     """A bundle whose gate asked in the hours ``asked``, then so many hours of what it serves; each column is dead at the end in turn."""
     site, name = Served(lists, strangers, seed), "feature-dead"
     alive = Alive(DeadState(key=""), site.reference(asked), SETTINGS)
-    share, off, rng = min(1.0, 3_600 / lists), False, np.random.default_rng(seed)  # of lists that are recorded with their rows
+    share, off, rng = (
+        min(1.0, 3_600 / lists),
+        False,
+        np.random.default_rng(seed),
+    )  # of lists that are recorded with their rows
 
     def after(judge: Alive, hour: int, gone: int | None = None) -> tuple[bool, tuple[str, ...]]:
         for one in site.hour(hour):

@@ -102,12 +102,18 @@ class Site:
         if fault.surface:
             rate[surface != SURFACES.index(fault.surface)] /= fault.clicks
         clicked = rng.random(rate.shape) < np.minimum(rate, 0.9)
-        bought = clicked & (rng.random(rate.shape) < np.minimum(kind.purchases * self._buys[user] * fault.purchases, 1.0)[:, None])
+        bought = clicked & (
+            rng.random(rate.shape) < np.minimum(kind.purchases * self._buys[user] * fault.purchases, 1.0)[:, None]
+        )
         scores = np.log(likes + 1e-3) + rng.normal(0.0, 0.3, rate.shape)
         self._day += 1
         made = []
         for i in range(len(user)):
-            by_type = {type_: set(np.flatnonzero(places[i]).tolist()) for type_, places in ((CLICK, clicked), (PURCHASE, bought)) if places[i].any()}
+            by_type = {
+                type_: set(np.flatnonzero(places[i]).tolist())
+                for type_, places in ((CLICK, clicked), (PURCHASE, bought))
+                if places[i].any()
+            }
             made.append(Waiting(
                 began_ms + int(time_ms[i]), int(user[i]) + 1, int(self._groups[user[i]]), SURFACES[surface[i]], BUNDLE, 0, 0, bool(uniform[i]),
                 self._ids[shown[i]].tolist(), scores[i].tolist(), by_type, asked=LIST,
@@ -173,7 +179,10 @@ class Served:
             self._newest += stranger
             user = self._newest if stranger else int(rng.choice(len(self._comes), p=self._comes)) + 1
             began_ms = hour * HOUR_MS + int(rng.integers(HOUR_MS))
-            found += [Asked(min(began_ms + 60_000 * n, (hour + 1) * HOUR_MS - 1), user, stranger) for n in range(rng.geometric(1.0 / 3.0))]
+            found += [
+                Asked(min(began_ms + 60_000 * n, (hour + 1) * HOUR_MS - 1), user, stranger)
+                for n in range(rng.geometric(1.0 / 3.0))
+            ]
         return sorted(found)
 
     def rows(self, asked: Asked) -> tuple[Float32, Float32]:
@@ -181,7 +190,9 @@ class Served:
         rng, (time_ms, user, stranger) = self._rng, asked
         rows = np.zeros((PLACES, len(COLUMNS)), np.float32)
         rows[:, 0] = rng.normal(size=PLACES)
-        rows[:, 2] = rng.poisson(0.15 * evening(np.array([time_ms]), 0.9)[0], PLACES)  # clicks of the last minutes: few at night
+        rows[:, 2] = rng.poisson(
+            0.15 * evening(np.array([time_ms]), 0.9)[0], PLACES
+        )  # clicks of the last minutes: few at night
         rows[:, 3], rows[:, 4] = time_ms // HOUR_MS % 24, time_ms // DAY_MS % 7 >= 5
         rows[:, 6], rows[:, 7] = rng.random(PLACES) < 0.05, rng.random(PLACES) < 0.004
         if not stranger:

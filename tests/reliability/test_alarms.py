@@ -6,7 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from tests.reliability.alarms import SMALL, OfBundle, OfSlice, OfSurfaces, Tally, Trial, Watch, clopper_pearson, dead, watched
+from tests.reliability.alarms import (
+    SMALL,
+    OfBundle,
+    OfSlice,
+    OfSurfaces,
+    Tally,
+    Trial,
+    Watch,
+    clopper_pearson,
+    dead,
+    watched,
+)
 from tests.reliability.healthy import Fault
 
 BUSY = replace(SMALL, click_rate=0.06, lists=1_200)

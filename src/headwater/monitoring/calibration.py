@@ -178,7 +178,9 @@ def _hourly(reference: Reservoir, rates: Rates) -> float:
     fair = expected >= _LEAST_HOUR_CLICKS
     if fair.sum() < 2:
         return 0.0
-    off = np.abs(observed[fair] / expected[fair] - 1.0) - _CHANCE * np.sqrt(inflation(reference, rates) / expected[fair])
+    off = np.abs(observed[fair] / expected[fair] - 1.0) - _CHANCE * np.sqrt(
+        inflation(reference, rates) / expected[fair]
+    )
     return max(float(off.max()), 0.0)
 
 

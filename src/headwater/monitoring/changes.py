@@ -57,7 +57,8 @@ class Changes:
 
     def read(self, now_ms: int) -> Iterator[Change]:
         """How each stands that has had a list; the one of all lists has no surface."""
-        for at, stream in (*self._rates.items(), *self._means.items()):
+        streams: dict[tuple[str, str], Rate | Adwin] = {**self._rates, **self._means}
+        for at, stream in streams.items():
             if stream.width:
                 changed_ms = self._changed_ms.get(at)
                 yield Change(*at, stream.mean, changed_ms is not None and now_ms - changed_ms < CHANGED_MS)

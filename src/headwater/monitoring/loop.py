@@ -156,7 +156,9 @@ def different_items(counts: Float64, places: int) -> float:
     if total < places:
         return 0.0
     enough = rest[rest >= places]  # of the others, to be the places without this item
-    never = np.exp(gammaln(enough + 1.0) - gammaln(enough - places + 1.0) - gammaln(total + 1.0) + gammaln(total - places + 1.0))
+    never = np.exp(
+        gammaln(enough + 1.0) - gammaln(enough - places + 1.0) - gammaln(total + 1.0) + gammaln(total - places + 1.0)
+    )
     return len(shown) - float(never.sum())
 
 

@@ -114,4 +114,6 @@ class Rate:
         """Squares of what groups of people were off by, their common part left out, and of what lists were."""
         lists = sum(self._in_group)
         common = sum(self._of_group) / lists if lists else 0.0
-        return sum((off - common * n) ** 2 for off, n in zip(self._of_group, self._in_group, strict=True)), self._squares
+        return sum(
+            (off - common * n) ** 2 for off, n in zip(self._of_group, self._in_group, strict=True)
+        ), self._squares
