@@ -66,7 +66,7 @@ class Site:
     """``day`` gives the lists of the next day, in the order of time."""
 
     def __init__(self, kind: Kind, seed: int) -> None:
-        self.kind, self._rng = kind, np.random.default_rng(seed)
+        self.kind, self._rng, self._answers = kind, np.random.default_rng(seed), np.random.default_rng((seed, 1))
         rng = self._rng
         self._comes = rng.lognormal(0.0, 1.0, kind.people)
         self._comes /= self._comes.sum()
@@ -107,6 +107,9 @@ class Site:
         )
         scores = np.log(likes + 1e-3) + rng.normal(0.0, 0.3, rate.shape)
         self._day += 1
+        late, short = (
+            self._answers.random(len(user)) < share for share in (0.03, 0.05)
+        )  # answers of a lower tier, and of fewer items than asked for
         made = []
         for i in range(len(user)):
             by_type = {
@@ -115,8 +118,8 @@ class Site:
                 if places[i].any()
             }
             made.append(Waiting(
-                began_ms + int(time_ms[i]), int(user[i]) + 1, int(self._groups[user[i]]), SURFACES[surface[i]], BUNDLE, 0, 0, bool(uniform[i]),
-                self._ids[shown[i]].tolist(), scores[i].tolist(), by_type, asked=LIST,
+                began_ms + int(time_ms[i]), int(user[i]) + 1, int(self._groups[user[i]]), SURFACES[surface[i]], BUNDLE, int(late[i]), 0, bool(uniform[i]),
+                self._ids[shown[i]].tolist(), scores[i].tolist(), by_type, asked=LIST + 2 * int(short[i]),
             ))  # fmt: skip
         return made
 
