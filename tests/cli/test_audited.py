@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+import headwater
 from headwater.cli.main import build_app
 from headwater.experiments import store
 from headwater.features.plan import compile_plan
@@ -66,7 +67,7 @@ class Prepared:
             fields = msgspec.structs.replace(FIELDS, created_ms=FIELDS.created_ms + number, plan_hash=PLAN)
             versions.append(registry.publish(fields, {}).version)
         for version in versions[:2]:
-            registry.promote(version)
+            registry.put_in_service(version)
         for name in ("wide", "runs"):
             store.create(data, DRAFT.replace('name = "wide"\nshare = 0.5', f'name = "{name}"\nshare = 0.3'))
         store.start(data, "runs", Config(), now_ms=5)
@@ -121,6 +122,15 @@ def test_every_change_is_in_the_audit_log(tmp_path: Path, name: str, way: str) -
         if entry.action in ("bundle.promote", "bundle.rollback"):  # and forth again
             Actions(tmp_path, Config(), lambda: PLAN).undo(undone.id, by="cli", reason="yes", now_ms=10)
             assert prepared.standing() != before
+
+
+def test_nobody_promotes_past_the_audit_log() -> None:
+    """``put_in_service`` leaves no entry: it is for taking back what has one."""
+    package = Path(headwater.__file__).parent
+    calls = {
+        path.relative_to(package).as_posix() for path in package.rglob("*.py") if "put_in_service(" in path.read_text()
+    }
+    assert calls == {"registry/registry.py", "monitoring/actions.py"}
 
 
 def test_what_is_refused_leaves_no_entry(tmp_path: Path) -> None:

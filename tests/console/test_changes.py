@@ -16,7 +16,9 @@ from headwater.console.pages.experiments import Judged
 from headwater.experiments import store
 from headwater.experiments.definitions import parse_experiment
 from headwater.monitoring.alerts import AlertState
-from headwater.monitoring.history import Series
+from headwater.monitoring.behind import BEHIND
+from headwater.monitoring.history import HISTORY_FILE, History, Series
+from headwater.monitoring.samples import sample
 from headwater.monitoring.standing import read_ack, write_standing
 from headwater.registry.audit import AuditEntry, read_audit
 from headwater.registry.controls import change_controls, read_controls
@@ -113,8 +115,12 @@ def test_who_takes_notice_of_an_alert_is_kept(console: Console) -> None:
     )
     (console.data / "monitoring").mkdir()
     write_standing(console.data, now, [state])
+    history = History(console.data / HISTORY_FILE)
+    history.append(now, [sample(BEHIND, 7_200.0, watch="drift")])
+    history.close()
     me = console.visit()
     page = console.ask("GET", ALERTS, cookie=me, host="localhost").text
+    assert "2 h of the log are left for drift" in page
     assert "monitor does not look" not in page
     assert page.index(">errors<") < page.index(">slow-answers<"), "what fires stands first"
     said(console.change(f"{ALERTS}/notice", me, alert="errors", reason="looking"))

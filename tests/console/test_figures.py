@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree
 
 import msgspec
@@ -12,13 +13,15 @@ import pytest
 
 from headwater.console.covers import cover, drawn
 from headwater.console.diagram import diagram
-from headwater.console.pages.overview import firing_of
 from headwater.console.pages.playground import because, buttons_of, moves_of
 from headwater.console.pages.why import funnel
 from headwater.console.past_figures import quantiles
 from headwater.console.verdicts import verdicts
+from headwater.console.watching import Watching, firing_of, watching
 from headwater.monitoring.alerts import AlertState
-from headwater.monitoring.history import Series
+from headwater.monitoring.behind import BEHIND, CAUGHT_UP_S
+from headwater.monitoring.history import HISTORY_FILE, History, Series
+from headwater.monitoring.samples import sample
 from headwater.monitoring.standing import Standing
 from headwater.online.console_pulse import Gain, parsed
 from headwater.online.openapi import operations
@@ -92,16 +95,44 @@ def test_the_verdicts_follow_the_figures(changes: dict[str, object], reasons: li
     assert verdicts(PULSE, 0.125, [])[2].figure == "12.5%"
 
 
+QUIET = Watching([], False, {})
+
+
 def test_the_diagram_is_drawn_from_the_stages_and_fits_its_frame() -> None:
-    picture = diagram(PULSE, wall_ms=60_500, writer_away=False, fold_away=False, bundles=2)
+    picture = diagram(PULSE, wall_ms=60_500, writer_away=False, fold_away=False, bundles=2, watching=QUIET)
     small = [box for box in picture.boxes if box.title in {stage.does for stage in STAGES}]
     assert len(small) == len(STAGES)
     assert all(box.x >= 0 and box.x + box.width <= 1120 for box in picture.boxes)
     apart = sorted(picture.boxes, key=lambda box: (box.y, box.x))
     for left, right in pairwise(apart):
         assert left.y != right.y or left.x + left.width <= right.x, f"{left.name} lies on {right.name}"
-    away = diagram(PULSE, wall_ms=60_500, writer_away=True, fold_away=True, bundles=0)
+    away = diagram(PULSE, wall_ms=60_500, writer_away=True, fold_away=True, bundles=0, watching=QUIET)
     assert {box.name for box in away.boxes if box.tone == "bad"} == {"Event log", "Fold"}
+
+
+def test_a_monitor_that_is_behind_is_said_and_what_that_means(tmp_path: Path) -> None:
+    standing, now_ms = Standing(time_ms=1_000_000), 1_004_000
+    history = History(tmp_path / HISTORY_FILE)
+    left = {"online": CAUGHT_UP_S + 1.0, "drift": 11_520.0}
+    history.append(now_ms, [sample(BEHIND, seconds, watch=watch) for watch, seconds in left.items()])
+    seen = watching(tmp_path, standing, 5_000, now_ms)
+    assert "3.2 h of the log are left for drift" in seen.catching_up
+    assert "alerts about that stay as they stand" in seen.catching_up
+    picture = diagram(PULSE, wall_ms=60_500, writer_away=False, fold_away=False, bundles=2, watching=seen)
+    box = next(box for box in picture.boxes if box.name == "Monitor")
+    assert (box.value, box.note, box.tone, box.title) == (
+        "3.2 h behind",
+        "some alerts wait for it",
+        "warn",
+        seen.catching_up,
+    )
+    assert seen.catching_up in picture.said
+    history.append(now_ms, [sample(BEHIND, CAUGHT_UP_S, watch=watch) for watch in left])
+    assert watching(tmp_path, standing, 5_000, now_ms) == QUIET
+    history.append(now_ms, [sample(BEHIND, 9e9, watch="drift")])
+    stopped = watching(tmp_path, standing, 5_000, now_ms + 60_000)
+    assert (stopped.late, stopped.catching_up) == (True, ""), "one that has stopped does not catch up"
+    history.close()
 
 
 def test_alerts_that_fire_come_gravest_and_oldest_first() -> None:

@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 from headwater.log.lmdb import LmdbLog
 from headwater.log.record import FLAG_TRIAL, Kind
 from headwater.monitoring.alerts import AlertState
+from headwater.monitoring.behind import BEHIND
 from headwater.monitoring.history import HISTORY_FILE, History
 from headwater.monitoring.samples import Sample, sample
 from headwater.monitoring.standing import write_standing
@@ -57,6 +58,8 @@ def test_the_overview_remembers_what_the_monitor_wrote(windows: Windows) -> None
         expect(page.locator(f'[data-chart*="{name}"] canvas')).to_have_count(1, timeout=15_000)
     expect(page.locator("#news")).to_contain_text("slow-answers", timeout=15_000)
     expect(page.locator("#news")).not_to_contain_text("errors")
+    expect(page.locator("#news")).to_contain_text("The monitor catches up: 2 h of the log are left for drift")
+    expect(page.locator(".planes")).to_contain_text("2 h behind")
     expect(page.locator(".verdict").nth(2)).to_contain_text("12.5%", timeout=15_000)
     windows.assert_sound(page, "overview-charts")
 
@@ -191,4 +194,5 @@ def _scraped(step: float) -> list[Sample]:
         sample("headwater_answers_total", came / 10.0, tier="1", surface="home"),
         sample("headwater_online_ctr", 0.125, surface="home", by="all", group=""),
         sample("headwater_online_lists", 50.0, surface="home", by="all", group=""),
+        sample(BEHIND, 7_200.0, watch="drift"),
     ]

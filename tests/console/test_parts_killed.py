@@ -8,11 +8,13 @@ import signal
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from headwater.console.guard import ROOT
 from headwater.console.pages import PAGES
+from headwater.online.answering import PING_S
 from tests.console.windows import DESKTOP, PHONE, Windows
 from tests.online.running import CONFIG, Running, catalogue
 
@@ -46,6 +48,24 @@ def test_with_nothing_in_it_every_page_says_what_is_missing(opened: Windows) -> 
         assert words in said[ROOT + path], said[ROOT + path]
     assert not any("Not all of the system is up" in text for text in said.values())
     opened.assert_sound(page)
+
+
+def test_a_writer_that_hangs_holds_up_one_page(whole: Running) -> None:
+    (writer,) = whole.pids("writer")
+    with httpx.Client(base_url=whole.url, timeout=30.0) as http:
+        os.kill(writer, signal.SIGSTOP)
+        try:
+            assert "writer: no answer" in http.get(f"{ROOT}/parts/down").text
+            began = time.monotonic()
+            pages = [http.get(f"{ROOT}/parts/down").text for _ in range(10)]
+            took_s = time.monotonic() - began
+        finally:
+            os.kill(writer, signal.SIGCONT)
+        assert all("it hangs; pages do not wait for it" in page for page in pages)
+        assert took_s < 10 * PING_S / 2
+        until = time.monotonic() + 1e-3 * PATIENCE_MS
+        while "writer" in http.get(f"{ROOT}/parts/down").text:
+            assert time.monotonic() < until
 
 
 def test_with_processes_killed_every_page_holds_and_says_so(whole: Running, opened: Windows) -> None:

@@ -24,6 +24,7 @@ from headwater.learning.trainingset import LISTS, QUESTIONS, build_training_set
 from headwater.log.commands import AppendServed, PutItems, ServedEntry
 from headwater.offline.publish import Publication, publish_and_promote
 from headwater.ranking.gbdt import MODEL_FILE
+from headwater.registry.audit import Author
 from headwater.registry.bundle import ManifestFields
 from headwater.registry.card import (
     CANDIDATE,
@@ -283,7 +284,15 @@ def published(log: Written, registry: Registry, learnt_from: str, later: int, *,
         event_types=PLAN.event_types, data=rows.data, training={"learnt_from": learnt_from},
     )  # fmt: skip
     return publish_and_promote(
-        CONFIG, PLAN, log.log, registry, fields, {MODEL_FILE: text}, stretch=stretch, promote=True, seed=7
+        CONFIG,
+        PLAN,
+        log.log,
+        registry,
+        fields,
+        {MODEL_FILE: text},
+        stretch=stretch,
+        seed=7,
+        promote=Author("cli", lambda: START_MS + later),
     )
 
 

@@ -166,6 +166,13 @@ def test_inputs_of_any_scale_come_out_around_zero() -> None:
     assert np.array_equal(channels[:, -5] == 1.0, np.isnan(features[:, 1]))
 
 
+def test_weights_that_decayed_for_years_make_no_channel_infinite() -> None:
+    decayed = np.repeat(np.array([0.0, 1e-42, 1e-40, 1.0], np.float32), 100)[:, None]
+    channels = InputLayer(fit_inputs(decayed))(torch.from_numpy(decayed)).numpy()
+    assert np.isfinite(channels).all()
+    assert len(np.unique(channels, axis=0)) > 1
+
+
 def test_listwise_loss_is_the_mean_of_the_softmax() -> None:
     rng = np.random.default_rng(2)
     rows = RankingRows(

@@ -52,7 +52,7 @@ def publish(models: Path, created_ms: int, plan: str = PLAN, *, lineage: str | N
     )
     reference = encode_reference(BundleReference(lists=400, learnt_from="lists", columns=columns))
     bundle = registry.publish(fields, {"statistics.json": statistics, REFERENCE_FILE: reference})
-    registry.promote(bundle.version, plan_hash=plan)
+    registry.put_in_service(bundle.version, plan_hash=plan)
     return bundle.version
 
 

@@ -248,7 +248,7 @@ def test_a_rollback_goes_on_with_the_reference_of_the_bundle_that_comes_back(cal
     assert calm.after(3)["headwater_drift_reference_filled", "features"] < 1.0
     calm.watch.save()
     calm.watch = calm.opened()  # what was left is in files, not in the process
-    registry.promote(first, plan_hash=PLAN)
+    registry.put_in_service(first, plan_hash=PLAN)
     calm.traffic.bundle = first
     said = calm.after(3)
     for of in ("features", "scores"):

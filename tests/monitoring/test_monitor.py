@@ -14,10 +14,12 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from headwater.cli.monitor import found_by
 from headwater.experiments import store
 from headwater.monitoring import paced as paced_module
 from headwater.monitoring.actions import ActionError, Actions
 from headwater.monitoring.behind import BEHIND, CAUGHT_UP_S
+from headwater.monitoring.experiments import HARM
 from headwater.monitoring.history import History
 from headwater.monitoring.monitor import Monitor
 from headwater.monitoring.notify import Notifier
@@ -31,6 +33,7 @@ from headwater.registry.controls import change_controls, read_controls
 from headwater.registry.registry import Registry
 from headwater.schema.alerts import Action, AlertRule
 from headwater.schema.config import Config
+from headwater.schema.default_alerts import DEFAULT_ALERTS
 from headwater.schema.errors import HeadwaterError
 from tests.registry.conftest import FIELDS
 
@@ -95,7 +98,7 @@ def published(data: Path, *, created: int) -> str:
     )
     registry = Registry(data / "models")
     version = registry.publish(fields, {}).version
-    registry.promote(version)
+    registry.put_in_service(version)
     return version
 
 
@@ -320,6 +323,45 @@ def test_a_slow_watch_is_looked_at_at_its_own_pace(wait_until: Callable[[Callabl
     wait_until(lambda: list(paced.look(1_121_000)) == [sample("x", 1_120_000.0)])
 
 
+def test_what_is_not_so_any_more_is_not_shown_until_the_next_look(
+    wait_until: Callable[[Callable[[], bool]], None],
+) -> None:
+    running = {"one", "two"}
+
+    class Judging:
+        name = "judging"
+
+        def look(self, now_ms: int) -> list[Sample]:  # noqa: ARG002
+            return [sample("harm", 1.0, of=name) for name in sorted(running)]
+
+    paced = Paced(Judging(), 60_000, still=lambda found: dict(found.labels)["of"] in running)
+    paced.look(1_000_000)
+    wait_until(lambda: len(list(paced.look(1_001_000))) == 2)
+    running.remove("one")
+    assert list(paced.look(1_002_000)) == [sample("harm", 1.0, of="two")]
+
+
+def test_what_the_first_look_takes_does_not_put_off_the_second(
+    wait_until: Callable[[Callable[[], bool]], None],
+) -> None:
+    """It imports and compiles; the pace of the second is kept as it is."""
+    asked = list[int]()
+
+    class Slow:
+        name = "slow"
+
+        def look(self, now_ms: int) -> list[Sample]:
+            asked.append(now_ms)
+            time.sleep(0.05)
+            return []
+
+    paced = Paced(Slow(), 100)
+    for at in (1_000, 1_100, 1_200):
+        paced.look(at)
+        wait_until(lambda: not (paced._looking and paced._looking.is_alive()))
+    assert asked == [1_000, 1_100]
+
+
 def test_one_that_is_behind_reads_on_between_rounds_a_tenth_of_the_time(
     wait_until: Callable[[Callable[[], bool]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +409,46 @@ def test_rules_wait_for_a_watch_that_is_behind(tmp_path: Path) -> None:
     }
     catching.left_s = 0.0
     assert sorted(site.round(1.0, 2)) == ["resolves", "resolves"]
+
+
+def test_what_the_guard_of_experiments_found_stands_until_it_has_looked_again(
+    tmp_path: Path, wait_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    """The first look of a new monitor takes as long as the log is; meanwhile nothing is over that nobody has judged."""
+    site, harm = Site(tmp_path), [1.0]
+    harmful = next(rule for rule in DEFAULT_ALERTS if rule.metric == HARM)
+    site.rule = msgspec.structs.replace(harmful, actions=())
+    may_look = threading.Event()
+
+    class Guard:
+        name = "experiments"
+
+        def look(self, now_ms: int) -> list[Sample]:  # noqa: ARG002
+            assert may_look.wait(30.0)
+            return [sample(HARM, harm[0], experiment="wide")]
+
+    def start() -> None:
+        site.monitor = Monitor(
+            tmp_path, [Paced(Guard(), EVERY_MS)], [site.rule], history=site.history, actions=site.actions, notifier=site.notifier,
+            found_by=found_by(),
+        )  # fmt: skip
+
+    def state() -> str:
+        (found,) = read_standing(tmp_path).states
+        return found.state
+
+    start()
+    assert site.round(1.0, 3) == []
+    may_look.set()
+    wait_until(lambda: site.round(1.0) == ["fires"])
+    may_look.clear()
+    start()
+    assert site.round(1.0, 30) == []
+    assert state() == "firing"
+    harm[0] = 0.0
+    may_look.set()
+    wait_until(lambda: site.round(1.0) == ["resolves"])
+    assert state() == "ok"
 
 
 @pytest.fixture

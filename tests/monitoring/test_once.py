@@ -217,8 +217,8 @@ def test_no_alert_goes_back_to_a_bundle_that_one_rolled_back(tmp_path: Path) -> 
     site.round(1.0, 20)
     assert site.round(11.0) == ["fires"]
     assert (read_audit(tmp_path, 1)[0].subject, registry.current(PLAN)) == (next_one, first)
-    registry.promote(bad)
-    registry.promote(published(tmp_path, created=3))
+    registry.put_in_service(bad)
+    registry.put_in_service(published(tmp_path, created=3))
     registry.prune(0, history=1)  # behind it there is now the bad one alone
     site.round(1.0, 20)
     assert site.round(11.0) == ["fires"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import pytest
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from headwater.evaluation.closed_loop import figures as closed_loop
 from headwater.log.batch import events_to_batch
@@ -21,6 +23,7 @@ from headwater.monitoring.exposure import coverage, first_new_item, gini, new_sh
 from headwater.monitoring.gauges import Gauges
 from headwater.monitoring.online_metrics import METRICS, SETTLE_MS, OnlineMetrics
 from headwater.monitoring.samples import Sample, sample
+from headwater.monitoring.scrape import Scrape
 from headwater.monitoring.windows import SlidingSums
 from headwater.schema.config import Config, parse_config
 from headwater.schema.events import Event
@@ -356,6 +359,17 @@ def test_sums_fall_out_of_the_window_by_steps() -> None:
         34_000: 2.0,
     }
     assert sums.read(40_000) == {}
+
+
+def test_what_the_monitor_shows_of_its_watches_it_does_not_take_for_found_again(tmp_path: Path) -> None:
+    """Else a figure that is over would be read from the monitor's own file, shown again, and stay for ever."""
+    shared = MmapedDict(str(tmp_path / "gauge_livemostrecent_1.db"))  # type: ignore[no-untyped-call]
+    for name in ("headwater_experiment_harm", "headwater_somebody_elses"):
+        key = mmap_key(name, name, ["of"], ["one"], "")
+        shared.write_value(key, 1.0, 1.0)  # type: ignore[no-untyped-call]
+    shared.close()  # type: ignore[no-untyped-call]
+    found = Scrape(lambda: [tmp_path], {"headwater_experiment_harm"}).look(0)
+    assert [(one.name, one.value) for one in found] == [("headwater_somebody_elses", 1.0)]
 
 
 def test_gauges_show_samples_and_what_is_over_is_not_a_number() -> None:

@@ -170,7 +170,7 @@ def publish(models: Path, plan_hash: str) -> str:
     )  # fmt: skip
     registry = Registry(models)
     version = registry.publish(fields, {}).version
-    registry.promote(version)
+    registry.put_in_service(version)
     return version
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,8 +24,11 @@ from headwater.features.plan import compile_plan
 from headwater.log.lmdb import LmdbLog
 from headwater.log.record import RecordBlock
 from headwater.log.writer import open_writer
+from headwater.monitoring.actions import Actions
 from headwater.offline import learner as module
+from headwater.offline.learn import Round, learn
 from headwater.offline.learner import Learner, Made, NotYetError, StoppedError
+from headwater.registry.audit import read_audit
 from headwater.registry.bundle import Manifest
 from headwater.registry.registry import Registry
 from headwater.schema.config import load_config
@@ -132,6 +137,9 @@ def test_every_event_is_folded_once_and_judges_before_it_teaches(learning: Learn
         made = learning.learner.round()
         assert made.published.promoted
         assert made.warm == before.published.bundle
+        entry = read_audit(learning.site.data, 1)[0]
+        assert (entry.by, entry.action, entry.subject) == ("learn", "bundle.promote", made.published.bundle)
+        assert f"over {before.published.bundle} on " in entry.reason
         assert sum(folded) == ends[-1] == made.last_offset
         report = made.published.gate
         assert report is not None
@@ -141,6 +149,9 @@ def test_every_event_is_folded_once_and_judges_before_it_teaches(learning: Learn
         assert learning.manifest(made).data.last_offset == ends[-2], "all that came before has been learnt from"
         before = made
 
+    actions = Actions(learning.site.data, learning.config, lambda: learning.plan.hash)
+    actions.undo(read_audit(learning.site.data, 1)[0].id, by="cli", reason="it was promoted too early", now_ms=1)
+    assert learning.registry.current(learning.plan.hash) == before.warm
     standing = learning.learner._standing
     assert standing is not None
     rows = standing.renewal.rows
@@ -180,6 +191,51 @@ def test_what_was_kept_is_lost_without_a_loss(learning: Learning, monkeypatch: p
     end = learning.write(PART)
     again = learning.learner.round()
     assert (again.warm, again.last_offset) == (first.published.bundle, end), "it goes on from what serves"
+
+
+def test_a_log_that_is_too_small_is_waited_for(tmp_path: Path) -> None:
+    learning = start(tmp_path)
+    with closing(learning):
+        with pytest.raises(NotYetError, match="too little is in the log to train on: the log is empty"):
+            learning.learner.round()
+        learning.write(30)
+        with pytest.raises(NotYetError, match=r"too little is in the log to train on: .* positive events"):
+            learning.learner.round()
+        learning.write(150)  # enough for the source, and not for the ranker behind it
+        with pytest.raises(NotYetError, match=r"only \d+ of \d+ positive events .*at least 50 are needed"):
+            learning.learner.round()
+        told = list[Round]()
+        failed = learn(
+            learning.config, learning.site.data, every_s=1.0, rounds=1, threads=1, stop=learning.stop, clock=learning.clock, report=told.append,
+        )  # fmt: skip
+        assert (failed, told[0].waits, told[0].bundle) == (0, True, None)
+        assert "at least 50 are needed" in str(told[0].reason)
+        typed = ["learn", "--once", "--config", str(learning.site.config), "--data", str(learning.site.data)]
+        done = subprocess.run(
+            [sys.executable, "-m", "headwater.cli.main", *typed],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (done.returncode, "waits: too little is in the log" in done.stdout) == (0, True), done.stderr
+        assert "no bundle was made" in done.stderr
+        assert "round_failed" not in done.stderr
+        learning.write(FIRST)
+        assert learning.learner.round().published.promoted, "it goes on by itself"
+
+
+def test_what_has_not_settled_is_waited_for(tmp_path: Path) -> None:
+    learning = start(tmp_path)
+    with closing(learning):
+        learning.config = msgspec.structs.replace(
+            learning.config, ranker=msgspec.structs.replace(learning.config.ranker, learn_from="auto")
+        )
+        learning.anew()
+        learning.write(1)
+        learning.now_ms = START_MS
+        with pytest.raises(NotYetError, match="nothing new was logged until 10 s ago, which is what a round reads"):
+            learning.learner.round()
 
 
 def test_a_round_waits_for_enough_to_judge_by(tmp_path: Path) -> None:

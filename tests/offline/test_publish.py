@@ -33,6 +33,7 @@ from headwater.log.writer import open_writer
 from headwater.offline.publish import Publication, publish_and_promote
 from headwater.offline.train import TrainReport, train
 from headwater.ranking.gbdt import MODEL_FILE
+from headwater.registry.audit import Author, read_audit
 from headwater.registry.bundle import ManifestFields
 from headwater.registry.card import IN_SERVICE, read_card
 from headwater.registry.listing import GateReport
@@ -78,9 +79,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 def trained(site: Site, later: int, **more: Any) -> TrainReport:
     with closing(LmdbLog(site.data / "log", readonly=True)) as log:
+        options: dict[str, Any] = {"promote": Author("cli", lambda: START_MS + later)} | more
         return train(
             load_config(site.config), log, site.data / "models", created_ms=START_MS + later, checks=checks_dir(site.data),
-            threads=1, **more,
+            threads=1, **options,
         )  # fmt: skip
 
 
@@ -103,7 +105,11 @@ def published(
             created_ms=START_MS + later, plan_hash=plan.hash, columns=plan.columns, ranker="lightgbm",
             event_types=plan.event_types, data=rows.data,
         )  # fmt: skip
-        options: dict[str, Any] = {"stretch": stretch, "promote": True, "seed": 7} | more
+        options: dict[str, Any] = {
+            "stretch": stretch,
+            "promote": Author("cli", lambda: START_MS + later),
+            "seed": 7,
+        } | more
         return publish_and_promote(
             config, plan, log, Registry(site.data / "models"), fields, {MODEL_FILE: text}, **options
         )
@@ -183,6 +189,16 @@ def test_the_way_of_a_bundle(site: Site, quiet: list[Any]) -> None:
     assert (forced.gate.passed, forced.gate.forced) == (False, True)
     assert current(site) == forced.bundle
 
+    entries = read_audit(site.data)[::-1]  # what was refused changed nothing
+    assert [(entry.by, entry.action, entry.subject, entry.time_ms - START_MS) for entry in entries] == [
+        ("cli", "bundle.promote", each.bundle, later) for later, each in ((1, first), (2, second), (5, forced))
+    ]
+    assert entries[0].undo is None, "there was none before it"
+    assert [entry.undo.before["version"] for entry in entries[1:] if entry.undo] == [first.bundle, second.bundle]
+    assert entries[1].reason.startswith("the gate lets it pass: ndcg@10 +0.0%")
+    assert f"over {first.bundle} on " in entries[1].reason
+    assert entries[2].reason.startswith("the gate refuses it; it was promoted all the same: NDCG@10 is lower by")
+
     # the commands
     code, said = run(site, "models", "list")
     listed = {line["version"]: line for line in said["bundles"]}
@@ -230,9 +246,9 @@ def test_the_way_of_a_bundle(site: Site, quiet: list[Any]) -> None:
 
 def test_a_bundle_in_service_that_knows_the_answers_is_no_measure(site: Site) -> None:
     """Whoever was trained on the held-out stretch is not asked there."""
-    whole = trained(site, 10, promote=False)  # nothing is held out of what is not to be promoted
+    whole = trained(site, 10, promote=None)  # nothing is held out of what is not to be promoted
     assert whole.gate is None
-    Registry(site.data / "models").promote(whole.bundle)
+    Registry(site.data / "models").put_in_service(whole.bundle)
     later = trained(site, 11)
     assert not later.promoted
     assert later.gate is not None
@@ -304,7 +320,7 @@ def test_lists_that_were_drawn_judge_a_bundle(site: Site, tmp_path: Path) -> Non
     serving, config = current(site), load_config(exploring.config)
     assert serving is not None
     plan, registry = compile_plan(config), Registry(site.data / "models")
-    worse, same = published(site, 30, upside_down=True, promote=False), published(site, 31, promote=False)
+    worse, same = published(site, 30, upside_down=True, promote=None), published(site, 31, promote=None)
     with pytest.raises(HeadwaterError, match=r"says anything of another policy.*exploration"):
         run(exploring, "ope", "--policy", "current")
     with closing(open_model(registry.load(serving, plan_hash=plan.hash), config, plan)) as model:

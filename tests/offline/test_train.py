@@ -20,6 +20,7 @@ from headwater.learning.trainingset import build_training_set
 from headwater.log.lmdb import LmdbLog
 from headwater.log.writer import open_writer
 from headwater.offline.train import TrainReport, train
+from headwater.registry.audit import Author
 from headwater.registry.registry import Registry
 from headwater.schema.config import load_config
 from headwater.schema.requests import Address
@@ -72,7 +73,7 @@ def trained(site: Site, *, allow_mismatch: bool = False, created_ms: int = START
     log = LmdbLog(site.data / "log", readonly=True)
     try:
         return train(
-            load_config(site.config), log, site.data / "models", created_ms=created_ms, checks=checks_dir(site.data),
+            load_config(site.config), log, site.data / "models", created_ms=created_ms, checks=checks_dir(site.data), promote=Author("cli", lambda: created_ms),
             allow_mismatch=allow_mismatch, threads=1,
         )  # fmt: skip
     finally:

@@ -19,6 +19,7 @@ from headwater.log.record import RecordBlock
 from headwater.offline.fitted import FittedSources
 from headwater.offline.train import TrainReport, train
 from headwater.ranking.ranker import RankerError
+from headwater.registry.audit import Author
 from headwater.registry.bundle import Bundle
 from headwater.registry.card import read_card
 from headwater.registry.registry import Registry
@@ -63,6 +64,7 @@ def trained(site: Site) -> TrainReport:
             load_config(site.config),
             log,
             site.data / "models",
+            promote=Author("cli", lambda: START_MS),
             created_ms=START_MS,
             checks=site.data / "checks",
             threads=1,

@@ -225,7 +225,7 @@ def publish_ranker(data: Path, config: Config, *, seed: int, created_ms: int) ->
     )
     registry = Registry(data / "models")
     version = registry.publish(fields, {MODEL_FILE: text}).version
-    registry.promote(version, plan_hash=plan.hash)
+    registry.put_in_service(version, plan_hash=plan.hash)
     return version
 
 

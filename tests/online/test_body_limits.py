@@ -111,6 +111,6 @@ def test_100_mb_are_refused_and_take_no_memory(server: Site, worker: Worker, pat
         (f"content-length: {100 * MIB}\r\n", repeat(b" " * MIB, 100)),
         ("transfer-encoding: chunked\r\n", chunked(repeat(b" " * MIB, 100))),
     ):
-        assert send_raw(server.url, path, headers, chunks) in (b"HTTP/1.1 413 Payload Too Large", b"")
+        assert send_raw(server.url, path, headers, chunks)[:12] in (b"HTTP/1.1 413", b"")
     assert worker.peak() - before < GROWTH
     assert server.recommend(k=1)["items"]

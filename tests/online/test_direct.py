@@ -81,7 +81,7 @@ def test_the_body_reaches_the_service_as_sent() -> None:
 
 @pytest.mark.parametrize("messages", [[b"{}"], [b"{}", b""]])
 def test_what_the_server_hands_over_goes_past_the_framework(messages: list[bytes]) -> None:
-    """Granian gives the body and then an empty message that ends it."""
+    """In one message, or in two of which the second one is empty and ends it: servers do either."""
     service = Answering(b"{}", Limits())
     sent: list[Any] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from pathlib import Path
 
@@ -50,6 +51,9 @@ def test_without_keys_this_machine_reads_it_and_no_page_of_another(tmp_path: Pat
     )  # fmt: skip
     assert status(good) == 200
     assert b"content-type: text/plain" in good
+    head, _, body = foreign.partition(b"\r\n\r\n")
+    assert f"content-length: {len(body)}".encode() in head.split(b"\r\n")
+    assert json.loads(body)
     assert (status(foreign), status(page)) == (421, 403)
     assert b"allowed_hosts" in foreign
 
@@ -70,8 +74,10 @@ def test_what_is_no_request_is_refused(tmp_path: Path) -> None:
     answers = asked(
         tmp_path, b"GET / HTTP/1.1\r\n" + HOST + b"\r\n", b"POST /metrics HTTP/1.1\r\n" + HOST + b"\r\n", b"hello\r\n\r\n",
         b"GET /metrics HTTP/1.1\r\nno colon\r\n\r\n", b"GET /metrics HTTP/1.1\r\nx: " + b"y" * MOST_HEAD + b"\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\n" + 2 * HOST + b"\r\n", b"GET /metrics HTTP/1.1\r\n" + HOST + b"na me: x\r\n\r\n", b"\r\n\r\n",
+        b"HEAD /metrics HTTP/1.1\r\n" + HOST + b"\r\n", b"\xff\x00 /metrics HTTP/1.1\r\n" + HOST + b"\r\n",
     )  # fmt: skip
-    assert [status(answer) for answer in answers] == [404, 405, 400, 400, 431]
+    assert [status(answer) for answer in answers] == [404, 405, 400, 400, 431, 400, 400, 400, 405, 400]
 
 
 def test_slow_ones_are_let_go_and_hold_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

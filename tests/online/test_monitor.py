@@ -1,6 +1,6 @@
 """The monitor of a running server: it sees what workers count, acts on it, takes it back; and nothing depends on it.
 
-The full form, six faults with times, is ``python -m tests.reliability.acting``.
+The full form, seven faults with times, is ``python -m tests.reliability.acting``.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def test_neither_the_current_nor_the_way_back_is_ever_removed(
                 published[plan].append(publish(registry, fields, number, plan))
             elif what == "q":
                 version = published[plan][which % len(published[plan])]
-                registry.promote(version)
+                registry.put_in_service(version)
                 stacks[plan] += [] if stacks[plan][-1:] == [version] else [version]
             elif len(stacks[plan]) > 1:
                 registry.rollback(plan)

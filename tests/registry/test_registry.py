@@ -36,34 +36,34 @@ def test_an_empty_registry(registry: Registry) -> None:
     with pytest.raises(BundleError, match="no earlier bundle"):
         registry.rollback("plan-a")
     with pytest.raises(BundleError, match="not a bundle version"):
-        registry.promote("../../etc")
+        registry.put_in_service("../../etc")
     with pytest.raises(BundleError, match="not a bundle directory"):
-        registry.promote("20231114T221320123Z-0123456789ab")
+        registry.put_in_service("20231114T221320123Z-0123456789ab")
 
 
 def test_promotions_and_rollbacks_are_a_stack(registry: Registry, fields: Fields) -> None:
     a, b, c = _publish(registry, fields, 3)
     assert registry.current("plan-a") is None
     for version in (a, b, b, a, c):
-        registry.promote(version)
+        registry.put_in_service(version)
         assert registry.current("plan-a") == version
     assert [(line.version, line.current) for line in registry.list()] == [(c, True), (b, False), (a, False)]
     assert [registry.rollback("plan-a") for _ in range(3)] == [a, b, a]
     with pytest.raises(BundleError, match="no earlier bundle"):
         registry.rollback("plan-a")
     assert registry.current("plan-a") == a
-    registry.promote(c)
+    registry.put_in_service(c)
     assert registry.rollback("plan-a") == a
 
 
 def test_a_bundle_that_is_not_fit_is_not_promoted(registry: Registry, fields: Fields) -> None:
     a, b = _publish(registry, fields, 2)
-    registry.promote(a, plan_hash="plan-a")
+    registry.put_in_service(a, plan_hash="plan-a")
     with pytest.raises(PlanMismatchError):
-        registry.promote(b, plan_hash="plan-b")
+        registry.put_in_service(b, plan_hash="plan-b")
     (registry.path / "bundles" / b / "ranker.lgb.txt").write_text("altered")
     with pytest.raises(BundleError, match="SHA-256"):
-        registry.promote(b)
+        registry.put_in_service(b)
     assert registry.current("plan-a") == a
     (registry.path / "bundles" / b / "manifest.json").write_text("{")
     listed = registry.list()
@@ -74,8 +74,8 @@ def test_a_bundle_that_is_not_fit_is_not_promoted(registry: Registry, fields: Fi
 
 def test_rollback_to_a_damaged_bundle_keeps_the_current_one(registry: Registry, fields: Fields) -> None:
     a, b = _publish(registry, fields, 2)
-    registry.promote(a)
-    registry.promote(b)
+    registry.put_in_service(a)
+    registry.put_in_service(b)
     (registry.path / "bundles" / a / "ranker.lgb.txt").unlink()
     with pytest.raises(BundleError, match="cannot be read"):
         registry.rollback("plan-a")
@@ -84,12 +84,12 @@ def test_rollback_to_a_damaged_bundle_keeps_the_current_one(registry: Registry, 
 
 def test_a_damaged_current_is_named_and_mended_by_promoting(registry: Registry, fields: Fields) -> None:
     a, b = _publish(registry, fields, 2)
-    registry.promote(a)
-    registry.promote(b)
+    registry.put_in_service(a)
+    registry.put_in_service(b)
     (registry.path / "plans" / "plan-a" / "CURRENT").write_text("nonsense")
     with pytest.raises(BundleError, match="Promote a version again"):
         registry.current("plan-a")
-    registry.promote(b)
+    registry.put_in_service(b)
     assert registry.current("plan-a") == b
     assert registry.rollback("plan-a") == a
 
@@ -100,15 +100,15 @@ def test_the_watcher_hands_out_each_change_once(registry: Registry, fields: Fiel
     a, b = _publish(registry, fields, 2)
     foreign = registry.publish(fields(9, plan_hash="plan-b"), {}).version
     assert watcher.poll() is None
-    registry.promote(a)
+    registry.put_in_service(a)
     first = watcher.poll()
     assert first is not None
     assert (first.version, first.files) == (a, {"ranker.lgb.txt": b"model 0"})
     assert watcher.poll() is None
-    registry.promote(foreign)
+    registry.put_in_service(foreign)
     assert watcher.poll() is None, "another plan's bundle became current for servers of another plan"
     mark = registry.stamp("plan-a")
-    registry.promote(b)
+    registry.put_in_service(b)
     assert registry.stamp("plan-a") != mark
     second = watcher.poll()
     assert second is not None
@@ -119,7 +119,7 @@ def test_each_plan_has_a_current_bundle_and_a_way_back_of_its_own(registry: Regi
     a, b = _publish(registry, fields, 2)
     c, d = (registry.publish(fields(n, plan_hash="plan-b"), {}).version for n in (5, 6))
     for version in (a, c, b, d):
-        registry.promote(version)
+        registry.put_in_service(version)
     assert (registry.current("plan-a"), registry.current("plan-b")) == (b, d)
     assert {line.version for line in registry.list() if line.current} == {b, d}
     assert registry.rollback("plan-b") == c
@@ -135,10 +135,10 @@ def test_each_plan_has_a_current_bundle_and_a_way_back_of_its_own(registry: Regi
 def test_a_bundle_of_another_plan_is_refused_with_both_hashes(registry: Registry, fields: Fields) -> None:
     (a,) = _publish(registry, fields, 1)
     foreign = registry.publish(fields(9, plan_hash="plan-b"), {}).version
-    registry.promote(a)
+    registry.put_in_service(a)
     both = r"trained on plan plan-b.*compiles to plan plan-a"
     with pytest.raises(PlanMismatchError, match=both):
-        registry.promote(foreign, plan_hash="plan-a")
+        registry.put_in_service(foreign, plan_hash="plan-a")
     with pytest.raises(PlanMismatchError, match=both):
         registry.load(foreign, plan_hash="plan-a")
     assert registry.current("plan-a") == a
@@ -165,10 +165,10 @@ def test_the_pointer_of_an_older_release_is_read_and_moved(registry: Registry, f
     first = watcher.poll()
     assert first is not None
     assert first.version == b
-    registry.promote(foreign)
+    registry.put_in_service(foreign)
     assert not (registry.path / "CURRENT").exists()
     assert (registry.current("plan-a"), registry.current("plan-b")) == (b, foreign)
-    registry.promote(c)
+    registry.put_in_service(c)
     assert [registry.rollback("plan-a") for _ in range(2)] == [b, a]
     _as_before(registry, b, [])
     assert registry.current("plan-a") == a, "the pointer of the plan comes first"
@@ -185,7 +185,7 @@ def test_every_replacement_is_seen_however_fast(registry: Registry, tmp_path: Pa
 
 
 def test_a_reader_never_sees_half_a_bundle(registry: Registry, fields: Fields) -> None:
-    registry.promote(_publish(registry, fields, 1)[0])
+    registry.put_in_service(_publish(registry, fields, 1)[0])
     done = threading.Event()
     seen: list[str] = []
     failures: list[Exception] = []
@@ -211,7 +211,7 @@ def test_a_reader_never_sees_half_a_bundle(registry: Registry, fields: Fields) -
         reader.start()
     for i in range(1, 40):
         content = f"model {i} ".encode() * 20_000
-        registry.promote(registry.publish(fields(i), {"ranker.lgb.txt": content, "card.md": b"c"}).version)
+        registry.put_in_service(registry.publish(fields(i), {"ranker.lgb.txt": content, "card.md": b"c"}).version)
         if i % 5 == 0:
             registry.rollback("plan-a")
     done.set()
@@ -224,7 +224,7 @@ def test_a_reader_never_sees_half_a_bundle(registry: Registry, fields: Fields) -
 def test_publishers_take_turns(registry: Registry, fields: Fields) -> None:
     def publish(start: int) -> None:
         for i in range(start, start + 8):
-            registry.promote(registry.publish(fields(i), {"ranker.lgb.txt": f"model {i}".encode()}).version)
+            registry.put_in_service(registry.publish(fields(i), {"ranker.lgb.txt": f"model {i}".encode()}).version)
 
     publishers = [threading.Thread(target=publish, args=(100 * n,)) for n in range(4)]
     for publisher in publishers:
@@ -266,7 +266,7 @@ for line in sys.stdin:
         elif command == "rollback":
             registry.rollback("plan-a")
         else:
-            registry.promote(command)
+            registry.put_in_service(command)
         os._exit(0)
     print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -309,8 +309,8 @@ def test_death_at_any_step_leaves_a_registry_that_works(
     for step in range(1, 40):
         registry = Registry(tmp_path / f"{command}-{step}")
         a, b, c = _publish(registry, fields, 3)
-        registry.promote(a)
-        registry.promote(b)
+        registry.put_in_service(a)
+        registry.put_in_service(b)
         if old:
             shutil.rmtree(registry.path / "plans")
             _as_before(registry, b, [a, b])
@@ -323,7 +323,7 @@ def test_death_at_any_step_leaves_a_registry_that_works(
         behind = {a: [b, a] if command == "promote again" else [], b: [a], c: [b, a]}[current]
         late = registry.publish(fields(50), {"ranker.lgb.txt": b"late", "card.md": b"card"}).version
         assert not list((registry.path / "bundles").glob(".incoming-*"))
-        registry.promote(late)
+        registry.put_in_service(late)
         for version in [current, *behind]:
             assert registry.rollback("plan-a") == version
         with pytest.raises(BundleError, match="no earlier"):
@@ -340,7 +340,7 @@ def test_the_first_promotion_dying_leaves_nothing_behind(tmp_path: Path, fields:
         a, b = _publish(registry, fields, 2)
         died = die(registry, a, step, fields())
         promoted = registry.current("plan-a") == a
-        registry.promote(b)
+        registry.put_in_service(b)
         if promoted:
             assert registry.rollback("plan-a") == a
         with pytest.raises(BundleError, match="no earlier"):

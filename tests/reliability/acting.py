@@ -47,7 +47,7 @@ DEAR = 0.7  # from this price on people like it
 LIKED, DISLIKED = 0.24, 0.02
 DEADLINE_MS = 10_000.0  # so long that a slow ranker is not a stalled one, which the breaker takes care of
 SLOW_MS, WELL_MS = 700.0, 400.0
-PATIENCE_S = 180.0
+PATIENCE_S, SETTLES_S, SETTLINGS = 180.0, 20.0, 6
 CREATED_MS = 1_772_000_000_000  # of the first bundle
 RAISED = (
     "ingest-stopped", "ingest-duplicates", "bundle-worse", "bundle-refused", "feature-drift", "experiment-harm", "slow-answers",
@@ -271,7 +271,7 @@ class Trial:
             event_types=self.plan.event_types, data=DataRange(first_offset=1, last_offset=1, first_ms=0, last_ms=0),
         )  # fmt: skip
         version = self.registry.publish(fields, files).version
-        self.registry.promote(version, plan_hash=self.plan.hash)
+        self.registry.put_in_service(version, plan_hash=self.plan.hash)
         return version
 
     def by_price(self, dear: bool) -> dict[str, bytes]:
@@ -306,13 +306,18 @@ class Trial:
         """Wait until what the faults before set off is over.
 
         Each fault gets a bundle of its own, and so references of its own: what was served in the first seconds of this world, or
-        around a fault, is not what is served now.
+        around a fault, is not what is served now. While the world still finds its way back it drifts, and another one is needed.
         """
-        self.publish(self.by_price(dear=True), "lightgbm")
-        self.until(lambda: not self.knows_features(), "a reference that begins anew")
-        self.until(self.knows_features, "a reference of features")
-        self.until(lambda: self.quiet, "quiet")
-        self.until(lambda: self.people.full(2.0), "full lists")
+        for _ in range(SETTLINGS):
+            self.publish(self.by_price(dear=True), "lightgbm")
+            self.until(lambda: not self.knows_features(), "a reference that begins anew")
+            self.until(self.knows_features, "a reference of features")
+            end = time.monotonic() + SETTLES_S
+            while not self.quiet and time.monotonic() < end:
+                time.sleep(0.05)
+            if self.quiet:
+                break
+        self.until(lambda: self.quiet and self.people.full(2.0), "quiet")
 
     def mend(self) -> None:
         """Have everything as it was before the faults."""

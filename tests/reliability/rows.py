@@ -92,8 +92,8 @@ ROWS = (
     Row("28", "served features against replay, 1e5 requests", "mismatched bytes 0", "replay"),
     Row("29", "100 users erased, every store, cache and model searched", "recoverable 0; ≤ 1 h", "erased",
         "", "--users 100 --erase 10", ("users", "erased", "recoverable", "known_again", "seconds")),
-    Row("30", "six faults in one running server", "each: alert, action, recovery; 99.9% answered", "acting",
-        "", "--only duplicates --only damaged", ("requests", "failed", "monitor_share", "monitor_mb")),
+    Row("30", "seven faults in one running server", "each: alert, action, recovery; 99.9% answered", "acting",
+        "", "--only duplicates --only damaged", ("faults", "requests", "failed", "monitor_share", "monitor_mb")),
 )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def publish_endless(running: Running) -> str:
     )  # fmt: skip
     registry = Registry(running.data / "models")
     version = registry.publish(fields, endless(plan.columns, "item_price")).version
-    registry.promote(version, plan_hash=plan.hash)
+    registry.put_in_service(version, plan_hash=plan.hash)
     return version
 
 

@@ -120,7 +120,7 @@ async def _swaps(registry: Registry, load: Load, order: list[str], plan_hash: st
         if number % 4 == 3:
             assert await asyncio.to_thread(registry.rollback, plan_hash) == version
         else:
-            await asyncio.to_thread(registry.promote, version, plan_hash=plan_hash)
+            await asyncio.to_thread(registry.put_in_service, version, plan_hash=plan_hash)
         while load.seen.get(version, 0.0) < began:
             if time.perf_counter() - began > TAKEN_UP_S:
                 return taken
@@ -161,7 +161,7 @@ def run(
         running.ingest("/v1/items", catalogue(ITEMS))
         plan, registry = compile_plan(running.config), Registry(running.data / "models")
         versions = [publish_marked(running.data, running.config, number) for number in range(1, swaps + 2)]
-        registry.promote(versions[0])
+        registry.put_in_service(versions[0])
         until = time.monotonic() + TAKEN_UP_S
         while running.recommend(user="user-1", k=1)["model"] != versions[0]:
             assert time.monotonic() < until, "the first bundle does not come into service"

@@ -62,17 +62,19 @@ def list_(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpt
     if as_json:
         print_json({"alerts": lines})
     else:
+        from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
 
-        table = Table()
-        for name in ("alert", "state", "since", "value", "wrong", "severity", "actions", "acknowledged"):
-            table.add_column(name, no_wrap=name in ("alert", "state"), overflow="fold")
+        table = Table(box=SIMPLE_HEAD)
+        for name, width in (("alert", 17), ("state", 10), ("since", 10), ("value", 10), ("actions", 17)):
+            table.add_column(name, min_width=width, overflow="fold")
         for line in lines:
-            name = f"{line.alert}/{line.group}" if line.group else line.alert
+            value = "" if line.value is None else f"{line.value:.4g} "
+            wrong = line.state in ("pending", "firing")
+            state = [line.state, *([line.severity] if wrong else []), *(["acknowledged"] if line.acknowledged else [])]
             table.add_row(
-                name, line.state, line.since or "", "" if line.value is None else f"{line.value:.4g}", line.wrong,
-                line.severity, " ".join(line.actions), line.acknowledged or "",
+                f"{line.alert}\n{line.group}".strip(), " ".join(state), line.since or "", f"{value}({line.wrong})", " ".join(line.actions),
             )  # fmt: skip
         Console().print(table)
     if any(line.state == "firing" for line in lines):

@@ -24,7 +24,7 @@ from headwater.schema.errors import HeadwaterError, UnavailableError
 Level = Literal["ok", "warn", "fail"]
 
 _LEAST_PYTHON = (3, 11)
-_PACKAGES = ("numpy", "numba", "msgspec", "lmdb", "polars", "pyarrow", "lightgbm", "litestar", "granian", "uvloop")
+_PACKAGES = ("numpy", "numba", "msgspec", "lmdb", "polars", "pyarrow", "lightgbm", "litestar", "uvicorn", "uvloop")
 _FSYNCS = 20
 _FSYNC_BYTES = 16 * 1024
 _SLOW_FSYNC_MS = 10.0

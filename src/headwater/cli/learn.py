@@ -68,6 +68,8 @@ def learn(
         typer.echo(f"round {round_.number} ({round_.seconds:.1f} s): {what}{why}")
 
     failed = keep_learning(chosen, every=every, rounds=1 if once else rounds, threads=threads, report=report)
+    if (once or rounds is not None) and done and all(each.waits for each in done):
+        typer.echo("no bundle was made; without --once and --rounds it waits and looks again", err=True)
     if done and failed == len(done):
         raise typer.Exit(EXIT_CHECK_FAILED)
 

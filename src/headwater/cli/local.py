@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from headwater.cli.options import wall_ms
 from headwater.client import Client
 from headwater.evaluation.world_log import history_batch
 from headwater.log.archived import open_log
@@ -109,12 +110,12 @@ def train_site(site: Site, progress: Callable[[str, int, int], None] | None = No
     from headwater.evaluation.checks import checks_dir
     from headwater.features.profiles import Profiles
     from headwater.offline.train import train
+    from headwater.registry.audit import Author
 
     log = open_log(site.data)
     try:
-        now_ms = int(time.time() * 1_000)
         return train(
-            load_config(site.config), log, site.data / "models", created_ms=now_ms, checks=checks_dir(site.data),
+            load_config(site.config), log, site.data / "models", promote=Author("cli", wall_ms), created_ms=wall_ms(), checks=checks_dir(site.data),
             unseal=Profiles(site.data),
             progress=progress,
         )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,7 @@ from headwater.cli.options import (
     audit,
     print_json,
     settings,
+    wall_ms,
 )
 
 if TYPE_CHECKING:
@@ -117,29 +117,24 @@ def promote(
     from headwater.features.plan import compile_plan
     from headwater.features.profiles import Profiles
     from headwater.log.archived import open_log
-    from headwater.monitoring.actions import Actions
     from headwater.offline.publish import Publication, promote_published
+    from headwater.registry.audit import Author
     from headwater.registry.listing import resolved_version
 
     chosen, registry, plan = _opened(config, data)
     resolved = resolved_version(registry, plan, version)
-    actions = Actions(chosen.data, chosen.config, lambda: plan)
-
-    def promoting() -> None:
-        actions.record_promotion(resolved, by=by, reason=reason, now_ms=time.time_ns() // 1_000_000)
-
+    author = Author(by, wall_ms, reason)
     if no_gate or not chosen.config.gate.enabled:
         frozen = "" if despite_freeze else registry.frozen
         if not frozen:
-            promoting()
-            registry.promote(resolved, plan_hash=plan)
+            registry.promote(resolved, plan_hash=plan, author=author)
         done = Publication(bundle=resolved, promoted=not frozen, gate=None, frozen=frozen)
     else:
         with closing(open_log(chosen.data)) as log:
             done = promote_published(
                 chosen.config, compile_plan(chosen.config), log, registry, resolved, checks=checks_dir(chosen.data),
-                now_ms=int(time.time() * 1_000), seed=chosen.config.ranker.seed, force=force, despite_freeze=despite_freeze,
-                promoting=promoting, unseal=Profiles(chosen.data),
+                now_ms=wall_ms(), seed=chosen.config.ranker.seed, force=force, despite_freeze=despite_freeze,
+                author=author, unseal=Profiles(chosen.data),
             )  # fmt: skip
     if as_json:
         print_json(done)
@@ -175,7 +170,7 @@ def rollback(
 
     chosen, registry, plan = _opened(config, data)
     actions = Actions(chosen.data, chosen.config, lambda: plan)
-    before = actions.roll_back(by="cli", reason=reason, now_ms=time.time_ns() // 1_000_000).subject
+    before = actions.roll_back(by="cli", reason=reason, now_ms=wall_ms()).subject
     version = registry.current(plan)
     if as_json:
         print_json({"version": version, "before": before})

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,10 +55,10 @@ def observed_metrics() -> list[Described]:
 
 
 def found_by() -> dict[str, frozenset[str]]:
-    """The metrics of the watches that follow the log, by their names."""
-    from headwater.monitoring import drift_metrics, online_metrics
+    """The metrics of the watches that read the log, by their names."""
+    from headwater.monitoring import drift_metrics, experiments, online_metrics
 
-    modules = {"online": online_metrics, "drift": drift_metrics}
+    modules = {"experiments": experiments, "online": online_metrics, "drift": drift_metrics}
     return {watch: frozenset(one.name for one in module.METRICS) for watch, module in modules.items()}
 
 
@@ -104,7 +105,7 @@ def watches_of(chosen: Settings, shift_ms: int, details: Details) -> list[Watch]
     from headwater.cli.drift import watch_of
     from headwater.cli.experiment_report import metrics_of
     from headwater.monitoring.behind import PIECE_S
-    from headwater.monitoring.experiments import ExperimentsWatch
+    from headwater.monitoring.experiments import ExperimentsWatch, about_running
     from headwater.monitoring.online_metrics import OnlineMetrics
     from headwater.monitoring.paced import Paced
     from headwater.monitoring.scrape import Scrape
@@ -121,8 +122,13 @@ def watches_of(chosen: Settings, shift_ms: int, details: Details) -> list[Watch]
 
     guarding = Following("experiments", data, opened, guard)
     watches: list[Watch] = [
-        Scrape(lambda: metrics_folders(data)),
-        Paced(guarding, parse_duration(config.monitoring.experiments_every), one_by_one),
+        Scrape(lambda: metrics_folders(data), {metric.name for metric in observed_metrics()}),
+        Paced(
+            guarding,
+            parse_duration(config.monitoring.experiments_every),
+            one_by_one,
+            still=partial(about_running, data),
+        ),
     ]
     if config.monitoring.online.enabled:
         online = Following(

@@ -103,17 +103,22 @@ def read_file(option: str, path: Path) -> str:
         raise ConfigurationError(f"{option} {path}: Cannot read the file: {error}") from error
 
 
+def wall_ms() -> int:
+    """The wall's clock, Unix ms."""
+    import time
+
+    return time.time_ns() // 1_000_000
+
+
 def audit(data: Path, action: str, subject: str, reason: str) -> None:
     """Write into the audit log what the command line is about to change.
 
     Raises:
         HeadwaterError, OSError: it cannot be written; then nothing may be changed.
     """
-    import time
-
     from headwater.registry.audit import record
 
-    record(data, time_ms=time.time_ns() // 1_000_000, by="cli", action=action, subject=subject[:500], reason=reason)
+    record(data, time_ms=wall_ms(), by="cli", action=action, subject=subject[:500], reason=reason)
 
 
 def print_json(value: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
@@ -16,6 +15,7 @@ from headwater.cli.options import (
     parse_time,
     print_json,
     settings,
+    wall_ms,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def train(
     from headwater.log.archived import open_log
     from headwater.log.identity import LmdbIdentity
     from headwater.offline.train import train as run
+    from headwater.registry.audit import Author
 
     chosen = settings(config, data)
     with ExitStack() as opened:
@@ -72,7 +73,7 @@ def train(
         with Bars() as bars:
             report = run(
                 chosen.config, log, chosen.data / "models", until_ms=parse_time("--until", until), window=window, seed=seed,
-                threads=os.cpu_count() or 1, promote=not no_promote, force=force, created_ms=int(time.time() * 1000),
+                threads=os.cpu_count() or 1, promote=None if no_promote else Author("cli", wall_ms), force=force, created_ms=wall_ms(),
                 checks=checks_dir(chosen.data), unseal=Profiles(chosen.data), lookup=lookup, allow_mismatch=allow_mismatch,
                 progress=bars.update,
             )  # fmt: skip
@@ -100,22 +101,15 @@ def train(
 
 def print_verdict(report: GateReport) -> None:
     """What the gate says, on standard error."""
-    from headwater.registry.card import IN_SERVICE
+    from headwater.registry.listing import in_words
 
     if not report.passed:
         what = "refuses this bundle; it was promoted all the same" if report.forced else "refuses this bundle"
         typer.secho(f"the gate {what}:", err=True, fg="red")
         for reason in report.reasons:
             typer.echo(f"- {reason}", err=True)
-    elif report.against is not None and report.held_out is not None:
-        lists = report.held_out.lists
-        over = (report.held_out if lists is None else lists).systems[IN_SERVICE].relative_over
-        what = f"{report.held_out.questions} questions" if lists is None else f"{lists.lists} lists as they were shown"
-        typer.echo(
-            f"the gate lets it pass: {report.metric} {'-' if over is None else f'{over.value:+.1%} [{over.low:+.1%}, {over.high:+.1%}]'} "
-            f"over {report.against} on {what}",
-            err=True,
-        )
+    else:
+        typer.echo(in_words(report), err=True)
     for note in report.notes:
         typer.echo(f"note: {note}", err=True)
 

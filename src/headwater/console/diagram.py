@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from headwater.console.verdicts import FULL_BAD, FULL_GOOD, LAG_BAD, LAG_WARN
+from headwater.console.watching import Watching
 from headwater.console.words import age, number
 from headwater.schema.seen import Pulse
 
@@ -55,7 +56,9 @@ class Diagram:
     said: str
 
 
-def diagram(pulse: Pulse, *, wall_ms: int, writer_away: bool, fold_away: bool, bundles: int) -> Diagram:
+def diagram(
+    pulse: Pulse, *, wall_ms: int, writer_away: bool, fold_away: bool, bundles: int, watching: Watching
+) -> Diagram:
     """The picture of ``pulse``; ``wall_ms`` is the time by which bundles are made."""
     model_age = None if pulse.model_ms is None else max(0, wall_ms - pulse.model_ms)
     lag = "bad" if fold_away or pulse.lag > LAG_BAD else "warn" if pulse.lag > LAG_WARN else "good"
@@ -73,6 +76,7 @@ def diagram(pulse: Pulse, *, wall_ms: int, writer_away: bool, fold_away: bool, b
         Box(288, 330, 190, 92, "Replay, train, evaluate", f"{bundles} bundle{'' if bundles == 1 else 's'}", "as the log knew it then"),
         Box(578, 330, 190, 92, "Bundle in service", "none" if not pulse.model else "?" if model_age is None else f"{age(model_age)} old",
             pulse.model.rpartition("-")[2] if pulse.model else "the order of the sources", "" if pulse.model else "warn"),
+        _monitor(watching),
     ]  # fmt: skip
     last = _stage_x(len(pulse.stages) - 1)
     ranker = next((at for at, stage in enumerate(pulse.stages) if stage[0] == "deep_rank"), len(pulse.stages) // 2)
@@ -95,13 +99,30 @@ def diagram(pulse: Pulse, *, wall_ms: int, writer_away: bool, fold_away: bool, b
         Flow(f"M{between} 132 V330", loaded),
         Flow("M478 376 H578", loaded, "gate", 526, 368),
         Flow(f"M673 330 V300 H{_stage_x(ranker) + 36} V{bottom}", loaded),
+        Flow(f"M1010 {bottom} V330", 1 if watching.looks else 0),
     ]
     said = (
         f"Events come in at {_rate(pulse.events_s)}, the fold is {pulse.lag} records behind, answers go out at {_rate(pulse.answers_s)}; "
-        f"{_tiers(pulse)}."
-    )
+        f"{_tiers(pulse)}. {watching.catching_up}"
+    ).rstrip()
     lanes = [(10.0, 134.0, "Nearline"), (150.0, 150.0, "Online"), (308.0, 126.0, "Offline")]
     return Diagram(lanes, boxes, flows, said)
+
+
+def _monitor(watching: Watching) -> Box:
+    firing = watching.firing or []
+    value, note, tone = "looks", "nothing is firing", "good"
+    if watching.firing is None:
+        value, note, tone = "off", "nobody watches", ""
+    elif watching.late:
+        value, note, tone = "stopped", "nobody watches", "bad"
+    elif watching.behind:
+        value, tone = f"{age(1e3 * max(watching.behind.values()))} behind", "warn"
+        note = "some alerts wait for it"
+    if watching.looks and firing:
+        note = f"{len(firing)} {'alert fires' if len(firing) == 1 else 'alerts fire'}"
+        tone = "bad" if firing[0].severity == "critical" else "warn"
+    return Box(868, 330, 232, 92, "Monitor", value, note, tone, watching.catching_up)
 
 
 def _stages(pulse: Pulse) -> list[Box]:

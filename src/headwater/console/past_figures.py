@@ -52,25 +52,27 @@ def chart(data: Path, name: str, since_ms: int, until_ms: int) -> dict[str, Any]
     }
 
 
-def latest_ctr(data: Path) -> float | None:
-    """Clicks per item that was shown, over all surfaces, as last measured; None: it was not."""
+Points = list[tuple[dict[str, str], int, float]]
+
+
+def latest(data: Path, name: str) -> Points:
+    """(labels, time, value) of each series of ``name`` as last measured; nothing where there is no history."""
     try:
         history = History(data / HISTORY_FILE, readonly=True)
     except HistoryError:
-        return None
+        return []
     try:
-        rates = {
-            labels["surface"]: value
-            for labels, _, value in history.latest("headwater_online_ctr")
-            if labels.get("by") == "all"
-        }
-        lists = {
-            labels["surface"]: value
-            for labels, _, value in history.latest("headwater_online_lists")
-            if labels.get("by") == "all"
-        }
+        return history.latest(name)
     finally:
         history.close()
+
+
+def latest_ctr(data: Path) -> float | None:
+    """Clicks per item that was shown, over all surfaces, as last measured; None: it was not."""
+    rates, lists = (
+        {labels["surface"]: value for labels, _, value in latest(data, name) if labels.get("by") == "all"}
+        for name in ("headwater_online_ctr", "headwater_online_lists")
+    )
     weights = {surface: lists.get(surface, 0.0) for surface in rates}
     total = sum(weights.values())
     return sum(rates[surface] * weight for surface, weight in weights.items()) / total if total else None

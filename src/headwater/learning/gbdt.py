@@ -25,6 +25,10 @@ class TrainingError(HeadwaterError):
     """The training rows cannot train a model."""
 
 
+class TooFewError(TrainingError):
+    """There is too little to train on as yet: the same on a log that has gone on may do. The message says what there is and what it takes."""
+
+
 class GbdtParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the trees grow. ``objective`` is the listwise loss, both optimise NDCG.
 

@@ -114,25 +114,6 @@ class Actions:
             self._registry.rollback(plan, to)
         return entry
 
-    def record_promotion(self, version: str, *, by: str, reason: str, now_ms: int) -> AuditEntry:
-        """Write that ``version`` is about to be promoted in the place of the one in service.
-
-        Raises:
-            BundleError: it is not fit to serve, or of another plan; that leaves no entry.
-            ActionError: the plan in service is not known.
-        """
-        if (plan := self._plan()) is None:
-            raise ActionError("no plan is in service yet: start the server, or say headwater init")
-        self._registry.load(version, plan_hash=plan)
-        before = self._registry.current(plan)
-        undo: dict[str, dict[str, Scalar]] = {}
-        if before is not None and before != version:
-            undo = {"before": {"plan": plan, "version": before}, "after": {"plan": plan, "version": version}}
-        return record(
-            self._data, time_ms=now_ms, by=by, action="bundle.promote", subject=version, reason=reason,
-            before=undo.get("before"), after=undo.get("after"),
-        )  # fmt: skip
-
     def stop_experiment(
         self, name: str, *, by: str, reason: str, now_ms: int, intent: str | None = None
     ) -> AuditEntry | None:
@@ -269,7 +250,7 @@ class Actions:
             if entry.action == "bundle.rollback" and version in self._registry.history(plan):
                 self._registry.rollback(plan, version)
             else:
-                self._registry.promote(version, plan_hash=plan)
+                self._registry.put_in_service(version, plan_hash=plan)
             return
         log_ms = now_ms if self._clock is None else self._clock()
         if wanted["status"] == "stopped":

@@ -65,3 +65,9 @@ class ExperimentsWatch:
             self._details[HARM, one.experiment] = f"{one.decision}: {'; '.join(one.reasons)}"
             yield sample(HARM, float(one.stopped), experiment=one.experiment)
             yield sample("headwater_experiment_users", float(one.users), experiment=one.experiment)
+
+
+def about_running(data: Path, found: Sample) -> bool:
+    """Whether the experiment that ``found`` is about runs now: the verdict on one that was stopped is over at once, however long it takes to judge again."""
+    experiment = store.read_experiments(data)[0].get(dict(found.labels)["experiment"])
+    return experiment is not None and experiment.is_running

@@ -20,6 +20,7 @@ from headwater.monitoring.gauges import Gauges
 from headwater.monitoring.history import History, HistoryError
 from headwater.monitoring.metrics import MonitorMetrics
 from headwater.monitoring.notify import Notifier
+from headwater.monitoring.paced import beginning
 from headwater.monitoring.samples import Details, Sample, Watch
 from headwater.monitoring.standing import drop_ack, read_ack, read_standing, write_standing
 from headwater.registry.audit import pass_by
@@ -44,7 +45,8 @@ class Monitor:
     """Looks at ``watches``, keeps what they find in ``history``, holds it against ``rules``, does what fires and tells ``notifier`` of alerts
     from ``notify_from`` up and of every action. ``gauges`` show what watches found to an outer Prometheus.
 
-    ``found_by`` names the metrics of the watches that follow the log: while such a one is behind, rules about what it does not say are not judged.
+    ``found_by`` names the metrics of the watches that read the log: while such a one is behind, or in its first look, rules about what it does not say are not
+    judged.
 
     ``details`` say why a figure is what it is, where a watch knows it.
 
@@ -94,7 +96,8 @@ class Monitor:
         for event in self._left:
             self._follow(event, now_ms, again=True)
         self._left = []
-        waiting = {name for watch in watches_behind(found.values()) for name in self._found_by.get(watch, ())}
+        reading = watches_behind(found.values()) | beginning(self._watches)
+        waiting = {name for watch in reading for name in self._found_by.get(watch, ())}
         waiting -= {name for name, _ in found}  # how far behind it is, it says
         events = self._intended(
             self.alerts.judge(now_ms, found.values(), self._actions.in_service, frozenset(waiting)), now_ms

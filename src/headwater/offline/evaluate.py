@@ -157,7 +157,7 @@ def _train_before(
     plan = compile_plan(config)
     with Meter() as meter:
         made = train(
-            config, log, models, until_ms=split_ms, window=window, seed=seed, threads=threads, promote=False,
+            config, log, models, until_ms=split_ms, window=window, seed=seed, threads=threads, promote=None,
             created_ms=created_ms, checks=checks, allow_mismatch=True, unseal=unseal, progress=progress,
         )  # fmt: skip
     bundle = Registry(models).load(made.bundle, plan_hash=plan.hash)

@@ -10,6 +10,7 @@ from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
 from headwater.features.replay import fold_to
 from headwater.learning.collecting import MIN_GROUPS, build_rows
+from headwater.learning.gbdt import TooFewError
 from headwater.learning.lists import ListCollector
 from headwater.learning.rankers import FittedRanker, fit_ranker
 from headwater.learning.trainingset import LISTS, TrainingSet
@@ -17,7 +18,6 @@ from headwater.log.protocol import EventLog
 from headwater.offline.fitted import FittedSources
 from headwater.offline.tables.history import Lookup, TableOrigins, table_history
 from headwater.schema.config import Config
-from headwater.schema.errors import HeadwaterError
 from headwater.serving.view import FoldView
 
 Progress = Callable[[str, int, int], None]
@@ -59,7 +59,7 @@ def fit(
     ``follow`` as in :func:`~headwater.learning.collecting.build_rows`.
 
     Raises:
-        HeadwaterError: too few positive events that the sources could have found.
+        TooFewError: too few positive events that the sources could have found.
     """
     sources = FittedSources(log, plan, config, until, start_ms, seed, threads, unseal, warm, progress)
     model = None
@@ -83,13 +83,13 @@ def fit(
     return Fitted(rows, tables, made, sources, replayed - began, ranked - replayed, waiting)
 
 
-def _too_few(rows: TrainingSet) -> HeadwaterError:
+def _too_few(rows: TrainingSet) -> TooFewError:
     if rows.learnt_from == LISTS:
-        return HeadwaterError(
+        return TooFewError(
             f"only {len(rows.groups)} of {rows.asked} lists can train a ranker (at least {MIN_GROUPS} are needed): of the others nothing "
             'was taken within training.labels. Wait for more, or set ranker.learn_from = "questions"'
         )
-    return HeadwaterError(
+    return TooFewError(
         f"only {len(rows.groups)} of {rows.asked} positive events can train a ranker (at least {MIN_GROUPS} "
         "are needed): import more events, or check that [[events]] marks the positive ones"
     )

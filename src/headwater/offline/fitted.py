@@ -15,6 +15,7 @@ from headwater.features.fold import Fold, Unseal
 from headwater.features.plan import Plan
 from headwater.features.replay import fold_to
 from headwater.learning.fitting import FitJob, enabled_sources, fit_source
+from headwater.learning.gbdt import TooFewError
 from headwater.learning.sequences import Sequences, read_sequences
 from headwater.log.protocol import EventLog
 from headwater.retrieval.fitted import SearchedSource, VectorSource, open_sources, score_column
@@ -70,7 +71,7 @@ class FittedSources:
         """Train the sources on the first part of the stretch; returns them and when the ranker's part begins (ms).
 
         Raises:
-            HeadwaterError: too few events for two parts.
+            TooFewError: too few events for two parts.
         """
         sequences = read_sequences(self.log, self.plan, self.config, until=self.until, start_ms=self.start_ms)
         first = ranker_begins(sequences, self.config.models.ranker_share)
@@ -156,12 +157,12 @@ def ranker_begins(sequences: Sequences, share: float) -> int:
     """The offset from which on events train the ranker: the last ``share`` of the positive ones.
 
     Raises:
-        HeadwaterError: a part without events.
+        TooFewError: a part without events.
     """
     offsets = np.sort(sequences.offset[sequences.positive])
     first = len(offsets) - int(len(offsets) * share)
     if not 0 < first < len(offsets):
-        raise HeadwaterError(
+        raise TooFewError(
             f"{len(offsets)} positive events are too few to train sources on the first {1 - share:.0%} of them and a "
             "ranker on the rest: import more events, or disable the trained sources"
         )

@@ -24,8 +24,9 @@ from headwater.evaluation.heldout import Stretch, behind, held_out_stretch, newe
 from headwater.features.plan import Plan
 from headwater.features.profiles import Profiles
 from headwater.features.replay import stops
-from headwater.learning.collecting import settled
+from headwater.learning.collecting import SETTLES_MS, settled
 from headwater.learning.fitting import enabled_sources
+from headwater.learning.gbdt import TooFewError
 from headwater.learning.trainingset import QUESTIONS
 from headwater.log.archived import ArchivedLog, open_log
 from headwater.log.identity import LmdbIdentity
@@ -36,6 +37,7 @@ from headwater.offline.renewal import Renewal, share_of_rows
 from headwater.offline.tables.history import Lookup
 from headwater.offline.train import last_offset_before, publish_fitted
 from headwater.ranking.gbdt import MODEL_FILE
+from headwater.registry.audit import Author
 from headwater.registry.registry import Registry
 from headwater.retrieval.fitted import score_column
 from headwater.schema.config import Config
@@ -51,7 +53,7 @@ class StoppedError(HeadwaterError):
 
 
 class NotYetError(HeadwaterError):
-    """Too little has come since the last round to train on, or to judge by."""
+    """Too little was logged to train on, or has come since the last round to judge by."""
 
 
 class Made(Struct, frozen=True, kw_only=True):
@@ -110,7 +112,7 @@ class Learner:
         """Train, judge, publish; ``at_once``: on all that has come, but for the newest ``gate.questions`` positive events.
 
         Raises:
-            NotYetError: there is nothing new, or too little to judge a bundle by; the next round goes on from here.
+            NotYetError: there is nothing new, or too little to train on or to judge a bundle by; the next round goes on from here.
             StoppedError: ``stop`` was set meanwhile.
         """
         mismatches(checks_dir(self._data), self._plan.hash, self._plan.columns, allowed=False)  # before hours of work
@@ -123,6 +125,9 @@ class Learner:
             return self._first(self._log, at_once)
         except NotYetError:
             raise
+        except TooFewError as error:
+            self.close()
+            raise NotYetError(f"too little is in the log to train on: {error}") from error
         except BaseException:
             self.close()  # the state may stand in the middle of something: the next round begins anew
             raise
@@ -144,7 +149,12 @@ class Learner:
         version, reached, files = self._in_service()
         until, last_ms = self._settled(event_log)
         if until <= self._read:
-            raise NotYetError(f"nothing new was logged since offset {self._read}")
+            since = (
+                f"since offset {self._read}"
+                if self._read
+                else f"until {SETTLES_MS // 1_000} s ago, which is what a round reads"
+            )
+            raise NotYetError(f"nothing new was logged {since}")
         start_ms = 0 if self._window_ms is None else last_ms - self._window_ms
         stretch = None
         if config.gate.enabled:
@@ -227,7 +237,7 @@ class Learner:
             renewal.expect()
         mismatches(checks_dir(self._data), self._plan.hash, self._plan.columns, allowed=False)  # as of now
         return publish_fitted(
-            self._config, self._plan, event_log, self._registry, done, stretch=stretch, seed=self._config.ranker.seed,
+            self._config, self._plan, event_log, self._registry, done, stretch=stretch, promote=Author("learn", self._clock), seed=self._config.ranker.seed,
             created_ms=self._clock(), lineage=None if warm is None else self._registry.lineage(warm), before=before, unseal=self._unseal, progress=self._progress,
         )  # fmt: skip
 

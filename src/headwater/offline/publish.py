@@ -20,9 +20,10 @@ from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
 from headwater.learning.trainingset import LISTS, QUESTIONS
 from headwater.log.protocol import EventLog
+from headwater.registry.audit import Author
 from headwater.registry.bundle import Bundle, ManifestFields, unwritten
 from headwater.registry.card import HeldOut, ModelCard, encode_card
-from headwater.registry.listing import GateReport
+from headwater.registry.listing import GateReport, in_words
 from headwater.registry.reference import REFERENCE_FILE, BundleReference, encode_reference
 from headwater.registry.registry import Registry
 from headwater.retrieval.vectors.choice import IndexChoice
@@ -51,13 +52,13 @@ class Publication(Struct, frozen=True, kw_only=True):
 
 def publish_and_promote(
     config: Config, plan: Plan, event_log: EventLog, registry: Registry, fields: ManifestFields, files: Mapping[str, bytes],
-    *, stretch: Stretch | None, promote: bool, force: bool = False, seed: int, indexes: Mapping[str, IndexChoice] | None = None,
+    *, stretch: Stretch | None, promote: Author | None, force: bool = False, seed: int, indexes: Mapping[str, IndexChoice] | None = None,
     reference: BundleReference | None = None, unseal: Unseal | None = None, view: FoldView | None = None, before: Before | None = None,
     progress: Progress | None = None,
 ) -> Publication:  # fmt: skip
     """Publish ``files`` as a bundle with its card; with a ``stretch`` that was held out, judge it there first.
 
-    It is promoted when ``promote`` is set and the gate lets it pass, or ``force`` says so whatever the gate says; and not while promotion is frozen. The
+    It is promoted by ``promote`` (None: by nobody) when the gate lets it pass, or ``force`` says so whatever the gate says; and not while promotion is frozen. The
     report of the gate is kept in the registry beside the bundle, and logged. ``reference`` goes into the bundle, with what the gate saw. ``view`` and ``before`` as in
     :func:`headwater.evaluation.walk.walk`: judging goes on from a state that stands at the split.
 
@@ -80,22 +81,22 @@ def publish_and_promote(
         report = msgspec.structs.replace(report, version=bundle.version)
         report = forced(report) if force else report
         _keep(registry, report)
-    wanted = promote and (report is None or report.passed or force)
-    frozen = registry.frozen if wanted else ""
-    if frozen:
+    if promote is None or not (report is None or report.passed or force):
+        return Publication(bundle=bundle.version, promoted=False, gate=report)
+    if frozen := registry.frozen:
         log.warning("promotion_frozen", version=bundle.version, reason=frozen)
-    elif wanted:
-        registry.promote(bundle.version, plan_hash=plan.hash)
-    return Publication(bundle=bundle.version, promoted=wanted and not frozen, gate=report, frozen=frozen)
+    else:
+        registry.promote(bundle.version, plan_hash=plan.hash, author=promote, verdict=in_words(report))
+    return Publication(bundle=bundle.version, promoted=not frozen, gate=report, frozen=frozen)
 
 
 def promote_published(
     config: Config, plan: Plan, event_log: EventLog, registry: Registry, version: str, *, checks: Path, now_ms: int,
-    seed: int, force: bool = False, despite_freeze: bool = False, promoting: Callable[[], object] | None = None,
+    seed: int, author: Author, force: bool = False, despite_freeze: bool = False,
     unseal: Unseal | None = None, progress: Progress | None = None,
 ) -> Publication:  # fmt: skip
     """Judge a bundle of the registry on what lies behind its own training and that of the one in service, and promote it, unless promotion
-    is frozen (``despite_freeze``: also then). ``promoting`` is called before it is promoted.
+    is frozen (``despite_freeze``: also then). ``author`` promotes it.
 
     Raises:
         BundleError: the bundle is damaged, or of another plan.
@@ -120,9 +121,7 @@ def promote_published(
     wanted = report.passed or force
     frozen = registry.frozen if wanted and not despite_freeze else ""
     if wanted and not frozen:
-        if promoting is not None:
-            promoting()
-        registry.promote(version, plan_hash=plan.hash)
+        registry.promote(version, plan_hash=plan.hash, author=author, verdict=in_words(report))
     return Publication(bundle=version, promoted=wanted and not frozen, gate=report, frozen=frozen)
 
 

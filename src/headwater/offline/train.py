@@ -15,6 +15,7 @@ from headwater.evaluation.walk import Before
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.statistics import STATISTICS_FILE, Statistics
+from headwater.learning.gbdt import TooFewError
 from headwater.learning.trainingset import LearntFrom, TrainingSet
 from headwater.log.protocol import EventLog
 from headwater.log.seek import last_before
@@ -22,6 +23,7 @@ from headwater.offline.fit import Fitted, fit
 from headwater.offline.held_rows import reference_of
 from headwater.offline.publish import Publication, publish_and_promote
 from headwater.offline.tables.history import Lookup, TableOrigins
+from headwater.registry.audit import Author
 from headwater.registry.bundle import ManifestFields
 from headwater.registry.listing import GateReport
 from headwater.registry.registry import Registry
@@ -64,7 +66,7 @@ class TrainReport(Struct, frozen=True, kw_only=True):
 
 def train(
     config: Config, log: EventLog, models: Path, *, until_ms: int | None = None, window: str | None = None,
-    seed: int | None = None, threads: int = 2, promote: bool = True, force: bool = False, created_ms: int, checks: Path,
+    seed: int | None = None, threads: int = 2, promote: Author | None, force: bool = False, created_ms: int, checks: Path,
     warm: Mapping[str, bytes] | None = None, allow_mismatch: bool = False, unseal: Unseal | None = None,
     lookup: Lookup | None = None, progress: Progress | None = None,
 ) -> TrainReport:  # fmt: skip
@@ -76,14 +78,14 @@ def train(
     do not, and the manifest says so. ``lookup`` finds a user's number, for tables of users that were loaded after some
     of the questions.
 
-    With the gate enabled, what is to be promoted is trained on what lies before the held-out last stretch, judged there,
+    ``promote`` is who promotes it (None: nobody). With the gate enabled, what is to be promoted is trained on what lies before the held-out last stretch, judged there,
     and promoted when it passes, or ``force`` says so (:mod:`headwater.offline.publish`). ``warm`` are the files of a bundle
     of the same columns to start from.
 
     Raises:
         ConfigurationError: ``ranker.kind`` is "none".
         MismatchError: the last check found a feature of the plan to differ, and it is not allowed.
-        HeadwaterError: too few positive events that the sources could have found.
+        TooFewError: too few positive events that the sources could have found.
     """
     plan = compile_plan(config)
     ranker = config.ranker
@@ -94,7 +96,7 @@ def train(
     start_ms = 0 if window is None else last_ms - parse_duration(window)
     seed = ranker.seed if seed is None else seed
     stretch = None
-    if promote and config.gate.enabled:
+    if promote is not None and config.gate.enabled:
         stretch = held_out_stretch(log, config, until=until, until_ms=last_ms, start_ms=start_ms)
         until = stretch.split
     done = fit(
@@ -116,13 +118,13 @@ def train(
 
 
 def publish_fitted(
-    config: Config, plan: Plan, log: EventLog, registry: Registry, done: Fitted, *, stretch: Stretch | None, promote: bool = True,
+    config: Config, plan: Plan, log: EventLog, registry: Registry, done: Fitted, *, stretch: Stretch | None, promote: Author | None,
     force: bool = False, seed: int, created_ms: int, allowed: tuple[str, ...] = (), lineage: str | None = None,
     before: Before | None = None, unseal: Unseal | None = None, progress: Progress | None = None,
 ) -> Publication:  # fmt: skip
     """Publish what was fitted, through the gate when a ``stretch`` was held out (:mod:`headwater.offline.publish`).
 
-    Judging goes on from where the state of ``done`` stands. ``allowed`` are features that the data has wrong, with permission;
+    ``promote`` is who promotes it. Judging goes on from where the state of ``done`` stands. ``allowed`` are features that the data has wrong, with permission;
     ``lineage`` is the bundle with which the warm starts began that led to this one.
     """
     rows, made, fitted = done.rows, done.ranker, done.sources
@@ -170,7 +172,7 @@ def _statistics(plan: Plan, rows: TrainingSet) -> bytes:
 def last_offset_before(log: EventLog, until_ms: int | None) -> tuple[int, int]:
     """The last offset received before ``until_ms`` (``None``: the last of all) and its ``received_ms``."""
     if log.last_offset == 0:
-        raise HeadwaterError("the log is empty: import events first (headwater import --help)")
+        raise TooFewError("the log is empty: import events first (headwater import --help)")
     if until_ms is None:
         return log.last_offset, log.last_received_ms
     low, at = last_before(log, until_ms)

@@ -37,9 +37,11 @@ from headwater.schema.durations import parse_duration
 
 PRIORITY_HEADER = "x-priority"
 RETRY_AFTER_S = 1
-SPARE_TURNS = 3
-"""Turns of the loop between two releases. An arrival needs three from the server's thread to the gate and back (a task
-is made, it runs, its body has come), and waits for one computation on the way instead of three."""
+SPARE_TURNS = 2
+"""Turns of the loop between two releases. An arrival needs two from the socket to the gate (it is read, then its task
+runs), and waits for one computation on the way instead of two."""
+WHOLE = "headwater.whole"
+"""Key of a request's scope: the server has read all of its body, so that nobody has to wait for it."""
 LEAST_BYTES_PER_S = 16_384  # a body gets `overload.body_timeout`, and time for what arrived at this rate
 
 Reason = Literal["full", "late"]
@@ -159,7 +161,7 @@ class Admission:
             self._shed[priority, "full"]()
             await _SHED.send(send)
             return
-        if scope["method"] not in _BODYLESS:
+        if scope["method"] not in _BODYLESS and WHOLE not in scope:
             try:
                 receive = await _with_body(receive, self._body_timeout_s)
             except TimeoutError:

@@ -49,5 +49,5 @@ class ConsoleLive:
         return self._service.health()
 
     async def why_not_ready(self) -> list[str]:
-        """What ``/readyz`` says: reasons, none when all is well."""
-        return list(await self._service.why_not_ready())
+        """What ``/readyz`` says: reasons, none when all is well. A writer that hangs holds up one page, not each."""
+        return list(await self._service.why_not_ready(waiting=False))

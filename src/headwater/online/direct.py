@@ -65,7 +65,7 @@ def _headers_of(refusal: RefusalError) -> list[tuple[bytes, bytes]]:
 
 
 async def _in_one_piece(receive: Receive) -> tuple[bytes | None, list[ReceiveMessage]]:
-    """The body, None unless it came in one piece; and the messages that were read. The server says in a second, empty one that
+    """The body, None unless it came in one piece; and the messages that were read. Some servers say in a second, empty one that
     there is no more.
     """
     messages: list[ReceiveMessage] = []

@@ -14,19 +14,19 @@ from headwater.features.plan import Plan
 from headwater.log.client import WriterClient
 from headwater.log.lmdb import LmdbLog
 from headwater.online.access import Access
+from headwater.online.answering import WriterAnswers
 from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
 from headwater.online.roles import Role
 from headwater.online.traces import Traces
 from headwater.prometheus import FLUSH_S
 from headwater.schema.config import Config
-from headwater.schema.errors import HeadwaterError, UnavailableError
+from headwater.schema.errors import HeadwaterError
 
 log = structlog.get_logger()
 
 ACK_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 2.0
-_PING_S = 0.5
 
 
 class Intake:
@@ -54,6 +54,7 @@ class Intake:
         self.writer = WriterClient(
             data / "run" / "writer.sock", ack_timeout_s=ACK_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S
         )
+        self._answers = WriterAnswers(self.writer.ping)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -78,6 +79,7 @@ class Intake:
         self.metrics.flush()
         if self.traces is not None:
             await asyncio.to_thread(self.traces.shut_down)  # it may wait for the collector
+        await self._answers.close()
         await self.writer.close()
         self.release()
         if not self.failed.done():
@@ -90,14 +92,10 @@ class Intake:
         """Close the stores."""
         self.log.close()
 
-    async def why_not_ready(self) -> Sequence[str]:
-        """Reasons not to send requests here; empty when there are none."""
-        try:
-            async with asyncio.timeout(_PING_S):
-                await self.writer.ping()
-        except (TimeoutError, UnavailableError) as error:
-            return [f"writer: no answer ({type(error).__name__})"]
-        return []
+    async def why_not_ready(self, *, waiting: bool = True) -> Sequence[str]:
+        """Reasons not to send requests here; empty when there are none. Not ``waiting`` for a writer that hung a moment ago."""
+        problem = await (self._answers.problem() if waiting else self._answers.known_problem())
+        return [problem] if problem else []
 
     def health(self) -> dict[str, Any]:
         """What ``/healthz`` says beside that the process is alive."""

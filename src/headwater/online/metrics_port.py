@@ -1,6 +1,7 @@
 """``/metrics`` of a role that has no routes of its own (fold, learn, monitor), from its supervisor: it is there while a child is replaced.
 
-One request a connection, and no framework: a role without requests should not carry one for a page that is asked four times a minute.
+One request a connection, parsed by h11, and no framework: a role without requests should not carry one for a page that is asked four times a minute. The server of
+the standard library has a time limit for each read and none for the whole head, and takes heads of megabytes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import h11
 import structlog
 
 from headwater.online.access import SCOPES, Access
@@ -22,7 +24,7 @@ from headwater.prometheus import CONTENT_TYPE, shown_of
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError
 
-PATH = "/metrics"
+PATH, JSON = "/metrics", "application/json"
 MOST_HEAD = 16_384  # bytes of request line and headers
 MOST_CONNECTIONS = 16
 PATIENCE_S = 5.0  # for a request to come, and for its answer to be taken
@@ -74,25 +76,23 @@ class MetricsPort:
                 await writer.wait_closed()
 
     async def _answered(self, reader: asyncio.StreamReader) -> bytes:
+        http, method = h11.Connection(h11.SERVER), ""
         try:
-            try:
-                head = await reader.readuntil(b"\r\n\r\n")
-            except asyncio.LimitOverrunError as error:
-                raise RefusalError(
-                    431, f"The request line and its headers are more than {MOST_HEAD:,} bytes"
-                ) from error
-            method, path, headers = parsed(head)
+            method, path, headers = await _request(http, reader)
             if path != PATH:
                 raise RefusalError(404, f"Here is {PATH} only: this role answers nothing else")
             if (method, path) not in SCOPES:
                 raise RefusalError(405, f"{PATH} takes GET", headers={"allow": "GET"})
             self._let_in(method, headers)
-            return response(200, CONTENT_TYPE, await asyncio.to_thread(shown_of, self._folder))
+            status, kind, body, more = 200, CONTENT_TYPE, await asyncio.to_thread(shown_of, self._folder), {}
         except RefusalError as refused:
-            return response(refused.status, "application/json", refused.body(), refused.headers)
+            status, kind, body, more = refused.status, JSON, refused.body(), refused.headers
         except Exception as error:  # noqa: BLE001  (a fault of ours: the log says which)
             failed = internal(PATH, error)
-            return response(failed.status, "application/json", failed.body())
+            status, kind, body, more = failed.status, JSON, failed.body(), {}
+        said = {"content-type": kind, "content-length": str(len(body)), "connection": "close", **more}
+        head = http.send(h11.Response(status_code=status, headers=list(said.items()))) or b""
+        return head if method == "HEAD" else head + body
 
     def _let_in(self, method: str, headers: Headers) -> None:
         """Raises :class:`RefusalError` as :meth:`headwater.online.access.Access.check` does."""
@@ -105,27 +105,19 @@ class MetricsPort:
             self._access.spend(bucket, 1)
 
 
-def parsed(head: bytes) -> tuple[str, str, Headers]:
+async def _request(http: h11.Connection, reader: asyncio.StreamReader) -> tuple[str, str, Headers]:
     """Method, path without its query, and headers with names in lower case.
 
     Raises:
-        RefusalError: 400, that is no head of an HTTP request.
+        RefusalError: 431, it is too long; 400, it is no head of an HTTP request.
     """
-    first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    words = first.split(b" ")
-    named = [line.partition(b":") for line in lines]
-    if (
-        len(words) != 3
-        or not words[2].startswith(b"HTTP/1.")
-        or any(not name.strip() or not sign for name, sign, _ in named)
-    ):
+    try:
+        http.receive_data(await reader.readuntil(b"\r\n\r\n"))
+        asked = http.next_event()
+    except asyncio.LimitOverrunError as error:
+        raise RefusalError(431, f"The request line and its headers are more than {MOST_HEAD:,} bytes") from error
+    except h11.RemoteProtocolError as error:
+        raise RefusalError(400, f"This is no HTTP/1.1 request: {error}") from error
+    if not isinstance(asked, h11.Request):  # empty lines alone
         raise RefusalError(400, "This is no HTTP/1.1 request")
-    path = words[1].partition(b"?")[0].decode("latin-1")
-    return words[0].decode("latin-1"), path, [(name.lower(), value.strip()) for name, _, value in named]
-
-
-def response(status: int, content_type: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
-    """An answer after which the connection is closed."""
-    said = {"content-type": content_type, "content-length": str(len(body)), "connection": "close", **(headers or {})}
-    lines = [f"HTTP/1.1 {status} ", *(f"{name}: {value}" for name, value in said.items())]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+    return asked.method.decode("ascii"), asked.target.partition(b"?")[0].decode("ascii"), list(asked.headers)

@@ -220,14 +220,14 @@ class Service(Intake):
         """Records that the log is ahead of what this worker was told of state."""
         return max(0, self.stores.log.last_offset - self.feed.position.user_offset)
 
-    async def why_not_ready(self) -> Sequence[str]:
-        """Reasons not to send requests here; empty when there are none."""
+    async def why_not_ready(self, *, waiting: bool = True) -> Sequence[str]:
+        """Reasons not to send requests here, as of the intake, and where state is behind."""
         reasons = []
         if not self.feed.connected:
             reasons.append("fold: not connected")
         elif (lag := self.fold_lag()) > READY_LAG:
             reasons.append(f"fold: {lag} records behind the log")
-        return [*reasons, *await super().why_not_ready()]
+        return [*reasons, *await super().why_not_ready(waiting=waiting)]
 
     def health(self) -> dict[str, Any]:
         """The plan and the rules in service; if another plan was refused, which and why."""

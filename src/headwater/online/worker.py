@@ -1,4 +1,4 @@
-"""The api process: one event loop, one Granian server on a listening socket that it was handed.
+"""The api process: one event loop, one HTTP server on a listening socket that it was handed.
 
 When another plan comes into service, workers of both are there for a moment. The new one does all that takes time,
 says that it is ready and waits; then the old one leaves the queue of connections, answers what it has with
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import random
 import socket
 import sys
@@ -19,15 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from granian._granian import SocketHolder
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
 from litestar.types import ASGIApp
 
 from headwater.features.pinned import expected_plan
 from headwater.log.lmdb import LmdbLog
 from headwater.online.app import create_app
+from headwater.online.http_server import HttpServer
 from headwater.online.intake import Intake
 from headwater.online.roles import Role
 from headwater.online.service import Service
@@ -38,63 +34,11 @@ from headwater.schema.durations import parse_duration
 
 log = structlog.get_logger()
 
-BACKLOG = 1024
-MAX_CONNECTIONS = 16_384
-"""Open at the same time; who comes later waits in the backlog. Idle and slow ones count, so it is far above what is at work."""
 SWITCH_INTERVAL_S = 0.0005
-"""How long the server's thread, which reads requests, waits for the interpreter while the loop computes; Python's
-default of 5 ms would be paid for each request."""
+"""How long the loop waits for the interpreter while another thread computes, such as the one that opens a bundle; Python's
+default of 5 ms would be paid each time."""
 LINGER_S = 2.0  # a retired worker answers on the connections it has for so long, so that their next request ends them
 HOLD_POLL_S = 0.02
-
-
-class EmbeddedServer(Server):
-    """Granian inside our own loop, on a socket that the supervisor keeps open.
-
-    The socket outlives this process: who connects while a killed worker is replaced waits in its queue
-    and is not turned away. (Granian's own process manager would bind anew.)
-    """
-
-    def __init__(self, app: ASGIApp, listener: socket.socket, header_timeout_ms: int) -> None:
-        super().__init__(
-            app,
-            interface=Interfaces.ASGINL,
-            http=HTTPModes.http1,
-            websockets=False,
-            backlog=BACKLOG,
-            backpressure=MAX_CONNECTIONS,
-            http1_settings=HTTP1Settings(header_read_timeout=header_timeout_ms),
-            log_enabled=False,
-        )
-        self._listener = listener
-
-    def _init_shared_socket(self) -> None:
-        self._ssp = None
-        holder: Any = SocketHolder  # its stub does not know the arguments
-        self._shd = holder(os.dup(self._listener.fileno()), False, BACKLOG)  # Granian closes the one it gets
-
-    def leave_queue(self) -> None:
-        """Take no more connections from the listening socket; those that are there go on.
-
-        The socket itself must stay as it is, for others accept from it. So every descriptor of this process for it is
-        made one of a socket that nobody can connect to: accepting there finds nobody, for ever. (``stop`` would
-        also end connections on which a request is just arriving.)
-        """
-        inode = os.fstat(self._listener.fileno()).st_ino
-        with socket.socket(socket.AF_UNIX) as nobody:
-            nobody.setblocking(False)
-            nobody.bind("")  # a name of the kernel's choice
-            nobody.listen(1)
-            for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-                if number != self._listener.fileno() and _inode(number) == inode:
-                    os.dup2(nobody.fileno(), number, inheritable=False)
-
-
-def _inode(descriptor: int) -> int | None:
-    try:
-        return os.fstat(descriptor).st_ino
-    except OSError:  # the one that listed the folder
-        return None
 
 
 @dataclass(slots=True)
@@ -147,10 +91,10 @@ async def run_worker(
     try:
         service.start()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        header_timeout_ms = parse_duration(config.overload.header_timeout)
+        header_timeout_s = parse_duration(config.overload.header_timeout) / 1e3
         seen = None if console is None or serving is None else console(serving)
         service.traces = open_traces(config, role.value, random.random)
-        server = EmbeddedServer(create_app(service, seen, service.traces), listener, header_timeout_ms)
+        server = HttpServer(create_app(service, seen, service.traces), listener, header_timeout_s)
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
         log.info("worker_ready", worker=worker, **service.health())
@@ -184,7 +128,7 @@ async def _until_released(service: Intake, orders: Orders) -> bool:
     return not orders.hold or bool(await loop.sock_recv(orders.control, 16))
 
 
-async def _serve(service: Intake, server: EmbeddedServer, orders: Orders, stopping: asyncio.Task[bool]) -> None:
+async def _serve(service: Intake, server: HttpServer, orders: Orders, stopping: asyncio.Task[bool]) -> None:
     serving = asyncio.create_task(server.serve())
     retiring = asyncio.create_task(orders.retire.wait())
     ends: list[asyncio.Future[Any]] = [service.failed, serving, stopping]
@@ -196,7 +140,7 @@ async def _serve(service: Intake, server: EmbeddedServer, orders: Orders, stoppi
         await asyncio.wait(ends, timeout=LINGER_S, return_when=asyncio.FIRST_COMPLETED)
     retiring.cancel()
     if not serving.done():
-        server.stop()  # type: ignore[no-untyped-call]
+        server.stop()
         await serving
     for ended in (service.failed, serving):
         if ended.done():

@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, NamedTuple
 
 import msgspec
 import structlog
@@ -35,7 +35,7 @@ class Undo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class AuditEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One change. ``by``: ``alert:NAME``, ``console``, ``key:ID`` or ``cli``.
+    """One change. ``by``: ``alert:NAME``, ``console``, ``key:ID``, ``cli``, or ``learn``, which is continuous training.
 
     ``action`` is what was done (``controls.change``, ``bundle.rollback``, ...), ``subject`` what it was done to. ``undoes``
     is the id of the entry that this one takes back; ``undo`` says how (None: it cannot be taken back, as a message that was sent).
@@ -51,6 +51,14 @@ class AuditEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     undoes: str | None = None
     undo: Undo | None = None
     intent: Annotated[str, Meta(max_length=500)] | None = None
+
+
+class Author(NamedTuple):
+    """Who makes a change, by which clock (the wall's, Unix ms) it is dated, and the reason that they gave."""
+
+    by: str
+    clock: Callable[[], int]
+    reason: str = ""
 
 
 _decode = msgspec.json.Decoder(AuditEntry).decode

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from headwater.registry.bundle import VERSION_PATTERN, Manifest, file_alone
-from headwater.registry.card import CARD_FILE, NDCG, HeldOut, ModelCard
+from headwater.registry.card import CARD_FILE, IN_SERVICE, NDCG, HeldOut, ModelCard
 from headwater.registry.errors import BundleError
 from headwater.registry.registry import Registry
 from headwater.schema.errors import ConfigurationError
@@ -35,6 +35,22 @@ class GateReport(Struct, frozen=True, kw_only=True):
     judged_ms: int
     metric: str = NDCG
     lists: int | None = None
+
+
+def in_words(report: GateReport | None) -> str:
+    """What the gate came to, in a line; None: it was not asked."""
+    if report is None:
+        return "the gate was not asked"
+    if not report.passed:
+        said = "refuses it; it was promoted all the same" if report.forced else "refuses it"
+        return f"the gate {said}: {'; '.join(report.reasons)}"
+    if report.against is None or report.held_out is None:
+        return "the gate lets it pass: there was none to compare it with"
+    lists = report.held_out.lists
+    over = (report.held_out if lists is None else lists).systems[IN_SERVICE].relative_over
+    what = f"{report.held_out.questions} questions" if lists is None else f"{lists.lists} lists as they were shown"
+    gained = "-" if over is None else f"{over.value:+.1%} [{over.low:+.1%}, {over.high:+.1%}]"
+    return f"the gate lets it pass: {report.metric} {gained} over {report.against} on {what}"
 
 
 class BundleLine(Struct, frozen=True, kw_only=True):

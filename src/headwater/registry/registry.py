@@ -2,7 +2,7 @@
 
 ``bundles/<version>/`` are the bundles. ``plans/<plan hash>/CURRENT`` holds the version that servers of that plan
 load, and ``HISTORY`` beside it the versions that were promoted, oldest first. Each of the two files is replaced in
-one step; their order makes every instant between safe (see :meth:`Registry.promote` and
+one step; their order makes every instant between safe (see :meth:`Registry.put_in_service` and
 :meth:`Registry.rollback`). ``gate/<version>.json`` is the gate's last report on a bundle: bundles never change. A release before this one kept one pair for all plans, directly in the registry: it is
 read as that of the plan of its bundle, and moved by the next promotion or rollback.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 from msgspec import Struct
 
+from headwater.registry.audit import AuditEntry, Author, record
 from headwater.registry.bundle import (
     VERSION_PATTERN,
     Bundle,
@@ -132,16 +133,28 @@ class Registry:
         # a promotion may move the old pointer between the two looks: the third one finds it then
         return _read_version(path) or self._old_current(plan_hash) or _read_version(path)
 
-    def promote(self, version: str, *, plan_hash: str | None = None) -> None:
-        """Make ``version`` the one that servers of its plan load, after checking it whole.
+    def promote(
+        self, version: str, *, author: Author, verdict: str = "", plan_hash: str | None = None
+    ) -> AuditEntry | None:
+        """Make ``version`` the one that servers of its plan load, with an entry in the audit log of the data directory that this is in: who, in the place of
+        which, and why (the author's reason, and the ``verdict`` of the gate in words). Returns the entry; None: it serves already.
 
         ``plan_hash`` is the plan that it is meant for; ``None``: the one that it was trained on, whichever that is.
-        ``HISTORY`` is written first: if the process dies then, it ends with a version that never was
-        current, which :meth:`rollback` passes over.
 
         Raises:
             PlanMismatchError: it was trained on another plan than ``plan_hash``; both are named.
-            BundleError: the bundle is not fit to load; the current one stays.
+            BundleError: the bundle is not fit to load; the current one stays, and there is no entry.
+            OSError: the entry or the pointer could not be written.
+        """
+        return self._put(version, plan_hash, author, verdict)
+
+    def put_in_service(self, version: str, *, plan_hash: str | None = None) -> None:
+        """As :meth:`promote`, without an entry in the audit log: for who has written one that says more, as whoever takes a rollback back."""
+        self._put(version, plan_hash, None, "")
+
+    def _put(self, version: str, plan_hash: str | None, author: Author | None, verdict: str) -> AuditEntry | None:
+        """``HISTORY`` is written first: if the process dies then, it ends with a version that never was
+        current, which :meth:`rollback` passes over.
         """
         with self._locked():
             plan = self.load(version, plan_hash=plan_hash).manifest.plan_hash
@@ -154,10 +167,12 @@ class Registry:
                 log.warning("current_unreadable", problem=str(error))
                 before, history = None, [v for v in _read_history(folder / _HISTORY_FILE) if v != version]
             if before == version:
-                return
+                return None
+            entry = None if author is None else self._told(author, verdict, plan, before, version)
             _write_history(folder, [*history, *([before] if before else []), version])
             replace_file(folder / _CURRENT, f"{version}\n".encode())
         log.info("bundle_promoted", version=version, before=before, plan=plan)
+        return entry
 
     def rollback(self, plan_hash: str, to: str | None = None) -> str:
         """Go back to the version that was current for ``plan_hash`` before, or to the earlier one ``to``; returns it.
@@ -290,6 +305,13 @@ class Registry:
             return history
         last = len(history) - 1 - history[::-1].index(current)
         return history[:last]
+
+    def _told(self, author: Author, verdict: str, plan: str, before: str | None, version: str) -> AuditEntry:
+        return record(
+            self.path.parent, time_ms=author.clock(), by=author.by, action="bundle.promote", subject=version,
+            reason="; ".join(filter(None, (author.reason, verdict))), before=None if before is None else {"plan": plan, "version": before},
+            after={"plan": plan, "version": version},
+        )  # fmt: skip
 
     # -- one pointer for all plans, as it was before -----------------------------------------------------------
 

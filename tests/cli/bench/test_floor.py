@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headwater.cli.bench.floor import RANKED, http_ms, kernels
+from headwater.cli.bench.floor import RANKED, floor_at, http_ms, kernels
 from headwater.cli.bench.floor_models import COLUMNS, LENGTH, SIZE, encoder, ranker
 from headwater.cli.bench.measure import one_core
 from headwater.cli.bench.population import ASKERS, write_askers, write_everybody
+from headwater.cli.bench.schedule import Arrival, http_request
 from headwater.cli.bench.serve import against_floor
 from headwater.cli.bench.setups import RankerKind, tables_of
 from headwater.cli.bench.tradeoffs import drawing, measured
@@ -47,6 +48,15 @@ def test_each_part_of_the_floor_takes_time() -> None:
     assert set(found) == {"scan", "encoder", "ranker"}
     assert all(0.005 < ms < 500.0 for ms in found.values()), (found, RANKED)
     assert 0.005 < http_ms(None, 100) < 50.0
+
+
+def test_the_floor_as_a_server_computes_all_of_it_for_each_request() -> None:
+    raw = http_request("POST", "/v1/recommend", b"{}")
+    found = floor_at(None, [Arrival(0.01 * n, "lists", raw) for n in range(50)])
+    assert found["cpu_ms"] is not None
+    assert found["p99_ms"] is not None
+    assert found["cpu_ms"] > 0.5 * sum(kernels(5).values())
+    assert found["p99_ms"] > 0.0
 
 
 def test_the_ratio_is_taken_of_the_mean_of_both_floors() -> None:

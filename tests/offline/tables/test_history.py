@@ -29,6 +29,7 @@ from headwater.offline.materialize import MaterializeReport, materialize
 from headwater.offline.tables.history import TableOrigins
 from headwater.offline.tables.read import read_table
 from headwater.offline.train import train
+from headwater.registry.audit import Author
 from headwater.registry.registry import Registry
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
@@ -221,7 +222,7 @@ def test_training_joins_what_was_loaded_later(tmp_path: Path) -> None:
     frame = pl.DataFrame({"user": asked.user, "now_ms": asked.now_ms, "item_id": [names[int(i)] for i in asked.item]})
     joined = expected(config, log, frame)
     report = train(
-        config, log.log, tmp_path / "models", created_ms=START_MS, checks=tmp_path / "checks",
+        config, log.log, tmp_path / "models", promote=Author("cli", lambda: START_MS), created_ms=START_MS, checks=tmp_path / "checks",
         lookup=log.identity.lookup,
     )  # fmt: skip
     assert report.tables == {name: TableOrigins(0, len(rows.features)) for name in ("quality", "risk")}

@@ -3,9 +3,11 @@
 Frozen reference code, which nothing of the product is used in: figures of different days are comparable because it stays as it is.
 A scan of 50,000 vectors of 64 with numpy and ``argpartition`` of the best 300, an ONNX encoder over 50 recent items,
 an ONNX DCN of width 128 over 300 rows (:mod:`headwater.cli.bench.floor_models`), and a Granian server that answers every
-request with the same 2,000 bytes. Each runs on one thread with nothing else to do, its memory in the cache: the cheapest that it can be.
+request with the same 2,000 bytes. Each runs on one thread with nothing else to do, its memory in the cache: the cheapest that it can be
+(:func:`floor_ms`). :func:`floor_at` puts them together: that server computes all three for each request, and requests come as they
+come to the product, so that each finds the caches as cold as the product's does.
 
-``python -m headwater.cli.bench.floor kernels REPEATS`` prints milliseconds of processor time a call, ``... http PORT`` serves.
+``python -m headwater.cli.bench.floor kernels REPEATS`` prints milliseconds of processor time a call, ``... http PORT`` serves, ``... all PORT`` computes, too.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,16 +46,14 @@ def floor_ms(core: int | None = None) -> dict[str, float]:
     ``core``: the processor that all of it runs on (None: any).
 
     Raises:
-        ConfigurationError: the package ``onnx`` is missing.
+        ConfigurationError: the package ``onnx`` or ``granian`` is missing.
         UnavailableError: a child failed.
     """
     done = subprocess.run(  # noqa: S603
         [*_child(), "kernels", str(REPEATS)], env=_environment(core), stdout=subprocess.PIPE, text=True, check=False
     )
-    if done.returncode == _NO_ONNX:
-        raise ConfigurationError(
-            "The floor is made of ONNX models, and onnx is missing: pip install 'headwater[bench]'"
-        )
+    if done.returncode == _NO_PACKAGE:
+        raise ConfigurationError("The floor needs onnx and granian, and one is missing: pip install 'headwater[bench]'")
     if done.returncode:
         raise UnavailableError(f"The reference kernels failed with exit code {done.returncode}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -60,8 +61,36 @@ def floor_ms(core: int | None = None) -> dict[str, float]:
     return {name: round(ms, 4) for name, ms in (*found.items(), ("all", sum(found.values())))}
 
 
+def floor_at(core: int | None, arrivals: Sequence[Arrival]) -> dict[str, float | None]:
+    """What a server costs that does nothing but the kernels and HTTP, under ``arrivals``: ``cpu_ms`` a request, ``p50_ms`` and ``p99_ms`` of its answers.
+
+    Raises:
+        ConfigurationError: the package ``onnx`` or ``granian`` is missing.
+        UnavailableError: the child failed.
+    """
+    from headwater.cli.bench.measure import percentile_ms, send
+
+    with _serving("all", core) as port:
+        send(Plan("127.0.0.1", port, [Arrival(0.0, "floor", _ASKED)] * WARM, 1, closed=1))
+        before = _spent_s(port)
+        outcomes = send(Plan("127.0.0.1", port, [Arrival(arrival.at_s, "floor", arrival.raw) for arrival in arrivals]))
+        spent = _spent_s(port) - before
+    answered = sum(outcome.ok for outcome in outcomes)
+    if answered != len(arrivals):
+        raise UnavailableError(f"The server of the floor answered {answered} of {len(arrivals)} requests")
+    return {
+        "cpu_ms": round(spent * 1e3 / answered, 4),
+        "p50_ms": percentile_ms(outcomes, 50),
+        "p99_ms": percentile_ms(outcomes, 99),
+    }
+
+
 def kernels(repeats: int) -> dict[str, float]:
     """Median milliseconds of processor time of a call of each kernel."""
+    return {name: _median_ms(call, repeats) for name, call in _calls().items()}
+
+
+def _calls() -> dict[str, Callable[[], object]]:
     from headwater.cli.bench.floor_models import COLUMNS, LENGTH, encoder, ranker
 
     rng = np.random.default_rng(1)
@@ -75,12 +104,11 @@ def kernels(repeats: int) -> dict[str, float]:
         scores = vectors @ query
         return np.argpartition(scores, ITEMS - FOUND)[ITEMS - FOUND :]
 
-    calls: dict[str, Callable[[], object]] = {
+    return {
         "scan": scan,
         "encoder": lambda: encodes.run(None, {"recent": recent}),
         "ranker": lambda: ranks.run(None, {"rows": rows}),
     }
-    return {name: _median_ms(call, repeats) for name, call in calls.items()}
 
 
 def _median_ms(call: Callable[[], object], repeats: int) -> float:
@@ -106,17 +134,16 @@ def _session(model: bytes) -> Any:
 # -- bare HTTP -----------------------------------------------------------------------------------------
 
 
+_ASKED = http_request("POST", "/v1/recommend", b'{"user":"user-00017","context":{"country":"US","device":"mobile"}}')
+
+
 def http_ms(core: int | None, requests: int = HTTP_REQUESTS) -> float:
     """Processor time of the bare server for a request, a closed loop over some connections."""
     from headwater.cli.bench.measure import send
 
-    port = free_port()
-    raw = http_request("POST", "/v1/recommend", b'{"user":"user-00017","context":{"country":"US","device":"mobile"}}')
-    server = subprocess.Popen([*_child(), "http", str(port)], env=_environment(core))  # noqa: S603
-    try:
-        _spent_s(port, patience_s=_START_S)
+    with _serving("http", core) as port:
         plan = Plan(
-            "127.0.0.1", port, [Arrival(0.0, "floor", raw)] * requests, CONNECTIONS, closed=CONNECTIONS
+            "127.0.0.1", port, [Arrival(0.0, "floor", _ASKED)] * requests, CONNECTIONS, closed=CONNECTIONS
         )  # fmt: skip
         send(plan)
         before = _spent_s(port)
@@ -126,6 +153,16 @@ def http_ms(core: int | None, requests: int = HTTP_REQUESTS) -> float:
         if answered != requests:
             raise UnavailableError(f"The bare server answered {answered} of {requests} requests")
         return spent * 1e3 / answered
+
+
+@contextlib.contextmanager
+def _serving(what: str, core: int | None) -> Iterator[int]:
+    """The port of a child that serves ``what``, "http" or "all"."""
+    port = free_port()
+    server = subprocess.Popen([*_child(), what, str(port)], env=_environment(core))  # noqa: S603
+    try:
+        _spent_s(port, patience_s=_START_S)
+        yield port
     finally:
         server.terminate()
         server.wait()
@@ -144,25 +181,28 @@ def _spent_s(port: int, patience_s: float = 0.0) -> float:
 
 
 async def _bare(
-    scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[dict[str, Any]], Awaitable[None]]
-) -> None:
-    """Read the body, answer with the same bytes; ``/spent``: processor time of this process so far, in seconds."""
+    calls: Sequence[Callable[[], object]],
+    scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[dict[str, Any]], Awaitable[None]],
+) -> None:  # fmt: skip
+    """Read the body, do the ``calls``, answer with the same bytes; ``/spent``: processor time of this process so far, in seconds."""
     body = b"x" * ANSWER_BYTES
     if scope["path"] == _SPENT:
         body = str(time.process_time()).encode()
     else:
         await receive()
+        for call in calls:
+            call()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _serve(port: int) -> None:
+async def _serve(port: int, calls: Sequence[Callable[[], object]]) -> None:
     from granian.constants import HTTPModes, Interfaces
     from granian.server.embed import Server
 
     server = Server(
-        _bare, address="127.0.0.1", port=port, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False,
+        partial(_bare, calls), address="127.0.0.1", port=port, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False,
         log_enabled=False,
     )  # fmt: skip
     await server.serve()
@@ -170,7 +210,7 @@ async def _serve(port: int) -> None:
 
 # -- children ------------------------------------------------------------------------------------------
 
-_NO_ONNX = 65
+_NO_PACKAGE = 65
 _CORE = "HEADWATER_BENCH_CORE"
 
 
@@ -186,18 +226,21 @@ def main(arguments: list[str]) -> None:
     """Entry point of the children."""
     if _CORE in os.environ:
         os.sched_setaffinity(0, {int(os.environ[_CORE])})
-    if arguments[0] == "http":
+    if arguments[0] in ("http", "all"):
         import uvloop
 
+        calls = [*_calls().values()] if arguments[0] == "all" else []
         with contextlib.suppress(asyncio.CancelledError):
-            uvloop.run(_serve(int(arguments[1])))
+            uvloop.run(_serve(int(arguments[1]), calls))
         return
     try:
+        import granian  # noqa: F401  (the part "http" is a process of its own, too late to say so)
+
         found = kernels(int(arguments[1]))
     except ModuleNotFoundError as error:
-        if error.name != "onnx":
+        if error.name not in ("onnx", "granian"):
             raise
-        sys.exit(_NO_ONNX)
+        sys.exit(_NO_PACKAGE)
     print(json.dumps(found))  # noqa: T201
 
 

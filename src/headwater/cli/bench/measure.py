@@ -19,7 +19,7 @@ import numpy as np
 from headwater.cli.bench.schedule import Outcome, Plan
 from headwater.schema.errors import UnavailableError
 
-_PACKAGES = ("headwater", "numpy", "numba", "lightgbm", "litestar", "granian", "msgspec", "lmdb", "uvloop")
+_PACKAGES = ("headwater", "numpy", "numba", "lightgbm", "litestar", "uvicorn", "granian", "msgspec", "lmdb", "uvloop")
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)(?: \d+)?$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 

@@ -15,7 +15,7 @@ from headwater.cli.bench.measure import (
     seconds_by_part,
     send,
 )
-from headwater.cli.bench.schedule import Outcome, Plan
+from headwater.cli.bench.schedule import Arrival, Outcome, Plan
 from headwater.cli.bench.workload import Requests
 from headwater.cli.local import Server
 
@@ -27,10 +27,13 @@ class Measuring:
         self._server, self._requests = server, requests
         self.sources: dict[str, float] = {}
 
+    def arrivals(self, per_s: float, seconds: float) -> list[Arrival]:
+        """Poisson arrivals of requests for lists."""
+        return self._requests.recommend(self._requests.times(per_s, 0.0, seconds))
+
     def load(self, per_s: float, seconds: float) -> list[Outcome]:
         """Poisson arrivals; what came of each."""
-        times = self._requests.times(per_s, 0.0, seconds)
-        return send(Plan("127.0.0.1", self._server.port, self._requests.recommend(times)))
+        return send(Plan("127.0.0.1", self._server.port, self.arrivals(per_s, seconds)))
 
     def at(self, per_s: float, seconds: float) -> dict[str, Any]:
         """Figures of that load. ``candidates`` and ``ranked`` are means over all answers, ``full`` the share of tier 0."""

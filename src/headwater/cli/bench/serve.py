@@ -69,18 +69,19 @@ def serve(
 
     One worker, on a processor of its own where there are two. Latencies count from the scheduled arrival, failures included.
     Capacity is the highest Poisson rate with P95 below 100 ms and at least 99.9% success. The floor is frozen reference
-    code: scan, encoder, ranker and bare HTTP alone.
+    code: scan, encoder, ranker and bare HTTP alone, each in a loop of its own, and together as a server under the same arrivals
+    (`floor_at_rate`).
 
     Example: headwater bench serve --items 20000 --users 100000 --ranker lightgbm --rate 100 --no-capacity --json
     """
-    from headwater.cli.bench.floor import floor_ms
+    from headwater.cli.bench.floor import floor_at, floor_ms
     from headwater.cli.bench.measure import one_core, pin_part
     from headwater.cli.bench.point import Measuring
     from headwater.cli.bench.workload import Requests, Size, prepared
     from headwater.cli.local import Server
 
     size = Size(seed=seed, users=users, items=items, events=events, recent=recent)
-    tables = tables_of(ranker, candidates, ranked, keep_by)
+    tables = tables_of(ranker, candidates, ranked, keep_by, items=items)
     with prepared(size, keep, tables) as ready, one_core() as core, Server(ready.site) as server:
         if core is not None:
             pin_part(server.pid, "api", core)
@@ -92,7 +93,13 @@ def serve(
             capacity_of(lambda per_s: measuring.load(per_s, step_s), rate or _FIRST_PER_S) if capacity else (None, [])
         )
         rates = [rate] if rate else [fraction * (highest or _FIRST_PER_S) for fraction in _FRACTIONS]
-        points = [measuring.at(per_s, duration) for per_s in rates]
+        points = []
+        for per_s in rates:
+            point = measuring.at(per_s, duration)
+            if floor:
+                bare = floor_at(core, measuring.arrivals(per_s, duration))
+                point["floor_at_rate"] = {**bare, "cpu_over": ratio(point["cpu_ms_per_request"], bare["cpu_ms"])}
+            points.append(point)
         if floor:
             floors.append(floor_ms(core))
     for point in points:
@@ -128,10 +135,15 @@ def against_floor(cpu_ms: float | None, floors: Sequence[dict[str, float]]) -> d
     whole = parts.pop("all")
     return {
         "floor_ms": whole,
-        "cpu_over_floor": None if cpu_ms is None else round(cpu_ms / whole, 3),
+        "cpu_over_floor": ratio(cpu_ms, whole),
         "floor_parts_ms": parts,
         "floors_ms": [each["all"] for each in floors],
     }
+
+
+def ratio(cpu_ms: float | None, floor: float | None) -> float | None:
+    """How many times the floor a request costs; None where one of them was not measured."""
+    return None if cpu_ms is None or not floor else round(cpu_ms / floor, 3)
 
 
 def holds(outcomes: Sequence[Outcome]) -> bool:

@@ -24,8 +24,14 @@ class RankerKind(StrEnum):
     DEEP = "deep"
 
 
-def tables_of(kind: RankerKind, candidates: int, ranked: int, keep_by: KeepBy = KeepBy.MERGED) -> dict[str, TomlTable]:
-    """A site whose sources offer enough for ``candidates`` and whose ranker orders ``ranked`` of them.
+_ROWS, _ROWS_FOR = 60_000, 50_000
+"""Rows of training, enough for so many items: the more items drawn clicks spread over, the fewer of them a source could have found."""
+
+
+def tables_of(
+    kind: RankerKind, candidates: int, ranked: int, keep_by: KeepBy = KeepBy.MERGED, *, items: int = _ROWS_FOR
+) -> dict[str, TomlTable]:
+    """A site of ``items`` whose sources offer enough for ``candidates`` and whose ranker orders ``ranked`` of them.
 
     With the deep ranker all sources are on, the sequence source too, and ``keep_by`` chooses those that it gets. Models have the sizes of the defaults and are trained as briefly as they can be: how long they take does
     not depend on what they learnt, and a benchmark of speed has no use for the gate.
@@ -37,7 +43,7 @@ def tables_of(kind: RankerKind, candidates: int, ranked: int, keep_by: KeepBy = 
     ranker: dict[str, str | int | float | bool | list[str]] = {
         "kind": kind.value,
         "candidates": candidates,
-        "max_rows": 60_000,
+        "max_rows": max(_ROWS, _ROWS * items // _ROWS_FOR),
     }
     tables["gate"] = {"enabled": False}
     # a server that is driven to its limit would walk down the ladder by itself, and the cost of something else be measured

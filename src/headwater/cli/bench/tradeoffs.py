@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from headwater.schema.config import Config
     from headwater.serving.model import Model
 
-RANKERS = ("none", "light", "lightgbm", "deep")
+RANKERS = ("none", "light", "lightgbm", "deep", "best")
 _ROWS = 200_000  # of training, for each ranker
 
 
@@ -34,7 +34,9 @@ def tradeoffs(
     split: Annotated[
         str | None, typer.Option("--split", metavar="TIME", help="Train before, ask after (ISO 8601, UTC)")
     ] = None,
-    rankers: Annotated[str, typer.Option(metavar="R[,…]", help="none, light, lightgbm, deep.")] = ",".join(RANKERS),
+    rankers: Annotated[str, typer.Option(metavar="R[,…]", help="none, light, lightgbm, deep, best.")] = ",".join(
+        RANKERS
+    ),
     candidates: Annotated[str, typer.Option(metavar="N[,…]", help="Numbers of candidates.")] = "100,200,500,1000",
     sample: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the later positive events to ask.")] = 0.05,
     threads: Annotated[int, typer.Option(min=1, help="Threads of training.")] = 1,
@@ -45,7 +47,8 @@ def tradeoffs(
     """Train the rankers on a log before a split, then let every combination answer the same later questions.
 
     All go through the pipeline that serves, side by side, with recent popularity: NDCG@10 with 95% intervals, and
-    milliseconds of a list without HTTP. Nothing is published.
+    milliseconds of a list without HTTP. `best` is `deep` with the sequence source, as the preset of that name. Nothing
+    is published.
 
     Example: headwater bench tradeoffs --split 2017-10-04 --sample 0.05 --plot tradeoffs.svg --json
     """
@@ -103,12 +106,12 @@ def measured(
         ranker = msgspec.structs.replace(
             config.ranker, kind="none" if kind == "none" else "lightgbm", candidates=count, light_keep=0
         )
+        base = _with_sequence(config) if kind == "best" else config
         wide = {
-            name: msgspec.structs.replace(getattr(config.sources, name), width=max(200, 2 * count // 5))
-            for name in config.sources.__struct_fields__
+            name: msgspec.structs.replace(getattr(base.sources, name), width=max(200, 2 * count // 5))
+            for name in base.sources.__struct_fields__
         }
-        sources = msgspec.structs.replace(config.sources, **wide)
-        changed = msgspec.structs.replace(config, ranker=ranker, sources=sources)
+        changed = msgspec.structs.replace(base, ranker=ranker, sources=msgspec.structs.replace(base.sources, **wide))
         return Pipeline(changed, plan, stored_region=region, zones=zones)
 
     names = {f"{kind} {count}": (kind, count) for kind in rankers for count in candidates}
@@ -154,21 +157,28 @@ def _models(
 
     found: dict[str, Model | None] = {"none": None}
     seconds: dict[str, float] = {}
-    for kind in ("lightgbm", "deep"):
-        if kind not in rankers and not (kind == "deep" and "light" in rankers):
+    for name, kind in (("lightgbm", "lightgbm"), ("deep", "deep"), ("best", "deep")):
+        if name not in rankers and not (name == "deep" and "light" in rankers):
             continue
-        typer.echo(f"Training {kind}", err=True)
+        typer.echo(f"Training {name}", err=True)
         ranker = msgspec.structs.replace(config.ranker, kind=kind, max_rows=min(config.ranker.max_rows, _ROWS))
-        changed = msgspec.structs.replace(config, ranker=ranker)
+        changed = msgspec.structs.replace(_with_sequence(config) if name == "best" else config, ranker=ranker)
         done = fit(changed, plan, log, until=offset, start_ms=0, seed=seed, threads=threads, warm={})
         sources = open_sources(done.sources.names, done.files, changed, plan)
         attended = next((source for source in sources if isinstance(source, VectorSource)), None)
         columns = done.sources.columns
-        found[kind] = Model(kind, open_ranker(kind, done.files, columns), sources, attended)
-        if kind == "deep" and "light" in rankers:
-            found["light"] = replace(found[kind] or Model(kind, None), ranker=open_light(done.files, columns))
-        seconds[kind] = round(done.replay_s + done.fit_s, 1)
+        found[name] = Model(name, open_ranker(kind, done.files, columns), sources, attended)
+        if name == "deep" and "light" in rankers:
+            found["light"] = replace(found[name] or Model(name, None), ranker=open_light(done.files, columns))
+        seconds[name] = round(done.replay_s + done.fit_s, 1)
     return found, seconds
+
+
+def _with_sequence(config: Config) -> Config:
+    import msgspec
+
+    sequence = msgspec.structs.replace(config.sources.sequence, enabled=True)
+    return msgspec.structs.replace(config, sources=msgspec.structs.replace(config.sources, sequence=sequence))
 
 
 def _listed(text: str) -> list[str]:
@@ -182,7 +192,7 @@ def _listed(text: str) -> list[str]:
 # -- the plot ------------------------------------------------------------------------------------------
 
 _WIDTH, _HEIGHT, _EDGE = 640, 360, 50
-_COLOURS = {"none": "#888888", "light": "#e0a030", "lightgbm": "#4a7ebb", "deep": "#b0413e"}
+_COLOURS = {"none": "#888888", "light": "#e0a030", "lightgbm": "#4a7ebb", "deep": "#b0413e", "best": "#3c8d5a"}
 
 
 def drawing(curves: Sequence[Mapping[str, Any]], popular: float) -> str:

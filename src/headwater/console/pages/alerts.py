@@ -16,10 +16,11 @@ from headwater.console.changes import RefusedError, done, form_of, refusing
 from headwater.console.desk import Call, Desk, Entry, changer_of
 from headwater.console.guard import ROOT
 from headwater.console.pages.audit import AUDIT_REACH, undone
+from headwater.console.watching import watching
 from headwater.monitoring.actions import UNDOABLE, Actions
 from headwater.monitoring.alerts import AlertState
 from headwater.monitoring.history import HISTORY_FILE, History, HistoryError, Series
-from headwater.monitoring.standing import Ack, acknowledge, is_late, read_ack, read_standing
+from headwater.monitoring.standing import Ack, acknowledge, read_ack, read_standing
 from headwater.registry.audit import read_audit
 from headwater.registry.controls import change_controls, read_controls
 from headwater.schema.alerts import AlertRule, alerts_in_force
@@ -128,14 +129,14 @@ def _all(desk: Desk) -> dict[str, Any]:
     """What the page shows."""
     standing, entries = read_standing(desk.data), read_audit(desk.data, AUDIT_REACH)
     now_ms, monitoring = desk.wall(), desk.config.monitoring
-    late = is_late(standing, parse_duration(monitoring.every), now_ms)
-    looked = monitoring.enabled and not late
+    seen = watching(desk.data, standing, parse_duration(monitoring.every), now_ms)
+    looked = monitoring.enabled and not seen.late
     rows = _rows(desk.data, rules_of(desk.config), standing.states, looked)
     counts = {word: sum(row.standing == word for row in rows) for word in _ORDER}
     return {
         "rows": rows, "counts": counts, "controls": read_controls(desk.data), "changes": entries[:CHANGES_SHOWN],
         "undone": undone(entries), "undoable": UNDOABLE, "now_ms": now_ms, "standing_ms": standing.time_ms,
-        "monitor": "off" if not monitoring.enabled else "away" if late else "on", "tiers": range(LOWEST_TIER + 1),
+        "monitor": "off" if not monitoring.enabled else "away" if seen.late else "on", "catching_up": seen.catching_up, "tiers": range(LOWEST_TIER + 1),
         "tier_names": [tier["name"] for tier in desk.planes.pipeline()["tiers"]],
     }  # fmt: skip
 

@@ -16,7 +16,7 @@ from headwater.console.guard import ROOT
 from headwater.console.intervals import Chart, Interval, forest
 from headwater.console.planes import Commands, Said
 from headwater.monitoring.actions import Actions
-from headwater.registry.audit import record
+from headwater.registry.audit import Author, record
 from headwater.registry.bundle import BundleError, Manifest
 from headwater.registry.card import CANDIDATE, IN_SERVICE, Estimate, HeldOut, ModelCard
 from headwater.registry.controls import read_controls
@@ -160,9 +160,7 @@ def _commands(desk: Desk) -> Commands:
 
 
 def _promote(desk: Desk, registry: Registry, version: str, by: str, reason: str) -> None:
-    actions = Actions(desk.data, desk.config, lambda: desk.planes.plan)
-    actions.record_promotion(version, by=by, reason=reason, now_ms=desk.wall())
-    registry.promote(version, plan_hash=desk.planes.plan)
+    registry.promote(version, plan_hash=desk.planes.plan, author=Author(by, desk.wall, reason))
 
 
 def _measured(registry: Registry, plan: str, page: int) -> tuple[list[BundleLine], list[Measured]]:

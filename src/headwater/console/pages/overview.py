@@ -15,9 +15,9 @@ from headwater.console.forms import asked, id_behind
 from headwater.console.guard import ROOT
 from headwater.console.past_figures import CHARTS, SPANS, chart, latest_ctr
 from headwater.console.verdicts import verdicts
-from headwater.monitoring.alerts import AlertState
+from headwater.console.watching import Watching, watching
 from headwater.monitoring.history import HISTORY_FILE
-from headwater.monitoring.standing import Standing, is_late, read_standing
+from headwater.monitoring.standing import read_standing
 from headwater.registry.audit import AuditEntry, read_audit
 from headwater.registry.registry import Registry
 from headwater.schema.durations import parse_duration
@@ -32,14 +32,12 @@ NEWEST_LISTS, NEWEST_CHANGES = 5, 8
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """What files say: looked up every few seconds, however many pages refresh. ``firing`` None: no monitor has written anything."""
+    """What files say: looked up every few seconds, however many pages refresh."""
 
     bundles: int
     ctr: float | None
     changes: list[AuditEntry]
-    firing: list[AlertState] | None
-    late: bool
-    """Whether the monitor that wrote it has stopped looking."""
+    watching: Watching
 
 
 def routes(desk: Desk) -> list[HTTPRouteHandler]:
@@ -98,8 +96,9 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
             }
         away = " ".join(reasons)
         drawn = diagram(
-            beat, wall_ms=desk.wall(), writer_away="writer" in away, fold_away="fold" in away, bundles=aside.bundles
-        )
+            beat, wall_ms=desk.wall(), writer_away="writer" in away, fold_away="fold" in away, bundles=aside.bundles,
+            watching=aside.watching,
+        )  # fmt: skip
         return {
             "reasons": reasons, "health": health, "drawn": drawn, "size": (WIDTH, HEIGHT), "verdicts": verdicts(beat, aside.ctr, reasons),
             "every_ms": EVERY_MS, "pulse": beat,
@@ -112,8 +111,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         except HeadwaterError:
             lists = []  # the page says elsewhere that the log is away
         return {
-            "firing": aside.firing,
-            "late": aside.late,
+            "watching": aside.watching,
             "changes": aside.changes,
             "lists": lists,
             "now_ms": desk.clock(),
@@ -123,19 +121,10 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
     return [overview, pulse, news, figures]
 
 
-def firing_of(standing: Standing) -> list[AlertState] | None:
-    """The alerts that are firing, the gravest and oldest first; None: no monitor has looked yet."""
-    if not standing.time_ms:
-        return None
-    firing = [one for one in standing.states if one.state == "firing"]
-    return sorted(firing, key=lambda one: (one.severity != "critical", one.since_ms))
-
-
 def _look(desk: Desk) -> Aside:
     bundles = sum(one.problem is None for one in Registry(desk.data / "models").list())
-    standing = read_standing(desk.data)
-    late = is_late(standing, parse_duration(desk.config.monitoring.every), desk.wall())
-    return Aside(bundles, latest_ctr(desk.data), read_audit(desk.data, NEWEST_CHANGES), firing_of(standing), late)
+    looked = watching(desk.data, read_standing(desk.data), parse_duration(desk.config.monitoring.every), desk.wall())
+    return Aside(bundles, latest_ctr(desk.data), read_audit(desk.data, NEWEST_CHANGES), looked)
 
 
 def _span(request: Call) -> str:

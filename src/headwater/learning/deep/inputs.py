@@ -19,6 +19,7 @@ FEW = 16  # values of a column that has few
 MOST_SINGLE = 128  # channels for single values in all
 MIN_ROWS = 20  # a value that fewer rows have gets no channel
 NEVER = 1e30  # a value that no column reaches
+_LEAST = 1e-30  # between two knots: what decayed for years differs by less, and its slope would be no float32
 
 _SAMPLE = 200_000
 # The bent channel sees the middle best; who is far out at the top tells most of rare labels.
@@ -73,10 +74,11 @@ def fit_inputs(features: Float32) -> Inputs:
         unit[c] = 1.0 / max(float(np.median(sizes)), 1e-30)
         bent = there * float(unit[c]) / (1.0 + np.abs(there) * float(unit[c]))
         mean[c], scale[c] = bent.mean(), max(float(bent.std()), 1e-2)
-        knots = np.unique(np.quantile(there.astype(np.float64), _QUANTILES).astype(np.float32))
+        knots = np.quantile(there.astype(np.float64), _QUANTILES).astype(np.float32).astype(np.float64)
+        knots = knots[np.diff(knots, prepend=-np.inf) > _LEAST]
         pieces = len(knots) - 1
         low[:pieces, c] = knots[:-1]
-        slope[:pieces, c] = 1.0 / np.diff(knots.astype(np.float64))
+        slope[:pieces, c] = 1.0 / np.diff(knots)
         if len(found) <= FEW:
             kept = found[counts >= MIN_ROWS]
             if len(single) + len(kept) <= MOST_SINGLE:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from msgspec import Struct
 
-from headwater.learning.gbdt import TrainingError
+from headwater.learning.gbdt import TooFewError, TrainingError
 from headwater.learning.sequence.export import export
 from headwater.learning.sequence.model import TwoTower
 from headwater.learning.sequence.packing import Tokens, tokens_of
@@ -109,7 +109,7 @@ def fit_sequence(
     users, events = len(tokens.starts) - 1, len(tokens.rows)
     questions = withhold(tokens, VALIDATION_SHARE, MOST_VALIDATION, np.random.default_rng([seed, 2**32]))
     if not _learnable(tokens):
-        raise TrainingError(
+        raise TooFewError(
             "No user has a positive event that follows another event, so there is no sequence to learn. Import more "
             "events, mark an event type `positive`, or lower models.sequence.min_events."
         )
