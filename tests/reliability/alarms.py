@@ -35,7 +35,6 @@ SETTINGS = Drift()
 
 SMALL = Kind(name="small")
 LARGE = Kind(name="large", lists=20_000, people=20_000)
-MIDDLE = Kind(name="middle", lists=6_000, people=6_000)
 NEWS = Kind(name="news", lists=4_000, people=4_000, evening=0.25, fades_days=1.0, turnover=0.3)
 QUIET = Kind(name="quiet", lists=500, people=300)
 SHARP = Kind(name="sharp", steered=1.0)
@@ -43,7 +42,7 @@ BLIND = Kind(name="blind", steered=0.0)  # a policy that is no better than chanc
 
 
 class Found(Struct, frozen=True):
-    """``found`` of ``trials`` within a day (of windows of a day: two)."""
+    """``found`` of ``trials`` within a day (of the random slice: two)."""
 
     found: int
     trials: int
@@ -79,17 +78,15 @@ class Watch(ABC):
 
 
 class OfBundle(Watch):
-    """Calibration, labels and heads, in windows of at least ``window``."""
+    """Calibration, labels and heads."""
 
-    def __init__(self, window: str = SETTINGS.window) -> None:
-        self._settings = Drift(window=window)
-        self._of = "" if window == SETTINGS.window else f"-{window}"
-        self._by_type = ByType(tuple(TYPES.values()), self._settings, {}, LeftReferences(None))
+    def __init__(self) -> None:
+        self._by_type = ByType(tuple(TYPES.values()), SETTINGS, {}, LeftReferences(None))
         self.promote("0")
 
     def promote(self, version: str) -> None:
         self._by_type.serve(version)
-        self._calibration = Calibration(CalibrationState(key=version), self._settings)
+        self._calibration = Calibration(CalibrationState(key=version), SETTINGS)
 
     def add(self, waiting: Waiting) -> None:
         if waiting.uniform:
@@ -100,8 +97,8 @@ class OfBundle(Watch):
 
     def close(self, now_ms: int) -> Iterator[tuple[str, bool]]:
         if (found := self._calibration.close(now_ms)) is not None:
-            yield f"calibration{self._of}", found.off
-        yield from ((f"{name}{self._of}", found.off) for name, found in self._by_type.close(now_ms).items())
+            yield "calibration", found.off
+        yield from ((name, found.off) for name, found in self._by_type.close(now_ms).items())
 
 
 class OfSlice(Watch):
@@ -148,10 +145,7 @@ class Trial(NamedTuple):
 
 A_THIRD_DOWN = ("clicks and purchases a third down", Fault(clicks=2 / 3))
 TRIALS = (
-    Trial(OfBundle, ((SMALL, 140), (LARGE, 7), (NEWS, 28)), ((*A_THIRD_DOWN, ("label-click", "label-purchase", "calibration")),)),
-    Trial(
-        lambda: OfBundle("1d"), ((MIDDLE, 28),), ((*A_THIRD_DOWN, ("label-click-1d", "label-purchase-1d", "calibration-1d")),), 2
-    ),
+    Trial(OfBundle, ((SMALL, 168), (LARGE, 7), (NEWS, 28)), ((*A_THIRD_DOWN, ("label-click", "label-purchase", "calibration")),)),
     Trial(OfSlice, ((SMALL, 350), (QUIET, 280), (SHARP, 280), (BLIND, 210), (NEWS, 70)), (
         ("slice better", Fault(policy=0.4), ("slice-lead",)), ("policy crowds", Fault(crowd=3.0), ("slice-crowding",)),
     ), 2),
@@ -290,5 +284,5 @@ def counted(*, scale: float, seed: int) -> dict[str, Counted]:
                 left -= SITE_DAYS
     for strangers, lists, asked in DEAD:
         seed += 1
-        dead(strangers, lists, asked, max(int(75 * scale * (3 if lists < 1_000 else 1)), 4), seed, tally)
+        dead(strangers, lists, asked, max(int(150 * scale * (3 if lists < 1_000 else 1)), 4), seed, tally)
     return tally.counted()
