@@ -28,7 +28,7 @@ Float64 = npt.NDArray[np.float64]
 
 PERIOD_MS = 24 * 3_600_000
 FACTOR = 1.2  # a ratio of click rates below this is no matter
-CROWDS = 1.5  # nor one of different items: what is popular moves it by so much
+CROWDS = 1.75  # nor one of different items: what is popular moves it by up to a half
 LEAST_CLICKS = 50.0  # that the random slice would have at the rate of all
 LEAST_LISTS = 200  # of the random slice
 PARTS = 16  # groups of users that items are counted in
