@@ -87,5 +87,5 @@ METRICS = (
         "How many times fewer different items the policy shows than at first, beside the random slice, less 1",
     ),
     _gauge("slice_crowding_chance", (), "What chance allows of it"),
-    _gauge("slice_off", ("of",), "1: the lead is lost, by a fifth, or crowding is up by half; and beyond chance"),
+    _gauge("slice_off", ("of",), "1: the lead is lost, by a fifth, or crowding is above 0.75; and beyond chance"),
 )
