@@ -9,7 +9,16 @@ from headwater.schema.models import SequenceModel
 
 TYPES = ("click", "view")
 SMALL = SequenceModel(
-    size=16, heads=2, blocks=2, length=8, epochs=8, batch_tokens=256, learning_rate=0.01, dropout=0.0, most_minutes=5.0
+    size=16,
+    heads=2,
+    blocks=2,
+    length=8,
+    epochs=8,
+    batch_tokens=256,
+    learning_rate=0.01,
+    dropout=0.0,
+    most_minutes=5.0,
+    precision="float32",
 )
 
 

@@ -136,6 +136,19 @@ def test_a_stranger_is_found_by_the_request_alone() -> None:
     assert labels(shown, outcomes((3, 1, 1, 6, 0, 0, None))) == [0, 0]
 
 
+def test_a_slow_clock_does_not_take_a_click_from_the_list_that_it_names() -> None:
+    shown = exposed((1, 1, 10, 0, 7), (1, 1, 12, 0, 7), (0, 1, 11, 0, 8))
+    slow = outcomes(
+        (1, 1, 1, 3, 9, 7, None), (5, 1, 1, 4, 8, 8, None)
+    )  # by their own time before the list, received after it
+    found = join_labels(shown, slow, CLICK, 10, 2)
+    assert found.label.tolist() == [1, 1, 0], "the first place that its request showed it at, and the stranger's list"
+    assert found.delay_ms.tolist() == [0, 0, -1]
+    assert labels(shown, outcomes((1, 1, 1, 3, 6, 7, None))) == [0, 0, 0], "received before the list was made"
+    assert labels(shown, outcomes((1, 1, 1, 3, 9, 0, None))) == [0, 0, 0], "it names none"
+    assert labels(shown, outcomes((2, 1, 1, 3, 9, 7, None))) == [0, 0, 0], "another user's"
+
+
 def test_the_window_and_the_watermark_end_where_they_say() -> None:
     shown = exposed((1, 1, 0, 1, 0))  # received at 1: closes at 13
     assert labels(shown, outcomes((1, 1, 1, 10, 3, 0, None))) == [1]

@@ -13,6 +13,7 @@ import torch
 from headwater.learning.gbdt import TrainingError
 from headwater.learning.sequence import export
 from headwater.learning.sequence.fit import FitReport, fit_sequence
+from headwater.learning.sequence.precision import in_bf16
 from headwater.learning.sequence.warm import read_earlier
 from headwater.learning.sequences import Sequences
 from headwater.retrieval.sequence_inputs import ENCODER_FILE, META_FILE, WEIGHTS_FILE, read_meta
@@ -169,3 +170,35 @@ def test_the_number_of_threads_and_the_random_state_are_left_as_they_were() -> N
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.random.get_rng_state(), state)
     assert len(files[ENCODER_FILE]) > 0
+
+
+def test_bf16_learns_as_well_and_goes_on_after_a_kill(tmp_path: Path) -> None:
+    sequences, half = circle(200, ITEMS, 1), msgspec.structs.replace(SMALL, dropout=0.1, epochs=4, precision="bf16")
+    files, report = fit(sequences, half)
+    exact, wanted = fit(sequences, msgspec.structs.replace(half, precision="float32"))
+    assert (report.bf16, wanted.bf16) == (True, False)
+    assert report.ndcg10 is not None
+    assert wanted.ndcg10 is not None
+    assert abs(report.ndcg10 - wanted.ndcg10) < 0.1
+    assert files[WEIGHTS_FILE] != exact[WEIGHTS_FILE]
+    checkpoint = tmp_path / "sequence.npz"
+
+    def kill(epoch: int, epochs: int, ndcg: float | None) -> None:
+        if epoch == 3:
+            raise _KilledError
+
+    with pytest.raises(_KilledError):
+        fit(sequences, half, checkpoint=checkpoint, progress=kill)
+    resumed, after = fit(sequences, half, checkpoint=checkpoint)
+    assert (after.resumed, resumed == files) == (2, True)
+
+
+def test_auto_is_bf16_where_the_processor_has_it(tmp_path: Path) -> None:
+    cpu, gpu, cpuinfo = torch.device("cpu"), torch.device("cuda"), tmp_path / "cpuinfo"
+    assert not in_bf16("auto", cpu, cpuinfo), "another system, that has no such file"
+    for flags, has in (("avx512f avx512_bf16 avx2", True), ("avx512f avx2", False)):
+        cpuinfo.write_text(f"processor : 0\nflags : {flags}\n")
+        assert in_bf16("auto", cpu, cpuinfo) is has
+        assert not in_bf16("auto", gpu, cpuinfo)
+        assert in_bf16("bf16", cpu, cpuinfo)
+        assert not in_bf16("float32", cpu, cpuinfo)

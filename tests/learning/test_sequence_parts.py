@@ -87,6 +87,22 @@ def test_the_full_softmax_is_cross_entropy() -> None:
         assert torch.allclose(a.grad, b.grad)
 
 
+def test_a_softmax_in_bf16_is_nearly_that_of_float32() -> None:
+    torch.manual_seed(3)
+    users, items, targets = torch.randn(600, 16), 0.5 * torch.randn(4_000, 16), torch.randint(0, 4_000, (600,))
+    made = []
+    for bf16 in (False, True):
+        mine = [part.clone().requires_grad_() for part in (users, items)]
+        loss = full_softmax(mine[0], mine[1], targets, bf16=bf16)
+        loss.backward()  # type: ignore[no-untyped-call]
+        made.append([loss.detach(), *(part.grad for part in mine)])
+    for exact, near in zip(*made, strict=True):
+        assert exact is not None
+        assert near is not None
+        assert near.dtype == torch.float32
+        assert float((exact - near).norm() / exact.norm()) < 0.02
+
+
 def test_the_sampled_softmax_estimates_the_full_one() -> None:
     torch.manual_seed(2)
     users, items = torch.randn(50, 4, dtype=torch.float64), torch.randn(30, 4, dtype=torch.float64)

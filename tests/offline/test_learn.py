@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from headwater.offline import learner
-from headwater.offline.learn import LOOK_S, Round, learn, learners_lock
+from headwater.offline.learn import AGAIN_S, LOOK_S, Round, learn, learners_lock
 from headwater.registry.controls import change_controls
 from headwater.schema.config import Config, Ranker
 from headwater.schema.errors import ConfigurationError
@@ -126,3 +126,51 @@ def test_a_round_that_is_asked_for_begins_at_once_and_once(tmp_path: Path) -> No
         clock=lambda: round(1e3 * clock.seconds), report=lambda _: began.append(clock.seconds),
     )  # fmt: skip
     assert began == [0.0, 5.5, 5.5 + EVERY_S]
+
+
+def test_what_was_asked_for_is_tried_again_until_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too little has come at first, then the gate refuses, then it passes: the last two are told, and the first once."""
+    clock, told, rounds = Clock(), list[tuple[float, int, bool]](), list[tuple[str, bool]]()
+    outcomes = iter(["fails", "waits", "waits", "waits", "refused", "waits", "serves", "fails"])
+
+    def attempt(_: object, __: object, number: int, *___: object, at_once: bool) -> Round:
+        came = next(outcomes)
+        rounds.append((came, at_once))
+        made = came in {"refused", "serves"}
+        return Round(
+            number=number, bundle="one" if made else None, promoted=came == "serves", waits=came == "waits",
+            refused=came == "refused", warm=None, last_offset=0, seconds=0.0, reason=None,
+        )  # fmt: skip
+
+    monkeypatch.setattr("headwater.offline.learn._attempt", attempt)
+    change_controls(tmp_path, by="alert:drift", reason="scores moved", time_ms=5, retrain_asked_ms=5)
+    learn(
+        Config(), tmp_path, every_s=EVERY_S, rounds=5, threads=1, stop=Stop(clock), timer=clock, clock=lambda: round(1e3 * clock.seconds),
+        report=lambda made: told.append((clock.seconds, made.number, made.promoted)),
+    )  # fmt: skip
+    assert [at_once for _, at_once in rounds] == [False] + 6 * [True] + [False]
+    first = LOOK_S
+    assert told == [
+        (0.0, 1, False), (first, 2, False), (first + 3 * AGAIN_S, 3, False), (first + 5 * AGAIN_S, 4, True),
+        (first + EVERY_S, 5, False),
+    ]  # fmt: skip
+
+
+def test_what_was_asked_for_in_vain_gives_way_to_the_next_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, began = Clock(), list[tuple[float, bool]]()
+
+    def waits(_: object, __: object, number: int, *___: object, at_once: bool) -> Round:
+        began.append((clock.seconds, at_once))
+        return Round(
+            number=number, bundle=None, promoted=False, waits=True, refused=False, warm=None, last_offset=0, seconds=0.0, reason="too little",
+        )  # fmt: skip
+
+    monkeypatch.setattr("headwater.offline.learn._attempt", waits)
+    change_controls(tmp_path, by="alert:drift", reason="scores moved", time_ms=5, retrain_asked_ms=5)
+    learn(
+        Config(), tmp_path, every_s=EVERY_S, rounds=3, threads=1, stop=Stop(clock), timer=clock,
+        clock=lambda: round(1e3 * clock.seconds), report=lambda _: None,
+    )  # fmt: skip
+    assert [at for at, asked in began if not asked] == [0.0, LOOK_S + EVERY_S]

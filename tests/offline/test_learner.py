@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from headwater.cli.local import Site, make_site
 from headwater.evaluation.gate import verdict
+from headwater.evaluation.held_lists import addresses
 from headwater.evaluation.world_log import history_batch
 from headwater.features.asof import answers
 from headwater.features.fold import Fold
@@ -93,11 +94,13 @@ class Learning:
         return self.registry.load(made.published.bundle, plan_hash=self.plan.hash).manifest
 
 
-def start(folder: Path, **gate: float | str | bool) -> Learning:
+def start(folder: Path, *, learn_from: str = "questions", **gate: float | str | bool) -> Learning:
     site = make_site(
         folder,
         {
-            "ranker": {"trees": 5, "leaves": 4, "negatives": 9, "max_rows": 1_000, "learn_from": "questions"},
+            "ranker": {"trees": 5, "leaves": 4, "negatives": 9, "max_rows": 1_000, "learn_from": learn_from},
+            "training": {"watermark": "1s"},
+            "[training.labels]": {"name": "taken", "types": ["click", "like", "purchase"], "window": "30s"},
             "gate": {"margin": 1.0, "slower": 100.0, "questions": 50, **gate},
             "sources.item_knn": {"enabled": True},
         },
@@ -274,6 +277,31 @@ def test_a_round_that_was_asked_for_learns_what_has_come_but_for_the_newest(
         assert start < learnt < end, "most of what came was learnt"
         assert sum(folded) == end == made.last_offset
         start = learnt
+
+
+def test_a_round_that_was_asked_for_is_judged_by_the_newest_lists(tmp_path: Path) -> None:
+    with closing(start(tmp_path, learn_from="lists", lists=50, holdout="1d")) as learning:
+        learning.write(3_000)
+        assert learning.learner.round().published.promoted
+        before = learning.write(100)
+        with pytest.raises(NotYetError, match="have come since offset"):
+            learning.learner.round(at_once=True)
+        learning.write(4 * PART)
+        made = learning.learner.round(at_once=True)
+        report = made.published.gate
+        assert report is not None
+        assert report.held_out is not None
+        lists = report.held_out.lists
+        assert lists is not None, report.held_out.no_lists
+        assert 50 <= lists.lists < 60, "no more than judge are held out"
+        assert report.metric == "shown_ndcg"
+        assert report.passed == made.published.promoted
+        learnt = learning.manifest(made)
+        assert report.held_out.first_offset == learnt.data.last_offset + 1
+        assert before < learnt.data.last_offset < made.last_offset, "it learnt what has come, but for these"
+        with closing(LmdbLog(learning.site.data / "log", readonly=True)) as log:
+            found = addresses(log, learning.config, split=learnt.data.last_offset, until=made.last_offset)
+        assert len(found) == lists.lists
 
 
 def test_without_a_gate_everything_is_learnt_at_once(tmp_path: Path, folded: list[int]) -> None:

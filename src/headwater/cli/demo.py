@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from headwater.cli.demo_tastes import Course, Watch
+    from headwater.cli.demo_tastes import Course, Learner, Watch
     from headwater.cli.local import Site
     from headwater.cli.shelf import Shelf
     from headwater.client import Client
@@ -160,27 +160,28 @@ def _run(
     if watched is not None:
         tables |= TABLES
     site = make_site(folder, tables)
-    world = None if movielens is not None else _simulate(console, site, seed)
+    world = None if movielens is not None else _simulate(console, site, seed, drifts=watched is not None)
     if movielens is not None:
         _step(console, "import", f"MovieLens from {movielens}")
         run_command(site, "import", "movielens", str(movielens))
     shelf = read_shelf(site.data)
     console.print(f"         {shelf.events:,} events and {len(shelf.items):,} items are in the log")
     with contextlib.ExitStack() as running:
+        learner = None
         if watched is None:
             _train(console, site)
         else:
             _step(console, "learn", "`headwater learn`, which goes on beside the server")
-            running.enter_context(Learner(site, lambda what: console.print(f"         {what}")))
+            learner = running.enter_context(Learner(site, lambda what: console.print(f"         {what}")))
         _step(console, "serve", "one writer, one fold, one worker")
         server = running.enter_context(Server(site, port))
         client = running.enter_context(Client(server.url))
         prepared_s = time.monotonic() - started
         console.print(f"         {server.url} answers, {prepared_s:.0f} s after the start\n")
-        began = time.monotonic()
+        began, first_ms = time.monotonic(), _server_ms(client, shelf.last_ms)
 
         def now_ms() -> int:
-            return shelf.last_ms + int((time.monotonic() - began) * 1_000)
+            return first_ms + int((time.monotonic() - began) * 1_000)
 
         context = CONTEXT if world is not None else {}
         visit = _visit(console, client, shelf, context, now_ms)
@@ -188,7 +189,9 @@ def _run(
             console.print("[red]The list did not turn to the taste that was clicked.[/red]")
         course = None
         if watched is not None or not leave:
-            course = _live(console, client, server.url, site, shelf, world, scenario, watched, seed, now_ms, leave)
+            course = _live(
+                console, client, server.url, site, shelf, world, scenario, watched, seed, now_ms, leave, learner
+            )  # fmt: skip
     if as_json:
         facts: dict[str, str | int | float] = {
             "data": "simulated" if movielens is None else "movielens",
@@ -211,11 +214,26 @@ def _step(console: Console, name: str, what: str) -> None:
     console.print(f"[bold cyan]{name:>8}[/bold cyan] {what}")
 
 
-def _simulate(console: Console, site: Site, seed: int) -> World:
+def _server_ms(client: Client, last_ms: int) -> int:
+    """What time it is for the server: visitors whose clocks are slow would click before they are shown anything."""
+    from headwater.schema.requests import RecommendRequest
+
+    answer = client.recommend(RecommendRequest(user=VISITOR, k=1))
+    return max(answer.address.now_ms, last_ms)
+
+
+def _simulate(console: Console, site: Site, seed: int, *, drifts: bool) -> World:
+    """The world and its history; one in which tastes drift has fewer people, who come more often."""
+    from headwater.cli.demo_tastes import PEOPLE, VISITS_PER_DAY
     from headwater.cli.local import write_world
     from headwater.simulator import World
 
-    world = World(seed, start_ms=WORLD_START_MS)
+    start_ms = WORLD_START_MS
+    world = (
+        World(seed, start_ms=start_ms, users=PEOPLE, visits_per_day=VISITS_PER_DAY)
+        if drifts
+        else World(seed, start_ms=start_ms)
+    )
     days = world.hours // 24
     _step(console, "generate", f"{len(world.people):,} people, {days} days, seed {seed}; every event goes into the log")
     with _bar(console) as advance:
@@ -301,7 +319,7 @@ def _table(title: str, answer: RecommendResponse, shelf: Shelf, taste: str) -> T
 
 def _live(
     console: Console, client: Client, url: str, site: Site, shelf: Shelf, world: World | None, scenario: Scenario | None,
-    watched: float | None, seed: int, now_ms: Callable[[], int], leave: bool,
+    watched: float | None, seed: int, now_ms: Callable[[], int], leave: bool, learner: Learner | None,
 ) -> Course | None:  # fmt: skip
     """Have visitors come, and what the scenario says happen to them; returns the course of a drift of tastes that comes ``watched`` seconds on."""
     from rich.markup import escape
@@ -325,6 +343,7 @@ def _live(
     watch = None if watched is None else tastes.Watch(
         site, traffic, lambda what: console.print(f"{time.monotonic() - began:6.0f} s  {escape(what)}"),
         at=began + watched, in_service=lambda: tastes.in_service(site),
+        refused=lambda: 0 if learner is None else learner.refused,
     )  # fmt: skip
     _go_on(console, url, traffic, shelf.popular[0], watch, leave)
     return None if watch is None else watch.course

@@ -8,22 +8,29 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 from msgspec import Struct
 
 from headwater.cli.local import Site, StepFailedError, TomlTable, command
 from headwater.schema.durations import parse_delay
 from headwater.simulator.scenario import Scenario, TasteDrift
+from headwater.simulator.traffic import Shown
+
+Float64 = npt.NDArray[np.float64]
 
 ALERTS = frozenset({"calibration-off", "label-drift"})  # those that tell of falling quality, and ask for a training
 EVENTS_PER_S = 300.0  # so that half a minute says something
 DAY_S = 80.0  # a day of the scenario: what the bundle is held against is to be whole before tastes drift
-PATIENCE_S = 330.0  # from the drift on
-AFTERWARDS_S = 60.0  # of lists of the new bundle, to see what people make of them
+PEOPLE = 700  # so that they come about once a day of the scenario: what somebody turned to is not known before they come again
+VISITS_PER_DAY = 3.0  # in the history, so that 700 people make enough of it
+PATIENCE_S = 900.0  # from the drift on
+AFTERWARDS = 1_500  # lists of the new bundle, to see what people make of them: a minute and a half on an idle machine
 _BEFORE_S = 40.0  # of lists before the drift, to see what people make of them then
 _TRAINING_S = 1_200.0  # two minutes on an idle machine
 _STOP_S = 20.0
@@ -33,11 +40,16 @@ TABLES: Mapping[str, TomlTable] = {
     "monitoring": {"every": "1s"},
     "monitoring.drift": {"reference": "1m", "window": "1m", "outcome_window": "10s"},
     "monitoring.online": {"window": "1m", "attribution": "10s"},
-    # The learner trains when it is asked to, and what is held out is as new as what it learns.
-    "learn": {"every": "1d"},
-    "gate": {"holdout": "10s", "questions": 200, "slower": 10.0},
-    # few enough rows for those of the last minutes to count
-    "ranker": {"trees": 120, "max_rows": 80_000},
+    # The learner trains when it is asked to, on the whole history at first; a minute is the longest that such a round waits for lists.
+    "learn": {"every": "1d", "window": "4d"},
+    "gate": {"holdout": "1m", "questions": 200, "slower": 10.0},
+    # few enough rows for those of the last minutes to be most of them
+    "ranker": {"trees": 120, "max_rows": 20_000},
+    # A list teaches when its labels are closed: a quarter of a minute, not the 35 minutes of the defaults.
+    "training": {"watermark": "3s"},
+    "[training.labels]": {"name": "taken", "types": ["click", "like", "purchase"], "window": "12s"},
+    # One machine plays the visitors, serves and trains: below the first tiers there is no ranker that could be better or worse.
+    "[alerts]": {"name": "slow-answers", "actions": []},
 }
 
 
@@ -47,9 +59,22 @@ def drift_s(scenario: Scenario) -> float | None:
     return min(at) / 86_400_000 * DAY_S if at else None
 
 
+class Rate(Struct, frozen=True, kw_only=True):
+    """Clicks a place of ``lists``, or a difference of two such rates, with its 95% interval (people as clusters)."""
+
+    value: float
+    low: float
+    high: float
+    lists: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
 class Course(Struct, kw_only=True):
-    """What came of it, in seconds since tastes drifted; None: not yet. Rates are clicks a place: ``before`` the drift, ``fallen`` from there to the new
-    bundle, ``after`` with it for ``AFTERWARDS_S``.
+    """What came of it, in seconds since tastes drifted; None: not yet. Clicks a place: ``before`` the drift, ``fallen`` from there to the new
+    bundle, ``after`` with it for ``AFTERWARDS`` lists. ``lost`` is what ``fallen`` is above ``before`` (below 0: lost), ``regained`` what ``after`` is above
+    ``fallen``; both are of the same people as far as they came in both. ``refused`` bundles came before the one that serves.
     """
 
     bundle: str = ""
@@ -59,15 +84,18 @@ class Course(Struct, kw_only=True):
     asked_s: float | None = None
     promoted_s: float | None = None
     resolved_s: float | None = None
-    before: float | None = None
-    fallen: float | None = None
-    after: float | None = None
+    refused: int = 0
+    before: Rate | None = None
+    fallen: Rate | None = None
+    after: Rate | None = None
+    lost: Rate | None = None
+    regained: Rate | None = None
 
     @property
     def recovered(self) -> bool:
-        """Whether all came about, and people click more again than before the new bundle."""
-        done = None not in (self.fired_s, self.asked_s, self.promoted_s, self.resolved_s, self.fallen, self.after)
-        return done and not self.false_alarm and (self.after or 0.0) > (self.fallen or 0.0)
+        """Whether all came about, and people click more again than before the new bundle, by more than chance."""
+        done = None not in (self.fired_s, self.asked_s, self.promoted_s, self.resolved_s)
+        return done and not self.false_alarm and self.regained is not None and self.regained.low > 0.0
 
 
 class _Told(Struct):
@@ -91,6 +119,7 @@ class Learner:
         self._log = site.config.parent / "learn.log"
         self._first = threading.Event()
         self._serves = ""
+        self.refused = 0
 
     def __enter__(self) -> Self:
         with self._log.open("ab") as log:
@@ -114,6 +143,7 @@ class Learner:
             told = msgspec.json.decode(line, type=_Told)
             if told.promoted and told.bundle:
                 self._serves = self._serves or told.bundle
+            self.refused += bool(told.bundle) and not told.promoted
             what = (
                 f"model {told.bundle} {'serves' if told.promoted else 'was not promoted'}" if told.bundle else "waits"
             )
@@ -137,27 +167,26 @@ class Learner:
 
 
 class Counted(Protocol):
-    """Traffic that counts what was shown and what of it was clicked."""
+    """Traffic that remembers what was shown and what of it was clicked."""
 
-    places: int
-    clicks: int
+    lists: list[Shown]
 
 
 class Watch:
     """Looks once a second at how alerts stand, what they did and which bundle serves, and says what is new.
 
-    ``at`` is when tastes drift, by ``timer``; ``in_service`` says which bundle serves.
+    ``at`` is when tastes drift, by ``timer``; ``in_service`` says which bundle serves, ``refused`` how many did not pass so far.
     """
 
     def __init__(
         self, site: Site, traffic: Counted, say: Callable[[str], None], *, at: float, in_service: Callable[[], str],
-        timer: Callable[[], float] = time.monotonic,
+        refused: Callable[[], int], timer: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._data, self._traffic, self._say = site.data, traffic, say
-        self._serves, self._at, self._timer = in_service, at, timer
-        self._settled: tuple[int, int] | None = None
-        self._drifted: tuple[int, int] | None = None
-        self._renewed: tuple[int, int] | None = None
+        self._serves, self._refused, self._at, self._timer = in_service, refused, at, timer
+        self._settled: int | None = None  # lists by then
+        self._drifted: int | None = None
+        self._renewed: int | None = None
         self._firing = set[tuple[str, str]]()
         self._entries = set[str]()
         self.course = Course(bundle=self._serves())
@@ -169,22 +198,26 @@ class Watch:
     def look(self) -> None:
         """See what is new."""
         course, since = self.course, round(self._timer() - self._at, 1)
-        counted = (self._traffic.places, self._traffic.clicks)
+        shown = self._traffic.lists
+        counted = len(shown)
         if self._settled is None and since > -_BEFORE_S:
             self._settled = counted
         if since >= 0.0 and self._drifted is None:
             self._drifted = counted
-            course.before = _rate(self._settled or (0, 0), counted)
-            self._say(f"tastes drift now; people clicked {_percent(course.before)} of what they saw")
+            course.before = rate(shown[self._settled or 0 : counted])
+            self._say(f"tastes drift now; people clicked {course.before or 'nothing'} of what they saw")
         self._alerts(since)
         self._actions(since)
         if course.promoted_s is None and (serves := self._serves()) != course.bundle and self._drifted is not None:
             course.renewed, course.promoted_s, self._renewed = serves, since, counted
-            course.fallen = _rate(self._drifted, counted)
-            self._say(f"model {serves} serves; since the drift people clicked {_percent(course.fallen)}")
-        if self._renewed is not None and course.after is None and since >= (course.promoted_s or 0.0) + AFTERWARDS_S:
-            course.after = _rate(self._renewed, counted)
-            self._say(f"with it people clicked {_percent(course.after)}")
+            course.refused = self._refused()
+            fell = shown[self._drifted : counted]
+            course.fallen, course.lost = rate(fell), gained(fell, shown[self._settled or 0 : self._drifted])
+            self._say(f"model {serves} serves; since the drift people clicked {course.fallen or 'nothing'}")
+        if self._renewed is not None and course.after is None and counted >= self._renewed + AFTERWARDS:
+            late = shown[self._renewed : counted]
+            course.after, course.regained = rate(late), gained(late, shown[self._drifted or 0 : self._renewed])
+            self._say(f"with it people clicked {course.after or 'nothing'}, {course.regained or 'nothing'} more")
 
     def _alerts(self, since: float) -> None:
         from headwater.monitoring.standing import read_standing
@@ -225,10 +258,39 @@ def in_service(site: Site) -> str:
     return (Registry(site.data / "models").current(plan) if plan is not None else None) or ""
 
 
-def _rate(before: tuple[int, int], now: tuple[int, int]) -> float | None:
-    places, clicks = (b - a for a, b in zip(before, now, strict=True))
-    return round(clicks / places, 4) if places else None
+def rate(shown: Sequence[Shown]) -> Rate | None:
+    """Clicks a place of these lists; None: there are none."""
+    from headwater.evaluation.metrics import ratio_interval
+
+    if not shown:
+        return None
+    (clicks, places), _ = _by_person(shown, shown)
+    value, (low, high) = ratio_interval(clicks, places)
+    return _rounded(value, low, high, len(shown))
 
 
-def _percent(rate: float | None) -> str:
-    return "nothing" if rate is None else f"{100 * rate:.1f}%"
+def gained(after: Sequence[Shown], before: Sequence[Shown]) -> Rate | None:
+    """What the click rate of ``after`` is above that of ``before``, paired where a person came in both; None: one of the two has no list."""
+    from headwater.evaluation.metrics import ratio_difference
+
+    if not after or not before:
+        return None
+    ours, theirs = _by_person(after, before)
+    value, (low, high) = ratio_difference(*ours, *theirs)
+    return _rounded(value, low, high, len(after))
+
+
+def _rounded(value: float, low: float, high: float, lists: int) -> Rate:
+    return Rate(value=round(value, 4), low=round(low, 4), high=round(high, 4), lists=lists)
+
+
+def _by_person(*of: Sequence[Shown]) -> list[tuple[Float64, ...]]:
+    """Clicks and places of each person, the same people in the same order for each of ``of``."""
+    people = {user: n for n, user in enumerate({shown.user: None for each in of for shown in each})}
+    sums = []
+    for each in of:
+        who = np.array([people[shown.user] for shown in each])
+        clicks = np.array([shown.clicks for shown in each], np.float64)
+        places = np.array([shown.places for shown in each], np.float64)
+        sums.append(tuple(np.bincount(who, what, len(people)).astype(np.float64) for what in (clicks, places)))
+    return sums

@@ -77,7 +77,7 @@ class ScoredLists:
         self._log, self._plan, self._config, self._systems, self._before = log, plan, config, systems, before
         self._lists = read_shown(log, config, since=split, until=until)
         judging = _judging(self._lists)
-        which = np.flatnonzero(_contrast(self._lists, judging) & (self._lists.offset >= split))
+        which = _that_judge(self._lists, judging, split)
         most = max(MOST_LISTS, config.gate.lists)
         if len(which) > most:
             which = np.sort(np.random.default_rng(seed).choice(which, most, replace=False))
@@ -185,6 +185,17 @@ def _judging(lists: ShownLists) -> Bools:
     place = np.arange(len(lists.item)) - np.repeat(lists.begin, lists.sizes)
     judging: Bools = lists.seen & (place < MAX_K)
     return judging
+
+
+def addresses(log: EventLog, config: Config, *, split: int, until: int) -> Int64:
+    """Where the lists stand that can judge on the stretch behind ``split``, in order: offsets int64[l]."""
+    lists = read_shown(log, config, since=split, until=until)
+    return lists.offset[_that_judge(lists, _judging(lists), split)]
+
+
+def _that_judge(lists: ShownLists, judging: Bools, split: int) -> Int64:
+    """Lists that were made behind ``split``, with rows that were taken and rows that were not."""
+    return np.flatnonzero(_contrast(lists, judging) & (lists.offset >= split))
 
 
 def _contrast(lists: ShownLists, judging: Bools) -> Bools:

@@ -41,6 +41,8 @@ from headwater.serving.pipeline import Pipeline
 from headwater.serving.region import StoredRegion
 from headwater.serving.view import FoldView
 
+Int64 = npt.NDArray[np.int64]
+
 LARGEST_SHARE = 10  # at most a tenth of the positive events is held out
 MIN_SEGMENT, MOST_SEGMENTS = 30, 12
 ROWS = 300  # what a request ranks
@@ -59,7 +61,7 @@ class Stretch:
 class Knows(Protocol):
     """A fitted source that can tell which items its vocabulary holds."""
 
-    def knows(self, items: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]: ...
+    def knows(self, items: Int64) -> npt.NDArray[np.bool_]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +118,18 @@ def behind(log: EventLog, config: Config, split: int, until: int) -> Stretch:
     return Stretch(split, until, count)
 
 
-def newest(log: EventLog, config: Config, stretch: Stretch) -> Stretch:
-    """The end of ``stretch`` with the last ``gate.questions`` of its positive events; all of it where it has no more."""
+def newest(log: EventLog, config: Config, stretch: Stretch, lists: Int64) -> Stretch:
+    """The end of ``stretch`` with the last ``gate.questions`` of its positive events, and with the last ``gate.lists`` of the ``lists`` that can judge on it
+    (their :func:`~headwater.evaluation.held_lists.addresses`) where there are so many; all of it where it has no more.
+    """
+    asked = _newest_asked(log, config, stretch)
+    if len(lists) < config.gate.lists:  # they cannot judge, however long it is
+        return asked
+    split = int(lists[-config.gate.lists])
+    return asked if asked.split <= split else behind(log, config, split, stretch.until)
+
+
+def _newest_asked(log: EventLog, config: Config, stretch: Stretch) -> Stretch:
     left, positive = stretch.positives - config.gate.questions, positive_types(log, config)
     after = stretch.split
     while left > 0 and (block := log.read(after)) is not None:
@@ -129,7 +141,7 @@ def newest(log: EventLog, config: Config, stretch: Stretch) -> Stretch:
     return stretch
 
 
-def _offsets(block: RecordBlock, positive: npt.NDArray[np.int64], until: int) -> npt.NDArray[np.int64]:
+def _offsets(block: RecordBlock, positive: Int64, until: int) -> Int64:
     found = block.records["offset"][positives(block, positive)].astype(np.int64)
     return found[found <= until]
 
@@ -228,9 +240,7 @@ def _figures(
     )  # fmt: skip
 
 
-def _segments(
-    log: EventLog, answers: Answers, ranks: Mapping[str, npt.NDArray[np.int64]]
-) -> tuple[SegmentFigures, ...]:
+def _segments(log: EventLog, answers: Answers, ranks: Mapping[str, Int64]) -> tuple[SegmentFigures, ...]:
     """Users and items, new and old; then the segments of the requests with the most questions."""
     parts = {
         "users: new": answers.history == 0,
@@ -256,7 +266,7 @@ def _segments(
     return tuple(found)
 
 
-def _estimate(values: npt.NDArray[np.float64], users: npt.NDArray[np.int64]) -> Estimate:
+def _estimate(values: npt.NDArray[np.float64], users: Int64) -> Estimate:
     mean, (low, high) = mean_interval(values, users)
     return Estimate(mean, low, high)
 

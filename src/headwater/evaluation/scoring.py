@@ -142,10 +142,11 @@ def trained(
     name: str, sequences: Sequences, config: Config, plan: Plan, index: ItemIndex, training: Training, *, now_ms: int,
     progress: Progress | None = None,
 ) -> FittedSource:  # fmt: skip
-    """The source ``name``, trained on ``sequences`` and opened from its files; content and prices are those of ``index``."""
+    """The source ``name``, trained on ``sequences`` and opened from its files; content, prices and births are those of ``index``."""
     count = index.table.count
     job = FitJob(
         now_ms=now_ms, event_types=plan.event_types, content=index.content[:count], price=index.price[:count],
+        born_ms=index.columns.born[:count],
         seed=training.seed, threads=training.threads, device=training.device,
         progress=None if progress is None else lambda done, total: progress(f"train {name}", done, total),
     )  # fmt: skip

@@ -33,7 +33,8 @@ class FitJob:
     """What a training may use beside the sequences.
 
     ``now_ms``: the moment up to which the sequences go. ``content`` float32[items, size] and ``price`` float32[items], by
-    dense item (zeros where there is none; both may be shorter than the items). ``warm``: files of the source in the last
+    dense item (zeros where there is none; both may be shorter than the items). ``born_ms`` int64[items]: when each was published or first
+    seen, 0 for not known. ``warm``: files of the source in the last
     bundle, to go on from; ``checkpoint``: a file that a killed run goes on from. Sources that need none of these ignore them.
     """
 
@@ -41,6 +42,7 @@ class FitJob:
     event_types: tuple[str, ...] = ()
     content: Float32 = field(default_factory=_none)
     price: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
+    born_ms: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     seed: int = 7
     threads: int = 1
     device: str = "cpu"
@@ -95,7 +97,7 @@ def _sequence(sequences: Sequences, config: Config, job: FitJob) -> dict[str, by
     tell = job.progress
     files, report = fit_sequence(
         sequences, job.content, job.price, config.models.sequence, event_types=job.event_types, seed=job.seed,
-        threads=job.threads, device=job.device, checkpoint=job.checkpoint, warm=job.warm,
+        threads=job.threads, born_ms=job.born_ms, device=job.device, checkpoint=job.checkpoint, warm=job.warm,
         progress=None if tell is None else lambda epoch, epochs, _: tell(epoch, epochs),
     )  # fmt: skip
     log.info("sequence_fitted", epochs=report.epochs, stopped=report.stopped, items=report.items, ndcg10=report.ndcg10)

@@ -2,7 +2,9 @@
 
 An outcome belongs to the latest exposure of the same user and item at or before its time, at most ``window`` back.
 Where the outcome and an exposure both name a request, the requests must be equal, and such a pair goes before any
-other; an exposure of a stranger (user 0) is found by its request alone. What counts is what is in the log when the
+other; an exposure of a stranger (user 0) is found by its request alone. Who answers a request cannot have done so before it was shown: an outcome
+that names a request, was received at or after its first exposure, and by its own time happened before, comes from a clock that is slow,
+and counts as of that exposure (delay 0). What counts is what is in the log when the
 label *closes*, ``window + watermark`` after the exposure was received: an outcome that arrives later is none, a
 retraction that has arrived by then takes its outcome back. So a label, once closed, never changes.
 
@@ -98,7 +100,7 @@ def join_labels(
     owner, at = np.unique(owner[first], return_index=True)
     chosen = chosen[first][at]
     labels.label[owner] = 1
-    labels.delay_ms[owner] = outcomes.time_ms[chosen] - exposed.time_ms[owner]
+    labels.delay_ms[owner] = np.maximum(outcomes.time_ms[chosen] - exposed.time_ms[owner], 0)
     labels.value[owner] = outcomes.value[chosen]
     return labels
 
@@ -106,7 +108,7 @@ def join_labels(
 def _owners(exposed: Exposed, outcomes: Outcomes, chosen: Int64, window_ms: int) -> Int64:
     """The exposure that each chosen outcome belongs to, -1 for none."""
     asking = pl.DataFrame(
-        {name: getattr(outcomes, name)[chosen] for name in ("user", "item", "time_ms", "request")}
+        {name: getattr(outcomes, name)[chosen] for name in ("user", "item", "time_ms", "received_ms", "request")}
     ).with_row_index("outcome")
     shown = pl.DataFrame({name: getattr(exposed, name) for name in ("user", "item", "time_ms", "request")})
     # among exposures of one moment the last of the log comes last, and is the one that the join takes
@@ -114,8 +116,9 @@ def _owners(exposed: Exposed, outcomes: Outcomes, chosen: Int64, window_ms: int)
     asking = asking.sort("time_ms", "outcome")
     known = pl.col("user") > 0
     named = pl.col("request") > 0
-    by_request = _latest(asking.filter(named), shown.filter(named & known), ["request", "item", "user"], window_ms)
-    by_stranger = _latest(asking.filter(named), shown.filter(named & ~known), ["request", "item"], window_ms)
+    naming = _not_before_shown(asking.filter(named), shown.filter(named))
+    by_request = _latest(naming, shown.filter(named & known), ["request", "item", "user"], window_ms)
+    by_stranger = _latest(naming, shown.filter(named & ~known), ["request", "item"], window_ms)
     nearest = _latest(asking.filter(~named), shown.filter(known), ["user", "item"], window_ms)
     unnamed = _latest(asking.filter(named), shown.filter(known & ~named), ["user", "item"], window_ms)
 
@@ -132,6 +135,20 @@ def _owners(exposed: Exposed, outcomes: Outcomes, chosen: Int64, window_ms: int)
     later = rank[exposure] > rank[held[outcome]]
     owner[outcome[later]] = exposure[later]
     return owner
+
+
+def _not_before_shown(asking: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
+    """Outcomes whose clock says that they happened before their request showed the item, at the time when it did, if they were received by then."""
+    first = shown.group_by("request", "item", "user").agg(pl.col("time_ms").min().alias("first_ms"))
+    stranger = first.filter(pl.col("user") == 0).select("request", "item", pl.col("first_ms").alias("stranger_ms"))
+    earliest = pl.min_horizontal("first_ms", "stranger_ms")
+    slow = (earliest > pl.col("time_ms")) & (earliest <= pl.col("received_ms"))
+    found = asking.join(first, on=["request", "item", "user"], how="left").join(
+        stranger, on=["request", "item"], how="left"
+    )
+    return found.with_columns(pl.when(slow).then(earliest).otherwise("time_ms").alias("time_ms")).sort(
+        "time_ms", "outcome"
+    )
 
 
 def _latest(asking: pl.DataFrame, shown: pl.DataFrame, by: list[str], window_ms: int) -> tuple[Int64, Int64]:

@@ -107,7 +107,7 @@ class FittedSources:
         for source in open_sources(self.names, self.files, self.config, self.plan):
             if isinstance(source, SearchedSource):
                 source.prepare(state.index)
-                vectors = source.vectors(state.index)
+                vectors = source.vectors(state.index, state.fold.received_ms)
                 vectors = vectors[vectors.any(axis=1)]
                 asked = (state.asked(user, state.fold.received_ms) for user in self._latest.tolist())
                 queries = [query for each in asked if (query := source.query(each, state.index)) is not None]
@@ -145,7 +145,7 @@ def fit_sources(
     for name in names:
         job = FitJob(
             now_ms=int(sequences.time_ms.max(initial=0)), event_types=plan.event_types, content=index.content[:items],
-            price=index.price[:items], seed=seed, threads=threads, warm=warm, progress=told(name),
+            price=index.price[:items], born_ms=index.columns.born[:items], seed=seed, threads=threads, warm=warm, progress=told(name),
         )  # fmt: skip
         began = time.perf_counter()
         made |= fit_source(name, sequences, config, job)

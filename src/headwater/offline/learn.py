@@ -27,13 +27,14 @@ from headwater.schema.errors import ConfigurationError
 log = structlog.get_logger()
 
 LOOK_S = 0.5  # how soon a round begins that is asked for
+AGAIN_S = 5.0  # how soon it is tried again while there is too little to learn from
 KEEP, HISTORY = 3, 20  # bundles that stay: that never served; that a rollback leads to
 
 
 class Round(Struct, frozen=True, kw_only=True):
     """What a round came to. ``bundle`` is ``None`` when nothing was published; ``reason`` says why, or why not promoted.
 
-    ``waits``: nothing went wrong, there was too little to learn from, or to judge by. ``warm`` is the bundle that the round
+    ``waits``: nothing went wrong, there was too little to learn from, or to judge by. ``refused``: by the gate. ``warm`` is the bundle that the round
     started from, ``last_offset`` how far it has read.
     """
 
@@ -41,6 +42,7 @@ class Round(Struct, frozen=True, kw_only=True):
     bundle: str | None
     promoted: bool
     waits: bool
+    refused: bool
     warm: str | None
     last_offset: int
     seconds: float
@@ -55,28 +57,37 @@ def learn(
 
     Rounds begin ``every_s`` apart; one that takes longer is followed at once by the next. A round that fails is logged and
     told to ``report``, and the next one tries again. When one is asked for by the controls of ``data``, it begins at once,
-    and learns at once what has come.
+    and learns at once what has come. While there is too little of that, or what it made was refused, it goes on being asked for until
+    the next round is due anyway: what had changed by then may not have been known yet. Rounds that wait for that are told once.
 
     Raises:
         ConfigurationError: another learner works on ``data``, or nothing is to be trained.
     """
     if config.ranker.kind == "none":
         raise ConfigurationError('ranker.kind: "none" leaves nothing to train; set it to "lightgbm" or "deep"')
-    plan, failed, number, seen, asked = compile_plan(config), 0, 0, 0, False
+    plan, failed, number, seen = compile_plan(config), 0, 0, 0
+    asked = pending = False  # a round was asked for; and what it made, if anything, did not pass
+    due = timer()
     controls = ControlsFile(data)
     registry = Registry(data / "models")
     learner = Learner(config, plan, data, threads=threads, stop=stop, clock=clock)
     with learners_lock(data), closing(learner):
         while not stop.is_set() and (rounds is None or number < rounds):
-            number, began, began_ms = number + 1, timer(), clock()
-            done = _attempt(learner, registry, number, seen, timer, at_once=asked)
+            began_ms = clock()
+            if not (asked and pending):
+                due = timer() + every_s
+            done = _attempt(learner, registry, number + 1, seen, timer, at_once=asked)
             if stop.is_set() and done.bundle is None:
                 break
             seen = max(seen, done.last_offset)
-            failed += done.bundle is None and not done.waits
-            report(done)
+            if not (asked and pending and done.waits):  # else it waits as it did before
+                number += 1
+                failed += done.bundle is None and not done.waits
+                report(done)
+            pending = asked and (done.waits or done.refused)
             if rounds is None or number < rounds:
-                asked = _pause(stop, controls, began_ms, began + every_s, timer)
+                again = min(due, timer() + AGAIN_S) if pending else due
+                asked = _pause(stop, controls, began_ms, again, timer) or (pending and timer() < due)
     return failed
 
 
@@ -97,12 +108,13 @@ def _attempt(
 ) -> Round:  # fmt: skip
     """One round, whatever becomes of it."""
     began, warm, offset = timer(), None, seen
-    bundle, promoted, waits, reason = None, False, False, None
+    bundle, promoted, waits, refused, reason = None, False, False, False, None
     try:
         made = learner.round(at_once=at_once)
         bundle, promoted, warm, offset = made.published.bundle, made.published.promoted, made.warm, made.last_offset
         gate = made.published.gate
-        reason = None if gate is None or gate.passed else "; ".join(gate.reasons)
+        refused = gate is not None and not gate.passed
+        reason = "; ".join(gate.reasons) if gate is not None and refused else None
         if made.published.frozen:
             reason = f"promotion is frozen: {made.published.frozen}"
         registry.prune(KEEP, history=HISTORY)
@@ -120,7 +132,7 @@ def _attempt(
             "round_done", round=number, bundle=bundle, promoted=promoted, warm=warm, reason=reason, seconds=seconds
         )
     return Round(
-        number=number, bundle=bundle, promoted=promoted, waits=waits, warm=warm, last_offset=offset, seconds=seconds,
+        number=number, bundle=bundle, promoted=promoted, waits=waits, refused=refused, warm=warm, last_offset=offset, seconds=seconds,
         reason=reason,
     )  # fmt: skip
 

@@ -3,7 +3,8 @@
 Every event judges before it teaches. A round trains on all that was folded so far; then it folds what has come since, and
 at some of those events the new bundle and the one in service answer first (progressive validation: A. Blum et al., COLT
 1999). The events then train the next round, so none is held back for good. A round that was asked for, because the world has
-changed, does not wait for the next one: it learns what has come at once, but for the newest ``gate.questions`` of it, which judge.
+changed, does not wait for the next one: it learns what has come at once, but for the newest of it, which judge: ``gate.questions`` positive events, and as far
+back as it takes for ``gate.lists`` lists where these can judge.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from msgspec import Struct
 
 from headwater.evaluation.checks import checks_dir, mismatches
 from headwater.evaluation.gate import MIN_QUESTIONS
+from headwater.evaluation.held_lists import addresses
 from headwater.evaluation.heldout import Stretch, behind, held_out_stretch, newest
 from headwater.features.plan import Plan
 from headwater.features.profiles import Profiles
@@ -27,7 +29,7 @@ from headwater.features.replay import stops
 from headwater.learning.collecting import SETTLES_MS, settled
 from headwater.learning.fitting import enabled_sources
 from headwater.learning.gbdt import TooFewError
-from headwater.learning.trainingset import QUESTIONS
+from headwater.learning.trainingset import LISTS, QUESTIONS
 from headwater.log.archived import ArchivedLog, open_log
 from headwater.log.identity import LmdbIdentity
 from headwater.log.record import RecordBlock
@@ -44,6 +46,8 @@ from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
 from headwater.schema.errors import HeadwaterError
 from headwater.serving.view import FoldView
+
+Int64 = npt.NDArray[np.int64]
 
 log = structlog.get_logger()
 
@@ -109,7 +113,7 @@ class Learner:
         self._window_ms = None if window == "never" else parse_duration(window)
 
     def round(self, *, at_once: bool = False) -> Made:
-        """Train, judge, publish; ``at_once``: on all that has come, but for the newest ``gate.questions`` positive events.
+        """Train, judge, publish; ``at_once``: on all that has come, but for the newest of it that judges, once at least as much is left to learn from.
 
         Raises:
             NotYetError: there is nothing new, or too little to train on or to judge a bundle by; the next round goes on from here.
@@ -163,7 +167,8 @@ class Learner:
                 stretch = behind(event_log, config, min(reached, until), until)
             if version is not None and stretch.positives < MIN_QUESTIONS:
                 raise _too_few(stretch)
-            stretch = newest(event_log, config, stretch) if at_once else stretch
+            if at_once:
+                stretch = newest(event_log, config, stretch, self._lists(event_log, stretch))
         end = until if stretch is None else stretch.split
         seed = config.ranker.seed
         with self._lookup() as lookup:
@@ -192,9 +197,10 @@ class Learner:
         stretch = None
         if self._config.gate.enabled:
             stretch = behind(event_log, self._config, view.fold.offset, until)
-            self._enough(stretch, view.fold.received_ms, last_ms)
-            if at_once:
-                stretch = newest(event_log, self._config, stretch)
+            lists = self._lists(event_log, stretch) if at_once else None
+            self._enough(stretch, lists, view.fold.received_ms, last_ms)
+            if lists is not None:
+                stretch = newest(event_log, self._config, stretch, lists)
                 self._fold(event_log, view, stretch.split, renewal)
         else:
             self._fold(event_log, view, until, renewal)
@@ -208,12 +214,28 @@ class Learner:
             renewal.adopt(done)
         return Made(published=published, warm=warm, last_offset=until)
 
-    def _enough(self, stretch: Stretch, since_ms: int, until_ms: int) -> None:
-        """Wait for ``gate.questions`` positive events, but no longer than ``gate.holdout`` of the log when there are some."""
+    def _enough(self, stretch: Stretch, lists: Int64 | None, since_ms: int, until_ms: int) -> None:
+        """Wait for ``gate.questions`` positive events, but no longer than ``gate.holdout`` of the log when there are some. A round that was asked for looks at
+        ``lists`` too, and waits for twice as much, or the newest of it, which judges, would leave nothing to learn from.
+        """
         gate = self._config.gate
         late = until_ms - since_ms >= parse_duration(gate.holdout)
-        if stretch.positives < (MIN_QUESTIONS if late else gate.questions):
+        times = 1 if lists is None else 2
+        if stretch.positives < (MIN_QUESTIONS if late else times * gate.questions):
             raise _too_few(stretch)
+        if lists is not None and self._from_lists and not late and len(lists) < times * gate.lists:
+            raise _too_few_lists(stretch, len(lists))
+
+    @property
+    def _from_lists(self) -> bool:
+        """Whether what this learner made last learnt from lists."""
+        return self._standing is not None and self._standing.renewal.rows.learnt_from == LISTS
+
+    def _lists(self, event_log: ArchivedLog, stretch: Stretch) -> Int64:
+        """The lists that can judge on ``stretch``; none where rankers learn from questions alone."""
+        if self._config.ranker.learn_from == QUESTIONS:
+            return np.zeros(0, np.int64)
+        return addresses(event_log, self._config, split=stretch.split, until=stretch.until)
 
     def _settled(self, event_log: ArchivedLog) -> tuple[int, int]:
         """How far a round reads, and when that was received: where rankers may learn from lists, not the last moments of the log."""
@@ -278,4 +300,11 @@ def _too_few(stretch: Stretch) -> NotYetError:
     return NotYetError(
         f"only {stretch.positives} positive events have come since offset {stretch.split}, up to which was trained: too few "
         "to judge a bundle by (gate.questions, gate.holdout)"
+    )
+
+
+def _too_few_lists(stretch: Stretch, lists: int) -> NotYetError:
+    return NotYetError(
+        f"only {lists} lists that can judge have come since offset {stretch.split}, up to which was trained: too few to learn from and to judge by at once "
+        "(gate.lists, gate.holdout)"
     )

@@ -106,7 +106,7 @@ class Als:
         if len(here) and self._user.any():
             out[here] = self._index.scores_of(items[here], self._user)
 
-    def vectors(self, index: ItemIndex) -> Float32:
+    def vectors(self, index: ItemIndex, now_ms: int | None = None) -> Float32:  # noqa: ARG002
         """The factors of all items of ``index``; zeros for one that came after the training."""
         made = np.zeros((index.table.count, self.size), np.float32)
         here = min(len(made), len(self._factors))

@@ -17,6 +17,7 @@ from headwater.features.rowset import Rows
 from headwater.jit import kernel
 from headwater.schema.items import MAX_REGIONS
 
+Bool = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
 Float32 = npt.NDArray[np.float32]
@@ -36,15 +37,17 @@ class Columns:
         self._sums: dict[int, Float32] = {}
         self._counts: dict[int, UInt32] = {}
 
-    def update(self, rows: Rows, changed: Int64) -> None:
-        """Take over the ``changed`` items int64[n] of ``rows``."""
+    def update(self, rows: Rows, changed: Int64) -> Bool:
+        """Take over the ``changed`` items int64[n] of ``rows``; returns of each whether it was born at another time than was known."""
         if len(self.clock) < len(rows.i8):
             self._make_room(len(rows.i8))
-        _take(rows, changed, self.flags, self.regions, self.published, self.expires, self.born, self.clock)
+        moved = np.empty(len(changed), np.bool_)
+        _take(rows, changed, self.flags, self.regions, self.published, self.expires, self.born, self.clock, moved)
         for cell, column in self._sums.items():
             _take_sums(rows, changed, cell, column)
         for cell, counted in self._counts.items():
             _take_counts(rows, changed, cell, counted)
+        return moved
 
     def sums(self, rows: Rows, cell: int) -> Float32:
         """The f4 cell ``cell`` of each item, float32[capacity]; followed from the first call on."""
@@ -78,7 +81,8 @@ def _grown(old: npt.NDArray[_T], capacity: int) -> npt.NDArray[_T]:
 
 @kernel
 def _take(
-    rows: Rows, changed: Int64, flags: UInt32, regions: UInt32, published: Int64, expires: Int64, born: Int64, clock: Int64
+    rows: Rows, changed: Int64, flags: UInt32, regions: UInt32, published: Int64, expires: Int64, born: Int64, clock: Int64,
+    moved: Bool,
 ) -> None:  # fmt: skip
     for k in range(len(changed)):
         i = changed[k]
@@ -86,7 +90,9 @@ def _take(
         for r in range(regions.shape[1]):
             regions[i, r] = rows.u4[i, I_REGIONS + r]
         published[i], expires[i] = rows.i8[i, I_PUBLISHED], rows.i8[i, I_EXPIRES]
-        born[i], clock[i] = born_ms(rows, i), rows.i8[i, I_CLOCK]
+        at = born_ms(rows, i)
+        moved[k] = at != born[i]
+        born[i], clock[i] = at, rows.i8[i, I_CLOCK]
 
 
 @kernel

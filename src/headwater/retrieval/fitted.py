@@ -71,8 +71,11 @@ class SearchedSource(FittedSource, Protocol):
 
     size: int
 
-    def vectors(self, index: ItemIndex) -> Float32:
-        """The vectors of all items of ``index``, ``float32[items, size]``; zeros for one that the model knows nothing of."""
+    def vectors(self, index: ItemIndex, now_ms: int | None = None) -> Float32:
+        """The vectors of all items of ``index``, ``float32[items, size]``; zeros for one that the model knows nothing of.
+
+        With ``now_ms`` they are those that are searched at that moment, else without what changes with time.
+        """
         ...
 
     def query(self, asked: Asked, index: ItemIndex) -> Float32 | None:

@@ -161,7 +161,9 @@ class ItemIndex:
         self.content = np.zeros((len(table.dirty), plan.layout.content_size), np.float32)
         self.has_content = np.zeros(len(table.dirty), np.bool_)
         self.content_items = 0
-        self.version = 0  # counts the changes of content and price; `stamps` says at which one an item last changed
+        self.version = (
+            0  # counts the changes of content, price and birth; `stamps` says at which one an item last changed
+        )
         self.stamps = np.zeros(len(table.dirty), np.int64)
         self.price = np.zeros(len(table.dirty), np.float32)
         self.columns = Columns()
@@ -180,13 +182,13 @@ class ItemIndex:
                 [self.has_content, np.zeros(len(grown) - len(self.has_content), np.bool_)]
             )
         ids = np.arange(count) if changed is None else changed
-        self.columns.update(rows, ids)
+        moved = self.columns.update(rows, ids)
         has = (rows.u4[ids, I_FLAGS] & FLAG_CONTENT) != 0
         touched = ids[has | self.has_content[ids]]
         content = rows.f4[touched, layout.content_f4 : layout.content_f4 + layout.content_size]
         price = rows.f4[ids, layout.price_f4]
         others = np.concatenate(
-            [touched[(content != self.content[touched]).any(axis=1)], ids[price != self.price[ids]]]
+            [touched[(content != self.content[touched]).any(axis=1)], ids[(price != self.price[ids]) | moved]]
         )
         if len(others):
             self.version += 1

@@ -2,6 +2,8 @@
 
 The user's vector is made for each request, item vectors when the bundle is opened and when an item's content or price
 changes; both come from the one bundle, so they always fit. An item without an id that training knew has its content.
+With ``item_age`` what the age of an item adds to its vector is looked up for each request; the sequence, target attention
+and neighbours see vectors without it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from headwater.retrieval.fitted import Attended, Files, Recent, SourceError
 from headwater.retrieval.index import NOTHING, ItemIndex, Ranked
 from headwater.retrieval.onnx_session import OnnxError, open_session
 from headwater.retrieval.sequence_inputs import (
+    AGE_SLOTS,
+    AGES_FILE,
     ENCODER_FILE,
     FILES,
     FORMAT,
@@ -28,6 +32,10 @@ from headwater.retrieval.sequence_inputs import (
     TOWER_FILE,
     VOCABULARY_FILE,
     Meta,
+    age_moment,
+    age_slots,
+    age_spans,
+    born_seconds,
     gap_slots,
     idle_slots,
     price_input,
@@ -57,7 +65,7 @@ class _Recent(NamedTuple):
 
 
 class SequenceSource:
-    """The two towers of a bundle. Files are those of ``sequence_inputs.FILES``.
+    """The two towers of a bundle. Files are those of ``sequence_inputs.FILES``, and ``AGES_FILE`` for a model with ``item_age``.
 
     A score is ``log(1 + exp(user · item))``: in the order of the training's logits, and positive.
 
@@ -74,6 +82,7 @@ class SequenceSource:
         self.meta = _meta(files, config, plan)
         self.size, self.length = self.meta.shape.size, self.meta.shape.length
         vocabulary, self._ids = _arrays(files, self.meta)
+        self._ages = _ages(files, self.meta)
         self._row_of = np.full(int(vocabulary.max(initial=0)) + 1, -1, np.int64)
         self._row_of[vocabulary] = np.arange(len(vocabulary))
         self._encoder: onnxruntime.InferenceSession | None = _session(files, ENCODER_FILE)
@@ -84,12 +93,17 @@ class SequenceSource:
         self._index: ItemIndex | None = None
         self._count, self._version = 0, 0
         self._vectors, self._known = np.zeros((0, self.size), np.float32), np.zeros(0, np.bool_)
+        self._moment_s = (
+            0  # at which the ages in the search were taken; each of them holds from `_from_s` until before `_until_s`
+        )
+        self._from_s, self._until_s = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._asked: Asked | None = None
         self._recent = _Recent(_NONE, _NONE, _NONE, None, _NO_RECENT)
 
     def prepare(self, index: ItemIndex) -> None:
         """Make the vectors of all items."""
         self._index, self._count, self._version = None, 0, 0
+        self._moment_s = _moment_s(int(index.columns.clock[: index.table.count].max(initial=0)))
         self._follow(index)
 
     def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
@@ -97,6 +111,7 @@ class SequenceSource:
         recent = self._of(asked, index)
         if recent.user is None:
             return Offer(NOTHING, recent.why)
+        self._grow_older(index, asked.now_ms)
         # what the user met lately is often near, and seldom shown again
         count = 2 * self.width + len(recent.items)
         ranked = self._search.search(recent.user, count)
@@ -108,7 +123,7 @@ class SequenceSource:
         out[:] = 0.0
         if recent.user is not None:
             known = self._has(items)
-            out[known] = _positive(self._vectors[items[known]] @ recent.user)
+            out[known] = _positive(self._searched(index, items[known], _moment_s(asked.now_ms)) @ recent.user)
 
     def attend(self, asked: Asked, index: ItemIndex, items: Int64) -> Attended:
         """Vectors of the recent events and of ``items`` int64[n] (zeros for one that the model knows nothing of)."""
@@ -123,10 +138,14 @@ class SequenceSource:
         recent = self._of(asked, index)
         return Recent(recent.items, recent.types, recent.age_s.astype(np.float32))
 
-    def vectors(self, index: ItemIndex) -> Float32:
+    def vectors(self, index: ItemIndex, now_ms: int | None = None) -> Float32:
         """The vectors of all items ``float32[items, d]``; zeros for one that the model knows nothing of."""
         self._follow(index)
-        return self._vectors[: self._count]
+        if self._ages is None or now_ms is None:
+            return self._vectors[: self._count]
+        made, known = np.zeros((self._count, self.size), np.float32), np.flatnonzero(self._known[: self._count])
+        made[known] = self._searched(index, known, _moment_s(now_ms))
+        return made
 
     def query(self, asked: Asked, index: ItemIndex) -> Float32 | None:
         """The user's vector, from the recent events."""
@@ -155,6 +174,8 @@ class SequenceSource:
             vectors, known = np.zeros((room, self.size), np.float32), np.zeros(room, np.bool_)
             vectors[: len(self._vectors)], known[: len(self._known)] = self._vectors, self._known
             self._vectors, self._known = vectors, known
+            if self._ages is not None:
+                self._from_s, self._until_s = (_grown(part, room) for part in (self._from_s, self._until_s))
         changed = index.stamps[:count] > since
         changed[before:] = True
         changed[0] = False  # stands for all items together
@@ -173,9 +194,31 @@ class SequenceSource:
             None, {"ids": self._ids[rows], "content": index.content[items], "price": price_input(index.price[items])}
         )[0]  # the unknown item is the last of the ids, which is where -1 points
         self._vectors[items] = np.where(known[:, None], made, np.float32(0.0))
-        self._search.set(items[known], made[known])
         self._search.remove(items[self._known[items] & ~known])
         self._known[items] = known
+        self._place(index, items[known])
+
+    def _place(self, index: ItemIndex, items: Int64) -> None:
+        """Put ``items`` into the search, as old as they are."""
+        self._search.set(items, self._searched(index, items, self._moment_s))
+        if self._ages is not None:
+            born_s = born_seconds(index.columns.born[items])
+            self._from_s[items], self._until_s[items] = age_spans(born_s, age_slots(born_s, self._moment_s))
+
+    def _searched(self, index: ItemIndex, items: Int64, moment_s: int) -> Float32:
+        """The vectors ``float32[n, d]`` of ``items`` that are known, as old as they are at ``moment_s``."""
+        vectors = self._vectors[items]
+        if self._ages is not None:
+            vectors += self._ages[age_slots(born_seconds(index.columns.born[items]), moment_s)]
+        return vectors
+
+    def _grow_older(self, index: ItemIndex, now_ms: int) -> None:
+        """Place those items anew that have come into another bucket of age since the last minute that was asked about."""
+        if self._ages is None or (moment_s := _moment_s(now_ms)) == self._moment_s:
+            return
+        self._moment_s, here = moment_s, slice(0, self._count)
+        due = self._known[here] & ((self._until_s[here] <= moment_s) | (self._from_s[here] > moment_s))
+        self._place(index, np.flatnonzero(due))
 
     def _has(self, items: Int64) -> Bool:
         inside = items < self._count
@@ -231,6 +274,16 @@ def _positive(products: Float32) -> Float32:
     return made
 
 
+def _moment_s(now_ms: int) -> int:
+    return age_moment(now_ms // 1_000)
+
+
+def _grown(old: Int64, room: int) -> Int64:
+    new = np.zeros(room, np.int64)
+    new[: len(old)] = old
+    return new
+
+
 def _meta(files: Files, config: Config, plan: Plan) -> Meta:
     for name in FILES:
         if name not in files:
@@ -268,6 +321,26 @@ def _arrays(files: Files, meta: Meta) -> tuple[Int64, Float32]:
             f"of {meta.shape.size}. Publish the bundle again."
         )
     return vocabulary.astype(np.int64), ids.astype(np.float32)
+
+
+def _ages(files: Files, meta: Meta) -> Float32 | None:
+    """What each bucket of age adds to a vector, ``float32[AGE_SLOTS, d]``; ``None`` for a model that knows no ages."""
+    if not meta.shape.item_age:
+        return None
+    if AGES_FILE not in files:
+        raise SourceError(
+            f"The sequence model knows the age of items, but the bundle holds no {AGES_FILE}. Publish it again."
+        )
+    try:
+        ages = np.load(io.BytesIO(files[AGES_FILE]), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise SourceError(f"{AGES_FILE} cannot be read: {error}. Publish the bundle again.") from error
+    if ages.shape != (AGE_SLOTS, meta.shape.size):
+        raise SourceError(
+            f"{AGES_FILE} holds {ages.shape}; this version has {AGE_SLOTS} buckets of age, and {META_FILE} says vectors of "
+            f"{meta.shape.size}. Train again."
+        )
+    return np.asarray(ages, np.float32)
 
 
 def _session(files: Files, name: str) -> onnxruntime.InferenceSession:

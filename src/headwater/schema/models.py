@@ -21,8 +21,10 @@ class SequenceModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     ``length`` is at most ``features.recent``. ``loss``: "full" is softmax over the whole vocabulary, "sampled" draws
     ``negatives`` items a batch and corrects for it (log-Q). ``id_dropout`` is the share of items that training sees by
-    their content alone. Training ends after ``epochs``, when the validation has not improved for ``patience`` epochs,
-    or after ``most_minutes``.
+    their content alone. ``item_age``: what the age of an item adds to its vector is learned, and looked up at the moment of
+    each request. ``precision`` of the softmax over the whole vocabulary: "bf16" takes half the time where the processor has
+    instructions for it, which "auto" finds out; everything else is float32. Training ends after ``epochs``, when the validation has not improved for
+    ``patience`` epochs, or after ``most_minutes``.
     """
 
     size: _Size = 64
@@ -31,6 +33,7 @@ class SequenceModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     length: Annotated[int, Meta(ge=1, le=1_024)] = 50
     dropout: _Share = 0.2
     id_dropout: _Share = 0.1
+    item_age: bool = False
     loss: Literal["full", "sampled"] = "full"
     negatives: Annotated[int, Meta(ge=1, le=65_536)] = 1_024
     epochs: Annotated[int, Meta(ge=1, le=10_000)] = 40
@@ -40,6 +43,7 @@ class SequenceModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     weight_decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.01
     most_minutes: Annotated[float, Meta(gt=0.0, le=10_000.0)] = 60.0
     min_events: Annotated[int, Meta(ge=1, le=1_000_000)] = 2
+    precision: Literal["auto", "float32", "bf16"] = "auto"
 
 
 class ItemKnnModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

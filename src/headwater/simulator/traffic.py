@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,6 +25,14 @@ LIST_LENGTH = 10
 _BIRTH_EVERY_MS = 30_000
 _CLICKS_OF_STRANGERS = 0.15
 _MOST_EVENTS = 500  # of one call
+
+
+class Shown(NamedTuple):
+    """A list that somebody saw: how many places it had, and how many of them were clicked."""
+
+    user: str
+    places: int
+    clicks: int
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ class LiveTraffic(threading.Thread):
     """A background thread that makes about ``events_per_s`` events a second until :meth:`stop`.
 
     ``now_ms`` is the time that events carry; ``on_error`` is told of calls that failed (traffic goes on).
-    ``events`` and ``visits`` count what was sent, ``places`` what was shown and ``clicks`` what of it was clicked.
+    ``events`` and ``visits`` count what was sent, ``lists`` are what was shown, in order.
     """
 
     def __init__(
@@ -184,7 +192,8 @@ class LiveTraffic(threading.Thread):
         self._rng = np.random.default_rng([seed, 5])
         self._now_ms, self.events_per_s, self._on_error = now_ms, events_per_s, on_error
         self._ended = threading.Event()
-        self.events = self.visits = self.places = self.clicks = 0
+        self.events = self.visits = 0
+        self.lists: list[Shown] = []
 
     def run(self) -> None:
         pause_s = 0.0
@@ -215,8 +224,7 @@ class LiveTraffic(threading.Thread):
         if events:
             self._client.send_events(events)
         self.visits += 1
-        self.places += len(answer.items)
-        self.clicks += sum(event.type == "click" for event in events)
+        self.lists.append(Shown(user, len(answer.items), sum(event.type == "click" for event in events)))
         self.events += len(events) + len(news.events)
         return len(events)
 

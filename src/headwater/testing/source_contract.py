@@ -93,7 +93,7 @@ class FittedSourceContract:
         """The files of the source, trained on the world."""
         job = FitJob(
             now_ms=world.log.now_ms, event_types=world.plan.event_types, content=world.view.index.content,
-            price=world.view.index.price,
+            price=world.view.index.price, born_ms=world.view.index.columns.born,
         )  # fmt: skip
         return fit_source(cls.name, world.sequences(), world.config, job)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headwater.retrieval.sequence_inputs import GAP_SLOTS, IDLE_SLOTS, TYPE_SLOTS, Shape
+from headwater.retrieval.sequence_inputs import AGE_SLOTS, GAP_SLOTS, IDLE_SLOTS, TYPE_SLOTS, Shape
 
 
 def feed_width(size: int) -> int:
@@ -94,13 +94,17 @@ class Tower(nn.Module):
 
 
 class TwoTower(nn.Module):
-    """Both towers and the id vectors of ``items`` items, the unknown one behind them."""
+    """Both towers and the id vectors of ``items`` items, the unknown one behind them.
+
+    ``ages`` (AGE_SLOTS, D), with ``shape.item_age``: what an item of each bucket of age is worth beside its vector.
+    """
 
     def __init__(self, shape: Shape, items: int, dropout: float) -> None:
         super().__init__()
         self.ids = nn.Parameter(torch.empty(items + 1, shape.size))
         nn.init.normal_(self.ids, std=0.05)
         self.tower, self.encoder = Tower(shape), Encoder(shape, dropout)
+        self.ages = nn.Parameter(torch.zeros(AGE_SLOTS, shape.size)) if shape.item_age else None
 
     def items(self, content: Tensor, price: Tensor, unknown: Tensor | None = None) -> Tensor:
         """Vectors of the whole vocabulary (v, D); where ``unknown`` (bool, v) is set the id is hidden."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.learning.sequences import Sequences
-from headwater.retrieval.sequence_inputs import gap_slots, idle_slots
+from headwater.retrieval.sequence_inputs import age_moment, gap_slots, idle_slots
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -31,7 +31,9 @@ class Tokens:
 
 
 class Batch(NamedTuple):
-    """Windows of a step, (B, L) each, padded behind their end. ``asked`` bool: places whose ``targets`` (rows) are learned."""
+    """Windows of a step, (B, L) each, padded behind their end. ``asked`` bool: places whose ``targets`` (rows) are learned, whose ages are
+    those of ``moment_s``.
+    """
 
     rows: Int64
     types: Int64
@@ -39,6 +41,7 @@ class Batch(NamedTuple):
     idle: Int64
     targets: Int64
     asked: Bool
+    moment_s: Int64
 
     @property
     def tokens(self) -> int:
@@ -101,5 +104,5 @@ def batch_of(tokens: Tokens, start: Int64, size: Int64) -> Batch:
     times_s = np.where(inside, tokens.times_s[at], 0)
     return Batch(
         tokens.rows[at], tokens.types[at], gap_slots(times_s), idle_slots(tokens.times_s[after] - times_s),
-        tokens.rows[after], inside & tokens.target[after],
+        tokens.rows[after], inside & tokens.target[after], age_moment(tokens.times_s[after]),
     )  # fmt: skip

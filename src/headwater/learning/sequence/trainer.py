@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from headwater.learning.sequence.ages import Births, age_logits
 from headwater.learning.sequence.checkpoint import Standing, load_checkpoint, save_checkpoint
 from headwater.learning.sequence.losses import full_softmax, sampled_softmax
 from headwater.learning.sequence.model import TwoTower
@@ -26,12 +27,16 @@ _CLIP = 1.0
 
 
 class Facts(NamedTuple):
-    """What is known of the vocabulary: ``content`` (v, c), ``price`` (v, 1), ``described`` bool (v,), ``counts`` float (v,)."""
+    """What is known of the vocabulary: ``content`` (v, c), ``price`` (v, 1), ``described`` bool (v,), ``counts`` float (v,).
+
+    ``births``: for a model with ``item_age``.
+    """
 
     content: Tensor
     price: Tensor
     described: Tensor
     counts: Tensor
+    births: Births | None = None
 
 
 class Trained(NamedTuple):
@@ -47,10 +52,10 @@ class Trainer:
 
     def __init__(
         self, model: TwoTower, facts: Facts, tokens: Tokens, questions: Questions, params: SequenceModel, *, seed: int,
-        fingerprint: str, clock: Callable[[], float],
+        fingerprint: str, clock: Callable[[], float], bf16: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.facts, self.tokens, self.questions, self.params = model, facts, tokens, questions, params
-        self.seed, self.clock = seed, clock
+        self.seed, self.clock, self.bf16 = seed, clock, bf16
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=params.learning_rate, betas=(0.9, 0.98), weight_decay=params.weight_decay, fused=True
         )
@@ -119,14 +124,23 @@ class Trainer:
         device = facts.content.device
         hidden = torch.from_numpy(random.random(len(facts.content)) < params.id_dropout).to(device) & facts.described
         vectors = self.model.items(facts.content, facts.price, hidden)
-        rows, types, gaps, idle, targets, asked = (torch.from_numpy(part).to(device) for part in batch)
+        rows, types, gaps, idle, targets, asked, moment_s = (torch.from_numpy(part).to(device) for part in batch)
         seen = nn.functional.embedding(rows, vectors)
-        users, wanted = self.model.encoder(seen, types, gaps, idle)[asked], targets[asked]
+        users, wanted, moment_s = self.model.encoder(seen, types, gaps, idle)[asked], targets[asked], moment_s[asked]
+        aged = None if self.model.ages is None else age_logits(users, self.model.ages)
+        births = facts.births
         if params.loss == "full" or params.negatives >= len(vectors):
-            return full_softmax(users, vectors, wanted)
+            if aged is None or births is None:
+                return full_softmax(users, vectors, wanted, bf16=self.bf16)
+            ordered, runs = vectors[births.order], births.lengths(moment_s)
+            return full_softmax(users, ordered, births.place[wanted], aged, runs, bf16=self.bf16)
         share = facts.counts / facts.counts.sum()
         drawn = torch.multinomial(share, params.negatives, replacement=True)
-        return sampled_softmax(users, vectors, wanted, drawn, params.negatives * share)
+        extra = None
+        if aged is not None and births is not None:
+            own, others = (births.columns(rows, moment_s[:, None]) for rows in (wanted[:, None], drawn))
+            extra = aged.gather(1, own), aged.gather(1, others)
+        return sampled_softmax(users, vectors, wanted, drawn, params.negatives * share, extra)
 
     def _judge(self) -> float | None:
         """Measure, and keep the weights when they are the best so far (without questions: always)."""
@@ -136,7 +150,9 @@ class Trainer:
             self.model.eval()
             with torch.inference_mode():
                 vectors = self.model.items(self.facts.content, self.facts.price)
-                quality = validate(self.model, vectors, self.tokens, self.questions, self.params.length)
+                quality = validate(
+                    self.model, vectors, self.tokens, self.questions, self.params.length, self.facts.births
+                )
             if quality.ndcg <= standing.best_ndcg:
                 return quality.ndcg
             standing.best_ndcg, standing.best_hr = quality.ndcg, quality.hr

@@ -10,8 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from headwater.learning.sequence.ages import Births, age_logits
 from headwater.learning.sequence.model import TwoTower
 from headwater.learning.sequence.packing import Tokens, batch_of
+from headwater.retrieval.sequence_inputs import age_moment
 
 Int64 = npt.NDArray[np.int64]
 
@@ -56,11 +58,17 @@ def withhold(tokens: Tokens, share: float, most: int, random: np.random.Generato
     return Questions(user[drawn], at[drawn])
 
 
-def validate(model: TwoTower, vectors: Tensor, tokens: Tokens, questions: Questions, length: int) -> Quality:
-    """Mean quality over ``questions``; ``vectors`` (v, D) are those of the vocabulary. Ties go to the lower row."""
+def validate(
+    model: TwoTower, vectors: Tensor, tokens: Tokens, questions: Questions, length: int, births: Births | None = None
+) -> Quality:
+    """Mean quality over ``questions``; ``vectors`` (v, D) are those of the vocabulary. Ties go to the lower row.
+
+    With ``births`` items are as old as they were when the event came, and those that were not born yet are not offered.
+    """
     device = vectors.device
     start = np.maximum(tokens.starts[questions.user], questions.at - length)
     size = questions.at - start
+    every = torch.arange(len(vectors), device=device)
     ndcg = hr = 0.0
     order = np.argsort(size, kind="stable")
     per_batch = max(1, _TOKENS // length)
@@ -72,7 +80,11 @@ def validate(model: TwoTower, vectors: Tensor, tokens: Tokens, questions: Questi
         )
         hidden = model.encoder(vectors[rows], types, gaps, idle)
         users = hidden[torch.arange(len(chosen)), torch.from_numpy(size[chosen] - 1)]
-        scores = (users @ vectors.T).cpu().numpy()
+        logits = users @ vectors.T
+        if births is not None and model.ages is not None:
+            moment_s = torch.from_numpy(age_moment(tokens.times_s[questions.at[chosen]])).to(device)
+            logits += age_logits(users, model.ages).gather(1, births.columns(every, moment_s[:, None]))
+        scores = logits.cpu().numpy()
         for k, question in enumerate(chosen.tolist()):
             wanted = int(tokens.rows[questions.at[question]])
             value, row = scores[k, wanted], scores[k]

@@ -14,6 +14,7 @@ import torch
 from headwater.learning.gbdt import TrainingError
 from headwater.learning.sequence.model import TwoTower
 from headwater.retrieval.sequence_inputs import (
+    AGES_FILE,
     FORMAT,
     IDS_FILE,
     META_FILE,
@@ -52,6 +53,7 @@ def weight_files(
         META_FILE: msgspec.json.format(msgspec.json.encode(meta)),
         VOCABULARY_FILE: _array_bytes(items),
         IDS_FILE: _array_bytes(model.ids.detach().numpy()),
+        **({} if model.ages is None else {AGES_FILE: _array_bytes(model.ages.detach().numpy())}),
         WEIGHTS_FILE: _array_bytes(np.concatenate([value.ravel() for _, value in named])),
     }
 
