@@ -1,7 +1,7 @@
 """Sites that are well, as the judgements of drift see them: lists whose outcomes are in (``Site``), and rows of lists (``Served``); and one fault at a time.
 
 Stationary, not still: more people come in the evening and click more then; a visit is several lists within minutes, in one mood, of one person; a few people make much of the
-traffic; a few items are most of what is shown and fade with age while new ones come. From day to day the click rate differs by 5 to 8% (KuaiRand: 3%, and 5% between hours).
+traffic; a few items are most of what is shown and fade with age while new ones come. From day to day the click rate differs by 6 to 11%, chance included (KuaiRand: 3%, and 5% between hours).
 """
 
 from __future__ import annotations
