@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from headwater.monitoring.loop import PERIOD_MS, Loop, LoopState, LoopWatch, same_item
+from headwater.monitoring.loop import PERIOD_MS, Loop, LoopState, LoopWatch, different_items, log_ratio
 from headwater.monitoring.outcomes import Waiting, group_of
 
 ITEMS, LIST = 200, 10
@@ -67,7 +67,7 @@ def test_a_policy_that_chance_does_better_than_has_lost_its_lead() -> None:
 def test_a_policy_that_crowds_into_fewer_items_is_found() -> None:
     world = World(3)
     world.day()
-    found = world.day(crowd=1.0)
+    found = world.day(crowd=1.5)
     assert found.crowding_off
     assert found.crowding is not None
     assert found.crowding > (found.crowding_chance or 0.0) > 0.0
@@ -81,10 +81,39 @@ def test_too_few_lists_of_chance_are_waited_for() -> None:
     assert watch.state.looks == 0
 
 
-def test_the_chance_that_two_places_agree_does_not_depend_on_how_many_there_are() -> None:
+def test_how_many_items_so_many_places_show_does_not_depend_on_how_many_there_are() -> None:
     rng = np.random.default_rng(4)
     shares = np.arange(1, 51) / np.arange(1, 51).sum()
-    truth = float((shares**2).sum())
-    for places in (20, 200):
-        found = [same_item(rng.multinomial(places // 4, shares, size=4).T.astype(np.float64)) for _ in range(400)]
-        assert np.mean(found) == pytest.approx(truth, rel=0.1)
+    truth = float((1 - (1 - shares) ** 30).sum())
+    for places in (40, 400):
+        found = [
+            different_items(rng.multinomial(places // 4, shares, size=4).T.astype(np.float64), 30) for _ in range(400)
+        ]
+        assert np.mean(found) == pytest.approx(truth, rel=0.02)
+    counts = rng.multinomial(20, shares, size=4).T.astype(np.float64)
+    items = np.repeat(np.arange(50), counts.sum(1).astype(int))
+    slow = np.mean([len(np.unique(rng.choice(items, 30, replace=False))) for _ in range(4_000)])
+    assert different_items(counts, 30) == pytest.approx(slow, rel=0.01)
+    assert different_items(counts, 81) == 0.0
+    assert different_items(counts, 80) == np.count_nonzero(counts.sum(1))
+
+
+def test_items_of_a_part_that_is_left_out_count_for_nothing() -> None:
+    counts = np.ones((40, 16))
+    rare = np.vstack((counts, np.eye(16)))  # and one more item for each part alone
+    assert log_ratio(counts, counts, 40) == (0.0, 0.0)
+    found = log_ratio(rare, counts, 40)
+    assert found is not None
+    assert found[0] > 0.0
+    assert found[1] == pytest.approx(0.0, abs=1e-12)  # the parts are alike
+    assert log_ratio(counts, counts, 10_000) is None
+
+
+def test_what_is_popular_comes_and_goes() -> None:
+    """A hit that is in every list is no loop: it is one item of those that a hundred places show."""
+    world = World(5)
+    world.day()
+    for hit in (50, 120, 30):
+        world.popular = world.rng.permutation(1.0 / np.arange(1, ITEMS + 1))
+        world.popular[hit] = 400.0
+        assert not world.day().crowding_off

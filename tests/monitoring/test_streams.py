@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.monitoring.adwin import EACH, Adwin
+from headwater.monitoring.rates import Rate, RateState
+from headwater.monitoring.reservoir import HOUR_MS
 from headwater.monitoring.season import Season
 from headwater.monitoring.sketches import Sketches
 from headwater.schema.errors import HeadwaterError
@@ -85,6 +88,44 @@ def test_adwin_finds_a_drop_of_the_click_rate_and_nothing_without_one() -> None:
         calm.update(2.0)
     with pytest.raises(ValueError, match="probability"):
         Adwin(0.0)
+
+
+def test_adwin_does_not_tell_what_is_no_matter_nor_what_people_explain() -> None:
+    rng = np.random.default_rng(4)
+    for floor, inflation, drop, changes in (
+        (0.0, 1.0, 0.08, 1),
+        (0.1, 1.0, 0.08, 0),
+        (0.1, 1.0, 0.2, 1),
+        (0.1, 30.0, 0.2, 0),
+    ):
+        adwin = Adwin(0.002, floor)
+        for rate in (0.5, 0.5 * (1 - drop)):
+            for value in (rng.random(12_000) < rate).astype(float).tolist():
+                adwin.update(value, inflation)
+        assert (adwin.changes > 0) == changes, (floor, inflation, drop)
+
+
+def told(rate: Rate, first: int, days: int, *, drop: float = 1.0) -> int:
+    """Changes from day ``first`` on: visits of one to five lists, in a mood each, with a season of a quarter over the day."""
+    rng, changes, by = np.random.default_rng(first), 0, 0.25
+    for hour in range(24 * first, 24 * (first + days)):
+        for _ in range(60):
+            group, mood = int(rng.integers(64)), rng.gamma(2.0, 0.5)
+            share = 0.3 * drop * mood * (1 + by * math.sin(2 * math.pi * (hour % 24) / 24))
+            for _ in range(rng.integers(1, 6)):
+                changes += rate.update(bool(rng.random() < share), group, hour * HOUR_MS)
+    return changes
+
+
+def test_neither_the_hour_of_the_day_nor_people_are_a_change_of_the_click_rate() -> None:
+    rate = Rate(RateState(), 0.002)
+    told(rate, 1_000, 2)  # the season is not known on the first day
+    assert told(rate, 1_002, 4) == 0
+    assert rate.mean == pytest.approx(0.3, rel=0.1)
+    assert rate.state.between > 1.3 * rate.state.within > 0.0  # a visit is one mood
+    again = Rate(msgspec.msgpack.decode(msgspec.msgpack.encode(rate.state), type=RateState), 0.002)
+    assert told(again, 1_006, 2) == 0
+    assert told(again, 1_008, 1, drop=0.6) > 0
 
 
 def day_of(hour: int) -> float:

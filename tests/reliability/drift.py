@@ -1,6 +1,7 @@
 """Drift (#27): windows in which nothing has changed raise no alarm, a shift of 0.2 standard deviations does.
 
-Columns are normal, heavy-tailed, discrete and zero-inflated; every window goes through the judgement that served lists go through.
+Columns are normal, heavy-tailed, discrete and zero-inflated; every window goes through the judgement that served lists go through. The other judgements of drift are
+counted on sites that are well (``alarms``).
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import sys
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from headwater.cli.bench.drift import LEAST_FOUND, MOST_ALARMS, judgements, lists_of_users
+from tests.reliability.alarms import Counted, counted
 
 
 class Judged(Struct, frozen=True, kw_only=True):
     """``false_alarms``: the share of windows with any; ``of_users``: the same where twenty rows of a list are of one user, beside what a
-    chi-square for independent rows says at 1%; ``detected``: the smallest of the columns' shares.
+    chi-square for independent rows says at 1%; ``detected``: the smallest of the columns' shares. ``others`` are the other judgements, ``alarms_of`` their false alarms alone.
     """
 
     seed: int
@@ -27,10 +30,13 @@ class Judged(Struct, frozen=True, kw_only=True):
     false_alarms_of_users: float
     chi_square_of_users: float
     detected: float
+    alarms_of: dict[str, float] = {}
+    others: dict[str, Counted] = {}
 
     @property
     def good(self) -> bool:
-        return max(self.false_alarms, self.false_alarms_of_users) <= MOST_ALARMS and self.detected >= LEAST_FOUND
+        alarms = (self.false_alarms, self.false_alarms_of_users, *self.alarms_of.values())
+        return max(alarms) <= MOST_ALARMS and self.detected >= LEAST_FOUND
 
 
 def judged(*, windows: int, rows: int, shift: float, seed: int) -> Judged:
@@ -50,7 +56,11 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--shift", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=7)
-    outcome = judged(**vars(parser.parse_args()))
+    parser.add_argument("--scale", type=float, default=1.0, help="of the days of sites that are well")
+    given = vars(parser.parse_args())
+    others = counted(scale=given.pop("scale"), seed=given["seed"])
+    rates = {name: one.rate for name, one in others.items()}
+    outcome = replace(judged(**given), alarms_of=rates, others=others)
     sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
     return 0 if outcome.good else 1
 

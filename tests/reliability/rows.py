@@ -88,7 +88,7 @@ ROWS = (
     Row("26", "1% sample-ratio mismatch (50.5/49.5 for 50/50), n = 1e6", "detected ≥ 99%", "experiments",
         "--part mismatch", "--part mismatch --splits 2000", ("runs", "users", "found", "median_users")),
     Row("27", "1,000 windows without drift, 1,000 shifted by 0.2 σ, n = 10k", "false alarms ≤ 1%; detection ≥ 99%", "drift",
-        "", "--windows 40", ("windows", "false_alarms", "false_alarms_of_users", "detected")),
+        "", "--windows 40 --scale 0.01", ("windows", "false_alarms", "false_alarms_of_users", "detected", "alarms_of")),
     Row("28", "served features against replay, 1e5 requests", "mismatched bytes 0", "replay"),
     Row("29", "100 users erased, every store, cache and model searched", "recoverable 0; ≤ 1 h", "erased",
         "", "--users 100 --erase 10", ("users", "erased", "recoverable", "known_again", "seconds")),

@@ -17,12 +17,14 @@ LEAST_PART = 32  # values that either part of a cut has at least
 
 
 class Adwin:
-    """The window. Values are in [0, 1]; ``delta`` bounds the chance that a check cuts a stream whose mean has not changed."""
+    """The window. Values are in [0, 1]; ``delta`` bounds the chance that a check cuts a stream whose mean has not changed; ``floor``: what is less than so large a
+    part of the mean is no change.
+    """
 
-    def __init__(self, delta: float = 0.002) -> None:
+    def __init__(self, delta: float = 0.002, floor: float = 0.0) -> None:
         if not 0.0 < delta < 1.0:
             raise ValueError(f"delta is a probability, got {delta}")
-        self._delta = delta
+        self._delta, self._floor = delta, floor
         self._counts: list[int] = []  # oldest first
         self._sums: list[float] = []
         self._squares: list[float] = []
@@ -39,8 +41,11 @@ class Adwin:
         """Their mean; NaN when there are none."""
         return sum(self._sums) / self.width if self._counts else math.nan
 
-    def update(self, value: float) -> bool:
-        """Take in a value; true when the mean has changed, and what came before the change was forgotten."""
+    def update(self, value: float, inflation: float = 1.0) -> bool:
+        """Take in a value; true when the mean has changed, and what came before the change was forgotten.
+
+        ``inflation``: how many times the variance of a mean of values is what it would be if they were independent (the design effect, L. Kish 1965).
+        """
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"ADWIN takes values in [0, 1], got {value}")
         self._counts.append(1)
@@ -52,7 +57,7 @@ class Adwin:
             return False
         self._unchecked = 0
         changed = False
-        while self._cut():
+        while self._cut(inflation):
             changed = True
         self.changes += changed
         return changed
@@ -71,7 +76,7 @@ class Adwin:
             del self._counts[start + 1]
             size, end = 2 * size, start + 1
 
-    def _cut(self) -> bool:
+    def _cut(self, inflation: float) -> bool:
         """Drop the oldest bucket when some cut tells two parts apart."""
         counts, sums = np.array(self._counts, np.float64), np.array(self._sums)
         n, total = counts.sum(), sums.sum()
@@ -85,7 +90,7 @@ class Adwin:
         if not fair.any():
             return False
         older, newer, left = older[fair], newer[fair], left[fair]
-        limits = cut_threshold(older, newer, variance, self._delta)
+        limits = np.maximum(cut_threshold(older, newer, variance * inflation, self._delta), self._floor * mean)
         if not (np.abs(left / older - (total - left) / newer) > limits).any():
             return False
         for kept in (self._sums, self._squares):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from headwater.monitoring.calibration import Calibration, CalibrationState
+from headwater.monitoring.calibration import Calibrated, Calibration, CalibrationState
 from headwater.monitoring.left import LeftReferences
 from headwater.monitoring.outcomes import Waiting
 from headwater.monitoring.reservoir import Cells
@@ -53,10 +53,10 @@ class ByType:
             values[list(clicked.get(type_, ())), 1] = 1.0
             judge.add(Cells(values, groups, waiting.time_ms))
 
-    def close(self, now_ms: int, *, whole: bool = True) -> None:
-        """Judge the windows that are over."""
-        for judge in self._judges.values():
-            judge.close(now_ms, whole=whole)
+    def close(self, now_ms: int, *, whole: bool = True) -> dict[str, Calibrated]:
+        """Judge the windows that are over, each by its name."""
+        closed = ((name, judge.close(now_ms, whole=whole)) for name, judge in self._judges.items())
+        return {name: found for name, found in closed if found is not None}
 
     def saved(self) -> dict[str, CalibrationState]:
         """The states as of now."""

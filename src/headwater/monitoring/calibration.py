@@ -2,8 +2,8 @@
 
 The scores of a ranker that learns an order are no probabilities, so what is expected of a score is read from the first stretch that
 the bundle served: the click rate by bin of its scores. Over a later window of lists whose outcomes are in, ``expected`` is the mean over places
-of the rate of their bin, ``observed`` the share of places that was clicked. Their difference is held against its spread between groups
-of users on both sides; where the reference spans hours, twice the most that any of them was off is added.
+of the rate of their bin, ``observed`` the share of places that was clicked. Counts are skewed and vary with their mean, so roots are compared, which are not and do not (M. Bartlett 1936):
+``2 |sqrt(observed / expected) - 1|`` is held against the spread of ``observed / expected`` between groups of users on both sides; where the reference spans hours, twice the most that any of them was off beyond chance is added.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ _CHANCE = 2.576  # standard deviations: 99%
 
 
 class Calibrated(Struct, frozen=True, kw_only=True):
-    """A window: its places, the click rate observed and the one expected of its scores, and by what share the two may differ by chance."""
+    """A window: its places, the click rate observed and the one expected of its scores, and what chance allows of
+    ``2 |sqrt(observed / expected) - 1|``.
+    """
 
     places: int
     observed: float
@@ -64,6 +66,7 @@ class Calibration:
         self._reference_ms, self._window_ms = parse_duration(settings.reference), parse_duration(settings.window)
         self._reference = Reservoir(2, state.reference)
         self._window = Reservoir(2, state.window)
+        self._rates: Rates | None = None  # of the reference, once it is whole
 
     def add(self, cells: Cells) -> None:
         """Take in a list: ``values`` float32[n, 2] are the score of each place and 1 where it was clicked, else 0."""
@@ -88,7 +91,8 @@ class Calibration:
         ):
             return None
         level = level_of_look(self._alpha, state.looks + 1, self._tests)
-        found = calibrated(self._reference, window, level)
+        self._rates = self._rates or rates_of(self._reference)
+        found = calibrated(self._reference, self._rates, window, level)
         if found is None:
             return None
         state.looks += 1
@@ -101,19 +105,21 @@ class Calibration:
         return self.state
 
 
-class _Rates(NamedTuple):
+class Rates(NamedTuple):
+    """Bins of the score, and the click rate of each."""
+
     bins: Bins
     rate: Float64
 
 
-def calibrated(reference: Reservoir, window: Reservoir, level: float) -> Calibrated | None:
+def calibrated(reference: Reservoir, rates: Rates, window: Reservoir, level: float) -> Calibrated | None:
     """Hold the clicks of a window against those that its scores lead one to expect; None when too few are expected."""
-    rates = _rates(reference)
     expected_of, observed_of = _by_group(window, rates)
     places, observed, expected = len(window.rows), float(observed_of.sum()), float(expected_of.sum())
     if expected < LEAST_CLICKS:
         return None
-    variance = _variance(observed_of - expected_of * (observed / expected))
+    # a window that was clicked little by chance also varies little: it is held against what the reference says of so many expected clicks
+    variance = max(_variance(observed_of - expected_of * (observed / expected)), inflation(reference, rates) * expected)
     # what the rates themselves may be off by, for the mix of scores of this window
     bins = rates.bins.count
     mix = np.bincount(rates.bins.place(window.rows[:, 0]), minlength=bins)
@@ -125,20 +131,27 @@ def calibrated(reference: Reservoir, window: Reservoir, level: float) -> Calibra
     parts = min(len(np.unique(reference.groups)), len(np.unique(window.groups)))
     chance = t_quantile(level, max(parts - 1, 1)) * math.sqrt(variance) / expected + 2.0 * _hourly(reference, rates)
     ratio = observed / expected
-    off = abs(ratio - 1.0) > chance and not 1.0 / FACTOR < ratio < FACTOR
+    off = 2.0 * abs(math.sqrt(ratio) - 1.0) > chance and not 1.0 / FACTOR < ratio < FACTOR
     return Calibrated(places=places, observed=observed / places, expected=expected / places, chance=chance, off=off)
 
 
-def _rates(reference: Reservoir) -> _Rates:
+def rates_of(reference: Reservoir) -> Rates:
+    """What scores led to in the reference, each bin with ``PRIOR`` places at the mean."""
     bins = Bins.of("score", None, np.ascontiguousarray(reference.rows[:, 0]))
     placed, clicked = bins.place(reference.rows[:, 0]), reference.rows[:, 1]
     mean = float(clicked.mean())
     places = np.bincount(placed, minlength=bins.count)
     clicks = np.bincount(placed, clicked, minlength=bins.count)
-    return _Rates(bins, (clicks + PRIOR * mean) / (places + PRIOR))
+    return Rates(bins, (clicks + PRIOR * mean) / (places + PRIOR))
 
 
-def _by_group(places: Reservoir, rates: _Rates) -> tuple[Float64, Float64]:
+def inflation(reference: Reservoir, rates: Rates) -> float:
+    """How many times the variance of a number of clicks is that of independent ones, for they come from people: between groups of users, at least 1."""
+    rate = rates.rate[rates.bins.place(reference.rows[:, 0])]
+    return max(_variance(_sums(reference.groups, reference.rows[:, 1] - rate)) / float(rate.sum()), 1.0)
+
+
+def _by_group(places: Reservoir, rates: Rates) -> tuple[Float64, Float64]:
     """Clicks expected and observed, by group."""
     rate = rates.rate[rates.bins.place(places.rows[:, 0])]
     return _sums(places.groups, rate), _sums(places.groups, places.rows[:, 1])
@@ -155,9 +168,9 @@ def _variance(residual: Float64) -> float:
     return float((residual**2).sum() * (parts / (parts - 1.0))) if parts > 1 else 0.0
 
 
-def _hourly(reference: Reservoir, rates: _Rates) -> float:
-    """By how much observed over expected was off in that hour of the reference where it was most off, less what clicks differ by chance
-    (99% of independent ones); as in :func:`headwater.monitoring.divergence.hourly`.
+def _hourly(reference: Reservoir, rates: Rates) -> float:
+    """By how much observed over expected was off in that hour of the reference where it was most off, less what clicks differ by chance (99%): those
+    of one user come together, so their variance is that between groups of users, at least that of independent clicks.
     """
     rate = rates.rate[rates.bins.place(reference.rows[:, 0])]
     _, hour = np.unique(reference.hours, return_inverse=True)
@@ -165,7 +178,9 @@ def _hourly(reference: Reservoir, rates: _Rates) -> float:
     fair = expected >= _LEAST_HOUR_CLICKS
     if fair.sum() < 2:
         return 0.0
-    off = np.abs(observed[fair] / expected[fair] - 1.0) - _CHANCE / np.sqrt(expected[fair])
+    off = np.abs(observed[fair] / expected[fair] - 1.0) - _CHANCE * np.sqrt(
+        inflation(reference, rates) / expected[fair]
+    )
     return max(float(off.max()), 0.0)
 
 

@@ -70,7 +70,7 @@ class DriftWatch:
         self._slices = Slices()
         kept = None if state is None else state.loop
         self._loop = LoopWatch(kept or LoopState(), settings.alpha)
-        self._changes = Changes(surfaces)
+        self._changes = Changes(surfaces, None if state is None else state.rates)
         self._conversion = conversion or self._positive[-1]
         self._labels: dict[int, int] = {}
         self._places, self._piece_s = 0, piece_s
@@ -97,7 +97,7 @@ class DriftWatch:
             save_state(self._path, DriftState(
                 log_id=self._log.log_id, offset=self._offset, features=features, scores=scores, calibration=calibration,
                 seasons=self._volumes.saved(), dead=dead, loop=self._loop.state,
-                by_type=self.served.by_type.saved(),
+                by_type=self.served.by_type.saved(), rates=self._changes.saved(),
             ))  # fmt: skip
 
     # -- following -------------------------------------------------------------------------------------

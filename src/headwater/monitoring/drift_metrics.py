@@ -84,8 +84,8 @@ METRICS = (
     _gauge(
         "slice_crowding",
         (),
-        "How much more the policy crowds into the same items than at first, beside the random slice, as a ratio less 1",
+        "How many times fewer different items the policy shows than at first, beside the random slice, less 1",
     ),
     _gauge("slice_crowding_chance", (), "What chance allows of it"),
-    _gauge("slice_off", ("of",), "1: the lead is lost, or crowding is beyond chance, and by a fifth"),
+    _gauge("slice_off", ("of",), "1: the lead is lost, by a fifth, or crowding is above 0.75; and beyond chance"),
 )

@@ -11,6 +11,7 @@ from msgspec import Struct
 from headwater.monitoring.calibration import CalibrationState
 from headwater.monitoring.dead import DeadState
 from headwater.monitoring.loop import LoopState
+from headwater.monitoring.rates import RateState
 from headwater.monitoring.reference import State
 from headwater.registry.files import read_regular, replace_file
 
@@ -32,6 +33,7 @@ class DriftState(Struct, kw_only=True, forbid_unknown_fields=True):
     dead: DeadState | None = None
     loop: LoopState | None = None
     by_type: dict[str, CalibrationState] = {}
+    rates: dict[str, RateState] = {}
     format: int = FORMAT
 
 

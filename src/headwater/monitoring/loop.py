@@ -4,10 +4,10 @@ Two things are judged over each ``PERIOD_MS`` of lists whose outcomes are in, bo
 
 - **lead**: the click rate of places of the policy, less that of the random slice. It is lost when the policy's is lower. The variance is that of
   the difference of two ratios between groups of users, who are in both slices (paired).
-- **crowding**: how often two places of different users show the same item, ``sum_i(n_i^2 - sum_g n_ig^2) / (N^2 - sum_g N_g^2)``, whose expectation
-  does not depend on how many lists there are (E. Simpson, "Measurement of diversity", 1949; pairs inside a group are left out, for people see things again).
-  The logarithm of its ratio between policy and slice is held against that of the first period: what changes in both is the catalogue, not the loop.
-  The variance is a jackknife over groups of users (B. Efron, C. Stein, 1981).
+- **crowding**: how many different items ``m`` places show, ``sum_i(1 - C(N - n_i, m) / C(N, m))``, which does not depend on how many lists there are (rarefaction;
+  S. Hurlbert, "The nonconcept of species diversity", Ecology 52(4), 1971). The logarithm of its ratio between slice and policy is held against that of the first period:
+  what changes in both is the catalogue, not the loop. The variance is a jackknife over groups of users (B. Efron, C. Stein, 1981). What is popular comes and goes, for everybody at once,
+  which no variance between users knows: hence ``CROWDS``. How often two places agree would be moved most by that (the one item that everybody wants counts by its square).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from headwater.monitoring.reservoir import GROUPS
 Float64 = npt.NDArray[np.float64]
 
 PERIOD_MS = 24 * 3_600_000
-FACTOR = 1.2  # a ratio below this is no matter
+FACTOR = 1.2  # a ratio of click rates below this is no matter
+CROWDS = 1.75  # nor one of different items: what is popular moves it by up to a half
 LEAST_CLICKS = 50.0  # that the random slice would have at the rate of all
 LEAST_LISTS = 200  # of the random slice
 PARTS = 16  # groups of users that items are counted in
@@ -37,8 +38,8 @@ TESTS = 2
 
 class Loop(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A period. ``lead`` is the policy's click rate over that of the random slice, less 1, and ``lead_chance`` by how much chance moves it.
-    ``crowding`` is how much more the policy crowds than in the first period, the slice's own change taken out, as a ratio less 1 (None: it is the first, or
-    too few lists say anything); ``crowding_chance`` the ratio that chance allows, less 1.
+    ``crowding`` is how many times fewer different items the policy shows than in the first period, the slice's own change taken out, less 1 (None: it is the
+    first, or of too few places); ``crowding_chance`` the ratio that chance allows, less 1.
     """
 
     lead: float
@@ -50,10 +51,11 @@ class Loop(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class LoopState(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What is remembered: the periods judged, and the logarithm of the first one's ratio of crowding with its variance."""
+    """What is remembered: the periods judged, and the logarithm of the first one's ratio of different items in ``sampled`` places, with its variance."""
 
     looks: int = 0
     crowded: tuple[float, float] | None = None
+    sampled: int = 0
     latest: Loop | None = None
 
 
@@ -111,7 +113,10 @@ def judged(policy: _Slice, chance: _Slice, state: LoopState, level: float) -> Lo
     )
     lead_off = ours - theirs < -allowed and ours * FACTOR < theirs
     scale = max(float(theirs), 1.0 / float(chance.places.sum()))  # no click at all: as if there were one
-    crowded = log_ratio(_by_part(policy.items), _by_part(chance.items))
+    shown, drawn = _by_part(policy.items), _by_part(chance.items)
+    if not state.sampled:  # of an earlier release, which counted something else
+        state.sampled, state.crowded = sampled(shown, drawn), None
+    crowded = log_ratio(drawn, shown, state.sampled)
     crowding = crowding_chance = None
     crowding_off = False
     if crowded is not None and state.crowded is None:
@@ -120,7 +125,7 @@ def judged(policy: _Slice, chance: _Slice, state: LoopState, level: float) -> Lo
         grown = crowded[0] - state.crowded[0]
         most = t_quantile(level, PARTS - 1) * math.sqrt(crowded[1] + state.crowded[1])
         crowding, crowding_chance = math.expm1(min(grown, 50.0)), math.expm1(min(most, 50.0))
-        crowding_off = grown > most and grown > math.log(FACTOR)
+        crowding_off = grown > most and grown > math.log(CROWDS)
     return Loop(
         lead=float(ours - theirs) / scale, lead_chance=allowed / scale, lead_off=bool(lead_off), crowding=crowding,
         crowding_chance=crowding_chance, crowding_off=crowding_off,
@@ -136,19 +141,33 @@ def _by_part(items: Counter[int]) -> Float64:
     return counts
 
 
-def same_item(counts: Float64) -> float:
-    """The chance that two places of users of different parts show the same item, from ``counts`` ``[items, parts]``; 0 where there are none."""
-    of_part = counts.sum(0)
-    pairs = of_part.sum() ** 2 - (of_part**2).sum()
-    return float((counts.sum(1) ** 2).sum() - (counts**2).sum()) / float(pairs) if pairs > 0 else 0.0
+def sampled(policy: Float64, chance: Float64) -> int:
+    """In how many places different items are counted: as many as chance showed different ones, at most half of the places of either."""
+    return int(min(len(chance), policy.sum() / 2.0, chance.sum() / 2.0))
 
 
-def log_ratio(policy: Float64, chance: Float64) -> tuple[float, float] | None:
-    """``ln(same_item(policy) / same_item(chance))`` and its variance by a jackknife over parts; None when no two places agree."""
+def different_items(counts: Float64, places: int) -> float:
+    """How many different items so many of the places show, at the mean, from ``counts`` ``[items, parts]``; 0 where there are not so many places."""
+    from scipy.special import gammaln
+
+    shown = counts.sum(1)
+    shown = shown[shown > 0]
+    rest, total = shown.sum() - shown, float(shown.sum())
+    if total < places:
+        return 0.0
+    enough = rest[rest >= places]  # of the others, to be the places without this item
+    never = np.exp(
+        gammaln(enough + 1.0) - gammaln(enough - places + 1.0) - gammaln(total + 1.0) + gammaln(total - places + 1.0)
+    )
+    return len(shown) - float(never.sum())
+
+
+def log_ratio(above: Float64, below: Float64, places: int) -> tuple[float, float] | None:
+    """``ln(different_items(above) / different_items(below))`` and its variance by a jackknife over parts; None when one has too few places."""
     found = []
     for left_out in (None, *range(PARTS)):
         kept = [part for part in range(PARTS) if part != left_out]
-        ours, theirs = same_item(policy[:, kept]), same_item(chance[:, kept])
+        ours, theirs = different_items(above[:, kept], places), different_items(below[:, kept], places)
         if ours <= 0.0 or theirs <= 0.0:
             return None
         found.append(math.log(ours / theirs))

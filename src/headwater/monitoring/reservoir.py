@@ -66,6 +66,12 @@ class Reservoir:
     def add(self, cells: Cells) -> None:
         """Take in rows."""
         count = len(cells.values)
+        if self.seen + count <= self._most:  # all have room
+            there = slice(self.seen, self.seen + count)
+            self._rows[there], self._places[there, 0] = cells.values, cells.groups
+            self._places[there, 1] = cells.time_ms // HOUR_MS
+            self.seen = self._used = self.seen + count
+            return
         at = np.arange(self.seen, self.seen + count)
         full = at >= self._most
         at[full] = self._rng.integers(0, at[full] + 1)
