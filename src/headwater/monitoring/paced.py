@@ -34,7 +34,6 @@ class Paced:
         self._watch, self._every_ms = watch, every_ms
         self._asked_ms = self._found_ms = -every_ms
         self._took_ms = 0.0
-        self._warm = False  # what the first look imports and compiles says nothing about the next ones
         self._found: list[Sample] = []
         self._error: Exception | None = None
         self._looking: threading.Thread | None = None
@@ -69,9 +68,9 @@ class Paced:
                     behind = any(map(is_behind, self._found))
                 except Exception as error:  # noqa: BLE001  (it is raised where somebody hears it)
                     self._error, behind = error, False
-                self._looked = True
                 took_s = time.monotonic() - began_piece
-            self._took_ms, self._warm = 1e3 * took_s if self._warm else 0.0, True
+                # what the first look imports and compiles says nothing about the next ones
+                self._took_ms, self._looked = 1e3 * took_s if self._looked else 0.0, True
             if behind:
                 rest(took_s / MOST_SHARE - took_s)
 
