@@ -23,11 +23,12 @@ from headwater.client import Client, UnauthorizedError
 from headwater.online.access import MOST_HOSTS, SCOPES, Access
 from headwater.online.app import create_app
 from headwater.online.errors import RefusalError
-from headwater.online.keys import add_key, revoke_key, wall_ms
+from headwater.online.keys import add_key, revoke_key
 from headwater.online.metrics import Metrics
 from headwater.online.openapi import document, operations
 from headwater.online.roles import Role
 from headwater.online.service import Service
+from headwater.schema.clock import wall_ms
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.events import Event

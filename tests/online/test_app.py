@@ -17,10 +17,10 @@ from headwater.log.commands import Appended
 from headwater.log.protocol import RefusedError
 from headwater.online.access import Access
 from headwater.online.app import create_app
-from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
 from headwater.online.roles import Role
 from headwater.online.service import Service
+from headwater.schema.clock import wall_ms
 from headwater.schema.config import Config
 from headwater.schema.errors import UnavailableError
 from headwater.schema.limits import Limits

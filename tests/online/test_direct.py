@@ -17,10 +17,10 @@ from headwater.online.access import Access
 from headwater.online.app import create_app
 from headwater.online.direct import Direct
 from headwater.online.errors import RefusalError
-from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
 from headwater.online.roles import Role
 from headwater.online.service import Service
+from headwater.schema.clock import wall_ms
 from headwater.schema.config import Config
 from headwater.schema.limits import Limits
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from headwater.online import metrics_port
-from headwater.online.keys import add_key, wall_ms
+from headwater.online.keys import add_key
 from headwater.online.metrics_port import MOST_HEAD, MetricsPort
 from headwater.online.supervisor import listen
+from headwater.schema.clock import wall_ms
 from headwater.schema.config import Config
 from headwater.schema.keys import Scope
 

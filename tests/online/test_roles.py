@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from headwater.cli.supervise import _lock, running_address
-from headwater.online.keys import add_key, wall_ms
+from headwater.online.keys import add_key
 from headwater.online.roles import PARTS, Role, home
 from headwater.online.supervisor import serving_process
+from headwater.schema.clock import wall_ms
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.keys import Scope
 from tests.online.running import CONFIG, Running, catalogue

@@ -18,11 +18,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from headwater.online.access import Access
 from headwater.online.app import create_app
-from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
 from headwater.online.roles import Role
 from headwater.online.service import Service
 from headwater.online.traces import Traces, note_answer, open_traces
+from headwater.schema.clock import wall_ms
 from headwater.schema.config import Config, parse_config
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.limits import Limits

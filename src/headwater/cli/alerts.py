@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,7 @@ from headwater.cli.options import (
     print_json,
     settings,
 )
+from headwater.schema.clock import wall_ms
 from headwater.schema.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def rehearse(
     from headwater.monitoring.rehearsal import rehearsed
 
     chosen = settings(config, data)
-    rule, now_ms = _rule(chosen, name), _now_ms()
+    rule, now_ms = _rule(chosen, name), wall_ms()
     history = History(chosen.data / HISTORY_FILE, readonly=True)
     try:
         rounds, events = rehearsed(rule, history, now_ms - parse_length("--since", since), now_ms)
@@ -169,7 +169,7 @@ def ack(
     """
     from headwater.monitoring.standing import acknowledge
 
-    entries = acknowledge(settings(config, data).data, name, by="cli", reason=reason, now_ms=_now_ms())
+    entries = acknowledge(settings(config, data).data, name, by="cli", reason=reason, now_ms=wall_ms())
     if as_json:
         print_json({"entries": entries})
         return
@@ -196,7 +196,7 @@ def undo(
 
     chosen = settings(config, data)
     actions = Actions(chosen.data, chosen.config, lambda: plan_in_service(chosen.data), lambda: now_ms_of(chosen))
-    done = actions.undo(entry, by="cli", reason=reason or "by hand", now_ms=_now_ms())
+    done = actions.undo(entry, by="cli", reason=reason or "by hand", now_ms=wall_ms())
     if as_json:
         print_json(done)
     else:
@@ -206,10 +206,6 @@ def undo(
 def time_of(ms: int) -> str:
     """A time as people read it, UTC."""
     return f"{datetime.fromtimestamp(ms / 1e3, UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _rule(chosen: Settings, name: str) -> AlertRule:
@@ -246,7 +242,7 @@ def _lines(chosen: Settings) -> list[Line]:
     from headwater.schema.durations import parse_duration
 
     standing = read_standing(chosen.data)
-    stale = _now_ms() - standing.time_ms > STALE_ROUNDS * parse_duration(chosen.config.monitoring.every)
+    stale = wall_ms() - standing.time_ms > STALE_ROUNDS * parse_duration(chosen.config.monitoring.every)
     lines = []
     for rule in rules_of(chosen.config):
         wrong = f"> {rule.above:g}" if rule.above is not None else f"< {rule.below:g}"

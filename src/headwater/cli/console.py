@@ -27,7 +27,7 @@ def planes_of(chosen: Settings, service: Service, clock: Callable[[], int]) -> P
     from headwater.cli.console_looks import looks_of
     from headwater.online.console_keys import ConsoleKeyRing
     from headwater.online.console_rules import ConsoleRules
-    from headwater.online.keys import wall_ms
+    from headwater.schema.clock import wall_ms
     from headwater.serving.stages import described
 
     def config() -> Config:

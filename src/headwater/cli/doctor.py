@@ -215,7 +215,8 @@ def _log(chosen: Settings) -> Check:
 
 def _keys(chosen: Settings) -> Check:
     """Whether callers need API keys, and whether the file of their hashes is for its owner alone."""
-    from headwater.online.keys import read_keys, wall_ms
+    from headwater.online.keys import read_keys
+    from headwater.schema.clock import wall_ms
     from headwater.schema.keys import KEYS_FILE
 
     try:

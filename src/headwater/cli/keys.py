@@ -52,7 +52,8 @@ def add(
 
     Example: headwater keys add shop --scope ingest --scope recommend --expires 90d
     """
-    from headwater.online.keys import add_key, wall_ms
+    from headwater.online.keys import add_key
+    from headwater.schema.clock import wall_ms
     from headwater.schema.durations import parse_duration
 
     at_ms = wall_ms()
@@ -74,7 +75,8 @@ def list_(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpt
 
     Example: headwater keys list
     """
-    from headwater.online.keys import read_keys, wall_ms
+    from headwater.online.keys import read_keys
+    from headwater.schema.clock import wall_ms
 
     chosen = settings(config, data)
     at_ms = wall_ms()
@@ -110,7 +112,8 @@ def revoke(
 
     With no good key left a server refuses everything but /healthz and /readyz: it does not become open.
     """
-    from headwater.online.keys import read_keys, revoke_key, wall_ms
+    from headwater.online.keys import read_keys, revoke_key
+    from headwater.schema.clock import wall_ms
 
     chosen = settings(config, data)
     at_ms = wall_ms()

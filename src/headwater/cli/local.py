@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from headwater.cli.options import wall_ms
 from headwater.client import Client
 from headwater.evaluation.world_log import history_batch
 from headwater.log.archived import open_log
 from headwater.log.writer import open_writer
+from headwater.schema.clock import wall_ms
 from headwater.schema.config import load_config
 from headwater.schema.errors import ConfigurationError, HeadwaterError, UnavailableError
 from headwater.simulator import World

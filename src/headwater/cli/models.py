@@ -17,8 +17,8 @@ from headwater.cli.options import (
     audit,
     print_json,
     settings,
-    wall_ms,
 )
+from headwater.schema.clock import wall_ms
 
 if TYPE_CHECKING:
     from headwater.registry.registry import Registry

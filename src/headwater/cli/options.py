@@ -103,13 +103,6 @@ def read_file(option: str, path: Path) -> str:
         raise ConfigurationError(f"{option} {path}: Cannot read the file: {error}") from error
 
 
-def wall_ms() -> int:
-    """The wall's clock, Unix ms."""
-    import time
-
-    return time.time_ns() // 1_000_000
-
-
 def audit(data: Path, action: str, subject: str, reason: str) -> None:
     """Write into the audit log what the command line is about to change.
 
@@ -117,6 +110,7 @@ def audit(data: Path, action: str, subject: str, reason: str) -> None:
         HeadwaterError, OSError: it cannot be written; then nothing may be changed.
     """
     from headwater.registry.audit import record
+    from headwater.schema.clock import wall_ms
 
     record(data, time_ms=wall_ms(), by="cli", action=action, subject=subject[:500], reason=reason)
 

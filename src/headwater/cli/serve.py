@@ -320,7 +320,7 @@ def _console(chosen: Settings, clock: Callable[[], int]) -> Callable[[Service], 
         from headwater.cli.console import planes_of
         from headwater.console.app import console_app
         from headwater.online.console import ConsoleKeys, ConsoleLive
-        from headwater.online.keys import wall_ms
+        from headwater.schema.clock import wall_ms
 
         keys, live = ConsoleKeys(service.access), ConsoleLive(service, chosen.data)
         planes = planes_of(chosen, service, clock)

@@ -15,8 +15,8 @@ from headwater.cli.options import (
     parse_time,
     print_json,
     settings,
-    wall_ms,
 )
+from headwater.schema.clock import wall_ms
 
 if TYPE_CHECKING:
     from headwater.registry.listing import GateReport

@@ -106,10 +106,15 @@ class Calibration:
 
 
 class Rates(NamedTuple):
-    """Bins of the score, and the click rate of each."""
+    """Bins of the score, and the click rate of each; ``inflation``: how many times the variance of a number of clicks is that of independent ones, for they come from people:
+    between groups of users, at least 1; ``hourly``: by how much observed over expected was off in that hour of the reference where it was most off, less
+    what clicks differ by chance (99%, with that variance).
+    """
 
     bins: Bins
     rate: Float64
+    inflation: float
+    hourly: float
 
 
 def calibrated(reference: Reservoir, rates: Rates, window: Reservoir, level: float) -> Calibrated | None:
@@ -119,7 +124,7 @@ def calibrated(reference: Reservoir, rates: Rates, window: Reservoir, level: flo
     if expected < LEAST_CLICKS:
         return None
     # a window that was clicked little by chance also varies little: it is held against what the reference says of so many expected clicks
-    variance = max(_variance(observed_of - expected_of * (observed / expected)), inflation(reference, rates) * expected)
+    variance = max(_variance(observed_of - expected_of * (observed / expected)), rates.inflation * expected)
     # what the rates themselves may be off by, for the mix of scores of this window
     bins = rates.bins.count
     mix = np.bincount(rates.bins.place(window.rows[:, 0]), minlength=bins)
@@ -129,26 +134,23 @@ def calibrated(reference: Reservoir, rates: Rates, window: Reservoir, level: flo
     residual = weight[placed] * (clicked - rates.rate[placed])
     variance += _variance(_sums(reference.groups, residual))
     parts = min(len(np.unique(reference.groups)), len(np.unique(window.groups)))
-    chance = t_quantile(level, max(parts - 1, 1)) * math.sqrt(variance) / expected + 2.0 * _hourly(reference, rates)
+    chance = t_quantile(level, max(parts - 1, 1)) * math.sqrt(variance) / expected + 2.0 * rates.hourly
     ratio = observed / expected
     off = 2.0 * abs(math.sqrt(ratio) - 1.0) > chance and not 1.0 / FACTOR < ratio < FACTOR
     return Calibrated(places=places, observed=observed / places, expected=expected / places, chance=chance, off=off)
 
 
 def rates_of(reference: Reservoir) -> Rates:
-    """What scores led to in the reference, each bin with ``PRIOR`` places at the mean."""
+    """What scores led to in the whole ``reference``, each bin with ``PRIOR`` places at the mean."""
     bins = Bins.of("score", None, np.ascontiguousarray(reference.rows[:, 0]))
     placed, clicked = bins.place(reference.rows[:, 0]), reference.rows[:, 1]
     mean = float(clicked.mean())
     places = np.bincount(placed, minlength=bins.count)
     clicks = np.bincount(placed, clicked, minlength=bins.count)
-    return Rates(bins, (clicks + PRIOR * mean) / (places + PRIOR))
-
-
-def inflation(reference: Reservoir, rates: Rates) -> float:
-    """How many times the variance of a number of clicks is that of independent ones, for they come from people: between groups of users, at least 1."""
-    rate = rates.rate[rates.bins.place(reference.rows[:, 0])]
-    return max(_variance(_sums(reference.groups, reference.rows[:, 1] - rate)) / float(rate.sum()), 1.0)
+    rates = (clicks + PRIOR * mean) / (places + PRIOR)
+    rate = rates[placed]
+    inflation = max(_variance(_sums(reference.groups, clicked - rate)) / float(rate.sum()), 1.0)
+    return Rates(bins, rates, inflation, _hourly(reference, rate, inflation))
 
 
 def _by_group(places: Reservoir, rates: Rates) -> tuple[Float64, Float64]:
@@ -168,19 +170,14 @@ def _variance(residual: Float64) -> float:
     return float((residual**2).sum() * (parts / (parts - 1.0))) if parts > 1 else 0.0
 
 
-def _hourly(reference: Reservoir, rates: Rates) -> float:
-    """By how much observed over expected was off in that hour of the reference where it was most off, less what clicks differ by chance (99%): those
-    of one user come together, so their variance is that between groups of users, at least that of independent clicks.
-    """
-    rate = rates.rate[rates.bins.place(reference.rows[:, 0])]
+def _hourly(reference: Reservoir, rate: Float64, inflation: float) -> float:
+    """See :class:`Rates`; ``rate`` is what is expected of each place of the reference."""
     _, hour = np.unique(reference.hours, return_inverse=True)
     expected, observed = np.bincount(hour, rate), np.bincount(hour, reference.rows[:, 1])
     fair = expected >= _LEAST_HOUR_CLICKS
     if fair.sum() < 2:
         return 0.0
-    off = np.abs(observed[fair] / expected[fair] - 1.0) - _CHANCE * np.sqrt(
-        inflation(reference, rates) / expected[fair]
-    )
+    off = np.abs(observed[fair] / expected[fair] - 1.0) - _CHANCE * np.sqrt(inflation / expected[fair])
     return max(float(off.max()), 0.0)
 
 

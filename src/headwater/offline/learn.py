@@ -73,21 +73,21 @@ def learn(
     learner = Learner(config, plan, data, threads=threads, stop=stop, clock=clock)
     with learners_lock(data), closing(learner):
         while not stop.is_set() and (rounds is None or number < rounds):
-            began_ms = clock()
-            if not (asked and pending):
+            began_ms, again = clock(), asked and pending
+            if not again:
                 due = timer() + every_s
             done = _attempt(learner, registry, number + 1, seen, timer, at_once=asked)
             if stop.is_set() and done.bundle is None:
                 break
             seen = max(seen, done.last_offset)
-            if not (asked and pending and done.waits):  # else it waits as it did before
+            if not (again and done.waits):  # else it waits as it did before
                 number += 1
                 failed += done.bundle is None and not done.waits
                 report(done)
             pending = asked and (done.waits or done.refused)
             if rounds is None or number < rounds:
-                again = min(due, timer() + AGAIN_S) if pending else due
-                asked = _pause(stop, controls, began_ms, again, timer) or (pending and timer() < due)
+                until = min(due, timer() + AGAIN_S) if pending else due
+                asked = _pause(stop, controls, began_ms, until, timer) or (pending and timer() < due)
     return failed
 
 

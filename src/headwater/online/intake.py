@@ -15,11 +15,11 @@ from headwater.log.client import WriterClient
 from headwater.log.lmdb import LmdbLog
 from headwater.online.access import Access
 from headwater.online.answering import WriterAnswers
-from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
 from headwater.online.roles import Role
 from headwater.online.traces import Traces
 from headwater.prometheus import FLUSH_S
+from headwater.schema.clock import wall_ms
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 

@@ -11,7 +11,6 @@ import base64
 import difflib
 import hashlib
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -112,11 +111,6 @@ def id_of_key(text: bytes) -> str:
     prefix, _, rest = text.partition(b"_")
     number, _, secret = rest.partition(b"_")
     return number.decode("latin-1") if prefix == PREFIX.encode() and secret else ""
-
-
-def wall_ms() -> int:
-    """The wall's time in Unix ms: keys expire by it, not by the log's clock, which may stand in the past."""
-    return time.time_ns() // 1_000_000
 
 
 def _write(data: Path, keys: tuple[ApiKey, ...]) -> None:

@@ -18,9 +18,9 @@ import structlog
 
 from headwater.online.access import SCOPES, Access
 from headwater.online.errors import RefusalError, internal
-from headwater.online.keys import wall_ms
 from headwater.online.metrics import Metrics
 from headwater.prometheus import CONTENT_TYPE, shown_of
+from headwater.schema.clock import wall_ms
 from headwater.schema.config import Config
 from headwater.schema.errors import ConfigurationError
 

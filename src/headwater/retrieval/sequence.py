@@ -9,7 +9,7 @@ and neighbours see vectors without it.
 from __future__ import annotations
 
 import io
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -48,6 +48,7 @@ from headwater.schema.config import Config
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
+_T = TypeVar("_T", bound=np.generic)
 
 _NONE = np.zeros(0, np.int64)
 _AT_ONCE = 4_096  # items that the tower takes at a time
@@ -93,9 +94,8 @@ class SequenceSource:
         self._index: ItemIndex | None = None
         self._count, self._version = 0, 0
         self._vectors, self._known = np.zeros((0, self.size), np.float32), np.zeros(0, np.bool_)
-        self._moment_s = (
-            0  # at which the ages in the search were taken; each of them holds from `_from_s` until before `_until_s`
-        )
+        # the ages in the search are those of `_moment_s`; each holds from `_from_s` until before `_until_s`
+        self._moment_s = 0
         self._from_s, self._until_s = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._asked: Asked | None = None
         self._recent = _Recent(_NONE, _NONE, _NONE, None, _NO_RECENT)
@@ -171,11 +171,9 @@ class SequenceSource:
             self._search = empty_index(self._choice, self.size, max(count, 1))
         if len(self._known) < count:
             room = max(count, 2 * len(self._known))
-            vectors, known = np.zeros((room, self.size), np.float32), np.zeros(room, np.bool_)
-            vectors[: len(self._vectors)], known[: len(self._known)] = self._vectors, self._known
-            self._vectors, self._known = vectors, known
+            self._vectors, self._known = _grown(self._vectors, room), _grown(self._known, room)
             if self._ages is not None:
-                self._from_s, self._until_s = (_grown(part, room) for part in (self._from_s, self._until_s))
+                self._from_s, self._until_s = _grown(self._from_s, room), _grown(self._until_s, room)
         changed = index.stamps[:count] > since
         changed[before:] = True
         changed[0] = False  # stands for all items together
@@ -278,8 +276,8 @@ def _moment_s(now_ms: int) -> int:
     return age_moment(now_ms // 1_000)
 
 
-def _grown(old: Int64, room: int) -> Int64:
-    new = np.zeros(room, np.int64)
+def _grown(old: npt.NDArray[_T], room: int) -> npt.NDArray[_T]:
+    new = np.zeros((room, *old.shape[1:]), old.dtype)
     new[: len(old)] = old
     return new
 

@@ -19,9 +19,7 @@ ENCODER_FILE = "sequence.encoder.onnx"
 TOWER_FILE = "sequence.tower.onnx"
 VOCABULARY_FILE = "sequence.vocabulary.npy"  # int64[v]: the dense item of each row
 IDS_FILE = "sequence.ids.npy"  # float32[v + 1, d]: what training knows of each item beside its content; last: of an unknown one
-AGES_FILE = (
-    "sequence.ages.npy"  # float32[AGE_SLOTS, d]: what an age adds to the vector of an item; only with `item_age`
-)
+AGES_FILE = "sequence.ages.npy"  # float32[AGE_SLOTS, d]: what an age adds to a vector; only with `item_age`
 WEIGHTS_FILE = "sequence.weights.npy"  # float32[n]: all other weights, for the next training to begin with
 FILES = (META_FILE, ENCODER_FILE, TOWER_FILE, VOCABULARY_FILE, IDS_FILE)  # those that serving needs
 

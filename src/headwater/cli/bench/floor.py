@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from headwater.cli.bench.schedule import Arrival, Plan, http_request
+from headwater.cli.bench.schedule import Arrival, Outcome, Plan, http_request
 from headwater.cli.local import free_port
 from headwater.schema.errors import ConfigurationError, UnavailableError
 
@@ -71,15 +71,10 @@ def floor_at(core: int | None, arrivals: Sequence[Arrival]) -> dict[str, float |
     from headwater.cli.bench.measure import percentile_ms, send
 
     with _serving("all", core) as port:
-        send(Plan("127.0.0.1", port, [Arrival(0.0, "floor", _ASKED)] * WARM, 1, closed=1))
-        before = _spent_s(port)
-        outcomes = send(Plan("127.0.0.1", port, [Arrival(arrival.at_s, "floor", arrival.raw) for arrival in arrivals]))
-        spent = _spent_s(port) - before
-    answered = sum(outcome.ok for outcome in outcomes)
-    if answered != len(arrivals):
-        raise UnavailableError(f"The server of the floor answered {answered} of {len(arrivals)} requests")
+        send(Plan("127.0.0.1", port, [_ASKED] * WARM, 1, closed=1))
+        cpu_ms, outcomes = _measured(Plan("127.0.0.1", port, list(arrivals)))
     return {
-        "cpu_ms": round(spent * 1e3 / answered, 4),
+        "cpu_ms": round(cpu_ms, 4),
         "p50_ms": percentile_ms(outcomes, 50),
         "p99_ms": percentile_ms(outcomes, 99),
     }
@@ -134,7 +129,10 @@ def _session(model: bytes) -> Any:
 # -- bare HTTP -----------------------------------------------------------------------------------------
 
 
-_ASKED = http_request("POST", "/v1/recommend", b'{"user":"user-00017","context":{"country":"US","device":"mobile"}}')
+_ASKED = Arrival(
+    0.0, "floor",
+    http_request("POST", "/v1/recommend", b'{"user":"user-00017","context":{"country":"US","device":"mobile"}}'),
+)  # fmt: skip
 
 
 def http_ms(core: int | None, requests: int = HTTP_REQUESTS) -> float:
@@ -142,17 +140,22 @@ def http_ms(core: int | None, requests: int = HTTP_REQUESTS) -> float:
     from headwater.cli.bench.measure import send
 
     with _serving("http", core) as port:
-        plan = Plan(
-            "127.0.0.1", port, [Arrival(0.0, "floor", _ASKED)] * requests, CONNECTIONS, closed=CONNECTIONS
-        )  # fmt: skip
+        plan = Plan("127.0.0.1", port, [_ASKED] * requests, CONNECTIONS, closed=CONNECTIONS)
         send(plan)
-        before = _spent_s(port)
-        outcomes = send(plan)
-        spent = _spent_s(port) - before
-        answered = sum(outcome.ok for outcome in outcomes)
-        if answered != requests:
-            raise UnavailableError(f"The bare server answered {answered} of {requests} requests")
-        return spent * 1e3 / answered
+        return _measured(plan)[0]
+
+
+def _measured(plan: Plan) -> tuple[float, list[Outcome]]:
+    """Milliseconds of the server's processor time a request of ``plan``, and what came of each."""
+    from headwater.cli.bench.measure import send
+
+    before = _spent_s(plan.port)
+    outcomes = send(plan)
+    spent = _spent_s(plan.port) - before
+    answered = sum(outcome.ok for outcome in outcomes)
+    if answered != len(plan.arrivals):
+        raise UnavailableError(f"The bare server answered {answered} of {len(plan.arrivals)} requests")
+    return spent * 1e3 / answered, outcomes
 
 
 @contextlib.contextmanager
