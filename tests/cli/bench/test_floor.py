@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from headwater.cli.bench.floor import RANKED, floor_at, http_ms, kernels
+from headwater.cli.bench.floor import ANSWER_BYTES, _bare, floor_at, http_ms, kernels
 from headwater.cli.bench.floor_models import COLUMNS, LENGTH, SIZE, encoder, ranker
 from headwater.cli.bench.measure import one_core
 from headwater.cli.bench.population import ASKERS, write_askers, write_everybody
@@ -46,17 +49,31 @@ def test_the_ranker_gives_each_row_its_own_score() -> None:
 def test_each_part_of_the_floor_takes_time() -> None:
     found = kernels(5)
     assert set(found) == {"scan", "encoder", "ranker"}
-    assert all(0.005 < ms < 500.0 for ms in found.values()), (found, RANKED)
-    assert 0.005 < http_ms(None, 100) < 50.0
+    assert all(ms > 0.0 for ms in found.values()), found
+    assert http_ms(None, 100) > 0.0
 
 
 def test_the_floor_as_a_server_computes_all_of_it_for_each_request() -> None:
+    calls = Mock()
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> None:
+        calls.body()
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    for _ in range(3):
+        asyncio.run(_bare([calls.scan, calls.encoder, calls.ranker], {"path": "/v1/recommend"}, receive, send))
+    assert [name for name, *_ in calls.method_calls] == 3 * ["body", "scan", "encoder", "ranker"]
+    assert [len(message.get("body", b"")) for message in sent] == 3 * [0, ANSWER_BYTES]
+
+
+def test_the_floor_as_a_server_is_measured_under_arrivals() -> None:
     raw = http_request("POST", "/v1/recommend", b"{}")
     found = floor_at(None, [Arrival(0.01 * n, "lists", raw) for n in range(50)])
-    assert found["cpu_ms"] is not None
-    assert found["p99_ms"] is not None
-    assert found["cpu_ms"] > 0.5 * sum(kernels(5).values())
-    assert found["p99_ms"] > 0.0
+    assert set(found) == {"cpu_ms", "p50_ms", "p99_ms"}
+    assert all(ms is not None and ms > 0.0 for ms in found.values())
 
 
 def test_the_ratio_is_taken_of_the_mean_of_both_floors() -> None:
