@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -18,6 +16,7 @@ from typing import Any
 import redis
 
 from tests.debian import program
+from tests.ports import free_port
 
 _READY = "eady to accept connections"
 
@@ -77,7 +76,7 @@ class RedisCluster:
 
     def __init__(self) -> None:
         options = "--cluster-enabled", "yes", "--bind", "127.0.0.1", "--cluster-config-file", "nodes.conf"
-        self._servers = [RedisServer(*options, port=port) for port in _free_ports(3)]
+        self._servers = [RedisServer(*options, port=port) for port in (free_port(beside=10_000) for _ in range(3))]  # the nodes talk on that one
         self.url = f"redis://127.0.0.1:{self._servers[0].port}/0"
         bounds = (0, 5461, 10923, 16384)
         nodes = self.nodes()
@@ -105,20 +104,6 @@ def _agrees(node: Any) -> bool:
     info = node.execute_command("CLUSTER", "INFO")
     said = info if isinstance(info, dict) else dict(line.split(":") for line in info.decode().split())
     return bool(said["cluster_state"] == "ok" and said["cluster_known_nodes"] == "3")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, nor on those 10,000 above, where the nodes of a cluster talk to each other."""
-    found: list[int] = []
-    with contextlib.ExitStack() as held:
-        while len(found) < count:
-            one, bus = (held.enter_context(socket.socket()) for _ in range(2))
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):  # it is taken, or there is none
-                bus.bind(("127.0.0.1", port + 10_000))
-                found.append(port)
-    return found
 
 
 @functools.cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Literal
 import httpx
 
 from headwater.registry.bundle import Bundle
+from tests.ports import free_port
 from tests.serving.mlserver import mlserver_path
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ class Elsewhere:
 
     def __init__(self, kind: Kind, folder: Path, bundle: Bundle) -> None:
         self.bundle = bundle
-        self._folder, self._port = folder, _free_port()
+        self._folder, self._port = folder, free_port()
         self._path = [str(ROOT / "deploy" / "mlserver"), *sys.path]
         if kind == "mlserver":
             self._path.insert(0, str(mlserver_path()))
@@ -64,7 +64,7 @@ class Elsewhere:
 
     def _mlserver(self) -> list[str]:
         settings = {
-            "host": "127.0.0.1", "http_port": self._port, "grpc_port": _free_port(), "metrics_endpoint": None,
+            "host": "127.0.0.1", "http_port": self._port, "grpc_port": free_port(), "metrics_endpoint": None,
             "parallel_workers": 0,
         }  # fmt: skip
         described = {
@@ -93,9 +93,3 @@ def _ready(url: str) -> bool:
         return httpx.get(url).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port

@@ -229,25 +229,25 @@ class Elsewhere:
 
 def test_a_ranker_that_cannot_be_reached_rests_until_a_trial_reaches_it(scorer: ThreadScorer, clock: Clock) -> None:
     ranker = Elsewhere()
-    assert scorer.score(ranker, ROWS, None, 250.0).tolist() == ROWS[:, 0].tolist()
+    assert scorer.score(ranker, ROWS, None, FINE_MS).tolist() == ROWS[:, 0].tolist()
     ranker.away = True
     with pytest.raises(UnreachableError, match="nobody is there"):
-        scorer.score(ranker, ROWS, None, 30.0)
+        scorer.score(ranker, ROWS, None, FINE_MS / 2)
     for _ in range(5):
         with pytest.raises(RestingError, match="ranker rests: nobody is there"):
-            scorer.score(ranker, ROWS, None, 250.0)
-    assert (ranker.limits_s, scorer.stalls, scorer.resting) == ([0.25, 0.03], 0, 1)
+            scorer.score(ranker, ROWS, None, FINE_MS)
+    assert (ranker.limits_s, scorer.stalls, scorer.resting) == ([PATIENCE_S, PATIENCE_S / 2], 0, 1)
     ranker.away = False
     clock.now_s += 1.1 * REMOTE_FIRST_PAUSE_S
     with pytest.raises(RestingError):  # nobody waits for the trial
-        scorer.score(ranker, ROWS, None, 250.0)
+        scorer.score(ranker, ROWS, None, FINE_MS)
     until(lambda: len(ranker.limits_s) == 3)
-    assert ranker.limits_s[-1] == 0.25, "a request that had little time must not judge those that have more"
+    assert ranker.limits_s[-1] == PATIENCE_S, "a request that had little time must not judge those that have more"
     found: list[Scores] = []
     end = time.monotonic() + PATIENCE_S
     while not found and time.monotonic() < end:
         try:
-            found.append(scorer.score(ranker, ROWS, None, 250.0))
+            found.append(scorer.score(ranker, ROWS, None, FINE_MS))
         except RestingError:
             time.sleep(0.001)
     assert found

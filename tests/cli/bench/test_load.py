@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Self
 
 import msgspec
 import numpy as np
 import pytest
 
+from headwater.cli.bench import load
 from headwater.cli.bench.load import BrokenAnswerError, drive, parse_answer
 from headwater.cli.bench.measure import failures, lag_p99_ms, percentile_ms, send
 from headwater.cli.bench.schedule import Arrival, Outcome, Plan, http_request, in_order, poisson_times
@@ -74,10 +77,12 @@ async def quick(_: str, __: bytes) -> tuple[int, object]:
 
 def test_open_loop_sends_in_time_and_reads_answers() -> None:
     arrivals = [Arrival(n * 0.01, "a", http_request("POST", "/v1/events", b"[]")) for n in range(20)]
+    began = time.perf_counter()
     outcomes, connections = run(quick, arrivals)
+    took_ms = 1e3 * (time.perf_counter() - began)
     assert [o.index for o in outcomes] == list(range(20))
     assert all(o.ok and o.status == 200 and o.accepted == 3 for o in outcomes)
-    assert all(0 <= o.lag_ms <= o.latency_ms < 1_000 for o in outcomes)
+    assert all(0 <= o.lag_ms <= o.latency_ms <= took_ms for o in outcomes)
     assert connections <= 16
 
 
@@ -115,22 +120,26 @@ def test_failures_are_outcomes() -> None:
     assert "cannot connect" in refused[0].note
 
 
-def test_closed_loop_keeps_so_many_under_way_and_stops() -> None:
-    under_way, most = 0, 0
+def test_closed_loop_keeps_so_many_under_way_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way, most, answered, ahead_s = 0, 0, 0, 0.0
+    monkeypatch.setattr(load, "time", SimpleNamespace(perf_counter=lambda: time.perf_counter() + ahead_s))
 
     async def slow(path: str, body: bytes) -> tuple[int, object]:
-        nonlocal under_way, most
+        nonlocal under_way, most, answered, ahead_s
         under_way += 1
         most = max(most, under_way)
         await asyncio.sleep(0.01)
         under_way -= 1
+        answered += 1
+        if answered == 40:
+            ahead_s = 100.0  # the time to stop has come
         return await quick(path, body)
 
     arrivals = [Arrival(0.0, "a", http_request("GET", "/x")) for _ in range(10_000)]
-    outcomes, _ = run(slow, arrivals, closed=4, stop_after_s=0.2)
+    outcomes, _ = run(slow, arrivals, closed=4, stop_after_s=60.0)
     assert most == 4
-    assert 10 < len(outcomes) < 200
-    assert max(o.at_s for o in outcomes) <= 0.25
+    assert 40 <= len(outcomes) < 44, "those under way come to their end"
+    assert max(o.at_s for o in outcomes) <= 60.0
 
 
 class Recommender:
@@ -164,11 +173,13 @@ class Recommender:
     ],
 )
 def test_a_probe_counts_only_when_the_click_is_reflected(server: Recommender, note: str) -> None:
+    began = time.perf_counter()
     outcomes, _ = run(server, [Arrival(0.3, "probe", probe_user="u1")])
+    took_ms = 1e3 * (time.perf_counter() - began - 0.3)  # from its time on
     assert outcomes[0].note == note
     assert outcomes[0].ok is (note == "")
     assert server.clicked == {"a"}
-    assert 0 < outcomes[0].latency_ms < 1_000
+    assert 0 < outcomes[0].latency_ms <= took_ms
 
 
 def test_a_probe_without_a_list_fails() -> None:
