@@ -11,7 +11,10 @@ from hypothesis import HealthCheck, settings
 
 # What a run finds must not depend on luck or on how busy the machine is. Other examples: `--hypothesis-profile default`.
 settings.register_profile(
-    "stable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
+    "stable",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
 )
 settings.load_profile("stable")
 

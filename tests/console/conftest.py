@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.console.windows import Windows
 from tests.debian import program
@@ -45,6 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """Debian's Chromium, for one file of tests: while it is open a loop runs in this thread, which tests of other files have no use for."""
+    expect.set_options(timeout=1e3 * PATIENCE_S)  # five seconds are little where other tests run beside
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program("chromium", "chromium"), args=["--no-sandbox", "--disable-gpu"]

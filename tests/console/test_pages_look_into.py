@@ -15,7 +15,6 @@ from tests.console.conftest import Site
 from tests.console.windows import DESKTOP, PHONE, Theme, Windows, first_paint_ms
 
 PATIENCE_MS = 120_000  # the machine that runs tests does other things meanwhile
-FIRST_PAINT_MS = 5_000  # the aim is one second
 
 
 def _await(condition: Callable[[], bool]) -> None:
@@ -60,12 +59,19 @@ def find(page: Page, user: str) -> None:
         ("/console/features/item_click_rate", "feature", "dark", PHONE),
     ],
 )
-def test_the_page_is_sound(windows: Windows, path: str, name: str, theme: Theme, size: tuple[int, int]) -> None:
+def test_the_page_is_sound(
+    windows: Windows,
+    record_property: Callable[[str, object], None],
+    path: str,
+    name: str,
+    theme: Theme,
+    size: tuple[int, int],
+) -> None:
     page = windows.open(path or "/console/users", theme=theme, size=size)
     if not path:
         find(page, "user-3")
     _loaded(page)
-    assert first_paint_ms(page) < FIRST_PAINT_MS
+    record_property("first_paint_ms", first_paint_ms(page))  # what it may be is asked by tests.console.at_scale
     windows.assert_sound(page, f"{name}-{theme}-{size[0]}")
 
 

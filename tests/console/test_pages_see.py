@@ -32,7 +32,7 @@ def test_the_overview_is_sound_and_alive(
     page = windows.open("/console", theme=theme, size=size)
     record_property("first_paint_ms", first_paint_ms(page))
     site.recommend(user="user-1", k=4)
-    expect(page.locator(".verdict").nth(1)).to_contain_text("P50", timeout=15_000)  # it refreshed by itself
+    expect(page.locator(".verdict").nth(1)).to_contain_text("P50")  # it refreshed by itself
     expect(page.locator(".planes")).to_contain_text("Event log")
     windows.assert_sound(page, f"overview-{theme}")
 
@@ -55,22 +55,22 @@ def remembered(site: Site) -> Iterator[None]:
 def test_the_overview_remembers_what_the_monitor_wrote(windows: Windows) -> None:
     page = windows.open("/console?span=15+min")
     for name in ("latency", "freshness", "quality", "tiers"):
-        expect(page.locator(f'[data-chart*="{name}"] canvas')).to_have_count(1, timeout=15_000)
-    expect(page.locator("#news")).to_contain_text("slow-answers", timeout=15_000)
+        expect(page.locator(f'[data-chart*="{name}"] canvas')).to_have_count(1)
+    expect(page.locator("#news")).to_contain_text("slow-answers")
     expect(page.locator("#news")).not_to_contain_text("errors")
     expect(page.locator("#news")).to_contain_text("The monitor catches up: 2 h of the log are left for drift")
     expect(page.locator(".planes")).to_contain_text("2 h behind")
-    expect(page.locator(".verdict").nth(2)).to_contain_text("12.5%", timeout=15_000)
+    expect(page.locator(".verdict").nth(2)).to_contain_text("12.5%")
     windows.assert_sound(page, "overview-charts")
 
 
 def test_a_visitor_acts_and_sees_what_it_changes(windows: Windows, site: Site) -> None:
     tried = _tried(site)
     page = windows.open("/console/playground?k=6")
-    expect(page.locator(".tile")).to_have_count(6, timeout=15_000)
+    expect(page.locator(".tile")).to_have_count(6)
     clicked = page.locator(".tile strong").nth(2).inner_text()
     page.locator(".tile").nth(2).get_by_role("button", name="click").click()
-    expect(page.locator(".fresh .big")).to_contain_text("ms", timeout=15_000)
+    expect(page.locator(".fresh .big")).to_contain_text("ms")
     expect(page.locator(".recent").first).to_contain_text(clicked)
     assert clicked not in page.locator(".tile strong").all_inner_texts()
     expect(page.locator("#stage table")).to_contain_text("user_")
@@ -78,7 +78,7 @@ def test_a_visitor_acts_and_sees_what_it_changes(windows: Windows, site: Site) -
     assert read_audit(site.data, 1)[0].subject == "a visitor of the playground"
     page.locator("#way").select_option(f"bundle:{site.former}")
     page.get_by_role("button", name="Compare").click()
-    expect(page.locator(".sides ol")).to_have_count(2, timeout=15_000)
+    expect(page.locator(".sides ol")).to_have_count(2)
     windows.assert_sound(page, "playground-light")
 
     until = time.monotonic() + START_S  # lists reach the log a moment after they were given
@@ -91,21 +91,21 @@ def test_a_visitor_acts_and_sees_what_it_changes(windows: Windows, site: Site) -
     page.get_by_role("button", name="Forget this visitor").click()
     page.wait_for_function("user => document.querySelector('#user').value !== user", arg=user)
     be(page, user)
-    expect(page.locator("#stage")).to_contain_text("Nothing yet: a new visitor", timeout=15_000)
+    expect(page.locator("#stage")).to_contain_text("Nothing yet: a new visitor")
 
 
 def test_who_looks_at_a_user_leaves_no_trace_until_they_say_so(windows: Windows, site: Site) -> None:
     page = windows.open("/console/playground?number=5&k=5", theme="dark", size=PHONE)
     before = _answered(site)
     be(page, "user-3")
-    expect(page.locator(".tile")).to_have_count(5, timeout=15_000)
+    expect(page.locator(".tile")).to_have_count(5)
     expect(page.locator(".recent").first).to_contain_text("purchase")
     expect(page.get_by_role("button", name="click").first).to_be_disabled()
     windows.assert_sound(page, "playground-dark")
     assert _answered(site) == before
     page.get_by_role("button", name="Act as this user").click()
     page.get_by_role("button", name="Act as them").click()
-    expect(page.get_by_role("button", name="click").first).to_be_enabled(timeout=15_000)
+    expect(page.get_by_role("button", name="click").first).to_be_enabled()
     assert _answered(site) == before + 1
 
 
@@ -130,16 +130,16 @@ def test_why_not_an_item_and_what_another_bundle_gives(windows: Windows, site: S
 
 def test_what_cannot_be_explained_says_why(windows: Windows) -> None:
     page = windows.open("/console/why")
-    expect(page.locator("#newest tbody tr").first).to_contain_text("home", timeout=15_000)
+    expect(page.locator("#newest tbody tr").first).to_contain_text("home")
     windows.assert_sound(page, "why-newest")
     page.goto("/console/why/nothing-like-it")
-    expect(page.locator("#explained")).to_contain_text("32 hexadecimal digits", timeout=15_000)
+    expect(page.locator("#explained")).to_contain_text("32 hexadecimal digits")
     windows.assert_sound(page)
 
 
 def test_a_wrong_question_of_the_playground_says_what_is_wrong(windows: Windows) -> None:
     page = windows.open("/console/playground?number=5&k=2&surface=nowhere")
-    expect(page.locator(".tile")).to_have_count(2, timeout=15_000)
+    expect(page.locator(".tile")).to_have_count(2)
     for way, said in (("sideways", "There is no way"), ("bundle:20200101T000000000Z-000000000000", "cannot be used")):
         answer = page.request.get("/console/playground/compare", params={"number": 5, "way": way})
         assert (answer.status, said in answer.text()) == (200, True), answer.text()
@@ -159,7 +159,7 @@ def be(page: Page, user: str) -> None:
     """Be ``user`` in the playground."""
     page.get_by_label("Be the user").fill(user)
     page.get_by_role("button", name="See the list").click()
-    expect(page.locator(".notice code, .notice dialog")).to_contain_text([user], timeout=15_000)
+    expect(page.locator(".notice code, .notice dialog")).to_contain_text([user])
     assert user not in page.url
 
 

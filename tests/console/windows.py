@@ -18,7 +18,7 @@ SCREENSHOTS = "HEADWATER_SCREENSHOTS"
 class Windows:
     """Opens windows of one browser on one server, and closes them; whatever they wait for may take ``patience_ms``."""
 
-    def __init__(self, browser: Browser, url: str, *, patience_ms: float = 30_000.0) -> None:
+    def __init__(self, browser: Browser, url: str, *, patience_ms: float = 120_000.0) -> None:
         self._browser, self._url, self._patience_ms = browser, url, patience_ms
         self._said: dict[int, list[str]] = {}
 

@@ -76,7 +76,9 @@ class RedisCluster:
 
     def __init__(self) -> None:
         options = "--cluster-enabled", "yes", "--bind", "127.0.0.1", "--cluster-config-file", "nodes.conf"
-        self._servers = [RedisServer(*options, port=port) for port in (free_port(beside=10_000) for _ in range(3))]  # the nodes talk on that one
+        self._servers = [
+            RedisServer(*options, port=port) for port in (free_port(beside=10_000) for _ in range(3))
+        ]  # the nodes talk on that one
         self.url = f"redis://127.0.0.1:{self._servers[0].port}/0"
         bounds = (0, 5461, 10923, 16384)
         nodes = self.nodes()

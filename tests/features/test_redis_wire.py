@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -10,12 +11,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from headwater.features.redis_wire import LONGEST_PAUSE_S, Command, Wire
+from headwater.features.redis_wire import FIRST_PAUSE_S, LONGEST_PAUSE_S, Command, Wire
 from headwater.schema.errors import UnavailableError
 from tests.features.redis_server import shared_server
 from tests.reliability.proxy import SlowProxy
 
-TIMEOUT_S = 0.15
+TIMEOUT_S = 0.5
 PATIENCE_S = 30.0
 SET: list[Command] = [("SET", "wire", "1")]
 GET: list[Command] = [("GET", "wire")]
@@ -29,12 +30,11 @@ def proxy(tmp_path: Path) -> Iterator[SlowProxy]:
     made.close()
 
 
-def until(condition: Callable[[], bool]) -> float:
+def until(condition: Callable[[], bool]) -> None:
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < PATIENCE_S
         time.sleep(0.005)
-    return time.monotonic() - began
 
 
 def answered(wire: Wire) -> bool:
@@ -44,33 +44,54 @@ def answered(wire: Wire) -> bool:
         return False
 
 
-def test_one_read_waits_and_a_trial_on_the_side_brings_it_back(proxy: SlowProxy) -> None:
+def test_one_read_waits_and_a_trial_on_the_side_brings_it_back(
+    proxy: SlowProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pauses are those of a clock that stands until it is moved, and a trial goes on when it is let."""
     with closing(Wire(shared_server().url)) as direct:
         direct.trip(SET)
-    with closing(Wire(proxy.url, timeout_s=TIMEOUT_S, reads=True)) as wire:
+    now_s, go_on = [0.0], threading.Event()
+    trials, ended = list[object](), list[object]()
+
+    def held(call: Callable[[], object]) -> None:
+        trials.append(call)
+        go_on.wait(PATIENCE_S)
+        trial(call)
+        ended.append(call)
+
+    with closing(Wire(proxy.url, timeout_s=TIMEOUT_S, reads=True, seconds=lambda: now_s[0])) as wire:
+        trial = wire._try
+        monkeypatch.setattr(wire, "_try", held)
         assert wire.trip(GET) == [b"1"]
-        proxy.delay_s = 2.0 * TIMEOUT_S
+        proxy.delay_s = PATIENCE_S
         with pytest.raises(UnavailableError, match="Timeout"):
             wire.trip(GET)
-        began, asked = time.monotonic(), proxy.asked
-        tries = 0
-        while time.monotonic() - began < 4.0 * TIMEOUT_S:  # trials time out, too, and nobody waits for them
-            asked_at = time.monotonic()
-            with pytest.raises(UnavailableError, match="Timeout"):
-                wire.trip(GET)
-            assert time.monotonic() - asked_at < TIMEOUT_S
-            tries += 1
-            time.sleep(0.002)
-        assert tries > 20
-        assert proxy.asked - asked <= 6, "one trial a pause, whatever is asked"
-        assert wire.breaker.is_open
+        asked = proxy.asked
+        for moved_s, tried in ((0.0, 0), (FIRST_PAUSE_S, 1), (LONGEST_PAUSE_S, 1)):
+            now_s[0] += moved_s
+            for _ in range(20):
+                with pytest.raises(UnavailableError, match="Timeout"):
+                    wire.trip(GET)
+            until(lambda tried=tried: len(trials) == tried)  # type: ignore[misc]  # a default binds it
+            assert proxy.asked == asked, "nothing is asked but by a trial, and no other one while that lasts"
+        assert not ended, "nobody waited for it"
+        go_on.set()
+        until(lambda: len(ended) == 1)
+        until(lambda: proxy.asked > asked)
+        assert wire.breaker.is_open, "a trial times out, too"
         proxy.delay_s = 0.0
-        assert until(lambda: answered(wire)) < 2.0 * LONGEST_PAUSE_S
+
+        def back() -> bool:
+            now_s[0] += LONGEST_PAUSE_S
+            return answered(wire)
+
+        until(back)
+        assert not wire.breaker.is_open
         assert wire.budget.retries == 0, "there was no time for second tries"
 
 
 def test_a_read_whose_connection_is_lost_is_asked_once_more(proxy: SlowProxy) -> None:
-    with closing(Wire(proxy.url, timeout_s=5.0, reads=True)) as wire:
+    with closing(Wire(proxy.url, timeout_s=PATIENCE_S, reads=True)) as wire:
         wire.trip(SET)
         for _ in range(20):
             wire.trip(GET)
@@ -87,7 +108,7 @@ def test_a_read_whose_connection_is_lost_is_asked_once_more(proxy: SlowProxy) ->
 
 
 def test_nothing_that_may_write_is_sent_twice(proxy: SlowProxy) -> None:
-    with closing(Wire(proxy.url, timeout_s=5.0)) as wire:
+    with closing(Wire(proxy.url, timeout_s=PATIENCE_S)) as wire:
         for _ in range(20):
             wire.trip(SET)
         proxy.cuts = 1
@@ -98,7 +119,7 @@ def test_nothing_that_may_write_is_sent_twice(proxy: SlowProxy) -> None:
 
 
 def test_what_redis_refuses_is_no_reason_to_leave_it_alone(proxy: SlowProxy) -> None:
-    with closing(Wire(proxy.url, timeout_s=5.0, reads=True)) as wire:
+    with closing(Wire(proxy.url, timeout_s=PATIENCE_S, reads=True)) as wire:
         with pytest.raises(UnavailableError, match="unknown command"):
             wire.trip([("NOSUCH",)])
         assert not wire.breaker.is_open

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,8 +56,5 @@ def server(tmp_path_factory: pytest.TempPathFactory, pages: Pages) -> Iterator[S
         site.empty_answer = site.recommend(user="first")
         site.version = publish_ranker(site.data, site.config, seed=1, created_ms=1_772_000_000_000)
         site.reflected(site.ingest("/v1/items", catalogue(100)))
-        until = time.monotonic() + 10.0
-        while site.recommend(k=1)["model"] != site.version:
-            assert time.monotonic() < until, "the bundle did not come into service"
-            time.sleep(0.05)
+        site.wait_serving(site.version)
         yield site

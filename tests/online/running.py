@@ -105,7 +105,7 @@ class Running:
         self.http.close()
         self.process.terminate()
         try:
-            return self.process.wait(30)
+            return self.process.wait(PATIENCE_S)
         finally:
             if self.process.poll() is None:
                 self.process.kill()
@@ -189,12 +189,19 @@ class Running:
         token: str = response.json()["token"]
         return token
 
-    def reflected(self, token: str, patience_s: float = 10.0) -> None:
+    def reflected(self, token: str, patience_s: float = PATIENCE_S) -> None:
         """Wait until item columns reflect ``token`` (with a trace the answer is one of the moment)."""
         until = time.monotonic() + patience_s
         while self.recommend(k=1, token=token, trace=True)["address"]["item_offset"] < int(token):
             assert time.monotonic() < until, f"items do not reflect {token}"
             time.sleep(0.01)
+
+    def wait_serving(self, version: str) -> None:
+        """Wait until lists are made by the bundle ``version``."""
+        until = time.monotonic() + PATIENCE_S
+        while self.recommend(k=1)["model"] != version:
+            assert time.monotonic() < until, "the bundle did not come into service"
+            time.sleep(0.05)
 
     def __enter__(self) -> Self:
         self.start()

@@ -35,7 +35,7 @@ from headwater.schema.events import Event
 from headwater.schema.keys import KEYS_FILE, Scope
 from headwater.schema.limits import Limits
 from headwater.schema.requests import RecommendRequest
-from tests.online.running import CONFIG, Running, catalogue
+from tests.online.running import CONFIG, PATIENCE_S, Running, catalogue
 
 # What the table has to be, written down once more: route, what to send, the scope that it takes.
 ROUTES: list[tuple[str, str, Any, Scope | None]] = [
@@ -73,7 +73,7 @@ class Made:
         return self.site.http.send(request)
 
     def until(self, right: Callable[[], bool], what: str) -> None:
-        until = time.monotonic() + 10.0
+        until = time.monotonic() + PATIENCE_S
         while not right():
             assert time.monotonic() < until, what
             time.sleep(0.02)

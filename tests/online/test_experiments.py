@@ -36,7 +36,7 @@ from headwater.log.identity import LmdbIdentity
 from headwater.log.lmdb import LmdbLog
 from headwater.log.protocol import EventLog
 from headwater.log.record import Kind, Namespace, RecordBlock
-from headwater.online.experiments import HOUR_MS, ExperimentsWatch, _Exposed
+from headwater.online.experiments import HOUR_MS, POLL_S, ExperimentsWatch, _Exposed
 from headwater.online.metrics import Metrics
 from headwater.online.recommender import Asked, Recommender
 from headwater.online.shadow import Shadowing
@@ -55,8 +55,9 @@ from headwater.serving.results import ResultLists
 from headwater.serving.served import Served, find_shadows, newest_served
 from headwater.testing.events import START_MS, Step
 from tests.online.conftest import Site
-from tests.online.running import publish_ranker
+from tests.online.running import PATIENCE_S, publish_ranker
 from tests.retrieval.worlds import World, clicks, many, world
+from tests.serving.rankers import SteppingTimer
 from tests.serving.test_results import items
 
 CONFIG = parse_config('[ranker]\nkind = "none"\n')
@@ -465,7 +466,7 @@ def test_copies_take_a_twentieth_of_the_time_and_none_under_load(tmp_path: Path)
     answer = worker.recommender.answer(asked, worker.small.now_ms)
 
     async def check() -> float:
-        shadows = Shadowing(worker.recommender, worker.metrics)
+        shadows = Shadowing(worker.recommender, worker.metrics, timer=SteppingTimer(10.0))
         running = asyncio.create_task(shadows.run())
         shadows.offer(asked, answer, worker.small.now_ms)
         began = time.perf_counter()
@@ -477,7 +478,9 @@ def test_copies_take_a_twentieth_of_the_time_and_none_under_load(tmp_path: Path)
         assert not shadows._copies
         return time.perf_counter() - began
 
-    assert asyncio.run(check()) >= 19 * told(worker, "seconds_sum"), "the second copy waits for its time"
+    took_s = asyncio.run(check())
+    assert told(worker, "seconds_sum") == pytest.approx(0.01)
+    assert took_s >= 19 * 0.01, "the second copy waits for its time"
 
 
 class Narrowed(Pace):
@@ -529,7 +532,7 @@ def test_what_is_remembered_of_exposures_is_bounded() -> None:
 # -- a whole system ------------------------------------------------------------------------------------------
 
 
-def eventually(holds: Callable[[], bool], patience_s: float = 10.0) -> float:
+def eventually(holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> float:
     """Seconds until ``holds``."""
     began = time.monotonic()
     while not holds():
@@ -564,7 +567,7 @@ def test_an_experiment_from_its_file_to_the_log_and_its_end(server: Site) -> Non
         assert {each["name"]: each["users"] for each in standing["variants"]} == Counter(variant.values())
         assert (standing["mixed"], standing["unknown"], standing["exposures"] >= 200) == (0, 0, True)
         took_s = stopped_in(server, probe)
-        assert took_s < 1.5, "the files are looked at every quarter of a second"
+        assert took_s < 40 * POLL_S, "the files are looked at all the time; the machine may be busy"
         assert all(len(topics_of(server.recommend(user=user, k=5))) > 1 for user in users[:20])
     finally:
         folder_of(server.data).joinpath("live.toml").unlink()

@@ -22,6 +22,7 @@ from headwater.schema.requests import RecommendResponse
 from headwater.serving.explain import Question
 from headwater.serving.explain_logged import Limits, explain_logged
 from tests.online.conftest import Site
+from tests.online.running import PATIENCE_S
 
 PAGE = Path(__file__).parents[2] / "docs" / "explain.md"
 
@@ -31,7 +32,7 @@ def run_the_page(server: Site) -> tuple[RecommendResponse, Explanation]:
     asks, explains = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, Any] = {}
     exec(asks.replace("http://localhost:8080", server.url).replace("article-", "item-"), names)  # noqa: S102  (it is our own page)
-    until = time.monotonic() + 10.0
+    until = time.monotonic() + PATIENCE_S
     time.sleep(0.3)  # lists go to the log every 50 ms, and every attempt is a process
     with names["client"]:
         while "why" not in names:

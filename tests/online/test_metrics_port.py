@@ -82,7 +82,7 @@ def test_what_is_no_request_is_refused(tmp_path: Path) -> None:
 
 
 def test_slow_ones_are_let_go_and_hold_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_port, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(metrics_port, "PATIENCE_S", 1.0)
 
     async def run() -> None:
         (listener,) = listen("127.0.0.1", 0, 1)
@@ -93,7 +93,7 @@ def test_slow_ones_are_let_go_and_hold_up_nobody(tmp_path: Path, monkeypatch: py
                 slow.setblocking(False)
                 assert status(await _ask(address, b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n")) == 200
                 assert (
-                    await asyncio.wait_for(asyncio.get_running_loop().sock_recv(slow, 1), 10.0) == b""
+                    await asyncio.wait_for(asyncio.get_running_loop().sock_recv(slow, 1), 60.0) == b""
                 )  # it is closed
 
     asyncio.run(run())

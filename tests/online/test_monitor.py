@@ -12,10 +12,11 @@ from headwater.monitoring.history import HISTORY_FILE, History
 from headwater.registry.audit import read_audit
 from headwater.registry.controls import change_controls, read_controls
 from tests.online.conftest import Site
+from tests.online.running import PATIENCE_S
 
 
 def wait_until(so: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + 60.0
+    until = time.monotonic() + PATIENCE_S
     while not so():
         assert time.monotonic() < until, what
         time.sleep(0.05)

@@ -19,7 +19,7 @@ from headwater.online.supervisor import serving_process
 from headwater.schema.clock import wall_ms
 from headwater.schema.errors import ConfigurationError
 from headwater.schema.keys import Scope
-from tests.online.running import CONFIG, Running, catalogue
+from tests.online.running import CONFIG, PATIENCE_S, Running, catalogue
 from tests.online.test_serve import click, ids
 
 LEARNING = '\n[learn]\nevery = "5s"\n[ranker]\ntrees = 2\nleaves = 2\nmax_rows = 1000\n'
@@ -52,7 +52,7 @@ class Apart:
 
 
 def wait_for(right: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + 60.0
+    until = time.monotonic() + PATIENCE_S
     while not right():
         assert time.monotonic() < until, what
         time.sleep(0.02)

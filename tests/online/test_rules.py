@@ -16,7 +16,7 @@ import pytest
 from headwater.cli.options import EXIT_CHECK_FAILED, EXIT_INPUT
 from headwater.online.rules import taken
 from headwater.schema.config import load_config
-from tests.online.running import CONFIG, Running, catalogue
+from tests.online.running import CONFIG, PATIENCE_S, Running, catalogue
 from tests.online.test_flip import Watcher
 
 RULES = """
@@ -167,7 +167,7 @@ def test_rules_change_without_a_restart_and_bad_ones_do_not(shop: Running) -> No
         refused = command(shop, "rules", "publish")
         assert refused.returncode == EXIT_INPUT, "the command reads the file first"
         shop.process.send_signal(signal.SIGHUP)  # the server, too, reads it before it takes it up
-        until = time.monotonic() + 10.0
+        until = time.monotonic() + PATIENCE_S
         while "rules_refused" not in shop.log_path.read_text():
             assert time.monotonic() < until, "nobody read the rules again"
             time.sleep(0.02)

@@ -14,7 +14,7 @@ from headwater.features.plan import compile_plan
 from headwater.online.freshness import EVERY_S
 from headwater.schema.requests import RecommendResponse
 from tests.online.conftest import Site
-from tests.online.running import Running, publish_ranker
+from tests.online.running import PATIENCE_S, Running, publish_ranker
 
 
 def ids(answer: dict[str, Any]) -> list[str]:
@@ -80,10 +80,8 @@ def test_seen_hidden_expired_and_deleted_items_never_come_back(server: Site) -> 
 def test_hiding_an_item_takes_it_out_at_once(server: Site) -> None:
     server.reflected(server.ingest("/v1/items", {"id": "now-you-see-me"}))
     assert "now-you-see-me" in ids(server.recommend(k=200))
-    server.ingest("/v1/items", {"id": "now-you-see-me", "available": False})
-    until = time.monotonic() + 1.0
-    while "now-you-see-me" in ids(server.recommend(k=200)):
-        assert time.monotonic() < until, "a hidden item was still shown after a second"
+    server.reflected(server.ingest("/v1/items", {"id": "now-you-see-me", "available": False}))
+    assert "now-you-see-me" not in ids(server.recommend(k=200)), "nor in a list that is kept"
 
 
 def test_items_can_be_read_back_whatever_their_id(server: Site) -> None:
@@ -204,11 +202,10 @@ def test_oversized_and_compressed_bodies(server: Site) -> None:
 
 
 def test_a_token_that_never_comes_is_answered_with_a_reason(server: Site) -> None:
-    began = time.monotonic()
     answer = server.recommend(k=3, token="9" * 20, deadline_ms=100)
-    assert time.monotonic() - began < 2.0
     assert len(answer["items"]) == 3
-    assert any(reason.startswith("token not reached") for reason in answer["reasons"])
+    (reason,) = [reason for reason in answer["reasons"] if reason.startswith("token not reached")]
+    assert "waited 100 ms" in reason, "as long as the caller may, who may less than the configuration"
 
 
 def test_health_metrics_and_schema(server: Site) -> None:
@@ -251,16 +248,18 @@ def test_every_process_shows_its_metrics(server: Site) -> None:
 def test_a_model_is_swapped_without_a_restart_and_a_bad_one_refused(server: Site) -> None:
     before = server.pids("api")
     server.version = version = publish_ranker(server.data, server.config, seed=2, created_ms=1_772_000_001_000)
-    until = time.monotonic() + 10.0
+    until = time.monotonic() + PATIENCE_S
     while (answer := server.recommend(user="swap", k=5))["model"] != version:
         assert answer["tier"] == 0
         assert time.monotonic() < until, "the new bundle did not come into service"
     plan = compile_plan(server.config).hash
     (server.data / "models" / "plans" / plan / "CURRENT").write_text("20260302T101500000Z-000000000000\n")
-    time.sleep(1.2)
+    until = time.monotonic() + PATIENCE_S
+    while "bundle_refused" not in server.log_path.read_text():
+        assert time.monotonic() < until, "nobody looked at the bad bundle"
+        time.sleep(0.05)
     answer = server.recommend(user="swap", k=5)
     assert (answer["model"], answer["tier"]) == (version, 0)
-    assert "bundle_refused" in server.log_path.read_text()
     assert server.pids("api") == before
 
 
@@ -268,7 +267,7 @@ def test_served_lists_reach_the_log(server: Site) -> None:
     before = _served(server)
     for _ in range(10):
         server.recommend(user="served", k=2)
-    until = time.monotonic() + 5.0
+    until = time.monotonic() + PATIENCE_S
     while _served(server) < before + 10:
         assert time.monotonic() < until, "served lists did not reach the log"
         time.sleep(0.05)
@@ -293,12 +292,12 @@ def test_a_second_server_is_refused_clearly(server: Site, tmp_path: Any) -> None
     second = Running(tmp_path, arguments=["--port", str(port)])
     with pytest.raises(AssertionError, match="Cannot listen on"):
         second.start()
-    assert second.process.wait(10) == EXIT_INPUT
+    assert second.process.wait(PATIENCE_S) == EXIT_INPUT
     second.stop()
     same = Running(tmp_path, arguments=["--data", str(server.data)])
     with pytest.raises(AssertionError, match="serves "):
         same.start()
-    assert same.process.wait(10) == EXIT_INPUT
+    assert same.process.wait(PATIENCE_S) == EXIT_INPUT
     same.stop()
 
 
@@ -307,7 +306,7 @@ def test_a_data_directory_that_sockets_do_not_fit_in_is_refused(tmp_path: Any) -
     running = Running(tmp_path, arguments=["--data", str(data)])
     with pytest.raises(AssertionError, match="bytes too long"):
         running.start()
-    assert running.process.wait(10) == EXIT_INPUT
+    assert running.process.wait(PATIENCE_S) == EXIT_INPUT
     running.stop()
 
 
@@ -315,7 +314,7 @@ def test_an_address_that_others_can_reach_is_refused(tmp_path: Any) -> None:
     running = Running(tmp_path, arguments=["--host", "0.0.0.0"])  # noqa: S104
     with pytest.raises(AssertionError, match="no API keys"):
         running.start()
-    assert running.process.wait(10) == EXIT_INPUT
+    assert running.process.wait(PATIENCE_S) == EXIT_INPUT
     running.stop()
 
 
@@ -396,7 +395,7 @@ def cached(answer: dict[str, Any]) -> bool:
 
 def asked_again(server: Site, **request: Any) -> dict[str, Any]:
     """The answer to a question that was asked a moment ago, from the cache."""
-    until = time.monotonic() + 10.0
+    until = time.monotonic() + PATIENCE_S
     while not cached(answer := server.recommend(**request)):
         assert time.monotonic() < until, answer["reasons"]
     return answer

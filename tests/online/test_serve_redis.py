@@ -81,10 +81,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 site.redis, site.proxy = server, proxy
                 site.version = publish_ranker(site.data, site.config, seed=1, created_ms=1_772_000_000_000)
                 site.reflected(site.ingest("/v1/items", catalogue(40)))
-                until = time.monotonic() + 10.0
-                while site.recommend(k=1)["model"] != site.version:
-                    assert time.monotonic() < until, "the bundle did not come into service"
-                    time.sleep(0.05)
+                site.wait_serving(site.version)
                 yield site
         finally:
             proxy.close()

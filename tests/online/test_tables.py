@@ -11,7 +11,7 @@ from headwater.evaluation.verify import verify
 from headwater.features.plan import compile_plan
 from headwater.log.lmdb import LmdbLog
 from headwater.offline.tables.standing import read_standing
-from tests.online.running import CONFIG, Running, catalogue, publish_ranker
+from tests.online.running import CONFIG, PATIENCE_S, Running, catalogue, publish_ranker
 
 MODULE = """
 from headwater.features.declare import table
@@ -39,7 +39,7 @@ def write(folder: Path, name: str, at_ms: int, score: float) -> None:
 
 
 def wait_for(system: Running, newest_ms: int) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE_S
     while (standing := read_standing(system.data).get("quality")) is None or standing.newest_ms != newest_ms:
         assert time.monotonic() < until, system.log_path.read_text()[-3000:]
         time.sleep(0.02)
