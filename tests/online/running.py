@@ -98,7 +98,7 @@ class Running:
             self.process.wait()
             raise AssertionError(f"{line!r}\n{self.log_path.read_text()}")
         self.url = line.split()[3]
-        self.http = httpx.Client(base_url=self.url, timeout=10.0)
+        self.http = httpx.Client(base_url=self.url, timeout=60.0)
 
     def stop(self) -> int:
         """End it politely; returns its exit code."""

@@ -53,7 +53,7 @@ class Witness:
         self._thread.join()
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=10.0) as http:
+        with httpx.Client(base_url=self._url, timeout=PATIENCE_S) as http:
             while not self._stop.is_set():
                 response = http.post("/v1/recommend", json={"user": f"user-{len(self.answers) % 50}", "k": 5})
                 body = response.json()

@@ -18,7 +18,7 @@ from headwater.cli.bench.load import Pool
 from headwater.cli.bench.schedule import http_request
 
 USERS, CONNECTIONS = 200, 64
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 DEADLINE_MS = 50.0
 
 
@@ -73,6 +73,11 @@ def since_noticed(answers: Answers, end: float = float("inf")) -> list[Reply]:
     """The good answers between the first one that was not in full and ``end``."""
     noticed = min((due for due, reply in answers if reply is not None and reply.tier > 0), default=float("inf"))
     return [reply for due, reply in answers if noticed <= due < end and reply is not None]
+
+
+def unlabelled_since(answers: Answers, since: float) -> int:
+    """Answers in full, or without a reason, among those that were due at ``since`` or later."""
+    return sum(reply.tier < 1 or not reply.reasons for due, reply in answers if due >= since and reply is not None)
 
 
 def unlabelled(answers: Answers, end: float = float("inf"), *, least_tier: int = 1) -> int:

@@ -33,7 +33,7 @@ from tests.online.running import Running, catalogue
 from tests.registry.onnx_models import WEIGHTS, external, linear, model
 from tests.reliability.marked import constant, publish_marked
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 class Outcome(Struct, frozen=True):

@@ -29,7 +29,7 @@ from tests.reliability.kill import keys_in
 from tests.reliability.load import Asker
 
 ITEMS, USERS, BATCH = 100, 500, 1_000
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 MB = 1_000_000
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-CLIENT_TIMEOUT_S = 10.0
+CLIENT_TIMEOUT_S = 60.0  # what answers may be a process that is being started, beside other work
 RETRY_S = 0.02
 
 
@@ -57,7 +57,7 @@ class Poster:
         with httpx.Client(base_url=self._url, timeout=CLIENT_TIMEOUT_S) as http:
             while not self._stop.is_set():
                 events = self._next()
-                until = time.monotonic() + 30.0
+                until = time.monotonic() + 2.0 * CLIENT_TIMEOUT_S
                 while not self._post(http, events):
                     self.retries += 1
                     if time.monotonic() > until:

@@ -23,16 +23,17 @@ from headwater.features.plan import compile_plan
 from headwater.registry.bundle import DataRange, ManifestFields
 from headwater.registry.registry import Registry
 from tests.online.running import CONFIG, Running, catalogue
-from tests.reliability.asking import DEADLINE_MS, Answered, Load, figures, since_noticed, tiers, unlabelled
+from tests.reliability.asking import DEADLINE_MS, Answered, Load, figures, tiers, unlabelled_since, until
 from tests.serving.endless import endless
 
 ITEMS = 300
+BEGINS_S = 1.0  # of the stall, with requests under way while it begins
 STALLING_PRICE = 1e12  # turns of a loop: hours
 
 
 class Outcome(Answered, frozen=True, kw_only=True):
-    """Requests during the stall, at ``rate`` a second. ``unlabelled``: answers of tier 0, or without a reason, that came after the
-    stall had been noticed; ``tiers`` are those of the answers since then.
+    """Requests during the stall, at ``rate`` a second. ``unlabelled``: answers of tier 0, or without a reason, to what was asked
+    after the items that stall the ranker were there; ``tiers`` are those of the answers since then.
     """
 
     seed: int
@@ -65,9 +66,19 @@ def publish_endless(running: Running) -> str:
 async def _measure(running: Running, *, stall_s: float, rate: float, seed: int) -> Outcome:
     load = Load(running.url, rate=rate, seed=seed)
 
-    async def priced(price: float) -> None:
+    async def priced(price: float) -> int:
         items = [{**item, "price": price} for item in catalogue(ITEMS)]
-        await asyncio.to_thread(running.ingest, "/v1/items", items)
+        return int(await asyncio.to_thread(running.ingest, "/v1/items", items))
+
+    async def there(token: int) -> float:
+        """When lists are made of those items."""
+
+        def asked() -> bool:
+            answer = running.recommend(k=1, trace=True, deadline_ms=DEADLINE_MS)
+            return bool(answer["address"]["item_offset"] >= token)
+
+        await until(lambda: asyncio.to_thread(asked), "the items do not come")
+        return time.perf_counter()
 
     try:
         await load.until_full()
@@ -75,21 +86,20 @@ async def _measure(running: Running, *, stall_s: float, rate: float, seed: int) 
         await load.run(2.0)
         baseline = float(np.percentile(load.latency_ms, 95))
 
-        async def stalls() -> float:
-            during = asyncio.create_task(load.run(stall_s))
-            await priced(STALLING_PRICE)
-            await during
-            return time.perf_counter()
-
-        await stalls()
+        begins = asyncio.create_task(load.run(BEGINS_S))
+        since = await there(await priced(STALLING_PRICE))
+        await begins
         latency, answers = list(load.latency_ms), list(load.answers)
+        await load.run(stall_s - BEGINS_S)
+        latency, answers = latency + load.latency_ms, answers + load.answers
         await priced(1.0)
         recovery = await load.until_full("the ranker does not come back")
         text = await asyncio.to_thread(lambda: running.http.get("/metrics").text)
         counted = [line for line in text.splitlines() if line.startswith("headwater_ranker_stalls_total")]
     finally:
         load.close()
-    seen = figures(latency, answers, unlabelled(answers)) | {"tiers": tiers(since_noticed(answers))}
+    during = [reply for due, reply in answers if due >= since]
+    seen = figures(latency, answers, unlabelled_since(answers, since)) | {"tiers": tiers(during)}
     return Outcome(
         **seen, seed=seed, rate=rate, stall_s=stall_s, baseline_p95_ms=baseline,
         over_deadline=sum(ms > DEADLINE_MS for ms in latency), stalls=int(float(counted[0].split()[-1])), recovery_s=recovery,

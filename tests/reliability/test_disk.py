@@ -37,5 +37,5 @@ def test_damaged_files_serve_nothing_wrong(tmp_path: Path) -> None:
 def test_no_acknowledgement_follows_a_failed_sync(tmp_path: Path) -> None:
     outcome = eio.run(tmp_path, rounds=1, seed=7)
     print(outcome)  # noqa: T201
-    assert outcome.good
-    assert outcome.exit_codes == [70]
+    assert (outcome.acked_after, outcome.lost) == (0, 0)
+    assert outcome.exit_codes == [70], "it ends; the full form says how soon"

@@ -13,7 +13,7 @@ import msgspec
 
 from headwater.cli.bench.measure import Metrics, send
 from headwater.cli.bench.schedule import Arrival, Outcome, Plan, http_request
-from tests.online.running import CONFIG, Running, catalogue
+from tests.online.running import CONFIG, PATIENCE_S, Running, catalogue
 from tests.reliability.overload import level_of, recovery_s
 from tests.reliability.slow import hold
 
@@ -62,7 +62,7 @@ def test_overload_sheds_and_ends(tmp_path: Path) -> None:
         assert all("time in Retry-After" in outcome.note for outcome in outcomes if outcome.status == 503)
 
         assert running.recommend(user="user-1", k=5)["items"], "no restart is needed"
-        until = time.monotonic() + 20.0
+        until = time.monotonic() + PATIENCE_S
         while running.http.get("/readyz").status_code != 200:
             assert time.monotonic() < until
 
