@@ -147,18 +147,16 @@ def test_a_redis_that_hangs_holds_up_one_request_at_most(site: Site) -> None:
     site.shown("ann", site.click("user-5", "item-3"))  # so no worker has kept the row of user-5, and one that of ann
     with redis.Redis(unix_socket_path=str(site.redis.socket), password=PASSWORD) as raw:
         number = int(raw.info("server")["process_id"])
+    before, asked = redis_down.counted(site, "headwater_remote_calls_total"), 40
     os.kill(number, signal.SIGSTOP)
     try:
-        began, took = time.monotonic(), list[float]()
-        while time.monotonic() < began + 0.6 or len(took) < 6:
-            asked = time.monotonic()
+        for _ in range(asked):
             assert site.recommend(user="user-5", k=5)["tier"] in (3, 4)
-            took.append(time.monotonic() - asked)
         assert site.recommend(user="ann", k=5)["tier"] == 0, "nothing has changed the row that the worker has kept"
     finally:
         os.kill(number, signal.SIGCONT)
-    assert max(took) < 0.4 + 0.4
-    assert sorted(took)[len(took) // 2] < 0.1, "every request waited"
+    waited = redis_down.counted(site, "headwater_remote_calls_total") - before
+    assert 1 <= waited < asked / 2, "one waits, then one trial a pause goes on beside the others"
     site.wait_recovered()
 
 
