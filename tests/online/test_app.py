@@ -39,12 +39,12 @@ class FailingWriter:
         raise self.error
 
 
-def post(error: Exception) -> tuple[httpx.Response, Metrics]:
+def post(error: Exception, *, retiring: bool = False) -> tuple[httpx.Response, Metrics]:
     """The answer to one good event when the writer fails with ``error``."""
     metrics = Metrics()
     access = Access(Path("no-such-folder"), Limits(), metrics, clock=wall_ms, timer=time.monotonic)
     stub = SimpleNamespace(
-        config=Config(), metrics=metrics, writer=FailingWriter(error), retiring=False, access=access, role=Role.ALL
+        config=Config(), metrics=metrics, writer=FailingWriter(error), retiring=retiring, access=access, role=Role.ALL
     )
 
     async def run() -> httpx.Response:
@@ -67,6 +67,12 @@ def test_what_the_writer_refuses_is_400() -> None:
     response, _ = post(RefusedError("No room for another item"))
     assert response.status_code == 400
     assert response.json()["error"]["reason"] == "No room for another item"
+
+
+def test_a_worker_that_gives_way_ends_each_connection_with_its_next_answer() -> None:
+    for error in (RefusedError("no"), UnavailableError("away")):
+        assert post(error, retiring=True)[0].headers["connection"] == "close"
+        assert "connection" not in post(error)[0].headers
 
 
 def test_a_fault_of_ours_is_500_and_its_log_line_names_nobody() -> None:
