@@ -126,7 +126,7 @@ def test_who_waited_too_long_is_refused() -> None:
 
 def test_low_is_refused_before_normal() -> None:
     async def run() -> None:
-        site = Site(filled(target_ms=2_000.0))
+        site = Site(filled(target_ms=10_000.0, low_share=0.05))
         low, high = [(b"x-priority", b"Low")], [(b"x-priority", b"high")]
         admitted = [asyncio.create_task(site.ask()) for _ in range(600)]
         await let_all_run()
@@ -198,7 +198,7 @@ def test_between_two_parts_of_a_request_others_go_first() -> None:
             await send({"type": "http.response.body", "body": b"{}", "more_body": False})
 
     async def run() -> None:
-        site = Parts(filled(target_ms=1_000.0))
+        site = Parts(filled(target_ms=10_000.0))
         names = ["long", "a", "b", "c"]
         tasks = [asyncio.create_task(site.ask(f"/v1/{name}")) for name in names]
         assert {(await task)[0] for task in tasks} == {200}
@@ -220,7 +220,7 @@ def test_time_at_the_gate_is_part_of_the_deadline() -> None:
             await super()._app(scope, receive, send)
 
     async def run() -> None:
-        site = Telling(filled(target_ms=1_000.0))
+        site = Telling(filled(target_ms=10_000.0))
         asked = [asyncio.create_task(site.ask()) for _ in range(3)]
         await let_all_run()
         await asyncio.sleep(0.03)
