@@ -17,17 +17,23 @@ from headwater.features.fold import Fold
 from headwater.features.paths import SNAPSHOT, Current, building_dir, snapshot_file, state_dirs, write_current
 from headwater.features.plan import Plan, compile_plan
 from headwater.features.recovery import open_fold_state
+from headwater.features.redis_scripts import APPLY
 from headwater.features.redis_states import (
     drop_other_states_in_redis,
     drop_state_in_redis,
+    forget_in_redis,
     has_state_in_redis,
+    redis_of,
     restored_mark,
     states_in_redis,
 )
+from headwater.features.redis_wire import Command
 from headwater.features.replay import fold_to
+from headwater.features.state_redis import RedisState
 from headwater.features.store import Row, StateConflictError
 from headwater.log.archived import open_log
 from headwater.log.identity import LmdbIdentity
+from headwater.log.writer import open_writer
 from headwater.offline.archive import Archiver
 from headwater.offline.backfill import build_state
 from headwater.offline.backup import backup, restore
@@ -308,3 +314,35 @@ def test_the_erased_are_gone_from_states_that_nobody_folds(data: Path) -> None:
         assert not [row for row in rows if row[0] == "users" and row[1] in keys]
         fold_on(config, data, plan)
         assert not [row for row in rows_of(config, data, plan) if row[0] == "users" and row[1] in keys]
+
+
+def test_rows_that_a_commit_has_yet_to_take_out_are_waited_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit moves the position, then the rows: whoever looks in between must not say that somebody was left."""
+    build(before(), data, OLD)
+    with contextlib.closing(LmdbIdentity(data / "identity", readonly=True)) as identity:
+        key = identity.lookup(user(3))
+    assert key is not None
+    with open_writer(data, map_size=MAP, dedup_window=1_000) as writer:
+        offset = writer.erase_users([user(3)]).offset
+    with (
+        contextlib.closing(open_log(data)) as log,
+        contextlib.closing(open_fold_state(before(), data, OLD, log)) as state,
+        redis_of(before()) as wire,
+    ):
+        assert isinstance(state, RedisState)
+        assert wire is not None
+        run, held = state._run, list[list[Command]]()
+
+        def until_rows(commands: list[Command]) -> None:
+            """The last round trip of a commit does not come through yet."""
+            held.append(commands) if commands[0][1] == APPLY else run(commands)
+
+        fold = Fold(OLD, state)
+        fold_to(log, fold, offset)
+        monkeypatch.setattr(state, "_run", until_rows)
+        fold.commit(epoch=False)
+        assert len(held) == 1
+        offsets, left = forget_in_redis(wire, log.log_id, [key.user], offset, lambda: False, lambda _: None)
+        assert (offsets, left) == ({OLD.hash: offset}, 1), "without time to wait it says what it finds"
+        offsets, left = forget_in_redis(wire, log.log_id, [key.user], offset, lambda: True, lambda _: run(held[0]))
+        assert (offsets, left) == ({OLD.hash: offset}, 0)

@@ -139,7 +139,12 @@ def forget_in_redis(
         if found.offset < offset:
             wire.trip([("HDEL", keys.key(p, keys.label(field, p)), field[1:]) for p, field in fields])
             wire.trip([("HDEL", keys.key(p, "stage"), field) for p, field in fields])
-        left += sum(wire.trip([("HEXISTS", keys.key(p, keys.label(field, p)), field[1:]) for p, field in fields]))
+        held = [("HEXISTS", keys.key(p, keys.label(field, p)), field[1:]) for p, field in fields]
+        rows = sum(wire.trip(held))
+        while rows and found.offset >= offset and may_wait is not None and may_wait():
+            pause(_POLL_S)  # a commit moves the position first; rows follow a round trip later
+            rows = sum(wire.trip(held))
+        left += rows
     return offsets, left
 
 
