@@ -15,9 +15,11 @@ from headwater.cli.main import build_app
 from headwater.client import Client, NotFoundError, RejectedError
 from headwater.offline.backup import backup, verify_backup
 from headwater.online.errors import RefusalError
-from headwater.online.explain import Explaining
+from headwater.online.explain import SLACK_MS, Explaining
+from headwater.schema.clock import wall_ms
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.explanation import Explanation
+from headwater.schema.request_ids import new_request_id
 from headwater.schema.requests import RecommendResponse
 from headwater.serving.explain import Question
 from headwater.serving.explain_logged import Limits, explain_logged
@@ -91,15 +93,36 @@ def test_what_cannot_be_explained_is_said(server: Site) -> None:
     assert server.http.get("/v1/explain/x?user=curious").json()["error"]["field"] == "user"
 
 
-def test_one_request_is_explained_at_a_time_and_not_for_long(server: Site) -> None:
-    async def ask(most_s: float, *request_ids: str) -> list[RefusalError]:
-        explaining = Explaining(server.config, server.data, most_s=most_s)
+def refusals(server: Site, most_s: float, *request_ids: str, recorded: tuple[int, int]) -> list[RefusalError]:
+    """What becomes of questions about requests that nobody made, all at once."""
+
+    async def ask() -> list[RefusalError]:
+        explaining = Explaining(server.config, server.data, lambda: recorded, most_s=most_s)
         asked = [explaining.explain(request_id, Question(), None) for request_id in request_ids]
         return await asyncio.gather(*asked, return_exceptions=True)  # type: ignore[return-value]
 
-    unknown, busy = asyncio.run(ask(300.0, "f" * 32, "e" * 32))
+    return asyncio.run(ask())
+
+
+def test_one_request_is_explained_at_a_time_and_not_for_long(server: Site) -> None:
+    now_ms = wall_ms()
+    one, other = new_request_id(now_ms), new_request_id(now_ms)
+    unknown, busy = refusals(server, 300.0, one, other, recorded=(0, now_ms))
     assert (unknown.status, unknown.field) == (404, "request_id")
     assert "in the background" in str(unknown)
     assert (busy.status, busy.retry_after_s) == (503, 2)
-    (late,) = asyncio.run(ask(0.01, "f" * 32))
+    (late,) = refusals(server, 0.01, one, recorded=(0, now_ms))
     assert (late.status, "`headwater explain` takes its time" in str(late)) == (503, True)
+
+
+def test_what_the_log_cannot_hold_is_not_looked_for(server: Site) -> None:
+    """No process is started: it would find no time to answer."""
+    now_ms = wall_ms()
+    early, late = new_request_id(now_ms - SLACK_MS - 1), new_request_id(now_ms + SLACK_MS + 1)
+    for refusal in refusals(server, 0.01, early, late, "f" * 32, recorded=(now_ms, now_ms)):
+        assert (refusal.status, refusal.field) == (404, "request_id")
+        assert "first 12 digits are the time" in str(refusal)
+    (looked_for,) = refusals(server, 0.01, new_request_id(now_ms - SLACK_MS), recorded=(now_ms, now_ms))
+    assert looked_for.status == 503
+    with Client(server.url) as client, pytest.raises(NotFoundError, match="still to come"):
+        client.explain("f" * 32)

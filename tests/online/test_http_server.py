@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 
 from headwater.online import http_server
-from headwater.online.http_server import MAX_HEAD, HttpServer
+from headwater.online.http_server import MAX_HEAD, MAX_HELD, HttpServer, InOnePiece
 
 TIMEOUT_S = 0.3
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -141,3 +141,45 @@ def test_a_server_that_leaves_the_queue_answers_who_is_there_and_leaves_the_othe
         writer.close()
 
     serving(scenario)
+
+
+class Recorder(asyncio.Transport):
+    """A transport that keeps what is done to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[bytes | str] = []
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        self.done.append(bytes(data))
+
+    def close(self) -> None:
+        self.done.append("closed")
+
+    def abort(self) -> None:
+        self.done.append("aborted")
+
+
+def test_head_and_body_go_out_in_one_write() -> None:
+    async def run() -> list[bytes | str]:
+        below = Recorder()
+        transport = InOnePiece(below, asyncio.get_running_loop())
+        transport.write(b"head ")
+        transport.write(b"body")
+        assert below.done == []
+        transport.flush()
+        assert below.done == [b"head body"]
+        transport.write(b"begun")
+        await asyncio.sleep(0)  # nobody says that it is all: it goes out all the same
+        assert below.done.pop() == b"begun"
+        transport.write(b"x" * MAX_HELD)
+        transport.write(b"y")
+        assert below.done.pop() == b"x" * MAX_HELD + b"y"
+        transport.write(b"last")
+        transport.close()
+        transport.write(b"never")
+        transport.abort()
+        await asyncio.sleep(0)
+        return below.done
+
+    assert uvloop.run(run()) == [b"head body", b"last", "closed", "aborted"]

@@ -250,6 +250,31 @@ def test_a_dead_child_is_started_again_and_all_are_taken_down(tmp_path: Path) ->
     asyncio.run(check())
 
 
+def test_a_child_has_one_thread_and_large_pages_unless_the_environment_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    said = tmp_path / "said"
+    names = ["GLIBC_TUNABLES", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"]
+    tells = (
+        f"import os, time; open({str(said) + '~'!r}, 'w').write(' '.join(map(os.environ.get, {names})))\n"
+        f"os.rename({str(said) + '~'!r}, {str(said)!r}); time.sleep(60)"
+    )
+
+    async def check() -> None:
+        supervisor = Supervisor([Child("fold", [sys.executable, "-c", tells])], tmp_path, None)
+        running = asyncio.create_task(supervisor.run(lambda: None))
+        async with asyncio.timeout(30.0):
+            while not said.exists():
+                await asyncio.sleep(0.02)
+        supervisor.stop()
+        await asyncio.wait_for(running, 10.0)
+
+    asyncio.run(check())
+    assert said.read_text() == "glibc.malloc.hugetlb=1 3 1"
+
+
 def test_a_child_that_keeps_dying_is_started_later_and_later_but_always_again() -> None:
     pauses = [pause_after(failures) for failures in range(5_000)]  # some hours of them
     assert pauses[: QUICK_RESTARTS + 2] == [0.0] * (QUICK_RESTARTS + 1) + [0.2]

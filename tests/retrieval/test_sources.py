@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import numpy as np
 import pytest
 
 from headwater.features.assemble import anchor_user
-from headwater.features.layout import FLAG_CONTENT, I_FLAGS
+from headwater.features.layout import FLAG_CONTENT, I_FLAGS, U_RECENT_LENGTH
+from headwater.features.plan import compile_plan
+from headwater.features.rows import new_rows
 from headwater.log.commands import DeleteItems, PutItems
 from headwater.log.record import Namespace
 from headwater.retrieval.cause import co_visit_cause
-from headwater.retrieval.sources import Asked, Content, CoVisit, Fresh, Popular, Source, Trending, configured_sources
+from headwater.retrieval.index import Ranked
+from headwater.retrieval.sources import (
+    Asked,
+    Content,
+    CoVisit,
+    Fresh,
+    Popular,
+    Source,
+    Trending,
+    _interleave,
+    configured_sources,
+)
 from headwater.schema.config import Config, Features, FreshConfig, SourceConfig, Sources
 from headwater.schema.items import Item
 from headwater.testing.events import DAY_MS, START_MS, Step
@@ -112,6 +127,43 @@ def test_a_cause_is_the_recent_item_that_led_there() -> None:
     out = np.full(3, -1, np.int64)
     co_visit_cause(small.user("me"), small.fold.items.rows, small.plan.layout, items, out)
     assert out.tolist() == [*small.log.items("a", "b"), 0]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_cause_has_the_largest_share_of_all_recent_items(seed: int) -> None:
+    """Many items, so that some share the digits that the kernel looks at first."""
+    rng = np.random.default_rng(seed)
+    small, layout = world(clicks(("me", "a"))), compile_plan(CONFIG).layout
+    rows, user = new_rows(1_200, layout.item_i8, layout.item_f4, layout.item_u4), small.user("me")
+    recent = rng.permutation(np.arange(1, 1_200))[:5]
+    user.u4[U_RECENT_LENGTH] = len(recent)
+    user.u4[layout.recent_keys : layout.recent_keys + 5] = recent
+    user.u4[layout.recent_times : layout.recent_times + 5] = 1_000
+    shares: dict[int, tuple[float, int]] = {}
+    for k, item in enumerate(recent[::-1].tolist()):  # the latest first
+        partners = rng.permutation(np.arange(1, 600))[: layout.co_size - 1 if k else layout.co_size]
+        weights = rng.random(len(partners)).astype(np.float32)
+        rows.u4[item, layout.co_u4 : layout.co_u4 + len(partners)] = partners
+        rows.f4[item, layout.co_f4 : layout.co_f4 + len(partners)] = weights
+        rows.f4[item, layout.co_total_f4] = total = 3.0 * k
+        for partner, weight in zip(partners.tolist(), weights.tolist(), strict=True):
+            if total and (share := 0.8**k * weight / total) > shares.get(partner, (0.0, 0))[0]:
+                shares[partner] = share, item
+    candidates = rng.permutation(np.arange(1, 1_000))[:40]
+    out = np.full(40, -1, np.int64)
+    co_visit_cause(user, rows, layout, candidates, out)
+    assert out.tolist() == [shares.get(item, (0.0, 0))[1] for item in candidates.tolist()]
+    assert (out > 0).any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_lists_in_turn_without_repeats(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = (rng.permutation(np.arange(1, 60))[: rng.integers(0, 40)] for _ in range(2))
+    turns = [item for pair in zip_longest(first.tolist(), second.tolist()) for item in pair if item is not None]
+    woven = _interleave(*(Ranked(items, np.ones(len(items), np.float32)) for items in (first, second)))
+    assert woven.items.tolist() == list(dict.fromkeys(turns))
+    assert woven.scores.tolist() == (1.0 / np.arange(1, len(woven) + 1)).astype(np.float32).tolist()
 
 
 CATALOGUE = PutItems(

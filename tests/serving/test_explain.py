@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -21,12 +22,15 @@ from headwater.features.state_memory import MemoryState
 from headwater.features.zones import Zones
 from headwater.learning.fitting import FitJob, fit_source
 from headwater.log.commands import AppendServed, PutItems, ServedEntry
+from headwater.log.protocol import READ_LIMIT, EventLog
+from headwater.log.record import RecordBlock
 from headwater.ranking.ranker import Attention, Features, Scores
 from headwater.retrieval.fitted import open_sources
 from headwater.schema.config import Config, FittedConfig, Sources, parse_config
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.explanation import Explanation
 from headwater.schema.items import Item
+from headwater.schema.request_ids import new_request_id, request_ms
 from headwater.schema.requests import Address, ServedList
 from headwater.serving.explain import Explainer, Question, Stand, query_of
 from headwater.serving.model import Model
@@ -36,7 +40,7 @@ from headwater.serving.region import StoredRegion
 from headwater.serving.request import Query, served_list
 from headwater.serving.results import ResultLists
 from headwater.serving.rules import open_rules
-from headwater.serving.served import UnknownRequestError, find_served
+from headwater.serving.served import RECORDED_WITHIN_MS, UnknownRequestError, find_served
 from headwater.serving.stages import TIER_LAST
 from headwater.serving.standing import Patience, TooFarError, stand_at
 from headwater.serving.view import View
@@ -435,6 +439,49 @@ def test_a_list_is_found_from_either_side_or_said_to_be_missing() -> None:
             assert find_served(log, f"r{n}").answer.request_id == f"r{n}"
         with pytest.raises(UnknownRequestError, match="time was up: say `after`"):
             find_served(log, "r0", limit_s=1.5, timer=lambda: next(seconds))
+
+
+@pytest.mark.parametrize("recorded_after_ms", [0, RECORDED_WITHIN_MS, 3 * RECORDED_WITHIN_MS])
+def test_a_list_is_found_by_the_time_in_its_id_wherever_it_was_recorded(recorded_after_ms: int) -> None:
+    """A list that waited for the writer stands behind what came meanwhile."""
+    small = world(config=CONFIG)
+    for n in range(20):
+        small.add(clicks((f"u{n}", f"i{n}"), at_ms=START_MS + n * RECORDED_WITHIN_MS))
+    request_id = new_request_id(small.now_ms)
+    small.add(clicks(("u", "i"), at_ms=small.now_ms + recorded_after_ms))
+    serve(small, Query(request_id, k=1, deadline_ms=NO_DEADLINE_MS), None)
+    for n in range(20):
+        small.add(clicks((f"u{n}", f"j{n}"), at_ms=small.now_ms + RECORDED_WITHIN_MS))
+    log = small.log.log
+    looked: list[int] = []
+
+    class Counting:
+        """The log, and where it was read."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(log, name)
+
+        def read(self, after: int, limit: int = READ_LIMIT) -> RecordBlock | None:
+            looked.append(after)
+            return log.read(after, limit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headwater.serving.served.READ_LIMIT", 3)
+        assert find_served(cast(EventLog, Counting()), request_id).answer.request_id == request_id
+        if recorded_after_ms <= RECORDED_WITHIN_MS:  # no more than halving the log and a few records around the time
+            assert len(looked) <= log.last_offset.bit_length() + 3
+        with pytest.raises(UnknownRequestError, match=f"offsets 1 to {log.last_offset}"):
+            find_served(log, new_request_id(small.now_ms))
+
+
+def test_an_id_of_a_request_says_when_and_nothing_else() -> None:
+    ids = {new_request_id(START_MS) for _ in range(1_000)}
+    assert len(ids) == 1_000
+    assert {request_ms(each) for each in ids} == {START_MS}
+    in_time = [new_request_id(START_MS + n) for n in range(300)]
+    assert sorted(in_time) == in_time
+    for no_id in ("", "r1", "f" * 31, "f" * 33, "F" * 32, "g" * 32, " " + "1" * 31, "0x" + "1" * 30):
+        assert request_ms(no_id) is None
 
 
 def test_a_replay_from_a_snapshot_stands_where_one_from_the_beginning_does(tmp_path: Path) -> None:

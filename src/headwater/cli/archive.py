@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headwater.cli.options import ConfigOption, DataOption, JsonOption, Settings, print_json, settings
+from headwater.schema.clock import wall_ms
 
 if TYPE_CHECKING:
     from headwater.offline.archive import ArchiveReport
@@ -110,7 +110,7 @@ def retain(
 def now_ms_of(chosen: Settings) -> int:
     """The time by the configured clock: real, or that of the newest record."""
     if chosen.config.clock == "wall":
-        return int(time.time() * 1_000)
+        return wall_ms()
     from headwater.log.lmdb import LmdbLog
 
     log = LmdbLog(chosen.data / "log", readonly=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from headwater.cli.options import ConfigOption, DataOption, JsonOption, print_json, settings
+from headwater.schema.clock import wall_ms
 from headwater.schema.errors import ConfigurationError
 
 
@@ -37,7 +37,7 @@ def backup(
     from headwater.offline.backup import backup as make
 
     chosen = settings(config, data)
-    report = make(chosen.data, dest, created_ms=int(time.time() * 1_000), config=chosen.config, with_state=with_state)
+    report = make(chosen.data, dest, created_ms=wall_ms(), config=chosen.config, with_state=with_state)
     if report.left_out:
         typer.secho(f"not in the backup: {', '.join(report.left_out)}", err=True, fg="yellow")
     if as_json:

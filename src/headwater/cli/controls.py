@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headwater.cli.options import ConfigOption, DataOption, JsonOption, print_json, settings
+from headwater.schema.clock import wall_ms
 from headwater.schema.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def set_(
 
     if freeze and thaw:
         raise ConfigurationError("--freeze and --thaw: one of them")
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     changes: dict[str, Any] = {}
     if tier_floor is not None:
         changes["tier_floor"] = tier_floor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +10,7 @@ import typer
 
 from headwater.cli.options import ConfigOption, DataOption, JsonOption, Settings, parse_time, print_json, settings
 from headwater.cli.train import Bars
+from headwater.schema.clock import wall_ms
 from headwater.schema.durations import parse_duration
 from headwater.schema.errors import ConfigurationError
 
@@ -132,7 +132,7 @@ def _run(
         return jobs.cold_items(chosen.config, log, seed=seed, threads=threads, unseal=unseal, progress=bars.update)
     split_ms, until_ms = parse_time("--split", split), parse_time("--until", until)
     split_ms = log.last_received_ms - DAY_MS if split_ms is None else split_ms
-    created_ms = int(time.time() * 1000)
+    created_ms = wall_ms()
     if protocol == "freshness":
         return jobs.freshness(
             chosen.config, log, split_ms=split_ms, window=window or chosen.config.learn.window,

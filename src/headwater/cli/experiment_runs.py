@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +20,7 @@ from headwater.cli.options import (
     read_file,
     settings,
 )
+from headwater.schema.clock import wall_ms
 
 if TYPE_CHECKING:
     from headwater.experiments.definitions import Experiment
@@ -234,7 +234,7 @@ def stop(
         return
     stopped = store.read_experiment(chosen.data, str(name))
     actions = Actions(chosen.data, chosen.config, lambda: None, lambda: now_ms_of(chosen))
-    if actions.stop_experiment(stopped.name, by="cli", reason=why, now_ms=time.time_ns() // 1_000_000) is not None:
+    if actions.stop_experiment(stopped.name, by="cli", reason=why, now_ms=wall_ms()) is not None:
         stopped = store.read_experiment(chosen.data, stopped.name)
     _say(as_json, _line(stopped), f"{name} is stopped")
 
@@ -357,7 +357,7 @@ def now_ms_of(chosen: Settings) -> int:
                 return event_log.last_received_ms
         except StoreError:  # nothing was ever written: time starts now
             pass
-    return time.time_ns() // 1_000_000
+    return wall_ms()
 
 
 def _lines(chosen: Settings) -> list[Line]:

@@ -48,7 +48,7 @@ def explain(
 ) -> None:  # fmt: skip
     """Replay a logged request: candidates by source, filters, features and their age, and what became of an item.
 
-    Example: headwater explain 0f3a5c7e9b1d2f4a6c8e0a2b4c6d8e0f --item article-17
+    Example: headwater explain 019a5c7e9b1d2f4a6c8e0a2b4c6d8e0f --item article-17
 
     The log is read from its beginning to the list's address, lake included, and nothing is written; a server may run
     beside it. With --backup it is read from the state of an older backup (`headwater backup --state`) on. With --url a server explains, which gives its replay ten seconds.

@@ -17,6 +17,7 @@ from headwater.cli.options import (
     print_json,
     settings,
 )
+from headwater.schema.clock import wall_ms
 
 if TYPE_CHECKING:
     from headwater.offline.learn import Round
@@ -80,7 +81,6 @@ def keep_learning(
     """Learn round after round at low priority until SIGTERM, SIGINT or for ``rounds``; returns how many failed."""
     import signal
     import threading
-    import time
 
     for name in THREADS:  # before anything that starts threads is loaded
         os.environ.setdefault(name, str(threads))
@@ -96,5 +96,5 @@ def keep_learning(
             signal.signal(number, lambda *_: stop.set())
     return run(
         chosen.config, chosen.data, every_s=every_ms / 1e3, rounds=rounds, threads=threads, stop=stop,
-        clock=lambda: time.time_ns() // 1_000_000, report=report,
+        clock=wall_ms, report=report,
     )  # fmt: skip

@@ -17,6 +17,7 @@ import structlog
 from headwater.cli.options import Settings
 from headwater.online.roles import Role, home
 from headwater.schema.alerts import AlertRule, alerts_in_force, check_metrics
+from headwater.schema.clock import wall_ms
 from headwater.schema.config import Config
 from headwater.schema.default_alerts import DEFAULT_ALERTS
 from headwater.schema.durations import parse_delay, parse_duration
@@ -189,7 +190,7 @@ async def monitor(chosen: Settings, stop: asyncio.Event, shift_ms: int) -> None:
         details: Details = {}
         watching = Monitor(
             data, watches_of(chosen, shift_ms, details), rules, details=details, history=History(data / HISTORY_FILE, max_bytes=int(said.history_mb * 1e6)),
-            actions=Actions(data, config, lambda: plan_in_service(data), lambda: time.time_ns() // 1_000_000 + shift_ms),
+            actions=Actions(data, config, lambda: plan_in_service(data), lambda: wall_ms() + shift_ms),
             notifier=Notifier(said.webhooks),
             notify_from=said.notify_from, gauges=Gauges(observed_metrics()), found_by=found_by(),
         )  # fmt: skip
@@ -198,7 +199,7 @@ async def monitor(chosen: Settings, stop: asyncio.Event, shift_ms: int) -> None:
         try:
             while not await _stopped(stop, max(0.0, due - time.monotonic())):
                 due = max(due + every_s, time.monotonic())
-                await asyncio.to_thread(watching.round, time.time_ns() // 1_000_000)
+                await asyncio.to_thread(watching.round, wall_ms())
         finally:
             watching.close()
         log.info("monitor_stopped")

@@ -98,7 +98,6 @@ def _in_process(chosen: Settings, request: RecommendRequest) -> RecommendRespons
     Raises:
         StoreError: there is no log in the data directory.
     """
-    import os
 
     import msgspec
 
@@ -111,6 +110,7 @@ def _in_process(chosen: Settings, request: RecommendRequest) -> RecommendRespons
     from headwater.online.recommender import Recommender
     from headwater.registry.registry import Registry
     from headwater.schema.errors import HeadwaterError
+    from headwater.schema.request_ids import new_request_id
     from headwater.serving.model import open_model
     from headwater.serving.view import FoldView
 
@@ -131,7 +131,7 @@ def _in_process(chosen: Settings, request: RecommendRequest) -> RecommendRespons
             checked = recommender.decode(msgspec.json.encode(request))
         except RefusalError as refusal:
             raise HeadwaterError(f"{refusal.field}: {refusal}") from refusal
-        asked = recommender.asked(checked, os.urandom(16).hex(), 10_000.0, fold.received_ms)
+        asked = recommender.asked(checked, new_request_id(fold.received_ms), 10_000.0, fold.received_ms)
         recommender.answer(asked, fold.received_ms)  # kernels that are loaded only now would eat the deadline
         return recommender.response(
             asked, recommender.answer(asked, fold.received_ms), ["no server: read from the log"]

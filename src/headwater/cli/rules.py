@@ -18,6 +18,7 @@ from headwater.cli.options import (
     print_json,
     settings,
 )
+from headwater.schema.clock import wall_ms
 
 if TYPE_CHECKING:
     from headwater.features.plan import Plan
@@ -118,7 +119,6 @@ def lint_rules(
     The state and the served lists in the data directory are read, and nothing is written.
     Exit code 1: there are errors.
     """
-    import time
 
     from headwater.features.plan import compile_plan
     from headwater.policy.lint import lint
@@ -127,7 +127,7 @@ def lint_rules(
     chosen = settings(config, data)
     plan = compile_plan(chosen.config)
     surfaces = {surface.name: surface.k for surface in chosen.config.surfaces}
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     compiled, findings = lint(chosen.config.rules, rule_fields(chosen.config, plan), surfaces, now_ms)
     found, unchecked = _effects(chosen, plan, compiled, requests) if compiled else ([], "there are no rules to ask")
     errors = sum(finding.level == "error" for finding in findings)
@@ -150,13 +150,12 @@ def publish_rules(
     The running server reads its configuration file again and takes up the rules in it, and nothing else. (SIGHUP to the
     server does the same.) Exit code 1: there are errors, or the server did not take them up; the rules from before serve on.
     """
-    import time
 
     from headwater.features.plan import compile_plan
     from headwater.online.rules import check_rules, publish, taken
 
     chosen = settings(config, data)
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     warnings = check_rules(chosen.config, compile_plan(chosen.config), now_ms)
     version = taken(chosen.config).version
     audit(chosen.data, "rules.publish", f"{len(chosen.config.rules)} rules, version {version}", reason)

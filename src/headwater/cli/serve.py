@@ -8,7 +8,6 @@ import gc
 import ipaddress
 import signal
 import socket
-import time
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from headwater.cli.options import (
     settings,
 )
 from headwater.online.roles import PARTS, Part, Role
+from headwater.schema.clock import wall_ms
 from headwater.schema.errors import ConfigurationError, HeadwaterError, UnavailableError
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _clock_shift_ms(chosen: Settings) -> int:
 
 
 def _clock(shift_ms: int) -> Callable[[], int]:
-    return lambda: time.time_ns() // 1_000_000 + shift_ms
+    return lambda: wall_ms() + shift_ms
 
 
 def _run(main: Callable[[asyncio.Event, asyncio.Event], Coroutine[Any, Any, None]]) -> None:

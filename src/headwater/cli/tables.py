@@ -17,6 +17,7 @@ from headwater.cli.options import (
     print_json,
     settings,
 )
+from headwater.schema.clock import wall_ms
 from headwater.schema.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -68,7 +69,6 @@ def _pace() -> Callable[[int], None]:
 
 def system_clock(chosen: Settings) -> Callable[[], int]:
     """The time of the system: the wall's, or where the log stands."""
-    import time
     from contextlib import closing
 
     from headwater.log.environment import StoreError
@@ -79,9 +79,9 @@ def system_clock(chosen: Settings) -> Callable[[], int]:
             with closing(LmdbLog(chosen.data / "log", readonly=True)) as event_log:
                 return event_log.last_received_ms
         except StoreError:  # nothing was ever written: time starts now
-            return time.time_ns() // 1_000_000
+            return wall_ms()
 
-    return stands if chosen.config.clock == "log" else lambda: time.time_ns() // 1_000_000
+    return stands if chosen.config.clock == "log" else wall_ms
 
 
 def _follow(chosen: Settings, clock: Callable[[], int], names: list[str], as_json: bool) -> None:

@@ -19,7 +19,7 @@ from headwater.features.layout import (
 )
 from headwater.features.rows import User
 from headwater.features.rowset import Rows
-from headwater.jit import allocating_kernel, inline
+from headwater.jit import allocating_kernel, inline, kernel
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -62,6 +62,17 @@ def recent_items(u4: UInt32, layout: Layout, out: Int64, weights: Float64) -> in
             discount *= DISCOUNT
             found += 1
     return found
+
+
+@kernel
+def highest_item(recent_keys: UInt32, seen: UInt32) -> int:
+    """The highest item number in the recent keys and the seen ring of a user row, 0: they are empty."""
+    highest = np.uint32(0)
+    for k in range(len(recent_keys)):
+        highest = max(highest, np.uint32(recent_keys[k] & np.uint32(MAX_ITEMS)))
+    for k in range(len(seen)):
+        highest = max(highest, seen[k])
+    return int(highest)
 
 
 @inline

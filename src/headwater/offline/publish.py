@@ -81,13 +81,10 @@ def publish_and_promote(
         report = msgspec.structs.replace(report, version=bundle.version)
         report = forced(report) if force else report
         _keep(registry, report)
-    if promote is None or not (report is None or report.passed or force):
+    if promote is None:
         return Publication(bundle=bundle.version, promoted=False, gate=report)
-    if frozen := registry.frozen:
-        log.warning("promotion_frozen", version=bundle.version, reason=frozen)
-    else:
-        registry.promote(bundle.version, plan_hash=plan.hash, author=promote, verdict=in_words(report))
-    return Publication(bundle=bundle.version, promoted=not frozen, gate=report, frozen=frozen)
+    wanted = report is None or report.passed or force
+    return _promoted(registry, plan, bundle.version, report, promote, wanted=wanted)
 
 
 def promote_published(
@@ -119,8 +116,24 @@ def promote_published(
     report = forced(report) if force else report
     _keep(registry, report)
     wanted = report.passed or force
+    return _promoted(registry, plan, version, report, author, wanted=wanted, despite_freeze=despite_freeze)
+
+
+def _promoted(
+    registry: Registry,
+    plan: Plan,
+    version: str,
+    report: GateReport | None,
+    author: Author,
+    *,
+    wanted: bool,
+    despite_freeze: bool = False,
+) -> Publication:
+    """What became of the bundle: in service if it is ``wanted`` and promotion is not frozen."""
     frozen = registry.frozen if wanted and not despite_freeze else ""
-    if wanted and not frozen:
+    if frozen:
+        log.warning("promotion_frozen", version=version, reason=frozen)
+    elif wanted:
         registry.promote(version, plan_hash=plan.hash, author=author, verdict=in_words(report))
     return Publication(bundle=version, promoted=wanted and not frozen, gate=report, frozen=frozen)
 

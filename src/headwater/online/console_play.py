@@ -7,7 +7,6 @@ recorded or counted.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from headwater.registry.registry import Registry
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.events import Event
+from headwater.schema.request_ids import new_request_id
 from headwater.schema.requests import RecommendRequest, RecommendResponse
 from headwater.schema.seen import Card, FeatureMove, PastEvent, Person, ShownItem, ShownList, Step, Whom
 from headwater.schema.surfaces import Exploration
@@ -95,7 +95,7 @@ class ConsolePlay:
             HeadwaterError: the request is wrong.
         """
         recommender, now_ms = self._service.recommender, self._service.clock()
-        asked = self._asked(request, whom, os.urandom(16).hex())
+        asked = self._asked(request, whom, new_request_id(now_ms))
         answer = recommender.answer(asked, now_ms)
         return self._shown(asked, answer)
 
@@ -154,7 +154,7 @@ class ConsolePlay:
             raise HeadwaterError(
                 f'There is no way "{way}"; there are {", ".join(_WITHOUT)} and the bundles of the registry'
             )
-        request_id = os.urandom(16).hex()  # one for both: what is drawn by lot is drawn alike
+        request_id = new_request_id(self._service.clock())  # one for both: what is drawn by lot is drawn alike
         asked = self._asked(request, whom, request_id)
         in_service, now_ms, view = (
             self._service.recommender.model,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import math
-import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from headwater.online.jobs import JobFailedError, ask, do_job
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.explanation import Explanation
+from headwater.schema.request_ids import request_ms
 from headwater.serving.explain import Question
 from headwater.serving.explain_logged import Limits, OtherBundleError, explain_logged
 from headwater.serving.served import UnknownRequestError
@@ -33,8 +34,12 @@ MOST_S = 30.0
 RETRY_AFTER_S = 2
 LOCK = "explain.lock"
 
-_REQUEST_ID = re.compile(r"[0-9a-f]{32}")
+SLACK_MS = 60_000  # clocks of several machines differ by less
 BUSY = "Another request is being explained; one at a time, send it again after the time in Retry-After"
+_NEVER = (
+    "No list of this log has that id: its first 12 digits are the time of the request, which is before the log's first record or still to "
+    "come. Lists of before ids had a time are found by `headwater explain`, which looks through the whole log"
+)
 _LONG = (
     "The explanation was not there in {:g} s; `headwater explain` takes its time, on the machine of the data directory"
 )
@@ -61,12 +66,14 @@ class Reply(Struct, frozen=True, omit_defaults=True):
 
 
 class Explaining:
-    """Has one request explained at a time, for one worker. ``config`` may be replaced between two. ``most_s``: a process has so
-    long, from its start to its end.
+    """Has one request explained at a time, for one worker. ``config`` may be replaced between two. ``recorded()`` says from when to when
+    requests can have been recorded; ``most_s``: a process has so long, from its start to its end.
     """
 
-    def __init__(self, config: Config, data: Path, *, most_s: float = MOST_S) -> None:
-        self.config, self._data, self._most_s = config, data, most_s
+    def __init__(
+        self, config: Config, data: Path, recorded: Callable[[], tuple[int, int]], *, most_s: float = MOST_S
+    ) -> None:
+        self.config, self._data, self._recorded, self._most_s = config, data, recorded, most_s
         self._busy = False
 
     async def explain(self, request_id: str, question: Question, after: int | None) -> bytes:
@@ -76,8 +83,12 @@ class Explaining:
             RefusalError: 400 for a bundle that cannot be used, 404 for an unknown request, 503 while another one is explained or
                 when it takes too long.
         """
-        if not _REQUEST_ID.fullmatch(request_id):  # no process is needed for that
+        came_ms = request_ms(request_id)
+        if came_ms is None:  # no process is needed for that
             raise RefusalError(404, "A request id is 32 hexadecimal digits: the request_id of an answer", "request_id")
+        first_ms, now_ms = self._recorded()
+        if not first_ms - SLACK_MS <= came_ms <= now_ms + SLACK_MS:
+            raise RefusalError(404, _NEVER, "request_id")
         if self._busy:
             raise RefusalError(503, BUSY, retry_after_s=RETRY_AFTER_S)
         self._busy = True

@@ -29,8 +29,56 @@ BACKLOG = 1024
 MAX_CONNECTIONS = 16_384
 """Open at the same time; who comes later is turned away. Idle and slow ones count, so it is far above what is at work."""
 MAX_HEAD = 65_536  # bytes of a request line and its headers
+MAX_HELD = 65_536  # bytes of an answer that are sent in one piece
 LOOK_S = 0.5  # how often connections are looked at that wait for a request
 DRAIN_S = 8.0  # what is being answered when the server stops has so long; the supervisor waits for 10 s
+
+
+class InOnePiece(asyncio.Transport):
+    """``transport``, which gets the head and the body of an answer in one write: each is a call of the system, and wakes the peer.
+
+    What is written goes out when :meth:`flush` is called, in the next turn of the loop, or when it is more than ``MAX_HELD`` bytes.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport, self._loop = transport, loop
+        self._held: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        if not self._held:
+            self._loop.call_soon(self.flush)
+        self._held.append(bytes(data))
+        self._size += len(data)
+        if self._size > MAX_HELD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is held."""
+        if self._held:
+            data, self._held, self._size = b"".join(self._held), [], 0
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._held.clear()
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
 
 
 class Connection(HttpToolsProtocol):
@@ -40,7 +88,8 @@ class Connection(HttpToolsProtocol):
     _head = 0  # bytes of the head that is coming
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._whole = InOnePiece(transport, self.loop)
+        super().connection_made(self._whole)
         self.waiting_since = self.loop.time()
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
@@ -61,6 +110,7 @@ class Connection(HttpToolsProtocol):
         self.scope[WHOLE] = True  # type: ignore[literal-required]  # an own key, as ASGI allows
 
     def on_response_complete(self) -> None:
+        self._whole.flush()
         super().on_response_complete()
         if not self.pipeline:
             self.waiting_since, self._head = self.loop.time(), 0

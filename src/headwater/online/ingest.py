@@ -25,6 +25,7 @@ from headwater.online.errors import RefusalError
 from headwater.online.intake import Intake
 from headwater.online.limits import EventCaps, capped, first_of
 from headwater.registry.audit import record
+from headwater.schema.clock import wall_ms
 from headwater.schema.errors import UnavailableError
 from headwater.schema.events import Event, IngestReply, Rejection
 from headwater.schema.items import Item
@@ -108,7 +109,7 @@ def ingest_routes(service: Intake) -> list[HTTPRouteHandler]:
     async def delete_user(request: Call) -> Response[bytes]:
         user = id_of(request, "/v1/users/")
         await asyncio.to_thread(  # who it was is not said: the audit log is kept
-            record, service.data, time_ms=time.time_ns() // 1_000_000, by=service.access.who(request.scope["headers"]),
+            record, service.data, time_ms=wall_ms(), by=service.access.who(request.scope["headers"]),
             action="user.erase", subject="a user", reason="asked for by DELETE /v1/users",
         )  # fmt: skip
         return await _reply(service, "user", [], service.writer.erase_users([user]))

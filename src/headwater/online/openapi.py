@@ -43,7 +43,7 @@ _TEXT = {"type": "string"}
 _ITEM_ID = {"name": "item_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "article-17"}
 _USER_ID = {"name": "user_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "ada"}
 _REQUEST_ID = {
-    "name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "0f3a5c7e9b1d2f4a6c8e0a2b4c6d8e0f",
+    "name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "019a5c7e9b1d2f4a6c8e0a2b4c6d8e0f",
 }  # fmt: skip
 _COUNT = {"type": "integer", "minimum": 0, "maximum": MAX_EXPLAINED}
 _EXPLAINED = (
@@ -146,7 +146,7 @@ def operations(config: Config) -> list[Operation]:
     ingested = IngestReply(1, 0, [], "42")
     partly = IngestReply(1, 0, [Rejection(1, "item", "Object missing required field `item`")], "42")
     answer = RecommendResponse(
-        request_id="0f3a5c7e9b1d2f4a6c8e0a2b4c6d8e0f",
+        request_id="019a5c7e9b1d2f4a6c8e0a2b4c6d8e0f",
         items=[RecommendedItem("article-23", 1.25, "covisit", "people who liked article-17 also liked this")],
         tier=0,
         reasons=[],

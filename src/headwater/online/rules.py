@@ -25,6 +25,7 @@ from headwater.online.roles import Role, home
 from headwater.online.supervisor import serving_process
 from headwater.policy.lint import Finding, lint
 from headwater.registry.files import Stamp, read_regular, replace_file, stamp
+from headwater.schema.clock import wall_ms
 from headwater.schema.config import Config, load_config
 from headwater.schema.errors import ConfigurationError, HeadwaterError, UnavailableError
 from headwater.schema.rules import Rule, rules_version
@@ -87,7 +88,7 @@ def take_up_rules(config_path: Path | None, pinned: Path) -> str | None:
     try:
         fresh = taken(load_config(config_path))
         changed = fresh.within(load_pinned(pinned))
-        warnings = check_rules(changed, compile_plan(changed), time.time_ns() // 1_000_000)
+        warnings = check_rules(changed, compile_plan(changed), wall_ms())
         replace_file(rules_beside(pinned), msgspec.json.encode(fresh))
     except (HeadwaterError, OSError) as error:
         log.error("rules_refused", reason=str(error), hint="the rules from before stay in force")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +38,7 @@ from headwater.online.warm import warm_up
 from headwater.schema.config import Config
 from headwater.schema.errors import HeadwaterError, UnavailableError
 from headwater.schema.feed import Changes, Position
+from headwater.schema.request_ids import new_request_id
 from headwater.schema.requests import RecommendRequest
 from headwater.serving.explain import Question
 from headwater.serving.lists import LastLists
@@ -92,7 +92,7 @@ class Service(Intake):
         self._freshness = Freshness(metrics, stores.log, stores.view, types, clock=clock)
         self.served, self.exposures = ServedLog(self.writer, metrics), ExposureLog(self.writer, metrics)
         self.shadow_lists = ShadowLog(self.writer, metrics)
-        self._explaining = Explaining(config, data)
+        self._explaining = Explaining(config, data, self._recorded)
         self.models = ModelWatch(data / "models", config, plan, self.recommender, self.metrics)
         self.rules = RulesWatch(
             pinned, config, plan, stores.log.vocabulary, self.recommender, metrics, self._explaining
@@ -167,13 +167,13 @@ class Service(Intake):
             deadline_ms -= spent_ms
         deadline_ms = max(1.0, deadline_ms)
         now_ms = self.clock()
-        asked = self.recommender.asked(request, os.urandom(16).hex(), deadline_ms, now_ms)
+        asked = self.recommender.asked(request, new_request_id(now_ms), deadline_ms, now_ms)
         return self._answer(asked, notes, now_ms, trial=trial)
 
     def similar(self, item: str, k: int | None, user: str | None) -> bytes:
         """``GET /v1/similar/{item_id}``. Raises :class:`RefusalError` 400, 404."""
         now_ms = self.clock()
-        return self._answer(self.recommender.similar(item, k, user, os.urandom(16).hex(), now_ms), [], now_ms)
+        return self._answer(self.recommender.similar(item, k, user, new_request_id(now_ms), now_ms), [], now_ms)
 
     async def explain(self, request_id: str, question: Question, after: int | None) -> bytes:
         """``GET /v1/explain/{request_id}``. Raises :class:`RefusalError` 400, 404, 503."""
@@ -215,6 +215,13 @@ class Service(Intake):
         return _encode_json(response)
 
     # -- state -----------------------------------------------------------------------------------------
+
+    def _recorded(self) -> tuple[int, int]:
+        """From when to when requests can have been recorded, Unix milliseconds: since the log's first record, until now."""
+        event_log = self.stores.log
+        block = event_log.read(event_log.first_offset - 1, 1)
+        now_ms = self.clock()
+        return now_ms if block is None else int(block.records["received_ms"][0]), now_ms
 
     def fold_lag(self) -> int:
         """Records that the log is ahead of what this worker was told of state."""

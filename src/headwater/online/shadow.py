@@ -22,6 +22,7 @@ from headwater.log.commands import ServedEntry
 from headwater.online.arms import Shadow
 from headwater.online.metrics import Metrics
 from headwater.online.recommender import Asked, Recommender
+from headwater.policy.exploration import seed_of
 from headwater.schema.requests import ShadowList
 from headwater.serving.request import Answer, Query, served_list
 from headwater.serving.stages import TIER_FULL
@@ -31,7 +32,6 @@ log = structlog.get_logger()
 
 SPARE = 0.05  # the share of the worker's time
 MOST_WAITING = 16
-_SAMPLED = 8  # hexadecimal digits of a request id, which is random
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -110,5 +110,4 @@ class Shadowing:
 
 def _drawn(query: Query, number: int) -> float:
     """A number of the request's own in [0, 1), the ``number``-th: the same for all shadows, so that they are asked about the same requests."""
-    first = number * _SAMPLED
-    return int(query.request_id[first : first + _SAMPLED], 16) / float(1 << 4 * _SAMPLED)
+    return seed_of(query.request_id, b"shadow %d" % number) / 2.0**64

@@ -100,6 +100,9 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
 # A worker is one core. BLAS would answer a single matrix-vector product with a pool of threads that go on spinning
 # and take the other processes' cores: 117% of a core at 50 lists/s, 23% with one thread.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# What a request reads lies all over its worker's memory, and much of where it lies is forgotten until the next one comes: with pages
+# of 2 MiB instead of 4 KiB a list takes 3 to 4% less time and a worker 1% more memory. Only glibc reads it.
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def pause_after(failures: int) -> float:
@@ -303,6 +306,7 @@ class Supervisor:
     async def _run_once(self, child: Child) -> tuple[int, int]:
         environment = {
             **ONE_THREAD,
+            **LARGE_PAGES,
             **os.environ,
             PARENT_VARIABLE: str(os.getpid()),
             METRICS_VARIABLE: str(self._metrics),

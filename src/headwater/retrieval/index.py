@@ -47,9 +47,9 @@ def in_order(items: Int64, scores: Float32, count: int) -> Ranked:
     _order_keys(items, scores.view(np.uint32), keys)
     keys.sort()  # one number each: the sort that numpy has vector instructions for
     chosen = keys[:count]
-    found = np.empty(len(chosen), np.float32)
-    _scores_of_keys(chosen, found.view(np.uint32))
-    return Ranked((chosen & np.uint64(0xFFFFFFFF)).astype(np.int64), found)
+    found, their = np.empty(len(chosen), np.int64), np.empty(len(chosen), np.float32)
+    _of_keys(chosen, found, their.view(np.uint32))
+    return Ranked(found, their)
 
 
 @kernel
@@ -64,10 +64,11 @@ def _order_keys(items: Int64, bits: UInt32, out: UInt64) -> None:
 
 
 @kernel
-def _scores_of_keys(keys: UInt64, out: UInt32) -> None:
+def _of_keys(keys: UInt64, items: Int64, bits: UInt32) -> None:
     for r in range(len(keys)):
+        items[r] = np.int64(keys[r] & np.uint64(0xFFFFFFFF))
         falling = np.uint32(keys[r] >> np.uint64(32))
-        out[r] = falling if falling >> np.uint32(31) else np.uint32(0x7FFFFFFF) - falling
+        bits[r] = falling if falling >> np.uint32(31) else np.uint32(0x7FFFFFFF) - falling
 
 
 def best(scores: Float32, count: int) -> Ranked:

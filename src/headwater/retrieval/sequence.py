@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from headwater.features.layout import ITEM_BITS, MAX_ITEMS, U_RECENT_LENGTH
+from headwater.features.layout import U_RECENT_LENGTH
 from headwater.features.plan import Plan
 from headwater.retrieval.fitted import Attended, Files, Recent, SourceError
 from headwater.retrieval.index import NOTHING, ItemIndex, Ranked
@@ -41,6 +41,7 @@ from headwater.retrieval.sequence_inputs import (
     price_input,
     read_meta,
 )
+from headwater.retrieval.sequence_kernels import SUMS, gathered, positive_products, usable_events
 from headwater.retrieval.sources import Asked, Offer
 from headwater.retrieval.vectors.choice import EXACT, empty_index, read_choice
 from headwater.schema.config import Config
@@ -51,6 +52,7 @@ Bool = npt.NDArray[np.bool_]
 _T = TypeVar("_T", bound=np.generic)
 
 _NONE = np.zeros(0, np.int64)
+_NOTHING_ADDED = np.zeros(0, np.float32)
 _AT_ONCE = 4_096  # items that the tower takes at a time
 _NO_RECENT, _ALL_NEW = "no recent items", "the model knows none of the recent items"
 
@@ -61,6 +63,7 @@ class _Recent(NamedTuple):
     items: Int64
     types: Int64
     age_s: Int64
+    vectors: Float32
     user: Float32 | None
     why: str
 
@@ -98,7 +101,9 @@ class SequenceSource:
         self._moment_s = 0
         self._from_s, self._until_s = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._asked: Asked | None = None
-        self._recent = _Recent(_NONE, _NONE, _NONE, None, _NO_RECENT)
+        self._nothing = _Recent(_NONE, _NONE, _NONE, np.zeros((0, self.size), np.float32), None, _NO_RECENT)
+        self._recent = self._nothing
+        self._sums = np.zeros(SUMS, np.float32)
 
     def prepare(self, index: ItemIndex) -> None:
         """Make the vectors of all items."""
@@ -120,18 +125,21 @@ class SequenceSource:
     def score(self, asked: Asked, index: ItemIndex, items: Int64, out: Float32) -> None:
         """The score of each of ``items`` int64[n] into ``out``; 0 for an item, or for a user, that the model knows nothing of."""
         recent = self._of(asked, index)
-        out[:] = 0.0
-        if recent.user is not None:
-            known = self._has(items)
-            out[known] = _positive(self._searched(index, items[known], _moment_s(asked.now_ms)) @ recent.user)
+        if recent.user is None:
+            out[: len(items)] = 0.0
+            return
+        added = _NOTHING_ADDED
+        if self._ages is not None:
+            slots = age_slots(born_seconds(index.columns.born[items]), _moment_s(asked.now_ms))
+            added = (self._ages @ recent.user)[slots]
+        positive_products(self._vectors, self._known, self._count, items, recent.user, added, self._sums, out)
 
     def attend(self, asked: Asked, index: ItemIndex, items: Int64) -> Attended:
         """Vectors of the recent events and of ``items`` int64[n] (zeros for one that the model knows nothing of)."""
         recent = self._of(asked, index)
-        candidates = np.zeros((len(items), self.size), np.float32)
-        known = self._has(items)
-        candidates[known] = self._vectors[items[known]]
-        return Attended(self._vectors[recent.items], recent.types, recent.age_s.astype(np.float32), candidates)
+        candidates = np.empty((len(items), self.size), np.float32)
+        gathered(self._vectors, self._known, self._count, items, candidates)
+        return Attended(recent.vectors, recent.types, recent.age_s.astype(np.float32), candidates)
 
     def recent(self, asked: Asked, index: ItemIndex) -> Recent:
         """The recent events that the encoder and target attention look at."""
@@ -218,11 +226,6 @@ class SequenceSource:
         due = self._known[here] & ((self._until_s[here] <= moment_s) | (self._from_s[here] > moment_s))
         self._place(index, np.flatnonzero(due))
 
-    def _has(self, items: Int64) -> Bool:
-        inside = items < self._count
-        known: Bool = inside & self._known[np.where(inside, items, 0)]
-        return known
-
     # -- users -----------------------------------------------------------------------------------------
 
     def _of(self, asked: Asked, index: ItemIndex) -> _Recent:
@@ -237,28 +240,27 @@ class SequenceSource:
         layout, u4 = self.plan.layout, asked.user.u4
         held = int(u4[U_RECENT_LENGTH])
         if held == 0:
-            return _Recent(_NONE, _NONE, _NONE, None, _NO_RECENT)
-        keys = u4[layout.recent_keys : layout.recent_keys + held].astype(np.int64)
-        items = keys & MAX_ITEMS
-        usable = np.flatnonzero(self._has(items))[-self.length :]
-        if not len(usable):
-            return _Recent(_NONE, _NONE, _NONE, None, _ALL_NEW)
-        items, types = items[usable], keys[usable] >> ITEM_BITS
-        times_s = u4[layout.recent_times : layout.recent_times + held].astype(np.int64)[usable]
+            return self._nothing
+        items, types, times_s, ages_s = np.empty((4, min(held, self.length)), np.int64)
         now_s = asked.now_ms // 1000
-        # an anchor is an item without an event: as if the user had just turned to it
-        types = np.where(types == 0, self._anchor_type, types)
-        times_s = np.where(times_s == 0, now_s, times_s)
-        return _Recent(items, types, np.maximum(now_s - times_s, 0), self._encode(items, types, times_s, now_s), "")
+        count = usable_events(
+            u4[layout.recent_keys : layout.recent_keys + held], u4[layout.recent_times : layout.recent_times + held],
+            self._known, self._count, self._anchor_type, now_s, items, types, times_s, ages_s,
+        )  # fmt: skip
+        if not count:
+            return self._nothing._replace(why=_ALL_NEW)
+        items, types, times_s, ages_s = items[:count], types[:count], times_s[:count], ages_s[:count]
+        vectors = self._vectors[items]
+        return _Recent(items, types, ages_s, vectors, self._encode(vectors, types, times_s, now_s), "")
 
-    def _encode(self, items: Int64, types: Int64, times_s: Int64, now_s: int) -> Float32:
+    def _encode(self, vectors: Float32, types: Int64, times_s: Int64, now_s: int) -> Float32:
         """The user's vector ``float32[d]``; the columns are those of ``learning.sequence.packing.batch_of``."""
         if self._encoder is None:
             raise SourceError("The sequence source is closed. Open the bundle again.")
         user: Float32 = self._encoder.run(
             None,
             {
-                "vectors": self._vectors[items][None],
+                "vectors": vectors[None],
                 "types": types[None],
                 "gaps": gap_slots(times_s)[None],
                 "idle": idle_slots(np.array([now_s - times_s[-1]])),

@@ -80,7 +80,7 @@ def read_meta(data: bytes) -> Meta:
 def gap_slots(times_s: Int64) -> Int64:
     """``int64[..., l]``: bucket of the seconds since the event before, along the last axis; 0 for the first."""
     slots = np.zeros(times_s.shape, np.int64)
-    slots[..., 1:] = 1 + np.searchsorted(_GAPS_S, np.diff(times_s, axis=-1), side="right")
+    slots[..., 1:] = 1 + np.searchsorted(_GAPS_S, times_s[..., 1:] - times_s[..., :-1], side="right")
     return slots
 
 

@@ -19,6 +19,7 @@ from headwater.features.layout import (
     U_ZONE,
 )
 from headwater.features.plan import Plan
+from headwater.features.recent import highest_item
 from headwater.features.rows import User
 from headwater.features.zones import Zones, zone_offset_of
 from headwater.policy.exploration import seed_of
@@ -429,8 +430,7 @@ class Pipeline:
         layout, u4 = self.plan.layout, self.user.u4
         recent, seen = int(u4[U_RECENT_LENGTH]), min(int(u4[U_SEEN_LENGTH]), layout.seen_size)
         highest = max(
-            int((u4[layout.recent_keys : layout.recent_keys + recent] & np.uint32(MAX_ITEMS)).max(initial=0)),
-            int(u4[layout.seen : layout.seen + seen].max(initial=0)),
+            highest_item(u4[layout.recent_keys : layout.recent_keys + recent], u4[layout.seen : layout.seen + seen]),
             int(query.exclude.max(initial=0)),
             0 if query.candidates is None else int(query.candidates.max(initial=0)),
             query.anchor,

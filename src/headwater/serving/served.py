@@ -11,9 +11,13 @@ import numpy as np
 
 from headwater.log.protocol import READ_LIMIT, EventLog, decoded
 from headwater.log.record import Kind, RecordBlock
+from headwater.log.seek import last_before
 from headwater.schema.errors import HeadwaterError
+from headwater.schema.request_ids import request_ms
 from headwater.schema.requests import ServedList, ShadowList
 
+CLOCKS_MS = 60_000  # by so much the clocks of worker and writer may differ
+RECORDED_WITHIN_MS = 600_000  # lists reach the log within seconds, unless the writer is away
 SHADOWS_WITHIN_MS = 60_000
 """A worker asks shadows later than this only where one copy takes seconds."""
 
@@ -56,32 +60,47 @@ def find_served(
     event_log: EventLog, request_id: str, *, after: int | None = None, limit_s: float | None = None,
     timer: Callable[[], float] = time.monotonic,
 ) -> Served:  # fmt: skip
-    """The served list of ``request_id``: looked for from the newest record back, or from behind offset ``after`` on (an answer's
-    ``address.user_offset`` stands shortly before its record).
+    """The served list of ``request_id``: looked for behind the time that the id says, then from the newest record back; or from behind
+    offset ``after`` on (an answer's ``address.user_offset`` stands shortly before its record).
 
     Raises:
         UnknownRequestError: there is none, or not among what could be read in ``limit_s`` seconds; says how far that was.
         CorruptLogError: the log does not read as it was written.
     """
-    wanted = msgspec.msgpack.encode(request_id)
     until = float("inf") if limit_s is None else timer() + limit_s
     first, last = event_log.first_offset, event_log.last_offset
     at = min(last, max(first - 1, after)) if after is not None else last
+    if after is None and (came_ms := request_ms(request_id)) is not None:
+        at_ms, position = came_ms, last_before(event_log, came_ms - CLOCKS_MS)[0]
+        while position < last and at_ms <= came_ms + RECORDED_WITHIN_MS and timer() < until:
+            end = min(position + READ_LIMIT, last)
+            found, at_ms = _between(event_log, request_id, position, end)
+            if found is not None:
+                return found
+            position = end
     while (first - 1 < at) if after is None else (at < last):
         begin = max(at - READ_LIMIT, first - 1) if after is None else at
         end = at if after is None else min(at + READ_LIMIT, last)
-        position = begin
-        while position < end and (block := event_log.read(position, end - position)) is not None:
-            for row in np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist():
-                if wanted in _head(block, row):
-                    served = served_at(block, row)
-                    if served.answer.request_id == request_id:
-                        return served
-            position = block.last_offset
+        found, _ = _between(event_log, request_id, begin, end)
+        if found is not None:
+            return found
         at = begin if after is None else end
         if timer() >= until:
             break
     raise UnknownRequestError(_not_found(request_id, after, at, first, last))
+
+
+def _between(event_log: EventLog, request_id: str, after: int, until: int) -> tuple[Served | None, int]:
+    """The served list of ``request_id`` behind offset ``after`` up to ``until``; and when the last record was received that was looked at."""
+    wanted, at_ms = msgspec.msgpack.encode(request_id), 0
+    while after < until and (block := event_log.read(after, until - after)) is not None:
+        for row in np.flatnonzero(block.records["kind"] == Kind.SERVED).tolist():
+            if wanted in _head(block, row):
+                served = served_at(block, row)
+                if served.answer.request_id == request_id:
+                    return served, at_ms
+        after, at_ms = block.last_offset, int(block.records["received_ms"][-1])
+    return None, at_ms
 
 
 def find_shadows(

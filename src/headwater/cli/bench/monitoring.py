@@ -11,6 +11,7 @@ import typer
 from headwater.cli.bench.report import EventsOption, ItemsOption, KeepOption, SeedOption, UsersOption, show
 from headwater.cli.bench.setups import RankerKind, tables_of
 from headwater.cli.options import EXIT_CHECK_FAILED, JsonOption
+from headwater.schema.clock import wall_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,10 +119,8 @@ async def _run(
     config = replace(config, ladder=replace(config.ladder, deadline_ms=10_000.0, walk=0.0))
     plan = expected_plan(config, None)
     stores = open_stores(config, ready.site.data, plan)
-    shift_ms = stores.log.last_received_ms - time.time_ns() // 1_000_000
-    service = Service(
-        config, plan, ready.site.data, stores, clock=lambda: time.time_ns() // 1_000_000 + shift_ms, seed=seed
-    )
+    shift_ms = stores.log.last_received_ms - wall_ms()
+    service = Service(config, plan, ready.site.data, stores, clock=lambda: wall_ms() + shift_ms, seed=seed)
     try:
         service.start()
         measured, unmeasured = create_app(service), unmeasured_app(service)

@@ -22,21 +22,42 @@ Int32 = npt.NDArray[np.int32]
 BINS = 4_096  # of the histograms that find the k-th lower bound
 SAMPLED = 32  # one of so many lower bounds is looked at first: what lies far below needs no histogram
 AHEAD = 6  # rows that are under way while one is worked on
+AHEAD_BYTES = 4_096  # of the codes: the processor by itself fetches ahead to the end of a page
 LINE = 16  # float32 in a line of memory
 ROUNDING = 1e-5  # relative to |q|·|v|: what float32 sums of up to a few thousand terms may lose
 _LEVELS = 127
 
 
 @kernel
+def _coded(query: Float32, levels: int, out: Int16) -> tuple[float, float, float]:
+    """Codes of the query; what they are multiples of, the length of the query, and the length of what the codes leave."""
+    largest, squares, left = 0.0, 0.0, 0.0
+    for c in range(len(query)):
+        largest = max(largest, abs(np.float64(query[c])))
+    scale = largest / levels if largest > 0.0 else 1.0
+    for c in range(len(query)):
+        value = np.float64(query[c])
+        code = np.rint(value / scale)
+        out[c] = np.int16(code)
+        squares += value * value
+        left += (value - scale * code) ** 2
+    return scale, np.sqrt(squares), np.sqrt(left)
+
+
+@kernel
 def _dots(codes: Int8, count: int, query: Int16, out: Int32) -> None:
-    whole = len(query) // 64 * 64
+    size = len(query)
+    whole = size // 64 * 64
+    ahead = AHEAD_BYTES // size + 1
     for i in range(count):
+        if i + ahead < count:
+            prefetch(codes, i + ahead, 0)
         total = np.int32(0)
         for start in range(0, whole, 64):  # a loop whose length is known becomes a few instructions without a branch
             for c in range(64):
                 # cast at each step: numba would go on in 64 bits, at half the speed (`search` keeps the sum within 32)
                 total = np.int32(total + np.int32(np.int32(codes[i, start + c]) * np.int32(query[start + c])))
-        for c in range(whole, len(query)):
+        for c in range(whole, size):
             total = np.int32(total + np.int32(np.int32(codes[i, c]) * np.int32(query[c])))
         out[i] = total
 
@@ -156,6 +177,8 @@ class ExactIndex:
 
     def __init__(self, size: int, capacity: int = 1_024) -> None:
         self.size = size
+        # int16 codes of the query as fine as the sum of products stays within 32 bits
+        self._levels, self._query = min(32_767, (2**31 - 1) // (_LEVELS * max(size, 1))), np.zeros(size, np.int16)
         self._count = 0
         self._slot_of = np.full(capacity, -1, np.int64)
         self._vectors, self._codes = np.zeros((0, size), np.float32), np.zeros((0, size), np.int8)
@@ -218,17 +241,10 @@ class ExactIndex:
         query = checked_query(query, self.size)
         if k < 1 or not self._count:
             return NOTHING
-        exact = query.astype(np.float64)
-        largest = float(np.abs(exact).max(initial=0.0))
-        # int16 codes of the query as fine as the sum of products stays within 32 bits
-        levels = min(32_767, (2**31 - 1) // (_LEVELS * self.size))
-        query_scale = largest / levels if largest > 0.0 else 1.0
-        codes = np.rint(exact / query_scale).astype(np.int16)
-        error = exact - query_scale * codes
-        _dots(self._codes, self._count, codes, self._dots)
+        scale, length, error = _coded(query, self._levels, self._query)
+        _dots(self._codes, self._count, self._query, self._dots)
         _bounds(
-            self._dots, self._scale, self._slack, self._length, self._count, query_scale, float(np.sqrt(exact @ exact)),
-            float(np.sqrt(error @ error)), self._lower, self._upper,
+            self._dots, self._scale, self._slack, self._length, self._count, scale, length, error, self._lower, self._upper,
         )  # fmt: skip
         left = self._count
         if allowed is not None:
