@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from headwater.evaluation import loo_system
 from headwater.evaluation.loo import RANKER, LooReport, Part, evaluate_loo
 from headwater.evaluation.loo_system import LooSystem
 from headwater.evaluation.report import write_report
 from headwater.evaluation.scoring import POPULARITY, Askable, Training
 from headwater.features.plan import compile_plan
-from headwater.learning.rankers import FittedRanker
+from headwater.learning.rankers import FittedRanker, fit_ranker
 from headwater.learning.trainingset import TrainingSet
 from headwater.log.commands import PutItems
 from headwater.schema.config import Config, FittedConfig, Ranker, Sources
@@ -61,7 +60,7 @@ class Watched:
         self.rankers: list[FittedRanker] = []
         self.asked: list[tuple[FittedRanker, npt.NDArray[np.void]]] = []
         self.lists: list[npt.NDArray[np.int64]] = []
-        fit, answers = loo_system.fit_ranker, LooSystem.answers
+        fit, answers = fit_ranker, LooSystem.answers
 
         def fitting(config, plan, columns, rows, **more):  # type: ignore[no-untyped-def]
             made = fit(config, plan, columns, rows, **more)
@@ -77,7 +76,7 @@ class Watched:
             self.lists.append(made)
             return made
 
-        monkeypatch.setattr(loo_system, "fit_ranker", fitting)
+        monkeypatch.setattr("headwater.evaluation.loo_system.fit_ranker", fitting)
         monkeypatch.setattr(LooSystem, "answers", answering)
 
 
@@ -126,7 +125,7 @@ def test_rows_know_nothing_of_their_own_answers(monkeypatch: pytest.MonkeyPatch)
     for log in (world(), world(validation=3)):
         evaluate(log)
     first, second = ({_address(rows, n): rows.features[n] for n in range(len(rows.labels))} for rows in watched.rows)
-    answers = ({_address(rows, n) for n in np.flatnonzero(rows.labels)} for rows in watched.rows)
+    answers = ({_address(rows, n) for n in np.flatnonzero(rows.labels).tolist()} for rows in watched.rows)
     assert not set.intersection(*answers)
     both = first.keys() & second.keys()
     assert len(both) > 1_000

@@ -140,10 +140,9 @@ def evaluate_loo(
                 except TooFewError as error:
                     left_out = f"{RANKER}: {error}"
                 else:
-                    answers[RANKER] = _Answers(
-                        ranks_in(lists, sequences.items[targets]), lists,
-                        sum(each.train_s for each in (*scorers.values(), *rankers)), max(each.peak_mb for each in rankers),
-                    )  # fmt: skip
+                    train_s = sum(each.train_s for each in answers.values()) + sum(each.train_s for each in rankers)
+                    ranks = ranks_in(lists, sequences.items[targets])
+                    answers[RANKER] = _Answers(ranks, lists, train_s, max(each.peak_mb for each in rankers))
         finally:
             close_all(scorers)
         users = sequences.users[sequences.owner[targets]]
@@ -159,8 +158,7 @@ def evaluate_loo(
     return LooReport(
         protocol="loo", part=part, data=version_of(log, until, state.fold, users=len(sequences.users), events=len(sequences)),
         n=len(targets), items=len(items), training_events=len(out.training), seed=training.seed, models=models,
-        ranker_over=over,
-        rankers=rankers, left_out=left_out, seen_targets=seen, seconds=meter.seconds,
+        ranker_over=over, rankers=rankers, left_out=left_out, seen_targets=seen, seconds=meter.seconds,
     )  # fmt: skip
 
 
