@@ -37,7 +37,7 @@ def evaluate(
         Protocol,
         typer.Option(
             "--protocol",
-            help="temporal: later events in order; loo: everyone's last event; cold-items: items without any event; "
+            help="temporal: later events in order; loo: everyone's last event, by each model and by the whole system; cold-items: items without any event; "
             "cold-users: first events of new users; exposures: what becomes of logged impressions; "
             "freshness: temporal, with bundles that are renewed as time goes on",
         ),
@@ -74,8 +74,9 @@ def evaluate(
     """Train on a part of the log and judge the lists on the rest, with intervals (95%, users as clusters).
 
     Recent popularity stands in every table, and every fitted source that the configuration enables. temporal and
-    cold-users go through the pipeline that serves; loo and cold-items rank all items by one source at a time; exposures judges
-    probabilities on logged impressions: AUC, AUC inside each user, log loss, calibration.
+    cold-users go through the pipeline that serves; loo and cold-items rank all items by one source at a time, loo also asks the pipeline,
+    with a ranker that learnt from everyone's last event but one; exposures judges probabilities on logged impressions: AUC, AUC inside
+    each user, log loss, calibration.
 
     Example: headwater evaluate --protocol temporal --split 2017-10-12 --questions session --out report --json
     """
@@ -187,6 +188,8 @@ def _print(report: Struct) -> None:
             f"renewed {name}: {cost['renewals']:,} times, {cost['seconds_each']:.1f} s each, {cost['seconds_an_hour']:.0f} s of "
             "training an hour"
         )
+    if left_out := plain.get("left_out", ""):
+        console.print(f"left out: {left_out}")
     for name, difference in plain.get("ranker_over", {}).items():
         if difference["relative"] is not None and difference["relative_ci95"] is not None:
             low, high = difference["relative_ci95"]

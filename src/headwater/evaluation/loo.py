@@ -5,6 +5,10 @@ for every model. **Ties:** an item that scores the same as the target counts as 
 production fold of everything before the target (so the validation event stands in it when the test is asked), and fitted
 sources are asked through :meth:`FittedSource.score`, as a server would ask them. Events of other users that lie later in
 time are known, as the protocol wants it: figures compare models, they do not forecast.
+
+The whole system, ``ranker``, is the pipeline with all sources and a ranker that learnt from the validation questions
+(:mod:`headwater.evaluation.loo_system`); when these are what is asked about, each half of the users is answered by a ranker that learnt from
+the other. An item that is not in its list is a miss.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from headwater.evaluation.loo_system import LooRanker, LooSystem, questions_at
 from headwater.evaluation.meter import Meter
-from headwater.evaluation.metrics import ModelMetrics, judge
+from headwater.evaluation.metrics import Difference, ModelMetrics, compare, judge, ranks_in
 from headwater.evaluation.scoring import (
     Askable,
     Hide,
@@ -34,6 +39,7 @@ from headwater.evaluation.scoring import (
 )
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
+from headwater.learning.gbdt import TooFewError
 from headwater.learning.sequences import Sequences, read_sequences
 from headwater.log.protocol import EventLog
 from headwater.schema.config import Config
@@ -42,11 +48,16 @@ from headwater.schema.errors import HeadwaterError
 Int64 = npt.NDArray[np.int64]
 Part = Literal["test", "validation"]
 
+RANKER = "ranker"
 LEAST = 3  # positive events of a user who is asked: a test, a validation, and one to learn from
 
 
 class LooReport(Struct, frozen=True, kw_only=True):
-    """What ``headwater evaluate --protocol loo --json`` prints. ``seen_targets`` are targets that the user had before."""
+    """What ``headwater evaluate --protocol loo --json`` prints. ``seen_targets`` are targets that the user had before.
+
+    ``rankers``: one that learnt from the validation questions, or two from half of them each; none with ``ranker.kind = "none"``, and where
+    ``left_out`` says why.
+    """
 
     protocol: str
     part: Part
@@ -57,6 +68,9 @@ class LooReport(Struct, frozen=True, kw_only=True):
     seed: int
     tie_rule: str = "an item that ties with the target counts as ahead of it"
     models: dict[str, ModelMetrics]
+    ranker_over: dict[str, Difference]
+    rankers: list[LooRanker]
+    left_out: str
     seen_targets: int
     seconds: float
 
@@ -100,30 +114,69 @@ def evaluate_loo(
             raise HeadwaterError(
                 "no question to ask: nobody has three positive events (a test, a validation, one to learn)"
             )
+
+        def before(targets: Int64) -> Askable:
+            return Askable(
+                plan, fold_without(log, plan, _from_target_on(sequences, targets), until=until, unseal=unseal)
+            )
+
         targets = out.test if part == "test" else out.validation
-        fold = fold_without(log, plan, _from_target_on(sequences, targets), until=until, unseal=unseal)
-        state = Askable(plan, fold)
+        state = before(targets)
         now_ms = int(out.training.time_ms.max())
         scorers = popularity_scorers(config, state, out.training)
         for name in training.sources:
             scorers[name] = fitted_scorer(name, out.training, config, state, training, now_ms=now_ms, progress=progress)
+        items = np.unique(sequences.items)
+        rankers: list[LooRanker] = []
+        left_out = ""
         try:
-            items = np.unique(sequences.items)
-            models, seen = _ask_all(sequences, targets, items, state, scorers, progress)
+            answers, seen = _ask_all(sequences, targets, items, state, scorers, progress)
+            if config.ranker.kind != "none":
+                sources = [scorer.source for scorer in scorers.values() if scorer.source is not None]
+                system = LooSystem(log, plan, config, sources, items, training, progress)
+                learning = state if part == "validation" else before(out.validation)
+                try:
+                    lists, rankers = _ask_system(log, sequences, out, part, system, learning, state, training.seed)
+                except TooFewError as error:
+                    left_out = f"{RANKER}: {error}"
+                else:
+                    train_s = sum(each.train_s for each in answers.values()) + sum(each.train_s for each in rankers)
+                    ranks = ranks_in(lists, sequences.items[targets])
+                    answers[RANKER] = _Answers(ranks, lists, train_s, max(each.peak_mb for each in rankers))
         finally:
             close_all(scorers)
+        users = sequences.users[sequences.owner[targets]]
+        models = {
+            name: judge(each.ranks, users, each.lists, eligible=len(items), train_s=each.train_s, peak_mb=each.peak_mb)
+            for name, each in answers.items()
+        }
+        over = {
+            name: compare("ndcg@10", answers[RANKER].ranks, each.ranks, users)
+            for name, each in answers.items()
+            if RANKER in answers and name != RANKER
+        }
     return LooReport(
-        protocol="loo", part=part, data=version_of(log, until, fold, users=len(sequences.users), events=len(sequences)),
+        protocol="loo", part=part, data=version_of(log, until, state.fold, users=len(sequences.users), events=len(sequences)),
         n=len(targets), items=len(items), training_events=len(out.training), seed=training.seed, models=models,
-        seen_targets=seen, seconds=meter.seconds,
+        ranker_over=over, rankers=rankers, left_out=left_out, seen_targets=seen, seconds=meter.seconds,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Ranks int64[n] of the targets, what stood first int64[n, at least 10], and what training took."""
+
+    ranks: Int64
+    lists: Int64
+    train_s: float
+    peak_mb: float
 
 
 def _ask_all(
     sequences: Sequences, targets: Int64, items: Int64, state: Askable, scorers: dict[str, Scorer],
     progress: Progress | None,
-) -> tuple[dict[str, ModelMetrics], int]:  # fmt: skip
-    """Metrics of every model, and how many targets the user had before."""
+) -> tuple[dict[str, _Answers], int]:  # fmt: skip
+    """What every model answered, and how many targets the user had before."""
     owner = sequences.owner[targets]
     users = sequences.users[owner]
     place = np.searchsorted(items, sequences.items)
@@ -145,11 +198,24 @@ def _ask_all(
         if progress is not None and q % 100 == 0:
             progress("questions", q, len(targets))
     return {
-        name: judge(
-            ranks[name], users, lists[name], eligible=len(items), train_s=scorer.train_s, peak_mb=scorer.peak_mb
-        )
-        for name, scorer in scorers.items()
+        name: _Answers(ranks[name], lists[name], scorer.train_s, scorer.peak_mb) for name, scorer in scorers.items()
     }, seen
+
+
+def _ask_system(
+    log: EventLog, sequences: Sequences, out: LastOut, part: Part, system: LooSystem, learning: Askable, state: Askable,
+    seed: int,
+) -> tuple[Int64, list[LooRanker]]:  # fmt: skip
+    """The lists of the whole system, and its rankers: ``learning`` is the state of the validation questions, ``state`` that of ``part``."""
+    order = np.random.default_rng(seed).permutation(len(out.test))
+
+    def questions(targets: Int64) -> npt.NDArray[np.void]:
+        return questions_at(log, sequences.offset[targets], sequences.time_ms[targets])
+
+    if part == "validation":
+        return system.cross_fitted(learning, questions(out.validation), order)
+    ranker, said = system.learn(learning, questions(out.validation[order]))
+    return system.answers(ranker, state, questions(out.test)), [said]
 
 
 def _from_target_on(sequences: Sequences, targets: Int64) -> Hide:

@@ -61,10 +61,10 @@ def metrics_of(table: Table) -> list[str]:
 
 
 def markdown(plain: Mapping[str, Any], tables: Mapping[str, Table]) -> str:
-    """The report as Markdown: what was asked, then a table for each set of models."""
+    """The report as Markdown: what was asked, a table for each set of models, and by how much the ranker is better."""
     lines = [f"# {plain.get('protocol', 'evaluation')}", ""]
     for name, value in plain.items():
-        if isinstance(value, str | int | float) and name != "protocol":
+        if isinstance(value, str | int | float) and value != "" and name != "protocol":
             lines.append(f"- {name}: {_number(value)}")
         elif name == "data" and isinstance(value, dict):
             lines.append("- data: " + ", ".join(f"{key} {_number(inner)}" for key, inner in value.items()))
@@ -75,6 +75,11 @@ def markdown(plain: Mapping[str, Any], tables: Mapping[str, Table]) -> str:
         for model, found in table.items():
             cells = [f"{found[m]:.4f} [{found['ci95'][m][0]:.4f}, {found['ci95'][m][1]:.4f}]" for m in metrics]
             lines.append(f"| {model} | {' | '.join(cells)} | {found['train_s']:.1f} | {found['peak_mb']:.0f} |")
+    if over := plain.get("ranker_over", {}):
+        lines += ["", "## ranker over", "", "| model | difference |", "|---|---|"]
+        for model, found in over.items():
+            low, high = found["difference_ci95"]
+            lines.append(f"| {model} | {found['metric']} {found['difference']:+.4f} [{low:+.4f}, {high:+.4f}] |")
     lines += ["", "Intervals are 95%, with users as clusters.", "", "![intervals](report.svg)", ""]
     return "\n".join(lines)
 

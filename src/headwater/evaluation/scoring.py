@@ -46,11 +46,12 @@ class Training(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A model that says what it thinks of any item, what its training took, and how to let go of it."""
+    """A model that says what it thinks of any item, what its training took, the source that it is if it is one, and how to let go of it."""
 
     score: Score
     train_s: float = 0.0
     peak_mb: float = 0.0
+    source: FittedSource | None = None
     close: Callable[[], None] = field(default=lambda: None)
 
 
@@ -135,7 +136,7 @@ def fitted_scorer(
     def score(asked: Asked, items: Int64, out: Float32) -> None:
         source.score(asked, state.index, items, out)
 
-    return Scorer(score, meter.seconds, meter.peak_mb, source.close)
+    return Scorer(score, meter.seconds, meter.peak_mb, source, source.close)
 
 
 def trained(
