@@ -15,7 +15,7 @@ from headwater.cli.main import build_app
 from headwater.client import Client, NotFoundError, RejectedError
 from headwater.offline.backup import backup, verify_backup
 from headwater.online.errors import RefusalError
-from headwater.online.explain import SLACK_MS, Explaining
+from headwater.online.explain import Explaining
 from headwater.schema.clock import wall_ms
 from headwater.schema.errors import HeadwaterError
 from headwater.schema.explanation import Explanation
@@ -23,6 +23,7 @@ from headwater.schema.request_ids import new_request_id
 from headwater.schema.requests import RecommendResponse
 from headwater.serving.explain import Question
 from headwater.serving.explain_logged import Limits, explain_logged
+from headwater.serving.served import CLOCKS_MS
 from tests.online.conftest import Site
 from tests.online.running import PATIENCE_S
 
@@ -119,11 +120,11 @@ def test_one_request_is_explained_at_a_time_and_not_for_long(server: Site) -> No
 def test_what_the_log_cannot_hold_is_not_looked_for(server: Site) -> None:
     """No process is started: it would find no time to answer."""
     now_ms = wall_ms()
-    early, late = new_request_id(now_ms - SLACK_MS - 1), new_request_id(now_ms + SLACK_MS + 1)
+    early, late = new_request_id(now_ms - CLOCKS_MS - 1), new_request_id(now_ms + CLOCKS_MS + 1)
     for refusal in refusals(server, 0.01, early, late, "f" * 32, recorded=(now_ms, now_ms)):
         assert (refusal.status, refusal.field) == (404, "request_id")
         assert "first 12 digits are the time" in str(refusal)
-    (looked_for,) = refusals(server, 0.01, new_request_id(now_ms - SLACK_MS), recorded=(now_ms, now_ms))
+    (looked_for,) = refusals(server, 0.01, new_request_id(now_ms - CLOCKS_MS), recorded=(now_ms, now_ms))
     assert looked_for.status == 503
     with Client(server.url) as client, pytest.raises(NotFoundError, match="still to come"):
         client.explain("f" * 32)

@@ -25,7 +25,7 @@ from headwater.schema.explanation import Explanation
 from headwater.schema.request_ids import request_ms
 from headwater.serving.explain import Question
 from headwater.serving.explain_logged import Limits, OtherBundleError, explain_logged
-from headwater.serving.served import UnknownRequestError
+from headwater.serving.served import CLOCKS_MS, UnknownRequestError
 
 log = structlog.get_logger()
 
@@ -34,7 +34,6 @@ MOST_S = 30.0
 RETRY_AFTER_S = 2
 LOCK = "explain.lock"
 
-SLACK_MS = 60_000  # clocks of several machines differ by less
 BUSY = "Another request is being explained; one at a time, send it again after the time in Retry-After"
 _NEVER = (
     "No list of this log has that id: its first 12 digits are the time of the request, which is before the log's first record or still to "
@@ -87,7 +86,7 @@ class Explaining:
         if came_ms is None:  # no process is needed for that
             raise RefusalError(404, "A request id is 32 hexadecimal digits: the request_id of an answer", "request_id")
         first_ms, now_ms = self._recorded()
-        if not first_ms - SLACK_MS <= came_ms <= now_ms + SLACK_MS:
+        if not first_ms - CLOCKS_MS <= came_ms <= now_ms + CLOCKS_MS:
             raise RefusalError(404, _NEVER, "request_id")
         if self._busy:
             raise RefusalError(503, BUSY, retry_after_s=RETRY_AFTER_S)

@@ -41,14 +41,13 @@ from headwater.retrieval.sequence_inputs import (
     price_input,
     read_meta,
 )
-from headwater.retrieval.sequence_kernels import SUMS, gathered, positive_products, usable_events
+from headwater.retrieval.sequence_kernels import SUMS, gathered, positive, positive_products, usable_events
 from headwater.retrieval.sources import Asked, Offer
 from headwater.retrieval.vectors.choice import EXACT, empty_index, read_choice
 from headwater.schema.config import Config
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
-Bool = npt.NDArray[np.bool_]
 _T = TypeVar("_T", bound=np.generic)
 
 _NONE = np.zeros(0, np.int64)
@@ -120,7 +119,9 @@ class SequenceSource:
         # what the user met lately is often near, and seldom shown again
         count = 2 * self.width + len(recent.items)
         ranked = self._search.search(recent.user, count)
-        return Offer(Ranked(ranked.items, _positive(ranked.scores)), "" if len(ranked) else "no item has a vector")
+        scores = np.empty(len(ranked), np.float32)
+        positive(ranked.scores, scores)
+        return Offer(Ranked(ranked.items, scores), "" if len(ranked) else "no item has a vector")
 
     def score(self, asked: Asked, index: ItemIndex, items: Int64, out: Float32) -> None:
         """The score of each of ``items`` int64[n] into ``out``; 0 for an item, or for a user, that the model knows nothing of."""
@@ -267,11 +268,6 @@ class SequenceSource:
             },
         )[0][0]
         return user
-
-
-def _positive(products: Float32) -> Float32:
-    made: Float32 = np.logaddexp(np.float32(0.0), products)
-    return made
 
 
 def _moment_s(now_ms: int) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.features.layout import ITEM_BITS, MAX_ITEMS
-from headwater.jit import kernel, prefetch
+from headwater.jit import inline, kernel, prefetch
 
 Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
@@ -49,6 +49,18 @@ def usable_events(
     return at
 
 
+@inline
+def _positive(product: float) -> np.float32:
+    return np.float32(max(product, 0.0) + math.log1p(math.exp(-abs(product))))
+
+
+@kernel
+def positive(products: Float32, out: Float32) -> None:
+    """``log(1 + exp(product))`` of each into ``out`` float32[n]."""
+    for r in range(len(products)):
+        out[r] = _positive(np.float64(products[r]))
+
+
 @kernel
 def positive_products(
     vectors: Float32, known: Bool, count: int, items: Int64, query: Float32, added: Float32, sums: Float32, out: Float32
@@ -80,7 +92,7 @@ def positive_products(
             product += np.float64(vectors[row, at]) * np.float64(query[at])
         if len(added):
             product += np.float64(added[r])
-        out[r] = np.float32(max(product, 0.0) + math.log1p(math.exp(-abs(product))))
+        out[r] = _positive(product)
 
 
 @kernel
