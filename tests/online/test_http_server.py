@@ -158,6 +158,9 @@ class Recorder(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         self.done.append(bytes(data))
 
+    def is_closing(self) -> bool:
+        return bool(self.done) and self.done[-1] in ("closed", "aborted")
+
     def close(self) -> None:
         self.done.append("closed")
 
@@ -182,6 +185,8 @@ def test_head_and_body_go_out_in_one_write() -> None:
         assert below.done.pop() == b"x" * MAX_HELD + b"y"
         transport.write(b"last")
         transport.close()
+        transport.write(b"nobody is there")
+        transport.flush()
         transport.write(b"never")
         transport.abort()
         await asyncio.sleep(0)

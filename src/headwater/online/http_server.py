@@ -58,14 +58,15 @@ class InOnePiece(asyncio.Transport):
         """Send what is held."""
         if self._held:
             data, self._held, self._size = b"".join(self._held), [], 0
-            self._transport.write(data)
+            if not self._transport.is_closing():  # else nobody is there any more
+                self._transport.write(data)
 
     def close(self) -> None:
         self.flush()
         self._transport.close()
 
     def abort(self) -> None:
-        self._held.clear()
+        self._held, self._size = [], 0
         self._transport.abort()
 
     def is_closing(self) -> bool:

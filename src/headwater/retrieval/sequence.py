@@ -131,7 +131,8 @@ class SequenceSource:
             return
         added = _NOTHING_ADDED
         if self._ages is not None:
-            slots = age_slots(born_seconds(index.columns.born[items]), _moment_s(asked.now_ms))
+            born_ms = index.columns.born[np.where(items < self._count, items, 0)]  # others score 0 anyway
+            slots = age_slots(born_seconds(born_ms), _moment_s(asked.now_ms))
             added = (self._ages @ recent.user)[slots]
         positive_products(self._vectors, self._known, self._count, items, recent.user, added, self._sums, out)
 
