@@ -89,3 +89,10 @@ prefetch = cast(Callable[[Any, int, int], None], intrinsic(_prefetch))
 """In a kernel: fetch the line of memory around ``array[row, column]`` of a two-dimensional array, and do not wait for it.
 
 For rows in no order that are read soon: the processor guesses none of them, and each would be waited for by itself."""
+
+
+@inline
+def prefetch_row(array: Any, row: int) -> None:
+    """In a kernel: :func:`prefetch` all lines (64 bytes each) of ``array[row]``."""
+    for at in range(0, array.shape[1], 64 // array.itemsize):
+        prefetch(array, row, at)

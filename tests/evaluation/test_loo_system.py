@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from headwater.evaluation.loo import RANKER, LooReport, Part, evaluate_loo
+from headwater.evaluation.loo import LooReport, Part, evaluate_loo
 from headwater.evaluation.loo_system import LooSystem
 from headwater.evaluation.report import write_report
 from headwater.evaluation.scoring import POPULARITY, Askable, Training
+from headwater.evaluation.temporal import RANKER
 from headwater.features.plan import compile_plan
 from headwater.learning.rankers import FittedRanker, fit_ranker
 from headwater.learning.trainingset import TrainingSet

@@ -18,6 +18,7 @@ from headwater.cli.options import (
     parse_length,
     print_json,
     settings,
+    system_clock,
 )
 from headwater.schema.clock import wall_ms
 from headwater.schema.errors import ConfigurationError
@@ -190,12 +191,11 @@ def undo(
 
     Example: headwater alerts undo 3f2a90c1
     """
-    from headwater.cli.experiment_runs import now_ms_of
     from headwater.cli.monitor import plan_in_service
     from headwater.monitoring.actions import Actions
 
     chosen = settings(config, data)
-    actions = Actions(chosen.data, chosen.config, lambda: plan_in_service(chosen.data), lambda: now_ms_of(chosen))
+    actions = Actions(chosen.data, chosen.config, lambda: plan_in_service(chosen.data), system_clock(chosen))
     done = actions.undo(entry, by="cli", reason=reason or "by hand", now_ms=wall_ms())
     if as_json:
         print_json(done)

@@ -315,7 +315,7 @@ def _remote_ranker(chosen: Settings) -> Check:
 
 def _tables(chosen: Settings) -> Iterator[Check]:
     """How up to date each of [[tables]] is, as its loader saw it last."""
-    from headwater.cli.tables import system_clock
+    from headwater.cli.options import system_clock
     from headwater.features.module import configured_columns
     from headwater.offline.tables.read import reads_of
     from headwater.offline.tables.standing import Standing, read_standing

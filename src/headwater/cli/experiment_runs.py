@@ -19,6 +19,7 @@ from headwater.cli.options import (
     print_json,
     read_file,
     settings,
+    system_clock,
 )
 from headwater.schema.clock import wall_ms
 
@@ -203,7 +204,7 @@ def start(
     _check_target(chosen, wanted)
     _check_bundles(chosen, wanted)
     audit(chosen.data, "experiment.start", f"{name}{'' if share is None else f' with {share:.2%}'}", reason)
-    started = store.start(chosen.data, str(name), chosen.config, now_ms=now_ms_of(chosen), share=share)
+    started = store.start(chosen.data, str(name), chosen.config, now_ms=system_clock(chosen)(), share=share)
     runs = f"runs with {started.share:.2%} of layer {started.layer}"
     asked = f"is asked copies of {started.shadow:.2%} of the requests"
     _say(as_json, _line(started), f"{name} {asked if started.shadow else runs}")
@@ -233,7 +234,7 @@ def stop(
         _say(as_json, {"off": True}, "All experiments are switched off")
         return
     stopped = store.read_experiment(chosen.data, str(name))
-    actions = Actions(chosen.data, chosen.config, lambda: None, lambda: now_ms_of(chosen))
+    actions = Actions(chosen.data, chosen.config, lambda: None, system_clock(chosen))
     if actions.stop_experiment(stopped.name, by="cli", reason=why, now_ms=wall_ms()) is not None:
         stopped = store.read_experiment(chosen.data, stopped.name)
     _say(as_json, _line(stopped), f"{name} is stopped")
@@ -342,22 +343,6 @@ def _check_bundles(chosen: Settings, experiment: Experiment) -> None:
         registry, plan = Registry(chosen.data / "models"), compile_plan(chosen.config)
         for version in sorted(versions):
             registry.load(version, plan_hash=plan.hash)
-
-
-def now_ms_of(chosen: Settings) -> int:
-    """The time of records: the wall's, or where the log ends."""
-    from contextlib import closing
-
-    from headwater.log.environment import StoreError
-    from headwater.log.lmdb import LmdbLog
-
-    if chosen.config.clock == "log":
-        try:
-            with closing(LmdbLog(chosen.data / "log", readonly=True)) as event_log:
-                return event_log.last_received_ms
-        except StoreError:  # nothing was ever written: time starts now
-            pass
-    return wall_ms()
 
 
 def _lines(chosen: Settings) -> list[Line]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from headwater.schema.clock import wall_ms
 from headwater.schema.config import Config, load_config, resolve_data_dir
 from headwater.schema.durations import parse_duration
 from headwater.schema.errors import ConfigurationError
@@ -110,7 +112,6 @@ def audit(data: Path, action: str, subject: str, reason: str) -> None:
         HeadwaterError, OSError: it cannot be written; then nothing may be changed.
     """
     from headwater.registry.audit import record
-    from headwater.schema.clock import wall_ms
 
     record(data, time_ms=wall_ms(), by="cli", action=action, subject=subject[:500], reason=reason)
 
@@ -143,3 +144,20 @@ def configure_logging(level: Literal["debug", "info", "warning", "error"]) -> No
         logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def system_clock(chosen: Settings) -> Callable[[], int]:
+    """The time of the system: the wall's, or where the log stands."""
+    from contextlib import closing
+
+    from headwater.log.environment import StoreError
+    from headwater.log.lmdb import LmdbLog
+
+    def stands() -> int:
+        try:
+            with closing(LmdbLog(chosen.data / "log", readonly=True)) as event_log:
+                return event_log.last_received_ms
+        except StoreError:  # nothing was ever written: time starts now
+            return wall_ms()
+
+    return stands if chosen.config.clock == "log" else wall_ms

@@ -16,8 +16,8 @@ from headwater.cli.options import (
     parse_time,
     print_json,
     settings,
+    system_clock,
 )
-from headwater.schema.clock import wall_ms
 from headwater.schema.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -65,23 +65,6 @@ def _pace() -> Callable[[int], None]:
     from headwater.offline.tables.follow import ServedPace
 
     return ServedPace()
-
-
-def system_clock(chosen: Settings) -> Callable[[], int]:
-    """The time of the system: the wall's, or where the log stands."""
-    from contextlib import closing
-
-    from headwater.log.environment import StoreError
-    from headwater.log.lmdb import LmdbLog
-
-    def stands() -> int:
-        try:
-            with closing(LmdbLog(chosen.data / "log", readonly=True)) as event_log:
-                return event_log.last_received_ms
-        except StoreError:  # nothing was ever written: time starts now
-            return wall_ms()
-
-    return stands if chosen.config.clock == "log" else wall_ms
 
 
 def _follow(chosen: Settings, clock: Callable[[], int], names: list[str], as_json: bool) -> None:

@@ -37,6 +37,7 @@ from headwater.evaluation.scoring import (
     popularity_scorers,
     version_of,
 )
+from headwater.evaluation.temporal import RANKER
 from headwater.features.fold import Unseal
 from headwater.features.plan import Plan
 from headwater.learning.gbdt import TooFewError
@@ -48,7 +49,6 @@ from headwater.schema.errors import HeadwaterError
 Int64 = npt.NDArray[np.int64]
 Part = Literal["test", "validation"]
 
-RANKER = "ranker"
 LEAST = 3  # positive events of a user who is asked: a test, a validation, and one to learn from
 
 

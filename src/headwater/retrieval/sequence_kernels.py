@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.features.layout import ITEM_BITS, MAX_ITEMS
-from headwater.jit import inline, kernel, prefetch
+from headwater.jit import inline, kernel, prefetch_row
 
 Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
@@ -16,7 +16,6 @@ Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
 _AHEAD = 8  # rows that are under way while one is worked on
-_LINE = 16  # float32 in a line of memory
 SUMS = 16  # that a product is made of: one would wait for itself at each step
 
 
@@ -74,8 +73,7 @@ def positive_products(
     whole = size // SUMS * SUMS
     for r in range(len(items)):
         if r + _AHEAD < len(items) and items[r + _AHEAD] < count:
-            for at in range(0, size, _LINE):
-                prefetch(vectors, items[r + _AHEAD], at)
+            prefetch_row(vectors, items[r + _AHEAD])
         row = items[r]
         if row >= count or not known[row]:
             out[r] = np.float32(0.0)
@@ -101,8 +99,7 @@ def gathered(vectors: Float32, known: Bool, count: int, items: Int64, out: Float
     size = out.shape[1]
     for r in range(len(items)):
         if r + _AHEAD < len(items) and items[r + _AHEAD] < count:
-            for at in range(0, size, _LINE):
-                prefetch(vectors, items[r + _AHEAD], at)
+            prefetch_row(vectors, items[r + _AHEAD])
         row = items[r]
         if row < count and known[row]:
             for c in range(size):

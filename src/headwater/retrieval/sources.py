@@ -20,6 +20,8 @@ from headwater.retrieval.young import YoungItems
 from headwater.schema.config import Config
 from headwater.schema.durations import parse_duration
 
+Int64 = npt.NDArray[np.int64]
+
 MAX_PARTNERS = 4096
 
 
@@ -253,12 +255,7 @@ def _interleave(first: Ranked, second: Ranked) -> Ranked:
 
 
 @kernel
-def _weave(
-    first: npt.NDArray[np.int64],
-    second: npt.NDArray[np.int64],
-    slots: npt.NDArray[np.int64],
-    out: npt.NDArray[np.int64],
-) -> int:
+def _weave(first: Int64, second: Int64, slots: Int64, out: Int64) -> int:
     """Items (none is 0) of both lists in turn into ``out``, each once; returns how many. ``slots``: zeros, a power of two that is larger than both."""
     found, mask = 0, len(slots) - 1
     for n in range(2 * max(len(first), len(second))):
@@ -278,7 +275,7 @@ def _weave(
 
 @kernel
 def _content_query(
-    user: User, items: Rows, layout: Layout, recent: npt.NDArray[np.int64], weights: npt.NDArray[np.float64],
+    user: User, items: Rows, layout: Layout, recent: Int64, weights: npt.NDArray[np.float64],
     query: npt.NDArray[np.float32],
 ) -> int:  # fmt: skip
     length = recent_items(user.u4, layout, recent, weights)

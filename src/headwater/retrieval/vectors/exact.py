@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from headwater.jit import kernel, prefetch
+from headwater.jit import kernel, prefetch, prefetch_row
 from headwater.retrieval.index import NOTHING, Ranked, in_order
 from headwater.retrieval.vectors.index import Float32, Int64, UInt8, checked_query, checked_vectors
 
@@ -23,7 +23,6 @@ BINS = 4_096  # of the histograms that find the k-th lower bound
 SAMPLED = 32  # one of so many lower bounds is looked at first: what lies far below needs no histogram
 AHEAD = 6  # rows that are under way while one is worked on
 AHEAD_BYTES = 4_096  # of the codes: the processor by itself fetches ahead to the end of a page
-LINE = 16  # float32 in a line of memory
 ROUNDING = 1e-5  # relative to |q|·|v|: what float32 sums of up to a few thousand terms may lose
 _LEVELS = 127
 
@@ -158,8 +157,7 @@ def _inner_products(vectors: Float32, positions: Int64, query: Float32, out: Flo
     whole = len(query) // 4 * 4
     for r in range(len(positions)):
         if r + AHEAD < len(positions):
-            for at in range(0, len(query), LINE):
-                prefetch(vectors, positions[r + AHEAD], at)
+            prefetch_row(vectors, positions[r + AHEAD])
         row = positions[r]
         a, b, c, d = 0.0, 0.0, 0.0, 0.0  # four sums: one would wait for itself at each step
         for n in range(0, whole, 4):
