@@ -11,9 +11,9 @@ import torch
 from headwater.learning.deep import FitReport, RankingRows, fit_deep
 from headwater.learning.deep.batches import batches
 from headwater.learning.deep.export import verify
-from headwater.learning.deep.inputs import fit_inputs
+from headwater.learning.deep.inputs import NEVER, fit_inputs
 from headwater.learning.deep.losses import listwise, pairs
-from headwater.learning.deep.model import DeepNet, InputLayer
+from headwater.learning.deep.model import DeepNet, InputLayer, LightNet
 from headwater.learning.gbdt import GbdtParams, TrainingError, fit_gbdt
 from headwater.ranking.deep import DEEP_FILE, DESCRIPTION_FILE, LIGHT_FILE, DeepRanker, LightRanker
 from headwater.ranking.gbdt import GbdtRanker
@@ -146,6 +146,28 @@ def test_an_export_that_differs_is_refused() -> None:
         net.head.bias.add_(0.001)
     with pytest.raises(TrainingError, match=r"differs from the trained one by 0\.001"):
         verify(model, net, rows)
+
+
+def test_pieces_that_no_value_reaches_are_left_out_of_the_export() -> None:
+    import onnx
+
+    from headwater.learning.deep.export import export_deep, export_light
+
+    rng = np.random.default_rng(3)
+    rows = crossed(200, 4, 1)
+    often_0 = np.where(rng.random(rows.features.shape) < 0.1, np.abs(rows.features), np.float32(0.0))
+    rows = dataclasses.replace(rows, features=np.concatenate([rows.features, often_0], 1))
+    inputs = fit_inputs(rows.features)
+    dead = int((inputs.low == np.float32(NEVER)).sum())
+    assert dead >= often_0.shape[1]  # a column that is mostly 0 has one piece, not two
+    exported = (  # compared with torch by themselves
+        export_deep(DeepNet(inputs, width=16, crosses=1, heads=1, size=0, dropout=0.0), rows),
+        export_light(LightNet(inputs, width=16, heads=1), rows),
+    )
+    for model in exported:
+        weights = [list(weight.dims) for weight in onnx.load_from_string(model).graph.initializer]
+        assert [inputs.size - dead, 16] in weights
+        assert [inputs.size, 16] not in weights
 
 
 def test_inputs_of_any_scale_come_out_around_zero() -> None:
