@@ -54,7 +54,7 @@ def used() -> dict[str, Any]:
     out = np.zeros((1, len(plan.columns)), np.float32)
     assemble(plan, user, items, np.array([1]), Context((0, 0)), 2_000, scratch, out)
     scores = np.zeros(len(items.i8), np.float32)
-    co_visit_candidates(user, items, plan.layout, plan.lives, 2_000, scores, np.zeros(10, np.int64))
+    co_visit_candidates(user, items, plan.layout, plan.lives, 2_000, scores, np.zeros(10, np.int64), scores.copy())
     return dict(compiled())
 
 

@@ -96,3 +96,13 @@ def prefetch_row(array: Any, row: int) -> None:
     """In a kernel: :func:`prefetch` all lines (64 bytes each) of ``array[row]``."""
     for at in range(0, array.shape[1], 64 // array.itemsize):
         prefetch(array, row, at)
+
+
+AHEAD = 16  # rows whose memory is under way while a loop works on one
+
+
+@inline
+def ahead(array: Any, rows: Any, r: int, column: int) -> None:
+    """In a loop over ``rows``, numbers of rows of ``array``, that is at the ``r``-th: :func:`prefetch` what it reads of a later one."""
+    if r + AHEAD < len(rows):
+        prefetch(array, rows[r + AHEAD], column)

@@ -36,7 +36,7 @@ from headwater.features.recent import DEPTH, cross_terms, recent_items
 from headwater.features.rows import User, new_rows
 from headwater.features.rowset import Rows
 from headwater.features.sketch import decode_number, estimate
-from headwater.jit import inline, kernel
+from headwater.jit import ahead, inline, kernel
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -280,6 +280,7 @@ def assemble_row(
     for u in range(len(reads.item_lives)):
         h = reads.item_lives[u]
         for r in range(n):
+            ahead(items.i8, candidates, r, I_CLOCK)
             factors[h, r] = since_landmark(items.i8[candidates[r], I_CLOCK], now_ms, lives.rate[h], lives.period_ms[h])
     for t in range(len(reads.op)):
         op, side, cell, life = reads.op[t], reads.side[t], reads.cell[t], reads.life[t]
@@ -295,6 +296,7 @@ def assemble_row(
                 terms[t, r] = value
         elif op == _DECAYED:
             for r in range(n):
+                ahead(items.f4, candidates, r, cell)
                 terms[t, r] = items.f4[candidates[r], cell] * factors[life, r]
         elif op == _WINDOW:
             tiles, tile_ms = reads.other[t], reads.tile_ms[t]
@@ -302,17 +304,24 @@ def assemble_row(
             oldest = (head + 1) % tiles
             for r in range(n):
                 row = candidates[r]
+                ahead(items.f4, candidates, r, cell)
                 terms[t, r] = _window(items.f4[row], items.i8[row, I_CLOCK], head, oldest, cell, tiles, tile_ms)
         elif op < _PRICE:
             for r in range(n):
                 row = candidates[r]
+                if op == _LAST:
+                    ahead(items.f4, candidates, r, cell)
+                elif op != _SINCE:
+                    ahead(items.u4, candidates, r, cell)
                 terms[t, r] = _read(op, items.i8[row], items.f4[row], items.u4[row], I_CLOCK, cell, reads.other[t],
                                     reads.tile_ms[t], reads.parameter[t], 1.0, now_ms)  # fmt: skip
         elif op == _PRICE:
             for r in range(n):
+                ahead(items.f4, candidates, r, layout.price_f4)
                 terms[t, r] = items.f4[candidates[r], layout.price_f4]
         elif op == _EMBEDDING:
             for r in range(n):
+                ahead(items.f4, candidates, r, cell)
                 terms[t, r] = items.f4[candidates[r], cell]
         elif op == _AGE:
             for r in range(n):
@@ -338,6 +347,7 @@ def assemble_row(
             h = layout.segment_life
             theirs = since_landmark(items.i8[0, I_CLOCK], now_ms, lives.rate[h], lives.period_ms[h])
             for r in range(n):
+                ahead(items.f4, candidates, r, cell + WIDE * segment)
                 terms[t, r] = _segment(op, items, candidates[r], cell, segment, factors[h, r], theirs)
         elif op == _CONSTANT:
             for r in range(n):

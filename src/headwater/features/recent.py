@@ -13,13 +13,14 @@ from headwater.features.layout import (
     I_FLAGS,
     MAX_ITEMS,
     U_RECENT_LENGTH,
+    U_SEEN_LENGTH,
     Layout,
     Lives,
     ReadProgram,
 )
 from headwater.features.rows import User
 from headwater.features.rowset import Rows
-from headwater.jit import allocating_kernel, inline, kernel
+from headwater.jit import ahead, allocating_kernel, inline, kernel
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -65,13 +66,14 @@ def recent_items(u4: UInt32, layout: Layout, out: Int64, weights: Float64) -> in
 
 
 @kernel
-def highest_item(recent_keys: UInt32, seen: UInt32) -> int:
+def highest_item(u4: UInt32, layout: Layout) -> int:
     """The highest item number in the recent keys and the seen ring of a user row, 0: they are empty."""
     highest = np.uint32(0)
-    for k in range(len(recent_keys)):
-        highest = max(highest, np.uint32(recent_keys[k] & np.uint32(MAX_ITEMS)))
-    for k in range(len(seen)):
-        highest = max(highest, seen[k])
+    recent, seen = np.int64(u4[U_RECENT_LENGTH]), np.int64(min(u4[U_SEEN_LENGTH], layout.seen_size))
+    for k in range(recent):
+        highest = max(highest, np.uint32(u4[layout.recent_keys + k] & np.uint32(MAX_ITEMS)))
+    for k in range(seen):
+        highest = max(highest, u4[layout.seen + k])
     return int(highest)
 
 
@@ -148,6 +150,10 @@ def cross_terms(
         size = layout.content_size
         for r in range(n):
             row = candidates[r]
+            ahead(items.u4, candidates, r, I_FLAGS)
+            for c in range(0, size, 16):  # as many lie in a line of memory
+                ahead(items.f4, candidates, r, layout.content_f4 + c)
+            ahead(items.f4, candidates, r, layout.content_f4 + size - 1)
             if items.u4[row, I_FLAGS] & FLAG_CONTENT:
                 last, mean = 0.0, 0.0
                 for c in range(size):
@@ -180,12 +186,12 @@ def content_query(items: Rows, layout: Layout, recent: Int64, weights: Float64, 
 
 @allocating_kernel
 def co_visit_candidates(
-    user: User, items: Rows, layout: Layout, lives: Lives, now_ms: int, scores: Float32, touched: Int64
+    user: User, items: Rows, layout: Layout, lives: Lives, now_ms: int, scores: Float32, found: Int64, theirs: Float32
 ) -> int:  # fmt: skip
     """Sum of discounted ``P(item | recent item)``, aged to now, over all partners of the recent items.
 
-    ``scores`` (``float32[items]``, zeros) receives the score by item and ``touched`` the items it was
-    written for; returns how many. The caller zeroes ``scores[touched]`` afterwards.
+    Into ``found`` the items whose sum is positive and into ``theirs`` the sums; returns how many. ``scores`` (``float32[items]``, zeros) is
+    where sums are made, all zeros again afterwards.
     """
     recent, weights = np.empty(DEPTH, np.int64), np.empty(DEPTH, np.float64)
     length = recent_items(user.u4, layout, recent, weights)
@@ -202,9 +208,15 @@ def co_visit_candidates(
                 if key == 0:
                     break
                 if scores[key] == 0.0:
-                    if count == len(touched):
+                    if count == len(found):
                         break
-                    touched[count] = key
+                    found[count] = key
                     count += 1
                 scores[key] = np.float32(scores[key] + scale * f4[layout.co_f4 + j])
-    return count
+    kept = 0
+    for n in range(count):
+        if scores[found[n]] > 0.0:
+            found[kept], theirs[kept] = found[n], scores[found[n]]
+            scores[found[n]] = np.float32(0.0)
+            kept += 1
+    return kept

@@ -99,8 +99,10 @@ class Recommender:
         self.controls = Controls()
         self.config = config
         self.view = view
+        stored = StoredRegion(vocabulary)
+        self._regions = stored.regions
         self.pipeline = Pipeline(
-            config, plan, stored_region=StoredRegion(vocabulary), zones=Zones(vocabulary), conditions=conditions,
+            config, plan, stored_region=stored, zones=Zones(vocabulary), conditions=conditions,
             rules=open_rules(config, plan, vocabulary),
         )  # fmt: skip
         self._plan = plan
@@ -287,4 +289,4 @@ class Recommender:
 
     def _region(self, context: Attributes | None) -> int | None:
         value = context.get(REGION_KEY) if context is not None else None
-        return None if value is None else self._vocabulary.index(Namespace.REGION, str(value))
+        return None if value is None else self._regions.index(str(value), self.view.item_offset)

@@ -43,13 +43,24 @@ NOTHING = Ranked(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 def in_order(items: Int64, scores: Float32, count: int) -> Ranked:
     """The ``count`` of ``items`` int64[n] with the highest ``scores`` float32[n] (no NaN), equal ones by the lower item number."""
-    keys = np.empty(len(items), np.uint64)
-    _order_keys(items, scores.view(np.uint32), keys)
-    keys.sort()  # one number each: the sort that numpy has vector instructions for
+    keys = _keys(items, scores)
+    keys.sort()
     chosen = keys[:count]
     found, their = np.empty(len(chosen), np.int64), np.empty(len(chosen), np.float32)
     _of_keys(chosen, found, their.view(np.uint32))
     return Ranked(found, their)
+
+
+def places(items: Int64, scores: Float32) -> Int64:
+    """Positions of ``items`` int64[n], each there once, in the order of :func:`in_order`, int64[n]."""
+    return _keys(items, scores).argsort()
+
+
+def _keys(items: Int64, scores: Float32) -> UInt64:
+    """One number each, which numpy sorts with vector instructions."""
+    keys = np.empty(len(items), np.uint64)
+    _order_keys(items, scores.view(np.uint32), keys)
+    return keys
 
 
 @kernel

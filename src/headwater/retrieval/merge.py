@@ -59,24 +59,32 @@ class Merger:
         filter never starves the result. Equal scores are ordered by item number.
         """
         offered = [ranked.items[: width + width // 4] for _, width, ranked in offers]
-        items, shown = _looked_at(offered, eligible)
-        if _runs_short(offers, offered, shown):
-            offered = [ranked.items for _, _, ranked in offers]
-            items, shown = _looked_at(offered, eligible)
+        count = self._fused(offers, offered, eligible)
+        if count < 0:
+            count = self._fused(offers, [ranked.items for _, _, ranked in offers], eligible)
+        total = self._total[:count]
+        order, most = np.argsort(-total), min(count, limit)
+        best = Candidates(np.empty(most, np.int64), np.empty(most, np.float32), np.empty(most, np.int64))
+        _settle(order, total, self._distinct, self._source, best.items, best.scores, best.source)
+        return best
+
+    def _fused(
+        self, offers: list[tuple[float, int, Ranked]], offered: list[Int64], eligible: Callable[[Int64], Bools]
+    ) -> int:
+        """What :func:`_fuse` says of what is ``offered``, the first items of each of ``offers``."""
+        items = np.concatenate(offered) if offered else np.zeros(0, np.int64)
         if not len(items):
-            return Candidates(items, np.zeros(0, np.float32), items)
+            return 0
+        shown = eligible(items)
         self._make_room(len(items), int(items.max()) + 1, len(offers))
         weights = np.array([weight for weight, _, _ in offers], np.float64)
-        widths = np.array([width for _, width, _ in offers], np.int64)
-        lengths = np.array([len(each) for each in offered], np.int64)
-        count = _fuse(
-            items, shown, weights, widths, lengths, self._place, self._given, self._distinct, self._source, self._total
+        sizes = np.array(
+            [(width, len(each), len(ranked)) for (_, width, ranked), each in zip(offers, offered, strict=True)],
+            np.int64,
         )
-        distinct, total = self._distinct[:count], self._total[:count]
-        order = np.argsort(-total)
-        _settle(order, total, distinct)
-        best = order[:limit]
-        return Candidates(distinct[best], total[best].astype(np.float32), self._source[best])
+        return int(
+            _fuse(items, shown, weights, sizes, self._place, self._given, self._distinct, self._source, self._total)
+        )
 
     def _make_room(self, offered: int, items: int, sources: int) -> None:
         if items > len(self._place):
@@ -88,44 +96,36 @@ class Merger:
             self._total = np.zeros(offered, np.float64)
 
 
-def _looked_at(offered: list[Int64], eligible: Callable[[Int64], Bools]) -> tuple[Int64, Bools]:
-    """All items in one piece, and which of them may be shown."""
-    items = np.concatenate(offered) if offered else np.zeros(0, np.int64)
-    return items, eligible(items)
-
-
-def _runs_short(offers: list[tuple[float, int, Ranked]], offered: list[Int64], shown: Bools) -> bool:
-    """Whether less than its width is left of a source that has more to offer."""
-    at = 0
-    for (_, width, ranked), looked in zip(offers, offered, strict=True):
-        if len(looked) < len(ranked) and np.count_nonzero(shown[at : at + len(looked)]) < width:
-            return True
-        at += len(looked)
-    return False
-
-
 @kernel
-def _settle(order: Int64, total: Float64, distinct: Int64) -> None:
-    """Equal scores by the lower item number: ``order`` is by score, equal ones stand in any order."""
+def _settle(
+    order: Int64, total: Float64, distinct: Int64, source: Int64, items: Int64, scores: Float32, sources: Int64
+) -> None:  # fmt: skip
+    """The first of ``order`` into ``items``, ``scores`` and ``sources``: by score as it is, equal ones by the lower item number."""
     for n in range(1, len(order)):
         each, at = order[n], n
         while at > 0 and total[order[at - 1]] == total[each] and distinct[order[at - 1]] > distinct[each]:
             order[at] = order[at - 1]
             at -= 1
         order[at] = each
+    for n in range(len(items)):
+        items[n], scores[n], sources[n] = distinct[order[n]], np.float32(total[order[n]]), source[order[n]]
 
 
 @kernel
 def _fuse(
-    items: Int64, shown: Bools, weights: Float64, widths: Int64, lengths: Int64, place: Int32, given: Float64,
-    distinct: Int64, source: Int64, total: Float64,
+    items: Int64, shown: Bools, weights: Float64, sizes: Int64, place: Int32, given: Float64, distinct: Int64, source: Int64,
+    total: Float64,
 ) -> int:  # fmt: skip
-    """Distinct items, the source that gave each most (the first of equals) and its score; returns how many."""
+    """Distinct items, the source that gave each most (the first of equals) and its score; returns how many.
+
+    ``sizes`` int64[sources, 3] are the width of each source, how many of its items are here, and how many it has. -1: less than its width
+    is left of a source that has more.
+    """
     count, at, sources = 0, 0, len(weights)
     for s in range(sources):
-        rank = 0
-        for k in range(at, at + lengths[s]):
-            if rank == widths[s]:
+        width, length, rank = sizes[s, 0], sizes[s, 1], 0
+        for k in range(at, at + length):
+            if rank == width:
                 break
             if not shown[k]:
                 continue
@@ -138,7 +138,11 @@ def _fuse(
                     given[p, other] = 0.0
                 count += 1
             given[p, s] = weights[s] / (RANK_OFFSET + rank)
-        at += lengths[s]
+        at += length
+        if rank < width and length < sizes[s, 2]:
+            for p in range(count):
+                place[distinct[p]] = -1
+            return -1
     for p in range(count):
         place[distinct[p]] = -1
         most = 0

@@ -14,7 +14,7 @@ from headwater.features.recent import DEPTH, co_visit_candidates, content_query,
 from headwater.features.rows import User
 from headwater.features.rowset import Rows
 from headwater.jit import kernel
-from headwater.retrieval.index import LIST_DEPTH, NOTHING, ItemIndex, Ranked, best, in_order
+from headwater.retrieval.index import LIST_DEPTH, NOTHING, ItemIndex, Ranked, in_order
 from headwater.retrieval.vectors.exact import ExactIndex
 from headwater.retrieval.young import YoungItems
 from headwater.schema.config import Config
@@ -119,7 +119,7 @@ class CoVisit:
         self.width = config.sources.covisit.width
         self.plan = plan
         self._scores = np.zeros(1024, np.float32)
-        self._touched = np.zeros(MAX_PARTNERS, np.int64)
+        self._found, self._theirs = np.zeros(MAX_PARTNERS, np.int64), np.zeros(MAX_PARTNERS, np.float32)
 
     def fetch(self, asked: Asked, index: ItemIndex) -> Offer:
         if asked.user.u4[U_RECENT_LENGTH] == 0:
@@ -127,15 +127,11 @@ class CoVisit:
         if len(self._scores) < len(index.table.dirty):
             self._scores = np.zeros(len(index.table.dirty), np.float32)
         count = co_visit_candidates(
-            asked.user, index.table.rows, self.plan.layout, self.plan.lives, asked.now_ms, self._scores, self._touched
-        )
-        touched = self._touched[:count]
-        scores = self._scores[touched]
-        self._scores[touched] = 0.0
-        ranked = best(scores, self.width * 2)
-        if not len(ranked):
+            asked.user, index.table.rows, self.plan.layout, self.plan.lives, asked.now_ms, self._scores, self._found, self._theirs
+        )  # fmt: skip
+        if not count:
             return Offer(NOTHING, "the recent items have no co-visits")
-        return Offer(Ranked(touched[ranked.items], ranked.scores))
+        return Offer(in_order(self._found[:count], self._theirs[:count], self.width * 2))
 
 
 class Taste:

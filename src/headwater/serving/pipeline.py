@@ -14,7 +14,6 @@ from headwater.features.attributes import surface_code
 from headwater.features.layout import (
     MAX_ITEMS,
     U_RECENT_LENGTH,
-    U_SEEN_LENGTH,
     U_SEGMENT,
     U_ZONE,
 )
@@ -73,7 +72,7 @@ class Pipeline:
 
     def __init__(
         self, config: Config, plan: Plan, *, sources: tuple[Source, ...] | None = None,
-        stored_region: Callable[[User], int] = nowhere, zones: Zones | None = None, timer: Callable[[], float] = time.perf_counter,
+        stored_region: Callable[[User, int], int] = nowhere, zones: Zones | None = None, timer: Callable[[], float] = time.perf_counter,
         conditions: Conditions | None = None, rules: Rules | None = None,
     ) -> None:  # fmt: skip
         self.config, self.plan, self.timer = config, plan, timer
@@ -204,7 +203,9 @@ class Pipeline:
         if self.conditions.results is not None:
             self._row_version = row_version(self.user)
         forget_idle(self.user, now_ms, self.plan)
-        self._eligibility.region = self.stored_region(self.user) if query.region is None else query.region
+        self._eligibility.region = (
+            self.stored_region(self.user, view.item_offset) if query.region is None else query.region
+        )
         if not query.anchor and query.surface in self._about_latest:
             query = replace(query, anchor=self._latest())
             if not query.anchor:
@@ -427,15 +428,10 @@ class Pipeline:
 
     def _make_room(self, query: Query, view: View) -> None:
         """Rows for every item that the request can mention: a user row may know items newer than the epoch."""
-        layout, u4 = self.plan.layout, self.user.u4
-        recent, seen = int(u4[U_RECENT_LENGTH]), min(int(u4[U_SEEN_LENGTH]), layout.seen_size)
-        highest = max(
-            highest_item(u4[layout.recent_keys : layout.recent_keys + recent], u4[layout.seen : layout.seen + seen]),
-            int(query.exclude.max(initial=0)),
-            0 if query.candidates is None else int(query.candidates.max(initial=0)),
-            query.anchor,
-            *query.before,
-        )
+        highest = max(highest_item(self.user.u4, self.plan.layout), query.anchor, *query.before)
+        for named in (query.exclude, query.candidates):
+            if named is not None and len(named):
+                highest = max(highest, int(named.max()))
         view.table.reserve(highest + 1)
         capacity = len(view.table.dirty)
         if len(view.index.has_content) < capacity:

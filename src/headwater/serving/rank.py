@@ -11,6 +11,7 @@ import structlog
 from headwater.features.assemble import Context
 from headwater.ranking.ranker import Features, Ranker, RankerError, Scores, UnreachableError
 from headwater.retrieval.fitted import Attended, SourceError
+from headwater.retrieval.index import places
 from headwater.retrieval.merge import Candidates
 from headwater.retrieval.sources import Asked
 from headwater.schema.config import Config
@@ -133,7 +134,7 @@ class RankStage:
         keep = run.width(max(self.keep, moment.k), moment.k)
         if self.keep and not self._by_merged and model.light is not None and keep < len(candidates):
             light = self._ask(model.light, wide, None, run.deadline.left_for_ms("light_rank"))
-            kept = np.sort(np.lexsort((candidates.items, -light))[:keep])
+            kept = np.sort(places(candidates.items, np.ascontiguousarray(light, np.float32))[:keep])
             wide = wide[kept]
             run.lap("light_rank", len(kept))
         attention = _attention(moment, model, candidates.items[kept]) if ranker.attends else None
@@ -206,7 +207,8 @@ def _attention(moment: Moment, model: Model, items: Int64) -> Attended:
 
 def _ordered(positions: Int64, scores: Scores, candidates: Candidates, rows: _Rows, run: Run) -> Order:
     """Best first, equal scores by item number."""
-    order = np.lexsort((candidates.items[positions], -scores))
+    scores = np.ascontiguousarray(scores, np.float32)
+    order = places(candidates.items[positions], scores)
     run.lap("value", len(order))
     return Order(positions[order], scores[order], rows.features, rows.modelled)
 
