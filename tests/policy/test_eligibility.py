@@ -56,8 +56,14 @@ def asked(items: list[Offered], region: int, order: list[int] | None = None) -> 
         flags[i], barred[i], published[i], expires[i] = item.flags, item.barred, item.published, item.expires
         regions[i, : len(item.regions)] = item.regions
     ids = np.array(order if order is not None else range(1, n), np.int64)
-    out = np.full(len(ids) + 2, 99, np.uint8)
-    count = why_ineligible(ids, flags, HIDDEN, published, expires, regions, region, NOW_MS, barred, out)
+    limited = ((flags & HIDDEN != 0) | (expires != 0) | (regions[:, 0] != 0)).astype(np.uint8)
+    out, same = np.full((2, len(ids) + 2), 99, np.uint8)
+    count = why_ineligible(ids, limited, flags, HIDDEN, published, expires, regions, region, NOW_MS, barred, out)
+    all_read = np.ones(n, np.uint8)
+    assert count == why_ineligible(
+        ids, all_read, flags, HIDDEN, published, expires, regions, region, NOW_MS, barred, same
+    )
+    assert np.array_equal(out, same)
     assert out[len(ids) :].tolist() == [99, 99], "wrote behind the end"
     assert count == int((out[: len(ids)] == MAY_SHOW).sum())
     return list(map(int, out[: len(ids)]))

@@ -29,6 +29,7 @@ from headwater.schema.errors import HeadwaterError
 
 KEY_SIZE = 32
 CACHE_SIZE = 262_144
+AGREED_SIZE = 262_144
 SECRET_FILE = "secret.key"  # noqa: S105 (a file's name)
 
 _NONCE = 12
@@ -147,6 +148,7 @@ class LmdbIdentity:
         self._readonly = readonly
         self._entropy = entropy
         self._recent = RecentUsers(CACHE_SIZE)
+        self._agreed: set[int] = set()  # hashes of entries that were checked: they lead to nobody who was erased
         self._open()
         try:
             with self._env.begin(db=self._tables.meta) as txn:
@@ -178,7 +180,15 @@ class LmdbIdentity:
         hashed = self._hash(external)
         with self._env.begin(db=self._tables.users) as txn:
             stored = txn.get(hashed)
-            return None if stored is None else self._checked(txn, hashed, stored)
+            if stored is None:
+                return None
+            if (entry := hash(hashed + stored)) in self._agreed:
+                return _user_key(stored)
+            key = self._checked(txn, hashed, stored)
+        if len(self._agreed) >= AGREED_SIZE:
+            self._agreed.clear()
+        self._agreed.add(entry)
+        return key
 
     def with_surrogate(self, surrogate: int) -> UserKey | None:
         """The user that history calls ``surrogate``, None when unknown or erased."""

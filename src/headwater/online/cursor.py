@@ -15,6 +15,7 @@ import numpy.typing as npt
 from headwater.features.layout import MAX_ITEMS
 from headwater.online.errors import RefusalError
 from headwater.schema.requests import MAX_PAGED
+from headwater.serving.request import NO_ITEMS
 
 Int64 = npt.NDArray[np.int64]
 
@@ -22,7 +23,7 @@ Int64 = npt.NDArray[np.int64]
 def shown_before(cursor: str | None) -> Int64:
     """The items of the pages before. Raises :class:`RefusalError` 400 for what no answer gave as ``next``."""
     if cursor is None:
-        return np.zeros(0, np.int64)
+        return NO_ITEMS
     try:
         packed = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     except (binascii.Error, ValueError):
@@ -37,7 +38,7 @@ def shown_before(cursor: str | None) -> Int64:
 
 def next_cursor(before: Int64, shown: Int64) -> str | None:
     """The cursor behind a page that showed ``shown``; None when a cursor cannot hold what was shown by then."""
-    items = np.concatenate([before, shown])
+    items = np.concatenate([before, shown]) if len(before) else shown
     if len(items) > MAX_PAGED:
         return None
     return urlsafe_b64encode(items.astype("<u4").tobytes()).rstrip(b"=").decode()

@@ -148,9 +148,10 @@ class Recommender:
         for name, given, found in (("about", request.about, about), ("candidates", request.candidates, candidates)):
             if len(found) < len(given):
                 notes.append(f"{name}: {len(given) - len(found)} of {len(given)} items are not in the catalogue")
-        before = shown_before(request.cursor)
-        # what this worker has no row of it cannot show: no room is made for numbers that somebody made up
-        paged = before[before < self.view.table.count]
+        exclude, before = self._known(request.exclude), shown_before(request.cursor)
+        if len(before):
+            # what this worker has no row of it cannot show: no room is made for numbers that somebody made up
+            exclude = np.concatenate([exclude, before[before < self.view.table.count]])
         about = about[-(self._plan.layout.recent_size) :]
         query = Query(
             request_id=request_id,
@@ -160,7 +161,7 @@ class Recommender:
             segments=self._segments(request.context),
             region=self._region(request.context),
             zone=self._zone(request.context),
-            exclude=np.concatenate([self._known(request.exclude), paged]),
+            exclude=exclude,
             anchor=int(about[-1]) if len(about) else 0,
             before=tuple(about[:-1].tolist()),
             candidates=candidates if request.candidates else None,
@@ -266,6 +267,8 @@ class Recommender:
 
     def _known(self, items: list[str]) -> npt.NDArray[np.int64]:
         """The dense numbers of those that the catalogue knows, int64[n]."""
+        if not items:
+            return NO_ITEMS
         found = [self._vocabulary.index(Namespace.ITEM, item) for item in items]
         return np.array([item for item in found if item], np.int64)
 

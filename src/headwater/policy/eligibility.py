@@ -16,14 +16,41 @@ MAY_SHOW, SEEN, EXCLUDED, ABOUT, TIRED, HIDDEN, UNPUBLISHED, EXPIRED, ELSEWHERE 
 
 
 @kernel
+def bar(barred: UInt8, tired: Int64, seen: UInt32, excluded: Int64, about: Int64) -> None:
+    """Mark in ``barred`` (``uint8[items]``) why a user must not get these items; where an item is in several, the last counts."""
+    for item in tired:
+        barred[item] = TIRED
+    for item in seen:
+        barred[item] = SEEN
+    for item in excluded:
+        barred[item] = EXCLUDED
+    for item in about:
+        barred[item] = ABOUT
+
+
+@kernel
+def lift(barred: UInt8, tired: Int64, seen: UInt32, excluded: Int64, about: Int64) -> None:
+    """Take the marks of :func:`bar` back."""
+    for item in tired:
+        barred[item] = MAY_SHOW
+    for item in seen:
+        barred[item] = MAY_SHOW
+    for item in excluded:
+        barred[item] = MAY_SHOW
+    for item in about:
+        barred[item] = MAY_SHOW
+
+
+@kernel
 def why_ineligible(
-    items: Int64, flags: UInt32, hidden: int, published_ms: Int64, expires_ms: Int64, regions: UInt32,
+    items: Int64, limited: UInt8, flags: UInt32, hidden: int, published_ms: Int64, expires_ms: Int64, regions: UInt32,
     region: int, now_ms: int, barred: UInt8, out: UInt8,
 ) -> int:  # fmt: skip
     """Write into ``out[:n]`` why each of ``items`` (``int64[n]``) may not be shown, 0 (``MAY_SHOW``) for one that may; returns
     how many may.
 
-    ``flags``, ``published_ms``, ``expires_ms`` (0: never) and ``regions`` (``uint32[items, r]``, 0 fills up,
+    ``limited`` (``uint8[items]``) is 0 for an item that is not hidden, never expires and is shown everywhere: the columns that say so are not
+    read then, most of what there is to fetch from memory. ``flags``, ``published_ms``, ``expires_ms`` (0: never) and ``regions`` (``uint32[items, r]``, 0 fills up,
     all 0: everywhere) are columns of the item table. ``region`` 0 is an unknown place: only items that
     are shown everywhere. ``barred`` (``uint8[items]``) marks what this user must not get: why, 0 for nothing.
     """
@@ -33,10 +60,13 @@ def why_ineligible(
         out[k] = MAY_SHOW
         if barred[i]:
             out[k] = barred[i]
-        elif flags[i] & hidden:
+        elif limited[i] and flags[i] & hidden:
             out[k] = HIDDEN
         elif published_ms[i] > now_ms:
             out[k] = UNPUBLISHED
+        elif not limited[i]:
+            count += 1
+            continue
         elif expires_ms[i] != 0 and expires_ms[i] <= now_ms:
             out[k] = EXPIRED
         elif regions[i, 0] != 0:

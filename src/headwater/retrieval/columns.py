@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.features.assemble import born_ms
-from headwater.features.layout import I_CLOCK, I_EXPIRES, I_FLAGS, I_PUBLISHED, I_REGIONS
+from headwater.features.layout import FLAG_HIDDEN, I_CLOCK, I_EXPIRES, I_FLAGS, I_PUBLISHED, I_REGIONS
 from headwater.features.rowset import Rows
 from headwater.jit import kernel
 from headwater.schema.items import MAX_REGIONS
 
 Bool = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
 UInt32 = npt.NDArray[np.uint32]
 Float32 = npt.NDArray[np.float32]
 
@@ -27,11 +28,13 @@ _T = TypeVar("_T", bound=np.generic)
 
 class Columns:
     """Of each item what says whether it may be shown (``flags`` uint32[n], ``published`` and ``expires`` int64[n] in ms, dense ``regions``
-    uint32[n, r]), when it was ``born`` (ms, 0: not known), the ``clock`` of its sums, and those sums and counts that were asked for.
+    uint32[n, r]; ``limited`` uint8[n] is 0 where it is not hidden, never expires and has no regions), when it was ``born`` (ms, 0: not known), the
+    ``clock`` of its sums, and those sums and counts that were asked for.
     """
 
     def __init__(self) -> None:
-        self.flags, self.regions = np.zeros(0, np.uint32), np.zeros((0, MAX_REGIONS), np.uint32)
+        self.limited, self.flags = np.zeros(0, np.uint8), np.zeros(0, np.uint32)
+        self.regions = np.zeros((0, MAX_REGIONS), np.uint32)
         self.published, self.expires = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self.born, self.clock = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._sums: dict[int, Float32] = {}
@@ -42,7 +45,9 @@ class Columns:
         if len(self.clock) < len(rows.i8):
             self._make_room(len(rows.i8))
         moved = np.empty(len(changed), np.bool_)
-        _take(rows, changed, self.flags, self.regions, self.published, self.expires, self.born, self.clock, moved)
+        _take(
+            rows, changed, self.limited, self.flags, self.regions, self.published, self.expires, self.born, self.clock, moved
+        )  # fmt: skip
         for cell, column in self._sums.items():
             _take_sums(rows, changed, cell, column)
         for cell, counted in self._counts.items():
@@ -66,7 +71,8 @@ class Columns:
         return column
 
     def _make_room(self, capacity: int) -> None:
-        self.flags, self.regions = _grown(self.flags, capacity), _grown(self.regions, capacity)
+        self.limited, self.flags = _grown(self.limited, capacity), _grown(self.flags, capacity)
+        self.regions = _grown(self.regions, capacity)
         self.published, self.expires = _grown(self.published, capacity), _grown(self.expires, capacity)
         self.born, self.clock = _grown(self.born, capacity), _grown(self.clock, capacity)
         self._sums = {cell: _grown(old, capacity) for cell, old in self._sums.items()}
@@ -81,8 +87,8 @@ def _grown(old: npt.NDArray[_T], capacity: int) -> npt.NDArray[_T]:
 
 @kernel
 def _take(
-    rows: Rows, changed: Int64, flags: UInt32, regions: UInt32, published: Int64, expires: Int64, born: Int64, clock: Int64,
-    moved: Bool,
+    rows: Rows, changed: Int64, limited: UInt8, flags: UInt32, regions: UInt32, published: Int64, expires: Int64, born: Int64,
+    clock: Int64, moved: Bool,
 ) -> None:  # fmt: skip
     for k in range(len(changed)):
         i = changed[k]
@@ -90,6 +96,7 @@ def _take(
         for r in range(regions.shape[1]):
             regions[i, r] = rows.u4[i, I_REGIONS + r]
         published[i], expires[i] = rows.i8[i, I_PUBLISHED], rows.i8[i, I_EXPIRES]
+        limited[i] = (flags[i] & FLAG_HIDDEN) != 0 or expires[i] != 0 or regions[i, 0] != 0
         at = born_ms(rows, i)
         moved[k] = at != born[i]
         born[i], clock[i] = at, rows.i8[i, I_CLOCK]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from headwater.features.layout import FLAG_HIDDEN, U_SEEN_LENGTH
 from headwater.features.plan import Plan
 from headwater.features.rows import User
-from headwater.policy.eligibility import ABOUT, EXCLUDED, MAY_SHOW, SEEN, TIRED, why_ineligible
+from headwater.policy.eligibility import MAY_SHOW, bar, lift, why_ineligible
 from headwater.serving.observer import Observer
 from headwater.serving.request import NO_ITEMS, Query
 from headwater.serving.rules import Rules
@@ -48,16 +48,14 @@ class Eligibility:
         """
         layout, u4 = self._layout, user.u4
         seen = min(int(u4[U_SEEN_LENGTH]), layout.seen_size) if query.candidates is None else 0
-        ring = u4[layout.seen : layout.seen + seen].astype(np.int64)
-        about = [query.anchor, *query.before]
+        ring = u4[layout.seen : layout.seen + seen]
+        about = np.array((query.anchor, *query.before), np.int64)
         tired = NO_ITEMS if rules is None or query.candidates is not None else rules.dropped
-        barred = self._barred
-        barred[tired], barred[ring], barred[query.exclude], barred[about] = TIRED, SEEN, EXCLUDED, ABOUT
+        bar(self._barred, tired, ring, query.exclude, about)
         try:
             yield
         finally:
-            for items in (tired, ring, query.exclude, about):
-                barred[items] = MAY_SHOW
+            lift(self._barred, tired, ring, query.exclude, about)
 
     def may_show(self, ids: Int64, view: View, now_ms: int, rules: Rules | None) -> npt.NDArray[np.bool_]:
         """``bool[n]``: which of ``ids`` may be shown, filters of ``rules`` included."""
@@ -65,7 +63,7 @@ class Eligibility:
             self._verdicts = np.zeros(2 * len(ids), np.uint8)
         held = view.index.columns
         why_ineligible(
-            ids, held.flags, FLAG_HIDDEN, held.published, held.expires, held.regions, self.region, now_ms, self._barred,
+            ids, held.limited, held.flags, FLAG_HIDDEN, held.published, held.expires, held.regions, self.region, now_ms, self._barred,
             self._verdicts,
         )  # fmt: skip
         shown = self._verdicts[: len(ids)] == MAY_SHOW
