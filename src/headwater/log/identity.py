@@ -29,7 +29,7 @@ from headwater.schema.errors import HeadwaterError
 
 KEY_SIZE = 32
 CACHE_SIZE = 262_144
-AGREED_SIZE = 262_144
+AGREED_SIZE = 65_536
 SECRET_FILE = "secret.key"  # noqa: S105 (a file's name)
 
 _NONCE = 12

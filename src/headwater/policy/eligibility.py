@@ -16,29 +16,18 @@ MAY_SHOW, SEEN, EXCLUDED, ABOUT, TIRED, HIDDEN, UNPUBLISHED, EXPIRED, ELSEWHERE 
 
 
 @kernel
-def bar(barred: UInt8, tired: Int64, seen: UInt32, excluded: Int64, about: Int64) -> None:
-    """Mark in ``barred`` (``uint8[items]``) why a user must not get these items; where an item is in several, the last counts."""
+def mark(barred: UInt8, tired: Int64, seen: UInt32, excluded: Int64, about: Int64, bar: bool) -> None:
+    """Note in ``barred`` (``uint8[items]``) why a user must not get these items, the last reason where there are several; or, with ``bar``
+    False, take that back.
+    """
     for item in tired:
-        barred[item] = TIRED
+        barred[item] = TIRED if bar else MAY_SHOW
     for item in seen:
-        barred[item] = SEEN
+        barred[item] = SEEN if bar else MAY_SHOW
     for item in excluded:
-        barred[item] = EXCLUDED
+        barred[item] = EXCLUDED if bar else MAY_SHOW
     for item in about:
-        barred[item] = ABOUT
-
-
-@kernel
-def lift(barred: UInt8, tired: Int64, seen: UInt32, excluded: Int64, about: Int64) -> None:
-    """Take the marks of :func:`bar` back."""
-    for item in tired:
-        barred[item] = MAY_SHOW
-    for item in seen:
-        barred[item] = MAY_SHOW
-    for item in excluded:
-        barred[item] = MAY_SHOW
-    for item in about:
-        barred[item] = MAY_SHOW
+        barred[item] = ABOUT if bar else MAY_SHOW
 
 
 @kernel

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from headwater.features.layout import FLAG_HIDDEN, U_SEEN_LENGTH
 from headwater.features.plan import Plan
 from headwater.features.rows import User
-from headwater.policy.eligibility import MAY_SHOW, bar, lift, why_ineligible
+from headwater.policy.eligibility import MAY_SHOW, mark, why_ineligible
 from headwater.serving.observer import Observer
 from headwater.serving.request import NO_ITEMS, Query
 from headwater.serving.rules import Rules
@@ -51,11 +51,11 @@ class Eligibility:
         ring = u4[layout.seen : layout.seen + seen]
         about = np.array((query.anchor, *query.before), np.int64)
         tired = NO_ITEMS if rules is None or query.candidates is not None else rules.dropped
-        bar(self._barred, tired, ring, query.exclude, about)
+        mark(self._barred, tired, ring, query.exclude, about, True)
         try:
             yield
         finally:
-            lift(self._barred, tired, ring, query.exclude, about)
+            mark(self._barred, tired, ring, query.exclude, about, False)
 
     def may_show(self, ids: Int64, view: View, now_ms: int, rules: Rules | None) -> npt.NDArray[np.bool_]:
         """``bool[n]``: which of ``ids`` may be shown, filters of ``rules`` included."""

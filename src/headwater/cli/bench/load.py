@@ -358,9 +358,8 @@ def _first_in_line() -> None:
     """Real-time priority, where that is allowed: what the server does beside its worker on the processor of the load, and whatever
     else the machine does there, must delay neither a request nor the reading of its answer. `lag_ms` tells how well it went.
     """
-    with contextlib.suppress(
-        AttributeError, PermissionError
-    ):  # not Linux, or not allowed to: it is the last in line then
+    # not on other systems than Linux, and not for everybody: then it waits as others do
+    with contextlib.suppress(AttributeError, PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
