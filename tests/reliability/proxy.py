@@ -26,6 +26,7 @@ class SlowProxy:
         self.delay_s, self.loss, self.asked, self.lost, self.cuts = 0.0, 0.0, 0, 0, 0
         self.url = f"unix://{path}"
         self._path, self._upstream, self._random = path, upstream, random.Random(seed)
+        self._writers: list[asyncio.StreamWriter] = []
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -42,19 +43,28 @@ class SlowProxy:
         server = self._loop.run_until_complete(asyncio.start_unix_server(self._serve, str(self._path)))
         self._ready.set()
         self._loop.run_forever()
-        server.close()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.run_until_complete(self._end(server))
         self._loop.close()
 
+    async def _end(self, server: asyncio.Server) -> None:
+        server.close()
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in self._writers:  # also of who was cancelled while closing them
+            writer.transport.abort()
+        for _ in range(2):  # turns of the loop in which sockets are let go
+            await asyncio.sleep(0)
+
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        self._writers.append(to_client)
         try:
             server, to_server = await asyncio.open_unix_connection(str(self._upstream))
         except OSError:
             to_client.close()
             return
+        self._writers.append(to_server)
         ways = [
             asyncio.create_task(self._carry(client, to_server, answers=False)),
             asyncio.create_task(self._carry(server, to_client, answers=True)),
