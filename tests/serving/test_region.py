@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from headwater.features.assemble import stranger
 from headwater.features.layout import U_SEGMENT
 from headwater.features.plan import compile_plan
-from headwater.features.rows import User, new_rows
 from headwater.log.protocol import Vocabulary
 from headwater.log.record import Namespace
 from headwater.schema.config import Config
@@ -40,9 +40,7 @@ def test_a_user_is_where_the_last_known_country_is() -> None:
     log = Log()
     log.terms[Namespace.SEGMENT] = ["device=phone", "country=NO"]
     log.terms[Namespace.REGION] = ["SE", "NO"]
-    layout = compile_plan(Config()).layout
-    rows = new_rows(1, layout.user_i8, layout.user_f4, layout.user_u4)
-    user = User(rows.i8[0], rows.f4[0], rows.u4[0])
+    user = stranger(compile_plan(Config()))
     where = StoredRegion(Vocabulary(log.above))
     assert where(user, 1) == 0
     user.u4[U_SEGMENT] = np.uint32(1)

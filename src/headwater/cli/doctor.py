@@ -18,6 +18,7 @@ from headwater.cli.options import (
     Settings,
     print_json,
     settings,
+    system_clock,
 )
 from headwater.schema.errors import HeadwaterError, UnavailableError
 
@@ -315,7 +316,6 @@ def _remote_ranker(chosen: Settings) -> Check:
 
 def _tables(chosen: Settings) -> Iterator[Check]:
     """How up to date each of [[tables]] is, as its loader saw it last."""
-    from headwater.cli.options import system_clock
     from headwater.features.module import configured_columns
     from headwater.offline.tables.read import reads_of
     from headwater.offline.tables.standing import Standing, read_standing

@@ -54,8 +54,7 @@ def why_ineligible(
         elif published_ms[i] > now_ms:
             out[k] = UNPUBLISHED
         elif not limited[i]:
-            count += 1
-            continue
+            pass
         elif expires_ms[i] != 0 and expires_ms[i] <= now_ms:
             out[k] = EXPIRED
         elif regions[i, 0] != 0:

@@ -134,7 +134,7 @@ class RankStage:
         keep = run.width(max(self.keep, moment.k), moment.k)
         if self.keep and not self._by_merged and model.light is not None and keep < len(candidates):
             light = self._ask(model.light, wide, None, run.deadline.left_for_ms("light_rank"))
-            kept = np.sort(places(candidates.items, np.ascontiguousarray(light, np.float32))[:keep])
+            kept = np.sort(places(candidates.items, light)[:keep])
             wide = wide[kept]
             run.lap("light_rank", len(kept))
         attention = _attention(moment, model, candidates.items[kept]) if ranker.attends else None
@@ -179,7 +179,7 @@ class RankStage:
         if limit_ms < LEAST_ASK_MS:
             raise TooLateError("deadline: no time to ask the ranker")
         try:
-            scores = self._scorer.score(ranker, rows, attention, limit_ms)
+            scores = np.ascontiguousarray(self._scorer.score(ranker, rows, attention, limit_ms), np.float32)
         except StalledError:
             self._assembly.replace()  # the thread may read these rows for as long as it hangs
             raise
@@ -207,7 +207,6 @@ def _attention(moment: Moment, model: Model, items: Int64) -> Attended:
 
 def _ordered(positions: Int64, scores: Scores, candidates: Candidates, rows: _Rows, run: Run) -> Order:
     """Best first, equal scores by item number."""
-    scores = np.ascontiguousarray(scores, np.float32)
     order = places(candidates.items[positions], scores)
     run.lap("value", len(order))
     return Order(positions[order], scores[order], rows.features, rows.modelled)

@@ -184,11 +184,16 @@ def _unscaled(layer: nn.Linear, inputs: InputLayer) -> nn.Linear:
     return folded
 
 
+def _reached(layer: InputLayer) -> Tensor:
+    """bool (pieces,): those that some value reaches."""
+    return layer.low.flatten() < NEVER
+
+
 def _live(layer: InputLayer) -> Tensor:
     """bool (channels,): all but the pieces that no value reaches, a fifth of the channels where columns are often 0."""
     live = torch.ones(layer.size, dtype=torch.bool)
     columns = len(layer.mean)
-    live[columns : columns + layer.low.numel()] = layer.low.flatten() < NEVER
+    live[columns : columns + layer.low.numel()] = _reached(layer)
     return live
 
 
@@ -201,11 +206,11 @@ def _inputs(graph: Graph, layer: InputLayer) -> str:
     known = graph.add("Where", gone, graph.column(layer.fill), columns)
     bent = graph.add("Softsign", graph.add("Mul", known, graph.column(layer.unit)))
     parts = [bent]
-    live = (layer.low.flatten() < NEVER).nonzero().flatten()
-    if live.numel():
-        repeated = graph.add("Gather", known, graph.constant(live % len(layer.mean)), axis=0)
-        pieces = graph.add("Sub", repeated, graph.column(layer.low.flatten()[live]))
-        pieces = graph.add("Mul", pieces, graph.column(layer.slope.flatten()[live]))
+    reached = _reached(layer).nonzero().flatten()
+    if reached.numel():
+        repeated = graph.add("Gather", known, graph.constant(reached % len(layer.mean)), axis=0)
+        pieces = graph.add("Sub", repeated, graph.column(layer.low.flatten()[reached]))
+        pieces = graph.add("Mul", pieces, graph.column(layer.slope.flatten()[reached]))
         parts.append(graph.clip(pieces, 0.0, 1.0))
     if layer.missing.numel():
         parts.append(graph.cast(graph.add("Gather", gone, graph.constant(layer.missing), axis=0)))
