@@ -87,9 +87,9 @@ def assert_same_state(plan: Plan, fold: Fold, slow: SlowFold) -> None:
     assert max(slow.items, default=0) < max(fold.items.count, 1)
     for item in range(fold.items.count):
         row = User(rows.i8[item], rows.f4[item], rows.u4[item])
-        assert_same_row(f"item {item}", row, item_row(plan, slow.items.get(item)))
+        assert_same_row(f"item {item}", row, item_row(plan, slow, item))
     for user in sorted({*fold.users.known(), *slow.users}):
-        assert_same_row(f"user {user}", fold.users.user(user), user_row(plan, slow.users.get(user)))
+        assert_same_row(f"user {user}", fold.users.user(user), user_row(plan, slow, user))
 
 
 def all_bytes(fold: Fold) -> dict[str, list[bytes]]:

@@ -111,11 +111,11 @@ def _judge(folder: Path, config: Config, made: list[Event], outcome: Outcome) ->
         for name in dict.fromkeys(event.user for event in made):
             key = identity.lookup(name)
             user = 0 if key is None else key.user
-            equal &= _same(fold.users.user(user), user_row(plan, slow.users.get(user)))
+            equal &= _same(fold.users.user(user), user_row(plan, slow, user))
             rows += 1
         for item in range(fold.items.count):
             table = fold.items.rows
-            equal &= _same((table.i8[item], table.f4[item], table.u4[item]), item_row(plan, slow.items.get(item)))
+            equal &= _same((table.i8[item], table.f4[item], table.u4[item]), item_row(plan, slow, item))
             rows += 1
         assert log.vocabulary().size(Namespace.ITEM) + 1 == fold.items.count
         return msgspec.structs.replace(

@@ -101,7 +101,12 @@ def _fold_and_answer(
     The last question may stand behind the last event. Returns how many events were skipped.
     """
     layout, lives, types, affinities = programs.layout, programs.lives, programs.types, programs.affinities
-    user_program, item_program, everybody = programs.users, programs.items, programs.everybody
+    user_program, item_program, everybody, factors = (
+        programs.users,
+        programs.items,
+        programs.everybody,
+        programs.factors,
+    )
     skipped, q = 0, first
     for e in range(begin, end + 1):
         while q < last and asked.position[q] == e:
@@ -117,14 +122,14 @@ def _fold_and_answer(
                 segment_1 = int(u4[U_SEGMENT + 1])
             offset_ms = zone_offset_ms(zones, int(u4[U_ZONE]), now_ms)
             assemble_row(i8, f4, u4, items, asked.item[q:stop], segment_0, segment_1, asked.surface[q], offset_ms, now_ms, layout, lives,
-                         affinities, reads, scratch, out[q - first : stop - first])  # fmt: skip
+                         affinities, factors, reads, scratch, out[q - first : stop - first])  # fmt: skip
             q = stop
         if e < end:
             if events.type[e] == 0:
                 skipped += 1
             else:
                 fold_event(events, e, users, items, layout, lives, types, user_program, item_program, everybody, affinities,
-                           workspace, dirty_users, dirty_items)  # fmt: skip
+                           factors, workspace, dirty_users, dirty_items)  # fmt: skip
     return skipped
 
 

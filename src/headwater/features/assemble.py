@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from headwater.features.decay import since_landmark
 from headwater.features.definitions import Formula, Side, TermOp
+from headwater.features.factors import DEPTH as VISIT
+from headwater.features.factors import PARTS, FactorProgram, context, recent_positives, score_all
 from headwater.features.fold_kernel import idle
 from headwater.features.layout import (
     I_CATEGORIES,
@@ -55,6 +57,7 @@ MAX_RATIO = 1e6  # ratios of weights that decayed to almost nothing stop here
 _SEGMENT_WEIGHT, _SEGMENT_SHARE, _SEGMENT_LIFT, _SEGMENT_CODE, _HOUR, _WEEKDAY, _CONSTANT, _SURFACE_CODE = (
     int(op) for op in TermOp if TermOp.SEGMENT_WEIGHT <= op <= TermOp.SURFACE_CODE
 )
+_FACTORS_RECENT, _FACTORS = int(TermOp.FACTORS_RECENT), int(TermOp.FACTORS)
 _VALUE, _RATE, _SHARE, _TREND, _LIFT, _DIFFERENCE, _PRODUCT, _LOG = (int(formula) for formula in Formula)
 _USER, _ITEM, _EVERYBODY = (int(side) for side in Side)
 
@@ -76,6 +79,8 @@ class Scratch(NamedTuple):
     query: Float32  # (2, content_size)
     recent: Int64  # (DEPTH,)
     weights: Float64  # (DEPTH,)
+    contexts: Float64  # (PARTS, size) of online factors
+    visit: Int64  # (VISIT,) recent items in their context
 
 
 def new_scratch(items: int, candidates: int, plan: Plan) -> Scratch:
@@ -87,6 +92,8 @@ def new_scratch(items: int, candidates: int, plan: Plan) -> Scratch:
         np.zeros((2, plan.layout.content_size), np.float32),
         np.zeros(DEPTH, np.int64),
         np.zeros(DEPTH, np.float64),
+        np.zeros((PARTS, plan.factors.size), np.float64),
+        np.zeros(VISIT, np.int64),
     )
 
 
@@ -267,21 +274,24 @@ def _formula(formula: int, a: float, b: float, c: float, p: float, q: float) -> 
 @inline
 def assemble_row(
     u_i8: Int64, u_f4: Float32, u_u4: UInt32, items: Rows, candidates: Int64, segment_0: int, segment_1: int,
-    surface: int, offset_ms: int, now_ms: int, layout: Layout, lives: Lives, affinities: AffinityProgram, reads: ReadProgram,
-    scratch: Scratch, out: Float32,
+    surface: int, offset_ms: int, now_ms: int, layout: Layout, lives: Lives, affinities: AffinityProgram, factors: FactorProgram,
+    reads: ReadProgram, scratch: Scratch, out: Float32,
 ) -> None:  # fmt: skip
     """All terms of all candidates, then all columns, into ``out[:n]``."""
     n = len(candidates)
-    terms, factors = scratch.terms, scratch.factors
+    terms, faded = scratch.terms, scratch.factors
     segments = (segment_0, segment_1)
     length = recent_items(u_u4, layout, scratch.recent, scratch.weights)
     cross_terms(items, candidates, layout, lives, reads, scratch.where, terms, scratch.query, scratch.recent,
                 scratch.weights, length, now_ms)  # fmt: skip
+    if factors.size > 0:
+        visit = recent_positives(u_u4, 0, now_ms // 1000, layout, factors.positive, scratch.visit)
+        context(u_f4, items, scratch.visit, visit, segment_0, segment_1, factors, scratch.contexts)
     for u in range(len(reads.item_lives)):
         h = reads.item_lives[u]
         for r in range(n):
             ahead(items.i8, candidates, r, I_CLOCK)
-            factors[h, r] = since_landmark(items.i8[candidates[r], I_CLOCK], now_ms, lives.rate[h], lives.period_ms[h])
+            faded[h, r] = since_landmark(items.i8[candidates[r], I_CLOCK], now_ms, lives.rate[h], lives.period_ms[h])
     for t in range(len(reads.op)):
         op, side, cell, life = reads.op[t], reads.side[t], reads.cell[t], reads.life[t]
         if side == _USER:
@@ -297,7 +307,7 @@ def assemble_row(
         elif op == _DECAYED:
             for r in range(n):
                 ahead(items.f4, candidates, r, cell)
-                terms[t, r] = items.f4[candidates[r], cell] * factors[life, r]
+                terms[t, r] = items.f4[candidates[r], cell] * faded[life, r]
         elif op == _WINDOW:
             tiles, tile_ms = reads.other[t], reads.tile_ms[t]
             head = now_ms // tile_ms
@@ -348,10 +358,12 @@ def assemble_row(
             theirs = since_landmark(items.i8[0, I_CLOCK], now_ms, lives.rate[h], lives.period_ms[h])
             for r in range(n):
                 ahead(items.f4, candidates, r, cell + WIDE * segment)
-                terms[t, r] = _segment(op, items, candidates[r], cell, segment, factors[h, r], theirs)
+                terms[t, r] = _segment(op, items, candidates[r], cell, segment, faded[h, r], theirs)
         elif op == _CONSTANT:
             for r in range(n):
                 terms[t, r] = np.nan
+        elif op >= _FACTORS_RECENT and op <= _FACTORS:
+            score_all(items, candidates, op - _FACTORS_RECENT, factors, scratch.contexts, terms, t)
     for d in range(len(reads.formula)):
         formula, first, second, third = reads.formula[d], reads.term[d, 0], reads.term[d, 1], reads.term[d, 2]
         p, q, default = reads.constants[d, 0], reads.constants[d, 1], reads.default[d]
@@ -363,10 +375,11 @@ def assemble_row(
 @kernel
 def _assemble(
     user: User, items: Rows, candidates: Int64, segment_0: int, segment_1: int, surface: int, offset_ms: int,
-    now_ms: int, layout: Layout, lives: Lives, affinities: AffinityProgram, reads: ReadProgram, scratch: Scratch, out: Float32,
+    now_ms: int, layout: Layout, lives: Lives, affinities: AffinityProgram, factors: FactorProgram, reads: ReadProgram,
+    scratch: Scratch, out: Float32,
 ) -> None:  # fmt: skip
     assemble_row(user.i8, user.f4, user.u4, items, candidates, segment_0, segment_1, surface, offset_ms, now_ms, layout, lives,
-                 affinities, reads, scratch, out)  # fmt: skip
+                 affinities, factors, reads, scratch, out)  # fmt: skip
 
 
 def anchor_user(user: User, item: int, layout: Layout, before: Sequence[int] = ()) -> None:
@@ -405,6 +418,6 @@ def assemble(
     rows = out[: len(candidates)]
     _assemble(
         user, items, candidates, context.segments[0], context.segments[1], context.surface, context.offset_ms, now_ms,
-        plan.layout, plan.lives, plan.affinities, plan.reads, scratch, rows,
+        plan.layout, plan.lives, plan.affinities, plan.factors, plan.reads, scratch, rows,
     )  # fmt: skip
     return rows

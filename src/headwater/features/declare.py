@@ -248,13 +248,16 @@ _SIMPLE = {
     "co_weight": (TermOp.CO_WEIGHT, "weight"), "co_fast_last": (TermOp.CO_FAST_LAST, "probability"),
     "co_fast_sum": (TermOp.CO_FAST_SUM, "probability"), "content_last": (TermOp.CONTENT_LAST, "cosine"),
     "content_mean": (TermOp.CONTENT_MEAN, "cosine"),
+    "factors": (TermOp.FACTORS, "log lift"), "factors_recent": (TermOp.FACTORS_RECENT, "log lift"),
+    "factors_segments": (TermOp.FACTORS_SEGMENTS, "log lift"), "factors_user": (TermOp.FACTORS_USER, "log lift"),
 }  # fmt: skip
 
 
 def read(name: str, what: str, **about: Unpack[About]) -> Column:
     """Something that Headwater keeps anyway: ``price``, ``age``, ``recent_length``, the similarities of the user's
     recent items to the candidate (``content_last``, ``content_mean``, ``same_category``) and its co-visits with them
-    (``co_last``, ``co_sum``, ``co_count``, ``co_weight``, ``co_fast_last``, ``co_fast_sum``).
+    (``co_last``, ``co_sum``, ``co_count``, ``co_weight``, ``co_fast_last``, ``co_fast_sum``), and, where ``features.factors.size`` is not 0, online
+    factors (``factors``, ``factors_recent``, ``factors_segments``, ``factors_user``).
     """
     if what not in _SIMPLE:
         raise ConfigurationError(f'feature {name}: there is no "{what}": it is one of {", ".join(_SIMPLE)}')

@@ -155,6 +155,13 @@ def _cross_columns(config: Config) -> list[Column]:
         read("content_last", "content_last", description="content similarity to the latest item"),
         read("content_mean", "content_mean", description="content similarity to the recent items, recency-weighted"),
     ]  # fmt: skip
+    if config.features.factors.size:
+        columns += [
+            read("factors", "factors", description="online factors: log lift of the candidate in the whole context"),
+            read("factors_recent", "factors_recent", description="online factors: the recent items' part of it"),
+            read("factors_segments", "factors_segments", description="online factors: the segments' part of it"),
+            read("factors_user", "factors_user", description="online factors: the user's part of it"),
+        ]
     for k, key in enumerate(config.segments.keys):
         name = key.replace(JOIN, "_")
         columns.append(segment(f"segment_{name}_share", k, "share", description=f"share inside the request's {key}"))

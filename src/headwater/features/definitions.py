@@ -69,6 +69,10 @@ class TermOp(IntEnum):
     WEEKDAY = 34
     CONSTANT = 35  # nothing: the column's default
     SURFACE_CODE = 36  # a code of the request's surface, 1 … 65,535
+    FACTORS_RECENT = 37  # online factors: the recent items of the visit with the candidate
+    FACTORS_SEGMENTS = 38  # the request's segments with the candidate
+    FACTORS_USER = 39  # the user with the candidate
+    FACTORS = 40  # all three together
 
 
 class Formula(IntEnum):

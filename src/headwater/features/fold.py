@@ -134,9 +134,9 @@ class Fold:
         self.unseal = unseal
         self.cache_users = cache_users
         self.programs = Programs(
-            plan.layout, plan.lives, plan.types, plan.users, plan.items, plan.everybody, plan.affinities
+            plan.layout, plan.lives, plan.types, plan.users, plan.items, plan.everybody, plan.affinities, plan.factors
         )
-        self.workspace: Workspace = new_workspace(plan.lives)
+        self.workspace: Workspace = new_workspace(plan.lives, plan.factors)
         counts_served = plan.outcomes is not None and plan.outcomes.served
         self._single = np.append(_SINGLE, np.uint8(Kind.SERVED)) if counts_served else _SINGLE
         self.items = ItemTable(plan.layout)

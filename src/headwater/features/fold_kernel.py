@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from headwater.features.bounded import forget, left, like, remember, see, show, touch
 from headwater.features.co_visits import co_visit, rescale, stretch
+from headwater.features.factors import DEPTH, PARTS, FactorProgram, learn
 from headwater.features.layout import (
     I_CATEGORIES,
     I_CLOCK,
@@ -80,6 +81,7 @@ class Programs(NamedTuple):
     items: CellProgram
     everybody: CellProgram  # the items' program for row 0
     affinities: AffinityProgram
+    factors: FactorProgram
 
 
 class Workspace(NamedTuple):
@@ -91,14 +93,17 @@ class Workspace(NamedTuple):
     scales: Float64  # (lives,) what a row's sums are multiplied with when its clock moves
     tile: Int64  # (spans,) number of the tile
     place: Int64  # (spans,) and its place in the ring
+    contexts: Float64  # (PARTS + 2, size) of online factors
+    latest: Int64  # (DEPTH,) recent items in a context
 
 
-def new_workspace(lives: Lives) -> Workspace:
-    """Memory for a plan with these half-lives."""
+def new_workspace(lives: Lives, factors: FactorProgram) -> Workspace:
+    """Memory for a plan with these half-lives and factors."""
     count, spans = len(lives.rate), len(lives.tile_ms)
     return Workspace(
         np.zeros(count, np.int64), np.zeros(count, np.float64), np.zeros(count, np.float64),
         np.zeros(count, np.float64), np.zeros(spans, np.int64), np.zeros(spans, np.int64),
+        np.zeros((PARTS + 2, factors.size), np.float64), np.zeros(DEPTH, np.int64),
     )  # fmt: skip
 
 
@@ -311,7 +316,7 @@ def _fold_item(
 def fold_event(
     events: Events, e: int, users: Rows, items: Rows, layout: Layout, lives: Lives, types: TypeProgram,
     user_program: CellProgram, item_program: CellProgram, everybody: CellProgram, affinities: AffinityProgram,
-    workspace: Workspace, dirty_users: UInt8, dirty_items: UInt8,
+    factors: FactorProgram, workspace: Workspace, dirty_users: UInt8, dirty_items: UInt8,
 ) -> None:  # fmt: skip
     """Fold event ``e``, whose type is configured.
 
@@ -345,6 +350,21 @@ def fold_event(
             )
             > 0
         )
+        if factors.size > 0:
+            learn(
+                u4,
+                f4,
+                items,
+                item,
+                time_ms,
+                segment_0,
+                segment_1,
+                layout,
+                factors,
+                workspace.contexts,
+                workspace.latest,
+                dirty_items,
+            )
     if counts:
         for row, program in ((np.int64(0), everybody), (item, item_program)):
             _fold_item(items.i8[row], items.f4[row], items.u4[row], slot, sign, time_ms, value, person, item, category,
@@ -397,13 +417,18 @@ def fold_events(
     every event, but for a trial, which changes its user's row alone.
     """
     layout, lives, types, affinities = programs.layout, programs.lives, programs.types, programs.affinities
-    user_program, item_program, everybody = programs.users, programs.items, programs.everybody
+    user_program, item_program, everybody, factors = (
+        programs.users,
+        programs.items,
+        programs.everybody,
+        programs.factors,
+    )
     skipped = 0
     for e in range(begin, end):
         if events.type[e] == 0:
             skipped += 1
         else:
-            fold_event(events, e, users, items, layout, lives, types, user_program, item_program, everybody, affinities, workspace,
+            fold_event(events, e, users, items, layout, lives, types, user_program, item_program, everybody, affinities, factors, workspace,
                        dirty_users, dirty_items)  # fmt: skip
     return skipped
 

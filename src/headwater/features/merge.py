@@ -18,7 +18,7 @@ def merge_user(
     """Add everything of row ``source`` (an anonymous session) to row ``target``, then empty ``source``.
 
     Decayed sums and windows meet at the later of the two clocks; the sequences interleave by time; counts add; of
-    two latest values the later one stays (the target's at one time). Attributes and table values stay the target's.
+    two latest values the later one stays (the target's at one time), of two vectors of factors the one that learnt more. Attributes and table values stay the target's.
     A row that was idle for too long at ``received_ms`` is as good as none.
     """
     layout, program, affinities = programs.layout, programs.users, programs.affinities
@@ -65,6 +65,10 @@ def merge_user(
             if s_u4[keys + k] != 0:
                 like(t_f4, t_u4, int(s_u4[keys + k]), float(s_f4[weights + k]),
                       int(s_u4[keys + size + k]), False, weights, keys, size)  # fmt: skip
+    at, size = programs.factors.user_f4, programs.factors.size
+    if size > 0 and s_f4[at + size] > t_f4[at + size]:  # factors do not add: those that learnt more stay
+        for c in range(at, at + size + 1):
+            t_f4[c] = s_f4[c]
     for k in range(np.int64(s_u4[U_RECENT_LENGTH])):
         remember(t_u4, int(s_u4[layout.recent_keys + k]), int(s_u4[layout.recent_times + k]), layout)
     added = int(s_u4[U_SEEN_LENGTH])

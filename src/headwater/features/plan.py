@@ -6,20 +6,21 @@ shares and lifts need no second structure.
 
 User row
     i8: clock, first, latest times…, times of last values…, times of tables…
-    f4: decayed cells…, windows…, last values…, affinity weights…
+    f4: decayed cells…, windows…, last values…, affinity weights…, block of online factors
     u4: recent length, seen length, segment × 2, zone, counts…, extremes…, distinct…, attributes…, tables…,
         affinity keys and times…, untouched items and times…, recent keys, recent times, seen
 Item row
     i8: clock, first, published, expires, co-visit clock, latest times…, times of last values…, times of tables…
     f4: decayed cells…, windows…, last values…, segment cells, co-visit weights, the same at the fast half-life,
-        their two totals, price, content vector. Decayed and segment cells have their rest (``sums``) behind them, windows
+        their two totals, price, content vector, blocks of online factors (``factors``). Decayed and segment cells have their rest (``sums``) behind them, windows
         the rests of all tiles behind the tiles
-    u4: flags, categories × 8, regions × 8, counts…, extremes…, distinct…, attributes…, tables…, co-visit keys
+    u4: flags, categories × 8, regions × 8, counts…, extremes…, distinct…, attributes…, tables…, co-visit keys, two cells of factors
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -45,6 +46,7 @@ from headwater.features.aggregations import (
 from headwater.features.decay import FOREVER_MS, PERIOD
 from headwater.features.defaults import default_affinity
 from headwater.features.definitions import Column, Side, popularity_cell, version_of
+from headwater.features.factors import BLOCKS, CELLS, FactorProgram
 from headwater.features.layout import (
     I_CATEGORIES,
     I_COUNTS,
@@ -102,6 +104,7 @@ class Plan:
     items: CellProgram
     everybody: CellProgram  # of item row 0: what some term reads of everybody
     affinities: AffinityProgram
+    factors: FactorProgram
     reads: ReadProgram
     positions: dict[Aggregation, tuple[int, int]]  # where each aggregation lies, and its second part (0: it has none)
     item_attributes: tuple[tuple[Attribute, int], ...]
@@ -147,13 +150,16 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
     segment_f4 = items.f4_end
     co_f4 = segment_f4 + WIDE * len(config.segments.keys) * features.segment_slots
     co_fast, co_total = co_f4 + co.neighbours, co_f4 + 2 * co.neighbours
+    factor_f4, factor_u4 = co_total + 3 + features.content_size, items.u4_end + co.neighbours
+    learnt = features.factors
+    block = learnt.size + 1 if learnt.size else 0
     layout = Layout(
         user_i8=users.i8_end,
-        user_f4=affinities.f4_end,
+        user_f4=affinities.f4_end + block,
         user_u4=seen + features.seen,
         item_i8=items.i8_end,
-        item_f4=co_total + 3 + features.content_size,
-        item_u4=items.u4_end + co.neighbours,
+        item_f4=factor_f4 + BLOCKS * block,
+        item_u4=factor_u4 + (CELLS if block else 0),
         recent_size=features.recent,
         recent_keys=recent_keys,
         recent_times=recent_keys + features.recent,
@@ -184,17 +190,21 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
     positions = {**users.at, **items.at, **affinities.at}
     of_all = of_everybody(columns) | ({outcomes.traffic} if outcomes is not None else set())
     versions = tuple(version_of(column) for column in columns)
-    described = {
-        "state": STATE_VERSION,
-        "columns": list(zip((c.name for c in columns), versions, strict=True)),
-        "cells": [msgspec.to_builtins(cell) for cell in cells],
-        "layout": list(
-            layout if untouched_size else layout[:-3]
-        ),  # a plan without fatigue is the one that it always was
-        "lives": lives_ms,
-        "events": [msgspec.to_builtins(t) for t in config.events],
-        "segments": list(config.segments.keys),
-    } | ({"shown": list(shown)} if untouched_size else {})
+    described = (
+        {
+            "state": STATE_VERSION,
+            "columns": list(zip((c.name for c in columns), versions, strict=True)),
+            "cells": [msgspec.to_builtins(cell) for cell in cells],
+            "layout": list(
+                layout if untouched_size else layout[:-3]
+            ),  # a plan without fatigue is the one that it always was
+            "lives": lives_ms,
+            "events": [msgspec.to_builtins(t) for t in config.events],
+            "segments": list(config.segments.keys),
+        }
+        | ({"shown": list(shown)} if untouched_size else {})
+        | ({"factors": msgspec.to_builtins(learnt)} if block else {})
+    )
     digest = hashlib.sha256(msgspec.json.encode(described, order="deterministic")).hexdigest()[:16]
     return Plan(
         hash=digest,
@@ -222,7 +232,11 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
         items=items.program(names, lives_ms, spans),
         everybody=items.program(names, lives_ms, spans, of_all),
         affinities=affinities.program(names, lives_ms, items.at),
-        reads=compile_reads(columns, positions, lives_ms, affinities.groups, layout),
+        factors=FactorProgram(
+            learnt.size, learnt.negatives, factor_f4, factor_u4, affinities.f4_end, learnt.learning_rate, learnt.regularisation,
+            math.log(learnt.negatives), np.array([0, *(t.positive for t in config.events)], np.uint8),
+        ),
+        reads=compile_reads(columns, positions, lives_ms, affinities.groups, layout, learnt.size),
         positions=positions,
         item_attributes=tuple((c, items.at[c][0]) for c in items.of(Attribute)),
         user_attributes=tuple((c, users.at[c][0]) for c in users.of(Attribute)),

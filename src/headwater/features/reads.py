@@ -15,17 +15,18 @@ _CROSSES = (
     TermOp.CO_LAST, TermOp.CO_SUM, TermOp.CO_COUNT, TermOp.CO_WEIGHT, TermOp.CO_FAST_LAST, TermOp.CO_FAST_SUM,
 )  # fmt: skip
 _CONTENTS = (TermOp.CONTENT_LAST, TermOp.CONTENT_MEAN)
+_FACTORS = (TermOp.FACTORS, TermOp.FACTORS_RECENT, TermOp.FACTORS_SEGMENTS, TermOp.FACTORS_USER)
 
 
 def compile_reads(
     columns: tuple[Column, ...], positions: dict[Aggregation, tuple[int, int]], lives_ms: list[int],
-    affinities: Sequence[Affinity], layout: Layout,
+    affinities: Sequence[Affinity], layout: Layout, factors: int,
 ) -> ReadProgram:  # fmt: skip
-    """Unite the terms of all columns, and say where each finds its cells."""
+    """Unite the terms of all columns, and say where each finds its cells. ``factors``: the size of vectors of online factors, 0: none are kept."""
     terms = list(dict.fromkeys(term for column in columns for term in column.terms))
     for column in columns:
         for term in column.terms:
-            _check(column, term, layout)
+            _check(column, term, layout, factors)
     count = len(terms)
     cell, other, life = (np.zeros(count, np.int32) for _ in range(3))
     tile_ms, parameter = np.zeros(count, np.int64), np.zeros(count, np.float64)
@@ -88,7 +89,11 @@ def _item_lives(terms: list[Term], lives_ms: list[int], layout: Layout) -> list[
     return sorted(set(lives))
 
 
-def _check(column: Column, term: Term, layout: Layout) -> None:
+def _check(column: Column, term: Term, layout: Layout, factors: int) -> None:
+    if term.op in _FACTORS and not factors:
+        raise ConfigurationError(
+            f'feature "{column.name}" reads online factors, and none are kept: set features.factors.size, such as 24'
+        )
     limits = {
         TermOp.EMBEDDING: (layout.content_size, "features.content_size"),
         TermOp.RECENT_ITEM: (layout.recent_size, "features.recent"),

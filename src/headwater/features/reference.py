@@ -17,6 +17,8 @@ from typing import get_args
 from headwater.features import aggregations, declare
 from headwater.features.defaults import default_columns
 from headwater.features.definitions import Column, version_of
+from headwater.features.factors import ALONE
+from headwater.features.factors import DEPTH as VISIT
 from headwater.features.plan import MAX_LIVES
 from headwater.features.recent import DEPTH, DISCOUNT
 from headwater.features.wording import FORMULAS, KINDS, TERMS, entity_of
@@ -36,6 +38,8 @@ def reference(config: Config | None = None) -> str:
         "{MAX_LIVES}": str(MAX_LIVES),
         "{MAX_SLOTS}": str(declare.MAX_SLOTS),
         "{DISCOUNT}": f"{DISCOUNT:g}",
+        "{VISIT}": str(VISIT),
+        "{ALONE}": f"{ALONE:g}",
         "{DECLARE}": "\n\n".join(_function(function) for function in declarations()),
         "{AGGREGATIONS}": "\n\n".join(_aggregation(kind) for kind in get_args(aggregations.Aggregation)),
         "{TERMS}": _table(("term", ""), ((f"`{op.name}`", TERMS[op]) for ops in KINDS.values() for op in ops)),

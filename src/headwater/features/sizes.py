@@ -18,6 +18,7 @@ from headwater.features.aggregations import (
     TableValue,
     Windowed,
 )
+from headwater.features.factors import BLOCKS, CELLS
 from headwater.features.layout import I_COUNTS, I_TIMES, U_COUNTS, U_TIMES, WIDE, Layout
 from headwater.features.packing import most_words
 from headwater.features.plan import Plan, compile_plan
@@ -80,12 +81,15 @@ def sizes(plan: Plan) -> Sizes:
     layout = plan.layout
     user, item = widths(layout)
     segments = NUMBER * WIDE * len(plan.segment_keys) * layout.segment_size
+    size = plan.factors.size
+    block = NUMBER * (size + 1) if size else 0
     return Sizes(
         user=user,
         user_parts=_without_empty(
             {"clock and first": TIME * U_TIMES, "lengths, segments, zone": CODE * U_COUNTS}
             | _cells(plan, "user")
             | {
+                "online factors": block,
                 "untouched items": 2 * CODE * layout.untouched_size,
                 "recent sequence": 2 * CODE * layout.recent_size,
                 "seen ring": CODE * layout.seen_size,
@@ -101,6 +105,7 @@ def sizes(plan: Plan) -> Sizes:
                 "co-visits": (2 * NUMBER + CODE) * layout.co_size + 2 * NUMBER,
                 "price": NUMBER,
                 "content": NUMBER * layout.content_size,
+                "online factors": BLOCKS * block + (CODE * CELLS if size else 0),
             }
         ),
     )

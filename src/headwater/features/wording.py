@@ -56,6 +56,10 @@ TERMS: dict[TermOp, str] = {
     TermOp.WEEKDAY: "day of the week there, Monday is 0",
     TermOp.CONSTANT: "nothing: the column's default",
     TermOp.SURFACE_CODE: "a code of the request's surface, 1 to 65,535; 0 when it is unknown",
+    TermOp.FACTORS_RECENT: "online factors: the recent items' vectors with the candidate's; 0 when nothing was learnt",
+    TermOp.FACTORS_SEGMENTS: "online factors: the vectors of the request's segments with the candidate's",
+    TermOp.FACTORS_USER: "online factors: the user's vector with the candidate's",
+    TermOp.FACTORS: "online factors: the sum of these three, about `log(P(candidate | context) / P(candidate))`",
 }
 
 FORMULAS: dict[Formula, str] = {
@@ -83,12 +87,13 @@ KINDS: dict[str, tuple[TermOp, ...]] = {
     "co-visits": (TermOp.CO_LAST, TermOp.CO_SUM, TermOp.CO_COUNT, TermOp.CO_WEIGHT, TermOp.CO_FAST_LAST, TermOp.CO_FAST_SUM),
     "content": (TermOp.CONTENT_LAST, TermOp.CONTENT_MEAN),
     "segments": (TermOp.SEGMENT_WEIGHT, TermOp.SEGMENT_SHARE, TermOp.SEGMENT_LIFT),
+    "online factors": (TermOp.FACTORS_RECENT, TermOp.FACTORS_SEGMENTS, TermOp.FACTORS_USER, TermOp.FACTORS),
     "context": (TermOp.SEGMENT_CODE, TermOp.SURFACE_CODE, TermOp.HOUR, TermOp.WEEKDAY, TermOp.CONSTANT),
 }  # fmt: skip
 
 _KIND_OF = {op: kind for kind, ops in KINDS.items() for op in ops}
 _DAY_MS = 86_400_000
-_CROSSES = {"affinities", "same category", "co-visits", "content", "segments"}
+_CROSSES = {"affinities", "same category", "co-visits", "content", "segments", "online factors"}
 _OF_REQUEST = {TermOp.HOUR, TermOp.WEEKDAY, TermOp.SEGMENT_CODE, TermOp.SURFACE_CODE, TermOp.CONSTANT}
 
 
@@ -107,7 +112,9 @@ def _parties(term: Term) -> tuple[str, ...]:
     if term.op in _OF_REQUEST:
         return ("request",)
     kind = _KIND_OF[term.op]
-    if kind == "segments":
+    if term.op is TermOp.FACTORS:
+        return ("user", "item", "request")
+    if kind == "segments" or term.op is TermOp.FACTORS_SEGMENTS:
         return ("item", "request")
     if kind in _CROSSES:
         return ("user", "item")

@@ -70,6 +70,18 @@ class CoVisits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fast_half_life: Duration = "3h"
 
 
+class Factors(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Online factors (``features.factors``): vectors that the fold learns from every positive event. ``size`` 0: none are kept.
+
+    ``negatives``: latest items of everybody that each event is held against. ``regularisation`` pulls vectors that take a step towards 0.
+    """
+
+    size: Annotated[int, Meta(ge=0, le=128)] = 0
+    negatives: Annotated[int, Meta(ge=1, le=64)] = 20
+    learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.1
+    regularisation: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.03
+
+
 class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sizes and half-lives of the state. Any change changes the plan's hash, so the state is rebuilt from the log."""
 
@@ -82,6 +94,7 @@ class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     segment_half_life: Duration = "6h"
     segment_slots: Annotated[int, Meta(ge=1, le=4_096)] = 64
     co_visits: CoVisits = CoVisits()
+    factors: Factors = Factors()
     content_size: Annotated[int, Meta(ge=8, le=1_024)] = 64
     rate_prior: Annotated[float, Meta(gt=0.0, le=1e6)] = 20.0
     idle_after: Limit = "400d"

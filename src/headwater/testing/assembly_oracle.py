@@ -46,6 +46,7 @@ class Moment:
     offset_ms: int
     recent: list[tuple[int, float]]
     content: list[float]  # of the recent items, their weighted mean
+    factors: list[list[float]]  # of its parts
 
     def item(self, item: int) -> SlowItem:
         return self.fold.items.get(item, SlowItem())
@@ -67,7 +68,17 @@ def assemble_slowly(
     """What ``features.assemble`` must give for ``candidates``: ``float32[n, d]``. An idle user is a stranger."""
     who = SlowUser() if user is None or fold.is_idle(user, now_ms) else user
     recent = recent_items(fold, who)
-    moment = Moment(fold, who, segments, surface, now_ms, offset_ms, recent, _mean_content(fold, recent))
+    moment = Moment(
+        fold,
+        who,
+        segments,
+        surface,
+        now_ms,
+        offset_ms,
+        recent,
+        _mean_content(fold, recent),
+        _context(fold, who, segments, now_ms),
+    )
     rows = [[f32(column_value(moment, column, item)) for column in fold.columns] for item in candidates]
     return np.array(rows, np.float32).reshape(len(candidates), len(fold.columns))
 
@@ -82,6 +93,13 @@ def recent_items(fold: SlowFold, user: SlowUser) -> list[tuple[int, float]]:
             found.append((entry.item, discount * decay(user.recent[-1].time_s - entry.time_s, window_s)))
             discount *= DISCOUNT
     return found
+
+
+def _context(fold: SlowFold, user: SlowUser, segments: tuple[int, int], now_ms: int) -> list[list[float]]:
+    """The parts of the context of online factors."""
+    number = next((number for number, row in fold.users.items() if row is user), 0)
+    names = fold.factors.context(number, fold.visit(user, now_ms), segments)
+    return fold.factors.sums(names)
 
 
 # -- columns ---------------------------------------------------------------------------------------------
@@ -315,6 +333,13 @@ def _segment(m: Moment, term: Term, item: int) -> float:
     return min(_over(part / whole, _over(group, all_of_them)), MAX_RATIO)
 
 
+def _factors(m: Moment, term: Term, item: int) -> float:
+    part = _PARTS.index(term.op)
+    context = m.factors[part] if part < len(m.factors) else [a + b + c for a, b, c in zip(*m.factors, strict=True)]
+    return m.fold.factors.lift(context, item)
+
+
+_PARTS = (TermOp.FACTORS_RECENT, TermOp.FACTORS_SEGMENTS, TermOp.FACTORS_USER, TermOp.FACTORS)
 _CROSSED: dict[TermOp, Callable[[Moment, Term, int], float | None]] = {
     TermOp.PRICE: lambda m, _term, item: m.item(item).price,
     TermOp.EMBEDDING: _embedding,
@@ -340,6 +365,7 @@ _CROSSED: dict[TermOp, Callable[[Moment, Term, int], float | None]] = {
     TermOp.SEGMENT_WEIGHT: _segment,
     TermOp.SEGMENT_SHARE: _segment,
     TermOp.SEGMENT_LIFT: _segment,
+    **dict.fromkeys(_PARTS, _factors),
     TermOp.SURFACE_CODE: lambda m, _term, _item: float(m.surface),
     TermOp.SEGMENT_CODE: lambda m, term, _item: float(m.segments[int(term.parameters[0])]),
     TermOp.HOUR: lambda m, _term, _item: float((m.now_ms + m.offset_ms) // HOUR_MS % 24),

@@ -33,7 +33,7 @@ from headwater.log.memory import MemoryLog
 from headwater.log.record import RECORD, Kind, Namespace, RecordBlock
 from headwater.log.staging import NewTerms, Stage
 from headwater.log.writer import LogWriter
-from headwater.schema.config import Config, CoVisits, EventType, Features
+from headwater.schema.config import Config, CoVisits, EventType, Factors, Features
 from headwater.schema.events import Event
 from headwater.schema.items import Item
 from headwater.schema.segments import Segments
@@ -161,11 +161,12 @@ def configurations() -> dict[str, Config]:
         recent=3, seen=4, affinity=2, item_half_lives=("10m",), user_half_lives=("1h",), affinity_half_life="2h",
         segment_half_life="30m", segment_slots=4, content_size=8,
         co_visits=CoVisits(neighbours=3, depth=2, window="2h", half_life="1d"),
+        factors=Factors(size=3, negatives=2, learning_rate=0.5, regularisation=0.1),
     )  # fmt: skip
     wide = Features(
         recent=20, seen=30, affinity=5, item_half_lives=("2d", "90s", "30m", "6h"), user_half_lives=("14d", "500ms"),
         affinity_half_life="14d", segment_half_life="6h", segment_slots=64, content_size=16,
-        co_visits=CoVisits(neighbours=12, depth=30, window="500ms", half_life="60d"),
+        co_visits=CoVisits(neighbours=12, depth=30, window="500ms", half_life="60d"), factors=Factors(size=2, negatives=7),
     )  # fmt: skip
     return {
         "default": Config(),

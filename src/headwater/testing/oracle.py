@@ -33,21 +33,15 @@ from headwater.testing.oracle_cells import (
     decay,
     f32,
     left,
-    mixed,
     rescaled,
     text_code,
     weight_at,
 )
+from headwater.testing.oracle_factors import PLACES, SlowFactors, drawn
 
 __all__ = ["Entry", "Liked", "Partner", "SlowFold", "SlowItem", "SlowUser", "decay", "f32"]
 
-_MASK = 2**64 - 1
 Unseal = Callable[[int, bytes], bytes | None]
-
-
-def admission(a: int, b: int, time_ms: int) -> float:
-    """The number in [0, 1) that decides whether partner ``b`` gets a place in the full row of ``a``."""
-    return (mixed((a * 0x9E3779B97F4A7C15 & _MASK) ^ (b * 0xC2B2AE3D27D4EB4F & _MASK) ^ time_ms) >> 11) / 2**53
 
 
 @dataclass(slots=True)
@@ -198,6 +192,7 @@ class SlowFold:
         self.segment_ms = parse_duration(features.segment_half_life)
         self.co_ms = parse_duration(features.co_visits.half_life)
         self.co_fast_ms = parse_duration(features.co_visits.fast_half_life)
+        self.factors = SlowFactors(features.factors)
         self.users: dict[int, SlowUser] = {}
         self.items: dict[int, SlowItem] = {}
         self.types: dict[int, str] = {}
@@ -207,6 +202,7 @@ class SlowFold:
         """The user as of a record that was received then: nothing is left of one who was idle for too long."""
         if user not in self.users or self.is_idle(self.users[user], received_ms):
             self.users[user] = SlowUser()
+            self.factors.vectors.pop(("user", user), None)
         return self.users[user]
 
     def item(self, item: int) -> SlowItem:
@@ -237,9 +233,11 @@ class SlowFold:
                 self._table(user, item, record, msgspec.msgpack.decode(block.payload(i), type=TableRecord))
             elif kind is Kind.ERASURE:
                 self.users.pop(user, None)
+                self.factors.vectors.pop(("user", user), None)
             elif kind is Kind.LOGIN:
                 anonymous = int.from_bytes(block.payload(i), "little")
                 self._merge(self.user(anonymous, received_ms), self.user(user, received_ms))
+                self._merge_factors(anonymous, user)
                 del self.users[anonymous]
 
     # -- events ----------------------------------------------------------------------------------------
@@ -263,6 +261,8 @@ class SlowFold:
         self._place(who, [int(s) for s in record["segments"]])
         trial = bool(record["flags"] & FLAG_TRIAL)
         followed = kind.positive and not event.retract and not trial and self._co_visit(who, item, event.time) > 0
+        if kind.positive and not event.retract and not trial and self.config.features.factors.size:
+            self.factors.take(user, item, self.visit(who, event.time), who.segments)
         names = (name, FOLLOWED) if followed else (name,)
         rows: tuple[SlowRow, ...] = (who,) if trial else (self.item(0), what, who)
         for row in rows:
@@ -325,6 +325,23 @@ class SlowFold:
             pairs += 1
         return pairs
 
+    def visit(self, user: SlowUser, time_ms: int) -> list[int]:
+        """The latest distinct positive items at or before ``time_ms`` inside the window of a visit, latest first."""
+        now_s, window_s = time_ms // 1000, parse_duration(self.config.features.co_visits.window) // 1000
+        found: list[int] = []
+        for entry in reversed(user.recent):
+            if 0 < entry.time_s < now_s - window_s:  # all before it are older
+                break
+            if entry.time_s <= now_s and self.config.events[entry.slot - 1].positive:
+                found.append(entry.item)
+        return list(dict.fromkeys(found))[:PLACES]
+
+    def _merge_factors(self, anonymous: int, user: int) -> None:
+        theirs, own = self.factors.of(("user", anonymous)), self.factors.of(("user", user))
+        if theirs.squares > own.squares:
+            self.factors.vectors["user", user] = theirs
+        del self.factors.vectors["user", anonymous]
+
     def _pair(self, a: int, b: int, weight: float, time_ms: int) -> None:
         """Add a co-visit ``a → b``; who is kept is decided by the slow weights alone."""
         row = self.item(a)
@@ -346,7 +363,7 @@ class SlowFold:
             row.partners.append(Partner(b, f32(slow), f32(fast)))
             return
         lightest = min(row.partners, key=lambda partner: partner.weight)
-        if admission(a, b, time_ms) * (slow + lightest.weight) < slow:
+        if drawn(a, b, time_ms) * (slow + lightest.weight) < slow:
             lightest.key, lightest.weight, lightest.fast = b, f32(lightest.weight + slow), f32(fast)
 
     def _remember(self, user: SlowUser, entry: Entry) -> None:

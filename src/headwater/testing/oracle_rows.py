@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import numpy as np
 
 from headwater.features.aggregations import (
@@ -40,8 +42,9 @@ from headwater.features.layout import (
 )
 from headwater.features.plan import Plan
 from headwater.features.rows import User
-from headwater.testing.oracle import SlowItem, SlowUser
+from headwater.testing.oracle import SlowFold
 from headwater.testing.oracle_cells import SlowRow, number_code, number_of, registers, text_code
+from headwater.testing.oracle_factors import PLACES, SlowFactors
 
 
 def _cells(plan: Plan, row: SlowRow, entity: Entity, i8: list[int], f4: list[float], u4: list[int]) -> None:
@@ -82,13 +85,20 @@ def _table(row: SlowRow, cell: TableValue, i8: list[int], u4: list[int], at: int
     u4[at] = number_code(values.get(cell.column))
 
 
-def user_row(plan: Plan, user: SlowUser | None) -> User:
-    """The user as the kernels keep it; ``None`` is a row of zeros."""
-    layout = plan.layout
+def _vector(plan: Plan, factors: SlowFactors, what: Hashable, f4: list[float], at: int) -> None:
+    vector = factors.vectors.get(what)
+    if vector is not None and plan.factors.size:
+        f4[at : at + plan.factors.size + 1] = [*vector.values, vector.squares]
+
+
+def user_row(plan: Plan, fold: SlowFold, number: int) -> User:
+    """The user as the kernels keep it; one that is not known is a row of zeros."""
+    layout, user = plan.layout, fold.users.get(number)
     i8, f4, u4 = [0] * layout.user_i8, [0.0] * layout.user_f4, [0] * layout.user_u4
     if user is not None:
         i8[U_CLOCK], i8[U_FIRST] = user.clock, user.first
         _cells(plan, user, "user", i8, f4, u4)
+        _vector(plan, fold.factors, ("user", number), f4, plan.factors.user_f4)
         u4[U_SEGMENT : U_SEGMENT + 2] = user.segments
         u4[U_ZONE] = user.zone
         for cell, keys in user.liked.items():
@@ -111,10 +121,27 @@ def user_row(plan: Plan, user: SlowUser | None) -> User:
     return User(np.array(i8, np.int64), np.array(f4, np.float32), np.array(u4, np.uint32))
 
 
-def item_row(plan: Plan, item: SlowItem | None) -> User:
-    """The item as the kernels keep it (the three parts of a row, as of a user); ``None`` is a row of zeros."""
-    layout = plan.layout
+def _learnt(plan: Plan, factors: SlowFactors, number: int, f4: list[float], u4: list[int]) -> None:
+    """What row ``number`` holds of online factors: of the item, of the segments of this number, and an entry of the ring."""
+    program = plan.factors
+    if not program.size:
+        return
+    names: list[Hashable] = [
+        ("candidate", number), *(("recent", number, place) for place in range(PLACES)),
+        ("segment", 0, number), ("segment", 1, number),
+    ]  # fmt: skip
+    for block, name in enumerate(names):
+        _vector(plan, factors, name, f4, program.item_f4 + block * (program.size + 1))
+    u4[program.item_u4] = factors.ring.get(number - 1, 0) if number else factors.count
+    if not number:
+        u4[program.item_u4 + 1] = factors.highest
+
+
+def item_row(plan: Plan, fold: SlowFold, number: int) -> User:
+    """The item as the kernels keep it (the three parts of a row, as of a user); of one that is not known only what others put there."""
+    layout, item = plan.layout, fold.items.get(number)
     i8, f4, u4 = [0] * layout.item_i8, [0.0] * layout.item_f4, [0] * layout.item_u4
+    _learnt(plan, fold.factors, number, f4, u4)
     if item is not None:
         i8[I_CLOCK], i8[I_FIRST], i8[I_CO_CLOCK] = item.clock, item.first, item.co_clock
         i8[I_PUBLISHED], i8[I_EXPIRES] = item.published, item.expires

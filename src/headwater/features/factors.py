@@ -1,0 +1,222 @@
+"""Online factors: vectors of items, segments and users that the fold learns from, one event after the other.
+
+A positive event of a user on item ``y`` is a pair of what was known before it, the context ``c``, and ``y``. Beside it stand ``negatives`` items ``n``
+drawn from the latest positive events of everybody. The fold takes one step of stochastic gradient on logistic loss (skip-gram with negative
+sampling, Mikolov et al. 2013, whose factorisation Levy and Goldberg 2014 give):
+
+    s(c, i) = u . v_i,  u = sum of the vectors in the context,  p = 1 / (1 + exp(-(s - log(negatives))))
+
+so that ``s`` tends to ``log(P(i | c) / P(i))``: how much likelier the context makes the item than it is for everybody *at the moment*, because that
+is where the negatives come from. Popularity itself is in other columns. Steps are scaled by the squared gradients of each vector (Adagrad,
+Duchi et al. 2011, one number a vector), those of the last some thousand steps.
+
+The context has three parts: the latest ``DEPTH`` distinct positive items of the visit (``co_visits.window``), each with a vector of its own for its
+place; the segments of the request; the user.
+
+Where it lies. An item row has a block for each of its roles, as candidate, as latest, second and third recent item; and, because segments have no rows,
+row ``r`` also holds the blocks of segment number ``r`` of either key, and entry ``r - 1`` of the ring of latest items. Only rows up to the highest item
+of a positive event are used, so a fold that stops at any record leaves the same rows. A block is its vector, then the sum of squared gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater.features.co_visits import mix
+from headwater.features.decay import power
+from headwater.features.layout import ITEM_BITS, MAX_ITEMS, U_RECENT_LENGTH, Layout
+from headwater.features.rowset import Rows
+from headwater.jit import ahead, inline
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+UInt32 = npt.NDArray[np.uint32]
+UInt8 = npt.NDArray[np.uint8]
+
+DEPTH = 3  # recent items in a context
+CANDIDATE, RECENT, SEGMENT = (
+    0,
+    1,
+    1 + DEPTH,
+)  # blocks of an item row: as candidate, as k-th recent item, of the segment of key k
+BLOCKS = SEGMENT + 2
+CELLS = 2  # u4 cells of an item row: the ring's entry; of row 0: how many entries there ever were, and the highest item among them
+RING = 1024  # latest positive events that negatives are drawn from
+PARTS = 3  # of a context: recent items, segments, user
+
+ALONE = 0.3  # what the first event of a visit counts
+FADE = 1.0 - 2.0**-11  # of the squares with every step: a vector that has made millions goes on learning
+FIRST_SQUARES = 0.01  # what a vector's squared gradients begin with
+SPREAD = 0.1  # a candidate's vector begins with numbers drawn evenly from [-SPREAD, SPREAD)
+_PER_E = 1.0 / math.log(2.0)
+_STEEPEST = 30.0
+
+
+class FactorProgram(NamedTuple):
+    """What the kernels need to know; ``size`` 0: none are kept."""
+
+    size: int
+    negatives: int
+    item_f4: int  # first block of an item row
+    item_u4: int  # first of its ``CELLS``
+    user_f4: int  # the user's block
+    rate: float  # of learning
+    decay: float  # of the vectors that take part in a step
+    even: float  # log(negatives)
+    positive: UInt8  # (types + 1,) whether events of a type slot are learnt from
+
+
+@inline
+def _block(program: FactorProgram, block: int) -> int:
+    return program.item_f4 + block * (program.size + 1)
+
+
+@inline
+def recent_positives(u4: UInt32, item: int, time_s: int, layout: Layout, positive: UInt8, out: Int64) -> int:
+    """The latest distinct positive items of a user row inside the visit, latest first, into ``out`` (``DEPTH`` places).
+
+    Returns how many, or -1 when ``item`` is one of them (0: asks about none). An entry without a time (a row that was anchored) is of this moment.
+    """
+    found = 0
+    for k in range(np.int64(u4[U_RECENT_LENGTH]) - 1, -1, -1):
+        if found == DEPTH:
+            break
+        then = np.int64(u4[layout.recent_times + k])
+        if then > time_s:
+            continue
+        if then > 0 and time_s - then > layout.co_window_s:
+            break
+        key = int(u4[layout.recent_keys + k])
+        other, kind = key & MAX_ITEMS, key >> ITEM_BITS
+        if positive[kind] == 0:
+            continue
+        if other == item:
+            return -1
+        known = False
+        for j in range(found):
+            known |= out[j] == other
+        if not known:
+            out[found] = other
+            found += 1
+    return found
+
+
+@inline
+def _add(f4: Float32, at: int, size: int, out: Float64, part: int) -> None:
+    for q in range(size):
+        out[part, q] += np.float64(f4[at + q])
+
+
+@inline
+def context(
+    user_f4: Float32, items: Rows, recent: Int64, found: int, segment_0: int, segment_1: int, program: FactorProgram, out: Float64
+) -> None:  # fmt: skip
+    """The sums of the vectors of each part of the context into ``out`` float64[PARTS, size]."""
+    out[:] = 0.0
+    for k in range(found):
+        _add(items.f4[recent[k]], _block(program, RECENT + k), program.size, out, 0)
+    top = int(items.u4[0, program.item_u4 + 1])
+    for k, segment in enumerate((segment_0, segment_1)):
+        if segment > 0 and segment <= top:
+            _add(items.f4[segment], _block(program, SEGMENT + k), program.size, out, 1)
+    _add(user_f4, program.user_f4, program.size, out, 2)
+
+
+@inline
+def score_all(
+    items: Rows, candidates: Int64, part: int, program: FactorProgram, contexts: Float64, out: Float64, term: int
+) -> None:  # fmt: skip
+    """``u . v_i`` of one part of the context for every candidate, into ``out[term]``; all parts together: ``part`` is ``PARTS``."""
+    size, at = program.size, _block(program, CANDIDATE)
+    for r in range(len(candidates)):
+        for q in range(0, size, 16):  # as many lie in a line of memory
+            ahead(items.f4, candidates, r, at + q)
+        total = 0.0
+        for q in range(size):
+            whole = contexts[0, q] + contexts[1, q] + contexts[2, q]
+            total += (whole if part == PARTS else contexts[part, q]) * np.float64(items.f4[candidates[r], at + q])
+        out[term, r] = total
+
+
+@inline
+def _step(f4: Float32, at: int, gradient: Float64, strength: float, pull: float, program: FactorProgram) -> None:
+    """One step of a vector against ``strength * gradient`` and the pull towards 0."""
+    size, squares = program.size, 0.0
+    for q in range(size):
+        g = strength * gradient[q] + pull * np.float64(f4[at + q])
+        squares += g * g
+    f4[at + size] = np.float32(FADE * f4[at + size] + squares / size)
+    rate = program.rate / np.sqrt(FIRST_SQUARES + np.float64(f4[at + size]))
+    for q in range(size):
+        value = np.float64(f4[at + q])
+        f4[at + q] = np.float32(value - rate * (strength * gradient[q] + pull * value))
+
+
+@inline
+def _pair(
+    items: Rows, item: int, taken: float, weight: float, program: FactorProgram, whole: Float64, gradient: Float64
+) -> None:
+    """Learn that ``item`` was taken (1) in the context ``whole``, or was not (0); adds to the context's ``gradient``."""
+    f4, at = items.f4[item], _block(program, CANDIDATE)
+    score = 0.0
+    for q in range(program.size):
+        score += whole[q] * np.float64(f4[at + q])
+    score = min(max(score - program.even, -_STEEPEST), _STEEPEST)
+    strength = weight * (1.0 / (1.0 + power(-score * _PER_E)) - taken)
+    for q in range(program.size):
+        gradient[q] += strength * np.float64(f4[at + q])
+    _step(f4, at, whole, strength, program.decay * abs(strength), program)
+
+
+@inline
+def learn(
+    user_u4: UInt32, user_f4: Float32, items: Rows, item: int, time_ms: int, segment_0: int, segment_1: int, layout: Layout,
+    program: FactorProgram, contexts: Float64, recent: Int64, dirty_items: UInt8,
+) -> None:  # fmt: skip
+    """One positive event, before it stands in the row of its user. ``contexts`` float64[PARTS + 2, size] and ``recent`` int64[DEPTH] are working memory.
+
+    An item that the visit holds already teaches nothing, for it would not have been offered. A visit's first event counts ``ALONE``: most visits begin
+    elsewhere than with a list.
+    """
+    u4, at, size = items.u4, program.item_u4, program.size
+    count, top = int(u4[0, at]), int(u4[0, at + 1])
+    found = recent_positives(user_u4, item, time_ms // 1000, layout, program.positive, recent)
+    if found >= 0 and top > 0:
+        weight = 1.0 if found > 0 else ALONE
+        latest = int(recent[0]) if found > 0 else 0
+        context(user_f4, items, recent, found, segment_0, segment_1, program, contexts)
+        whole, gradient = contexts[PARTS], contexts[PARTS + 1]
+        for q in range(size):
+            whole[q] = contexts[0, q] + contexts[1, q] + contexts[2, q]
+            gradient[q] = 0.0
+        own = _block(program, CANDIDATE)
+        if items.f4[item, own + size] == 0.0:  # never took a step
+            for q in range(size):
+                items.f4[item, own + q] = np.float32(SPREAD * (2.0 * mix(item, q, 0) - 1.0))
+        _pair(items, item, 1.0, weight, program, whole, gradient)
+        entries = min(top, RING)
+        for k in range(program.negatives):
+            drawn = int(u4[1 + int(mix(count, k, 1) * entries), at])
+            if drawn != 0 and drawn != latest:
+                _pair(items, drawn, 0.0, weight, program, whole, gradient)
+                dirty_items[drawn] = 1
+        pull = weight * program.decay
+        for k in range(found):
+            _step(items.f4[recent[k]], _block(program, RECENT + k), gradient, 1.0, pull, program)
+            dirty_items[recent[k]] = 1
+        for k, segment in enumerate((segment_0, segment_1)):
+            if segment > 0 and segment <= top:
+                _step(items.f4[segment], _block(program, SEGMENT + k), gradient, 1.0, pull, program)
+                dirty_items[segment] = 1
+        _step(user_f4, program.user_f4, gradient, 1.0, pull, program)
+    top = max(top, item)
+    entry = 1 + count % min(top, RING)
+    u4[entry, at] = np.uint32(item)
+    dirty_items[entry] = 1
+    u4[0, at], u4[0, at + 1] = np.uint32(count + 1), np.uint32(top)
+    dirty_items[0] = 1
