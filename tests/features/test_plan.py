@@ -20,6 +20,7 @@ from headwater.features.aggregations import (
 from headwater.features.declare import context, count, embedding, log1p, mean, ratio, recent, total
 from headwater.features.defaults import default_columns
 from headwater.features.definitions import Column, TermOp, version_of
+from headwater.features.factors import BLOCKS, CELLS
 from headwater.features.layout import I_COUNTS, I_TIMES, MAX_ITEMS, U_COUNTS, U_TIMES, WIDE
 from headwater.features.plan import MAX_LIVES, Plan, compile_plan
 from headwater.log.protocol import INDEX_LIMITS
@@ -168,15 +169,23 @@ def test_every_cell_of_a_row_has_one_owner(plan: Plan) -> None:
         assert sorted(owned) == list(range(width))
 
     check("user", "i8", layout.user_i8, (0, U_TIMES))
-    check("user", "f4", layout.user_f4)
+    block = plan.factors.size + 1 if plan.factors.size else 0
+    check("user", "f4", layout.user_f4, (plan.factors.user_f4, block))
     check("user", "u4", layout.user_u4, (0, U_COUNTS), (layout.untouched, 2 * layout.untouched_size),
           (layout.recent_keys, layout.recent_size),
           (layout.recent_times, layout.recent_size), (layout.seen, layout.seen_size))  # fmt: skip
     check("item", "i8", layout.item_i8, (0, I_TIMES))
     check("item", "f4", layout.item_f4, (layout.segment_f4, WIDE * keys * slots), (layout.co_f4, layout.co_size),
           (layout.co_fast_f4, layout.co_size), (layout.co_total_f4, 2), (layout.price_f4, 1),
-          (layout.content_f4, layout.content_size))  # fmt: skip
-    check("item", "u4", layout.item_u4, (0, I_COUNTS), (layout.co_u4, layout.co_size))
+          (layout.content_f4, layout.content_size), (plan.factors.item_f4, BLOCKS * block))  # fmt: skip
+    check(
+        "item",
+        "u4",
+        layout.item_u4,
+        (0, I_COUNTS),
+        (layout.co_u4, layout.co_size),
+        (plan.factors.item_u4, CELLS if block else 0),
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -130,7 +130,7 @@ class Bench:
         """The plan with the same rows, reading ``columns`` alone."""
         plan = self.plan
         groups = [cell for cell in plan.positions if isinstance(cell, Affinity)]
-        reads = compile_reads(tuple(columns), plan.positions, self._lives, groups, plan.layout)
+        reads = compile_reads(tuple(columns), plan.positions, self._lives, groups, plan.layout, plan.factors.size)
         return dataclasses.replace(plan, reads=reads)
 
     def _folded(self, blocks: list[RecordBlock]) -> float:
