@@ -14,6 +14,7 @@ from headwater.features.declare import read
 from headwater.features.factors import RING
 from headwater.features.fold import Fold
 from headwater.features.plan import Plan, compile_plan
+from headwater.features.wording import column_in_words, entity_of, kind_of
 from headwater.log.commands import EraseUsers, Login
 from headwater.log.record import Namespace
 from headwater.schema.config import Config, EventType, Factors, Features
@@ -188,6 +189,16 @@ def test_at_login_the_vector_that_learnt_more_stays_and_erasure_leaves_none() ->
     member = log.user("member")
     log.add([Step(log.now_ms + 1, EraseUsers(["member"]))])
     assert not folded(PLAN, log).users.user(member).f4.any()
+
+
+def test_words_for_the_columns() -> None:
+    columns = {column.name: column for column in PLAN.declared if column.name in COLUMNS}
+    assert {name: entity_of(column) for name, column in columns.items()} == {
+        "factors": "user × item × request", "factors_recent": "user × item", "factors_segments": "item × request", "factors_user": "user × item",
+    }  # fmt: skip
+    assert all(
+        kind_of(column) == "online factors" and "factors" in column_in_words(column) for column in columns.values()
+    )
 
 
 def test_a_feature_that_reads_factors_needs_some() -> None:

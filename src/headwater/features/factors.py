@@ -14,8 +14,8 @@ The context has three parts: the latest ``DEPTH`` distinct positive items of the
 place; the segments of the request; the user.
 
 Where it lies. An item row has a block for each of its roles, as candidate, as latest, second and third recent item; and, because segments have no rows,
-row ``r`` also holds the blocks of segment number ``r`` of either key, and entry ``r - 1`` of the ring of latest items. Only rows up to the highest item
-of a positive event are used, so a fold that stops at any record leaves the same rows. A block is its vector, then the sum of squared gradients.
+row ``r`` also holds the blocks of segment number ``r`` of either key, and entry ``r - 1`` of the ring of latest items. Segments and
+ring use rows up to the highest item of a positive event only, so that the rows do not depend on how the log was cut. A block is its vector, then the sum of squared gradients.
 """
 
 from __future__ import annotations
@@ -39,11 +39,8 @@ UInt32 = npt.NDArray[np.uint32]
 UInt8 = npt.NDArray[np.uint8]
 
 DEPTH = 3  # recent items in a context
-CANDIDATE, RECENT, SEGMENT = (
-    0,
-    1,
-    1 + DEPTH,
-)  # blocks of an item row: as candidate, as k-th recent item, of the segment of key k
+# Blocks of an item row: as candidate, as k-th recent item, and of the segment of key k that has the row's number.
+CANDIDATE, RECENT, SEGMENT = 0, 1, 1 + DEPTH
 BLOCKS = SEGMENT + 2
 CELLS = 2  # u4 cells of an item row: the ring's entry; of row 0: how many entries there ever were, and the highest item among them
 RING = 1024  # latest positive events that negatives are drawn from
