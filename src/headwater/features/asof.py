@@ -101,12 +101,8 @@ def _fold_and_answer(
     The last question may stand behind the last event. Returns how many events were skipped.
     """
     layout, lives, types, affinities = programs.layout, programs.lives, programs.types, programs.affinities
-    user_program, item_program, everybody, factors = (
-        programs.users,
-        programs.items,
-        programs.everybody,
-        programs.factors,
-    )
+    user_program, item_program, everybody = programs.users, programs.items, programs.everybody
+    factors = programs.factors
     skipped, q = 0, first
     for e in range(begin, end + 1):
         while q < last and asked.position[q] == e:

@@ -351,20 +351,8 @@ def fold_event(
             > 0
         )
         if factors.size > 0:
-            learn(
-                u4,
-                f4,
-                items,
-                item,
-                time_ms,
-                segment_0,
-                segment_1,
-                layout,
-                factors,
-                workspace.contexts,
-                workspace.latest,
-                dirty_items,
-            )
+            learn(u4, f4, items, item, time_ms, segment_0, segment_1, layout, factors, workspace.contexts,
+                  workspace.latest, dirty_items)  # fmt: skip
     if counts:
         for row, program in ((np.int64(0), everybody), (item, item_program)):
             _fold_item(items.i8[row], items.f4[row], items.u4[row], slot, sign, time_ms, value, person, item, category,
@@ -417,12 +405,8 @@ def fold_events(
     every event, but for a trial, which changes its user's row alone.
     """
     layout, lives, types, affinities = programs.layout, programs.lives, programs.types, programs.affinities
-    user_program, item_program, everybody, factors = (
-        programs.users,
-        programs.items,
-        programs.everybody,
-        programs.factors,
-    )
+    user_program, item_program, everybody = programs.users, programs.items, programs.everybody
+    factors = programs.factors
     skipped = 0
     for e in range(begin, end):
         if events.type[e] == 0:

@@ -190,21 +190,18 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
     positions = {**users.at, **items.at, **affinities.at}
     of_all = of_everybody(columns) | ({outcomes.traffic} if outcomes is not None else set())
     versions = tuple(version_of(column) for column in columns)
-    described = (
-        {
-            "state": STATE_VERSION,
-            "columns": list(zip((c.name for c in columns), versions, strict=True)),
-            "cells": [msgspec.to_builtins(cell) for cell in cells],
-            "layout": list(
-                layout if untouched_size else layout[:-3]
-            ),  # a plan without fatigue is the one that it always was
-            "lives": lives_ms,
-            "events": [msgspec.to_builtins(t) for t in config.events],
-            "segments": list(config.segments.keys),
-        }
-        | ({"shown": list(shown)} if untouched_size else {})
-        | ({"factors": msgspec.to_builtins(learnt)} if block else {})
-    )
+    # what a configuration leaves out is not described: such a plan is the one that it always was
+    described = {
+        "state": STATE_VERSION,
+        "columns": list(zip((c.name for c in columns), versions, strict=True)),
+        "cells": [msgspec.to_builtins(cell) for cell in cells],
+        "layout": list(layout if untouched_size else layout[:-3]),
+        "lives": lives_ms,
+        "events": [msgspec.to_builtins(t) for t in config.events],
+        "segments": list(config.segments.keys),
+    }
+    described |= {"shown": list(shown)} if untouched_size else {}
+    described |= {"factors": msgspec.to_builtins(learnt)} if block else {}
     digest = hashlib.sha256(msgspec.json.encode(described, order="deterministic")).hexdigest()[:16]
     return Plan(
         hash=digest,
