@@ -79,7 +79,7 @@ class Scratch(NamedTuple):
     query: Float32  # (2, content_size)
     recent: Int64  # (DEPTH,)
     weights: Float64  # (DEPTH,)
-    contexts: Float64  # (PARTS, size) of online factors
+    contexts: Float64  # (PARTS + 1, size) of online factors
     visit: Int64  # (VISIT,) recent items in their context
 
 
@@ -92,7 +92,7 @@ def new_scratch(items: int, candidates: int, plan: Plan) -> Scratch:
         np.zeros((2, plan.layout.content_size), np.float32),
         np.zeros(DEPTH, np.int64),
         np.zeros(DEPTH, np.float64),
-        np.zeros((PARTS, plan.factors.size), np.float64),
+        np.zeros((PARTS + 1, plan.factors.size), np.float64),
         np.zeros(VISIT, np.int64),
     )
 

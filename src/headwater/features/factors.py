@@ -113,7 +113,7 @@ def _add(f4: Float32, at: int, size: int, out: Float64, part: int) -> None:
 def context(
     user_f4: Float32, items: Rows, recent: Int64, found: int, segment_0: int, segment_1: int, program: FactorProgram, out: Float64
 ) -> None:  # fmt: skip
-    """The sums of the vectors of each part of the context into ``out`` float64[PARTS, size]."""
+    """The sums of the vectors of each part of the context into the first rows of ``out`` float64[PARTS + 1 or more, size], and of all into row ``PARTS``."""
     out[:] = 0.0
     for k in range(found):
         _add(items.f4[recent[k]], _block(program, RECENT + k), program.size, out, 0)
@@ -122,6 +122,8 @@ def context(
         if segment > 0 and segment <= top:
             _add(items.f4[segment], _block(program, SEGMENT + k), program.size, out, 1)
     _add(user_f4, program.user_f4, program.size, out, 2)
+    for q in range(program.size):
+        out[PARTS, q] = out[0, q] + out[1, q] + out[2, q]
 
 
 @inline
@@ -135,8 +137,7 @@ def score_all(
             ahead(items.f4, candidates, r, at + q)
         total = 0.0
         for q in range(size):
-            whole = contexts[0, q] + contexts[1, q] + contexts[2, q]
-            total += (whole if part == PARTS else contexts[part, q]) * np.float64(items.f4[candidates[r], at + q])
+            total += contexts[part, q] * np.float64(items.f4[candidates[r], at + q])
         out[term, r] = total
 
 
@@ -188,9 +189,7 @@ def learn(
         latest = int(recent[0]) if found > 0 else 0
         context(user_f4, items, recent, found, segment_0, segment_1, program, contexts)
         whole, gradient = contexts[PARTS], contexts[PARTS + 1]
-        for q in range(size):
-            whole[q] = contexts[0, q] + contexts[1, q] + contexts[2, q]
-            gradient[q] = 0.0
+        gradient[:] = 0.0
         own = _block(program, CANDIDATE)
         if items.f4[item, own + size] == 0.0:  # never took a step
             for q in range(size):

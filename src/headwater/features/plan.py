@@ -189,6 +189,7 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
     touching = [t.name for t in config.events if untouched_size and t.weight > 0.0 and t.name not in shown]
     positions = {**users.at, **items.at, **affinities.at}
     of_all = of_everybody(columns) | ({outcomes.traffic} if outcomes is not None else set())
+    positive = np.array([0, *(t.positive for t in config.events)], np.uint8)
     versions = tuple(version_of(column) for column in columns)
     # what a configuration leaves out is not described: such a plan is the one that it always was
     described = {
@@ -219,7 +220,7 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
         ),
         types=TypeProgram(
             weight=np.array([0.0, *(t.weight for t in config.events)], np.float64),
-            positive=np.array([0, *(t.positive for t in config.events)], np.uint8),
+            positive=positive,
             seen=np.array([0, *(bool(t.seen) for t in config.events)], np.uint8),
             sequence=np.array([0, *(bool(t.sequence) for t in config.events)], np.uint8),
             shown=np.array([0, *(name in shown for name in names)], np.uint8),
@@ -231,7 +232,7 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
         affinities=affinities.program(names, lives_ms, items.at),
         factors=FactorProgram(
             learnt.size, learnt.negatives, factor_f4, factor_u4, affinities.f4_end, learnt.learning_rate, learnt.regularisation,
-            math.log(learnt.negatives), np.array([0, *(t.positive for t in config.events)], np.uint8),
+            math.log(learnt.negatives), positive,
         ),
         reads=compile_reads(columns, positions, lives_ms, affinities.groups, layout, learnt.size),
         positions=positions,
