@@ -315,3 +315,12 @@ def test_impressions_are_withheld_from_questions_alone(busy: Written) -> None:
         parts[name] = fit_ranker(CONFIG, PLAN, PLAN.columns, rows, warm=None, seed=1, threads=1, progress=None).gain
     assert list(parts["lists"]) == ["item_impression_30m"]
     assert parts["questions"] == {}
+
+
+def test_trees_grow_as_the_configuration_says(busy: Written) -> None:
+    grow = msgspec.structs.replace(CONFIG.ranker, trees=3, leaves=5, learning_rate=0.25, column_share=0.5)
+    config = msgspec.structs.replace(CONFIG, ranker=grow)
+    files = fit_ranker(config, PLAN, PLAN.columns, built(busy), warm=None, seed=1, threads=1, progress=None).files
+    text = files["ranker.lgb.txt"].decode()
+    for said in ("num_iterations: 3", "num_leaves: 5", "learning_rate: 0.25", "feature_fraction: 0.5"):
+        assert f"[{said}]" in text

@@ -29,8 +29,8 @@ REFUSED: Mapping[str, str] = {
     "console": _PROCESS, "monitoring": _PROCESS, "alerts": _PROCESS,
     "ranker.remote": _PROCESS,
     "models": _TRAINED, "gate": _TRAINED, "learn": _TRAINED, "training": _TRAINED,
-    "ranker.trees": _TRAINED, "ranker.leaves": _TRAINED, "ranker.learning_rate": _TRAINED, "ranker.max_rows": _TRAINED,
-    "ranker.negatives": _TRAINED, "ranker.seed": _TRAINED, "ranker.learn_from": _TRAINED,
+    "ranker.trees": _TRAINED, "ranker.leaves": _TRAINED, "ranker.learning_rate": _TRAINED,
+    "ranker.column_share": _TRAINED, "ranker.max_rows": _TRAINED, "ranker.negatives": _TRAINED, "ranker.seed": _TRAINED, "ranker.learn_from": _TRAINED,
     "surfaces.*.name": "it is what requests ask for", "rules.*.name": "metrics and explanations know the rule by it",
     "surfaces.*.k": "how long a list is, is settled by the request before anybody knows who is in an experiment",
 }  # fmt: skip

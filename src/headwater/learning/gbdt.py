@@ -34,7 +34,7 @@ class GbdtParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Growing stops when the holdout's NDCG@10 has not risen for ``patience`` trees; ``holdout`` is the share of
     groups, the last ones in time, that judges and is not trained on (0: grow all trees). ``position_regularization``
-    pulls what the place explains towards nothing, where places are known.
+    pulls what the place explains towards nothing, where places are known. ``column_share`` of the columns, drawn anew for each tree, may split it.
     """
 
     objective: Literal["lambdarank", "rank_xendcg"] = "lambdarank"

@@ -62,7 +62,9 @@ def _fit_gbdt(
     ranker = config.ranker
     text, report = fit_gbdt(
         rows.features, rows.labels, rows.groups, rows.weights, columns=columns,
-        params=GbdtParams(trees=ranker.trees, leaves=ranker.leaves, learning_rate=ranker.learning_rate),
+        params=GbdtParams(
+            trees=ranker.trees, leaves=ranker.leaves, learning_rate=ranker.learning_rate, column_share=ranker.column_share
+        ),
         seed=seed, num_threads=threads, positions=_places(config, rows),
         warm=None if warm is None else warm.get(MODEL_FILE),
         progress=None if progress is None else lambda tree, trees, _: progress("fit", tree, trees),

@@ -149,6 +149,7 @@ class Ranker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``learn_from``: "lists" as they were shown, what was taken against what was not; "questions" about positive events, each against
     ``negatives`` other candidates; "auto": lists once there are enough.
     ``position_bias``: beside the ranker, what the place alone explains is learnt from lists, and left out when it serves.
+    ``column_share``: the share of columns, drawn anew for each tree of LightGBM, that may split it.
     """
 
     kind: Literal["lightgbm", "deep", "none"] = "lightgbm"
@@ -161,6 +162,7 @@ class Ranker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trees: Annotated[int, Meta(ge=1, le=5_000)] = 200
     leaves: Annotated[int, Meta(ge=2, le=64)] = 31
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.08
+    column_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
     max_rows: Annotated[int, Meta(ge=1_000, le=100_000_000)] = 1_000_000
     negatives: Annotated[int, Meta(ge=1, le=1_000)] = 40
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 7
