@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+
+from headwater.online.library_logs import LibraryLines
 
 # What a run finds must not depend on luck or on how busy the machine is. Other examples: `--hypothesis-profile default`.
 settings.register_profile(
@@ -33,6 +36,10 @@ def own_logging() -> Iterator[None]:
     """A command that a test runs in process configures logging; the next test does not inherit that."""
     yield
     structlog.reset_defaults()
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, LibraryLines)]:
+        root.removeHandler(handler)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")

@@ -283,6 +283,7 @@ def test_log_lines_are_json_and_name_no_user(server: Site) -> None:
     server.recommend(user="secret-person")
     text = server.log_path.read_text()
     for line in text.splitlines():
+        assert line.startswith("{"), line  # whole, or nobody knows who wrote it
         assert isinstance(msgspec.json.decode(line), dict)
     assert "secret-person" not in text
 

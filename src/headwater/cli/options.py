@@ -130,6 +130,8 @@ def configure_logging(level: Literal["debug", "info", "warning", "error"]) -> No
     import structlog
     from structlog.tracebacks import ExceptionDictTransformer
 
+    from headwater.online.library_logs import take_library_logs
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -144,6 +146,7 @@ def configure_logging(level: Literal["debug", "info", "warning", "error"]) -> No
         logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    take_library_logs()
 
 
 def system_clock(chosen: Settings) -> Callable[[], int]:

@@ -8,13 +8,11 @@ begins is closed, and so is one whose body goes on after its answer.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import socket
 from email.utils import formatdate
 from typing import Any, cast
 
-import structlog
 from litestar.types import ASGIApp
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,8 +20,6 @@ from uvicorn.server import ServerState
 
 from headwater.online.admission import WHOLE
 from headwater.online.errors import RefusalError
-
-log = structlog.get_logger()
 
 BACKLOG = 1024
 MAX_CONNECTIONS = 16_384
@@ -154,7 +150,6 @@ class HttpServer:
 
     async def serve(self) -> None:
         """Answer until :meth:`stop`, then finish what was begun."""
-        _log_as_json()
         self._config.load()
         loop = asyncio.get_running_loop()
         self._tell_time()
@@ -202,15 +197,3 @@ class HttpServer:
         await asyncio.sleep(0)  # what was written last goes out in the next turn of the loop
         for connection in list(self._state.connections):
             connection.transport.close()
-
-
-def _log_as_json() -> None:
-    """Uvicorn's own log lines become ours: an application that failed is an error, a request that is none is not worth a line."""
-    logger = logging.getLogger("uvicorn.error")
-    logger.handlers, logger.propagate = [_Structured(logging.ERROR)], False
-    logger.setLevel(logging.ERROR)
-
-
-class _Structured(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        log.error("http_failed", message=record.getMessage().strip(), exc_info=record.exc_info)

@@ -17,6 +17,8 @@ import structlog
 import structlog.tracebacks
 from msgspec import Struct
 
+from headwater.online.library_logs import take_library_logs
+
 log = structlog.get_logger()
 
 _NICE = 10
@@ -70,6 +72,7 @@ def do_job(kind: type[J], reply: Callable[[J], Struct], failed: str) -> None:
         ),  # what a fold warns of, the fold itself has said
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # standard output is for the reply
     )
+    take_library_logs()
     try:
         answer = reply(msgspec.json.decode(sys.stdin.buffer.read(), type=kind))
     except Exception as error:  # a defect: a line in the log in place of a traceback
