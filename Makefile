@@ -29,7 +29,7 @@ types: $(INSTALLED)  ## mypy --strict
 	$(BIN)/mypy
 
 unit: $(INSTALLED)  ## pytest, a file of tests at a time on each of JOBS processes
-	$(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 docs: $(INSTALLED)  ## The documentation as a site in build/site; a broken link or anchor is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

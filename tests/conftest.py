@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,28 @@ settings.register_profile(
 )
 settings.load_profile("stable")
 
+# Few tests, each of them long: started last, one of these would run for a minute while the other processes wait.
+LONG_FILES = [
+    f"tests/{name}.py"
+    for name in (
+        "test_walkthrough", "online/test_flip", "online/test_learn", "reliability/test_site", "reliability/test_bundles", "reliability/test_kill",
+        "online/test_serve_redis", "console/test_parts_killed", "online/test_rules", "online/test_roles", "reliability/test_stalled",
+        "online/test_commands", "online/test_tables", "online/test_clock", "reliability/test_replay", "reliability/test_overload", "test_howtos",
+    )
+]  # fmt: skip
+
 DATA_SETS = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, then those with many tests: `make test` gives each process the next file of this order."""
+
+    def file_of(item: pytest.Item) -> str:
+        return item.nodeid.partition("::")[0]
+
+    tests = Counter(map(file_of, items))
+    first = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: (first.get(file_of(item), len(first)), -tests[file_of(item)]))
 
 
 @pytest.fixture(autouse=True)
