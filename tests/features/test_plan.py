@@ -20,7 +20,7 @@ from headwater.features.aggregations import (
 from headwater.features.declare import context, count, embedding, log1p, mean, ratio, recent, total
 from headwater.features.defaults import default_columns
 from headwater.features.definitions import Column, TermOp, version_of
-from headwater.features.factors import BLOCKS, CELLS
+from headwater.features.factors import CELLS, item_numbers
 from headwater.features.layout import I_COUNTS, I_TIMES, MAX_ITEMS, U_COUNTS, U_TIMES, WIDE
 from headwater.features.plan import MAX_LIVES, Plan, compile_plan
 from headwater.log.protocol import INDEX_LIMITS
@@ -177,7 +177,7 @@ def test_every_cell_of_a_row_has_one_owner(plan: Plan) -> None:
     check("item", "i8", layout.item_i8, (0, I_TIMES))
     check("item", "f4", layout.item_f4, (layout.segment_f4, WIDE * keys * slots), (layout.co_f4, layout.co_size),
           (layout.co_fast_f4, layout.co_size), (layout.co_total_f4, 2), (layout.price_f4, 1),
-          (layout.content_f4, layout.content_size), (plan.factors.item_f4, BLOCKS * block))  # fmt: skip
+          (layout.content_f4, layout.content_size), (plan.factors.item_f4, item_numbers(plan.factors.size, plan.factors.hidden)))  # fmt: skip
     check(
         "item",
         "u4",

@@ -16,8 +16,17 @@ import numpy.typing as npt
 
 from headwater.features.decay import since_landmark
 from headwater.features.definitions import Formula, Side, TermOp
+from headwater.features.factors import (
+    CONTEXTS,
+    PARTS,
+    FactorProgram,
+    add_hidden,
+    context,
+    new_units,
+    recent_positives,
+    score_all,
+)
 from headwater.features.factors import DEPTH as VISIT
-from headwater.features.factors import PARTS, FactorProgram, context, recent_positives, score_all
 from headwater.features.fold_kernel import idle
 from headwater.features.layout import (
     I_CATEGORIES,
@@ -79,8 +88,9 @@ class Scratch(NamedTuple):
     query: Float32  # (2, content_size)
     recent: Int64  # (DEPTH,)
     weights: Float64  # (DEPTH,)
-    contexts: Float64  # (PARTS + 1, size) of online factors
-    visit: Int64  # (VISIT,) recent items in their context
+    contexts: Float64  # (CONTEXTS, size) of online factors
+    units: Float64  # and of their hidden layer
+    visit: Int64  # (2, VISIT) recent items in their context, and their ages
 
 
 def new_scratch(items: int, candidates: int, plan: Plan) -> Scratch:
@@ -92,8 +102,9 @@ def new_scratch(items: int, candidates: int, plan: Plan) -> Scratch:
         np.zeros((2, plan.layout.content_size), np.float32),
         np.zeros(DEPTH, np.int64),
         np.zeros(DEPTH, np.float64),
-        np.zeros((PARTS + 1, plan.factors.size), np.float64),
-        np.zeros(VISIT, np.int64),
+        np.zeros((CONTEXTS, plan.factors.size), np.float64),
+        new_units(plan.factors),
+        np.zeros((2, VISIT), np.int64),
     )
 
 
@@ -286,7 +297,9 @@ def assemble_row(
                 scratch.weights, length, now_ms)  # fmt: skip
     if factors.size > 0:
         visit = recent_positives(u_u4, 0, now_ms // 1000, layout, factors.positive, scratch.visit)
-        context(u_f4, items, scratch.visit, visit, segment_0, segment_1, factors, scratch.contexts)
+        context(u_f4, items, scratch.visit, visit, segment_0, segment_1, factors, scratch.units, scratch.contexts)
+        if factors.hidden > 0:
+            add_hidden(items, factors, scratch.units, scratch.contexts[PARTS])
     for u in range(len(reads.item_lives)):
         h = reads.item_lives[u]
         for r in range(n):

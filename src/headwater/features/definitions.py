@@ -72,7 +72,7 @@ class TermOp(IntEnum):
     FACTORS_RECENT = 37  # online factors: the recent items of the visit with the candidate
     FACTORS_SEGMENTS = 38  # the request's segments with the candidate
     FACTORS_USER = 39  # the user with the candidate
-    FACTORS = 40  # all three together
+    FACTORS = 40  # all three together, with what the hidden layer adds
 
 
 class Formula(IntEnum):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from headwater.features.bounded import forget, left, like, remember, see, show, touch
 from headwater.features.co_visits import co_visit, rescale, stretch
-from headwater.features.factors import DEPTH, PARTS, FactorProgram, learn
+from headwater.features.factors import CONTEXTS, DEPTH, FactorProgram, learn, new_units
 from headwater.features.layout import (
     I_CATEGORIES,
     I_CLOCK,
@@ -93,8 +93,9 @@ class Workspace(NamedTuple):
     scales: Float64  # (lives,) what a row's sums are multiplied with when its clock moves
     tile: Int64  # (spans,) number of the tile
     place: Int64  # (spans,) and its place in the ring
-    contexts: Float64  # (PARTS + 2, size) of online factors
-    latest: Int64  # (DEPTH,) recent items in a context
+    contexts: Float64  # (CONTEXTS, size) of online factors
+    units: Float64  # and of their hidden layer
+    latest: Int64  # (2, DEPTH) recent items in a context, and their ages
 
 
 def new_workspace(lives: Lives, factors: FactorProgram) -> Workspace:
@@ -103,7 +104,7 @@ def new_workspace(lives: Lives, factors: FactorProgram) -> Workspace:
     return Workspace(
         np.zeros(count, np.int64), np.zeros(count, np.float64), np.zeros(count, np.float64),
         np.zeros(count, np.float64), np.zeros(spans, np.int64), np.zeros(spans, np.int64),
-        np.zeros((PARTS + 2, factors.size), np.float64), np.zeros(DEPTH, np.int64),
+        np.zeros((CONTEXTS, factors.size), np.float64), new_units(factors), np.zeros((2, DEPTH), np.int64),
     )  # fmt: skip
 
 
@@ -352,7 +353,7 @@ def fold_event(
         )
         if factors.size > 0:
             learn(u4, f4, items, item, time_ms, segment_0, segment_1, layout, factors, workspace.contexts,
-                  workspace.latest, dirty_items)  # fmt: skip
+                  workspace.units, workspace.latest, dirty_items)  # fmt: skip
     if counts:
         for row, program in ((np.int64(0), everybody), (item, item_program)):
             _fold_item(items.i8[row], items.f4[row], items.u4[row], slot, sign, time_ms, value, person, item, category,

@@ -46,7 +46,7 @@ from headwater.features.aggregations import (
 from headwater.features.decay import FOREVER_MS, PERIOD
 from headwater.features.defaults import default_affinity
 from headwater.features.definitions import Column, Side, popularity_cell, version_of
-from headwater.features.factors import BLOCKS, CELLS, FactorProgram
+from headwater.features.factors import CELLS, FactorProgram, inputs, item_numbers
 from headwater.features.layout import (
     I_CATEGORIES,
     I_COUNTS,
@@ -158,7 +158,7 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
         user_f4=affinities.f4_end + block,
         user_u4=seen + features.seen,
         item_i8=items.i8_end,
-        item_f4=factor_f4 + BLOCKS * block,
+        item_f4=factor_f4 + item_numbers(learnt.size, learnt.hidden),
         item_u4=factor_u4 + (CELLS if block else 0),
         recent_size=features.recent,
         recent_keys=recent_keys,
@@ -231,7 +231,7 @@ def compile_plan(config: Config, columns: tuple[Column, ...] | None = None) -> P
         everybody=items.program(names, lives_ms, spans, of_all),
         affinities=affinities.program(names, lives_ms, items.at),
         factors=FactorProgram(
-            learnt.size, learnt.negatives, factor_f4, factor_u4, affinities.f4_end, learnt.learning_rate, learnt.regularisation,
+            learnt.size, learnt.hidden, inputs(learnt.size), learnt.negatives, factor_f4, factor_u4, affinities.f4_end, learnt.learning_rate, learnt.regularisation,
             math.log(learnt.negatives), positive,
         ),
         reads=compile_reads(columns, positions, lives_ms, affinities.groups, layout, learnt.size),

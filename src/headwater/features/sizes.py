@@ -18,7 +18,7 @@ from headwater.features.aggregations import (
     TableValue,
     Windowed,
 )
-from headwater.features.factors import BLOCKS, CELLS
+from headwater.features.factors import CELLS, item_numbers
 from headwater.features.layout import I_COUNTS, I_TIMES, U_COUNTS, U_TIMES, WIDE, Layout
 from headwater.features.packing import most_words
 from headwater.features.plan import Plan, compile_plan
@@ -105,7 +105,7 @@ def sizes(plan: Plan) -> Sizes:
                 "co-visits": (2 * NUMBER + CODE) * layout.co_size + 2 * NUMBER,
                 "price": NUMBER,
                 "content": NUMBER * layout.content_size,
-                "online factors": BLOCKS * block + (CODE * CELLS if size else 0),
+                "online factors": NUMBER * item_numbers(size, plan.factors.hidden) + (CODE * CELLS if size else 0),
             }
         ),
     )

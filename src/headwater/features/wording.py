@@ -59,7 +59,7 @@ TERMS: dict[TermOp, str] = {
     TermOp.FACTORS_RECENT: "online factors: the recent items' vectors with the candidate's; 0 when nothing was learnt",
     TermOp.FACTORS_SEGMENTS: "online factors: the vectors of the request's segments with the candidate's",
     TermOp.FACTORS_USER: "online factors: the user's vector with the candidate's",
-    TermOp.FACTORS: "online factors: the sum of these three, about `log(P(candidate | context) / P(candidate))`",
+    TermOp.FACTORS: "online factors: the sum of these three, with what a hidden layer adds, about `log(P(candidate | context) / P(candidate))`",
 }
 
 FORMULAS: dict[Formula, str] = {

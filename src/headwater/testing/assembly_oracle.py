@@ -46,7 +46,7 @@ class Moment:
     offset_ms: int
     recent: list[tuple[int, float]]
     content: list[float]  # of the recent items, their weighted mean
-    factors: list[list[float]]  # of its parts
+    factors: list[list[float]]  # of its parts, and of all of it
 
     def item(self, item: int) -> SlowItem:
         return self.fold.items.get(item, SlowItem())
@@ -96,10 +96,13 @@ def recent_items(fold: SlowFold, user: SlowUser) -> list[tuple[int, float]]:
 
 
 def _context(fold: SlowFold, user: SlowUser, segments: tuple[int, int], now_ms: int) -> list[list[float]]:
-    """The parts of the context of online factors."""
+    """The parts of the context of online factors, and the whole of it."""
     number = next((number for number, row in fold.users.items() if row is user), 0)
-    names = fold.factors.context(number, fold.visit(user, now_ms), segments)
-    return fold.factors.sums(names)
+    visit, factors = fold.visit(user, now_ms), fold.factors
+    names = factors.context(number, list(visit), segments)
+    parts = factors.sums(names)
+    whole = [a + b + c for a, b, c in zip(*parts, strict=True)]
+    return [*parts, factors.mixed(whole, factors.units(factors.inputs(names, list(visit.values()))))]
 
 
 # -- columns ---------------------------------------------------------------------------------------------
@@ -334,9 +337,7 @@ def _segment(m: Moment, term: Term, item: int) -> float:
 
 
 def _factors(m: Moment, term: Term, item: int) -> float:
-    part = _PARTS.index(term.op)
-    context = m.factors[part] if part < len(m.factors) else [a + b + c for a, b, c in zip(*m.factors, strict=True)]
-    return m.fold.factors.lift(context, item)
+    return m.fold.factors.lift(m.factors[_PARTS.index(term.op)], item)
 
 
 _PARTS = (TermOp.FACTORS_RECENT, TermOp.FACTORS_SEGMENTS, TermOp.FACTORS_USER, TermOp.FACTORS)

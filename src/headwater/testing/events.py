@@ -161,7 +161,7 @@ def configurations() -> dict[str, Config]:
         recent=3, seen=4, affinity=2, item_half_lives=("10m",), user_half_lives=("1h",), affinity_half_life="2h",
         segment_half_life="30m", segment_slots=4, content_size=8,
         co_visits=CoVisits(neighbours=3, depth=2, window="2h", half_life="1d"),
-        factors=Factors(size=3, negatives=2, learning_rate=0.5, regularisation=0.1),
+        factors=Factors(size=3, hidden=4, negatives=2, learning_rate=0.5, regularisation=0.1),
     )  # fmt: skip
     wide = Features(
         recent=20, seen=30, affinity=5, item_half_lives=("2d", "90s", "30m", "6h"), user_half_lives=("14d", "500ms"),

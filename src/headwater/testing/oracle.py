@@ -325,16 +325,16 @@ class SlowFold:
             pairs += 1
         return pairs
 
-    def visit(self, user: SlowUser, time_ms: int) -> list[int]:
-        """The latest distinct positive items at or before ``time_ms`` inside the window of a visit, latest first."""
+    def visit(self, user: SlowUser, time_ms: int) -> dict[int, int]:
+        """The latest distinct positive items at or before ``time_ms`` inside the window of a visit, latest first, and how many seconds before."""
         now_s, window_s = time_ms // 1000, parse_duration(self.config.features.co_visits.window) // 1000
-        found: list[int] = []
+        found: dict[int, int] = {}
         for entry in reversed(user.recent):
-            if 0 < entry.time_s < now_s - window_s:  # all before it are older
+            if 0 < entry.time_s < now_s - window_s or len(found) == PLACES:  # all before it are older
                 break
             if entry.time_s <= now_s and self.config.events[entry.slot - 1].positive:
-                found.append(entry.item)
-        return list(dict.fromkeys(found))[:PLACES]
+                found.setdefault(entry.item, now_s - entry.time_s if entry.time_s else 0)
+        return found
 
     def _merge_factors(self, anonymous: int, user: int) -> None:
         theirs, own = self.factors.of(("user", anonymous)), self.factors.of(("user", user))

@@ -88,7 +88,7 @@ def _table(row: SlowRow, cell: TableValue, i8: list[int], u4: list[int], at: int
 def _vector(plan: Plan, factors: SlowFactors, what: Hashable, f4: list[float], at: int) -> None:
     vector = factors.vectors.get(what)
     if vector is not None and plan.factors.size:
-        f4[at : at + plan.factors.size + 1] = [*vector.values, vector.squares]
+        f4[at : at + len(vector.values) + 1] = [*vector.values, vector.squares]
 
 
 def user_row(plan: Plan, fold: SlowFold, number: int) -> User:
@@ -122,7 +122,7 @@ def user_row(plan: Plan, fold: SlowFold, number: int) -> User:
 
 
 def _learnt(plan: Plan, factors: SlowFactors, number: int, f4: list[float], u4: list[int]) -> None:
-    """What row ``number`` holds of online factors: of the item, of the segments of this number, and an entry of the ring."""
+    """What row ``number`` holds of online factors: of the item, of the segments of this number, of the input and the unit before it, and an entry of the ring."""
     program = plan.factors
     if not program.size:
         return
@@ -132,6 +132,10 @@ def _learnt(plan: Plan, factors: SlowFactors, number: int, f4: list[float], u4: 
     ]  # fmt: skip
     for block, name in enumerate(names):
         _vector(plan, factors, name, f4, program.item_f4 + block * (program.size + 1))
+    if program.hidden:
+        at = program.item_f4 + len(names) * (program.size + 1)
+        _vector(plan, factors, ("input", number - 1), f4, at)
+        _vector(plan, factors, ("unit", number - 1), f4, at + program.hidden + 1)
     u4[program.item_u4] = factors.ring.get(number - 1, 0) if number else factors.count
     if not number:
         u4[program.item_u4 + 1] = factors.highest
