@@ -81,8 +81,8 @@ def test_lifts_are_learnt_of_segments_and_of_what_comes_next() -> None:
 
 
 def test_a_hidden_layer_learns_where_a_region_goes_on_from_an_item() -> None:
-    """Five countries, five first items, and for each two of them another one that is next: no sum of a country's vector and an item's says that."""
-    onward = np.random.default_rng(1).integers(0, 5, (5, 5))
+    """Six countries, six first items, and for each two of them one that is next: no sum of a country's vector and an item's says that."""
+    onward = np.random.default_rng(1).integers(0, 6, (6, 6))
     right = {}
     for hidden in (0, 32):
         config = msgspec.structs.replace(
@@ -93,20 +93,19 @@ def test_a_hidden_layer_learns_where_a_region_goes_on_from_an_item() -> None:
         )
         plan, log = compile_plan(config), Written(config)
         rng, at_ms = np.random.default_rng(4), START_MS
-        for visit in range(4000):
-            country, first, last = rng.integers(5), rng.integers(5), rng.integers(60)
+        for visit in range(6000):
+            country, first, last = rng.integers(6), rng.integers(6), rng.integers(60)
             for item in (f"first {first}", f"next {onward[country, first]}", f"last {last}"):
                 at_ms += 1000
                 log.add([Step(at_ms, [click(f"visitor {visit}", item, at_ms, f"c{country}")])])
-        log.add([Step(at_ms, [click(f"guest {first}", f"first {first}", at_ms) for first in range(5)])])
-        fold, items = folded(plan, log), [f"next {k}" for k in range(5)]
+        log.add([Step(at_ms, [click(f"guest {first}", f"first {first}", at_ms) for first in range(6)])])
+        fold, items = folded(plan, log), [f"next {k}" for k in range(6)]
         likeliest = [
-            [factors(fold, log, f"guest {first}", items, f"c{country}", plan)[:, 0].argmax() for first in range(5)]
-            for country in range(5)
+            [factors(fold, log, f"guest {first}", items, f"c{country}", plan)[:, 0].argmax() for first in range(6)]
+            for country in range(6)
         ]
         right[hidden] = (np.array(likeliest) == onward).mean()
-    assert right[32] >= 0.75
-    assert right[0] <= 0.6
+    assert right[32] > right[0] + 0.15, right
 
 
 def test_what_a_score_tends_to_is_the_log_of_how_much_likelier_an_item_is() -> None:
