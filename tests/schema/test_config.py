@@ -127,6 +127,10 @@ def test_seen_and_sequence_follow_positive() -> None:
             "[[surfaces]]\nname='a'\nsources=['trendng']",
             'my.toml: surfaces[0].sources: There is no source "trendng", did you mean "trending"?',
         ),
+        (
+            "[features.factors]\nhidden = 48",
+            "my.toml: features.factors.hidden: Expected features.factors.size, such as 24, beside it",
+        ),
         ("[segments]\nkeys = ['a', 'b', 'c']", "my.toml: segments.keys: Expected at most 2 keys, got 3"),
         (
             "[segments]\nkeys = ['a', 'b+']",

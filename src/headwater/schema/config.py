@@ -73,7 +73,8 @@ class CoVisits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Factors(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Online factors (``features.factors``): vectors that the fold learns from every positive event. ``size`` 0: none are kept.
 
-    ``hidden``: units of a layer that mixes the vectors of a context; 0: their sum alone counts. ``negatives``: latest items of everybody that each event is held against. ``regularisation`` pulls vectors that take a step towards 0.
+    ``hidden``: units of a layer that mixes the vectors of a context; 0: their sum alone counts. ``negatives``: latest items of everybody that each event is
+    held against. ``regularisation`` pulls vectors that take a step towards 0.
     """
 
     size: Annotated[int, Meta(ge=0, le=128)] = 0
@@ -81,6 +82,12 @@ class Factors(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     negatives: Annotated[int, Meta(ge=1, le=64)] = 20
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.1
     regularisation: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.03
+
+    def __post_init__(self) -> None:
+        if self.hidden and not self.size:
+            raise ConfigurationError(
+                "features.factors.hidden: Expected features.factors.size, such as 24, beside it: what the units mix are its vectors"
+            )
 
 
 class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
