@@ -144,6 +144,12 @@ def recent_positives(u4: UInt32, item: int, time_s: int, layout: Layout, positiv
 
 
 @inline
+def _logistic(score: float) -> float:
+    """``1 / (1 + exp(-score))`` of a score that is held within ``_STEEPEST``."""
+    return 1.0 / (1.0 + power(-min(max(score, -_STEEPEST), _STEEPEST) * _PER_E))
+
+
+@inline
 def _octaves(seconds: int) -> float:
     """About ``log2(1 + seconds)``: exact at whole powers, straight in between."""
     whole, rest = 0, seconds + 1
@@ -154,7 +160,8 @@ def _octaves(seconds: int) -> float:
 
 
 @inline
-def _add(f4: Float32, at: int, size: int, inputs: Float64, first: int, out: Float64, part: int) -> None:
+def _add(f4: Float32, at: int, size: int, inputs: Float64, place: int, out: Float64, part: int) -> None:
+    first = 1 + place * size
     for q in range(size):
         value = np.float64(f4[at + q])
         out[part, q] += value
@@ -174,12 +181,12 @@ def context(
     x[:] = 0.0
     x[0] = 1.0
     for k in range(found):
-        _add(items.f4[recent[0, k]], _block(program, RECENT + k), size, x, 1 + k * size, out, 0)
+        _add(items.f4[recent[0, k]], _block(program, RECENT + k), size, x, k, out, 0)
     top = int(items.u4[0, program.item_u4 + 1])
     for k, segment in enumerate((segment_0, segment_1)):
         if segment > 0 and segment <= top:
-            _add(items.f4[segment], _block(program, SEGMENT + k), size, x, 1 + (DEPTH + k) * size, out, 1)
-    _add(user_f4, program.user_f4, size, x, 1 + (DEPTH + 2) * size, out, 2)
+            _add(items.f4[segment], _block(program, SEGMENT + k), size, x, DEPTH + k, out, 1)
+    _add(user_f4, program.user_f4, size, x, DEPTH + 2, out, 2)
     for q in range(size):
         out[PARTS, q] = out[0, q] + out[1, q] + out[2, q]
     at = 1 + (DEPTH + 3) * size
@@ -202,7 +209,7 @@ def add_hidden(items: Rows, program: FactorProgram, units: Float64, whole: Float
     at = _output(program)
     for j in range(program.hidden):
         a = given[j]
-        gate = 1.0 / (1.0 + power(-min(max(a, -_STEEPEST), _STEEPEST) * _PER_E))
+        gate = _logistic(a)
         given[j], slope[j] = a * gate, gate * (1.0 + a * (1.0 - gate))
     for j in range(min(program.hidden, top)):
         f4 = items.f4[j + 1]
@@ -250,8 +257,7 @@ def _pair(
     score = 0.0
     for q in range(program.size):
         score += whole[q] * np.float64(f4[at + q])
-    score = min(max(score - program.even, -_STEEPEST), _STEEPEST)
-    strength = weight * (1.0 / (1.0 + power(-score * _PER_E)) - taken)
+    strength = weight * (_logistic(score - program.even) - taken)
     for q in range(program.size):
         gradient[q] += strength * np.float64(f4[at + q])
     _step(f4, at, program.size, whole, strength, program.decay * abs(strength), program.rate)
@@ -299,10 +305,10 @@ def _learn_hidden(items: Rows, program: FactorProgram, units: Float64, gradient:
 
 @inline
 def _move(
-    f4: Float32, at: int, program: FactorProgram, contexts: Float64, units: Float64, first: int, pull: float
+    f4: Float32, at: int, program: FactorProgram, contexts: Float64, units: Float64, place: int, pull: float
 ) -> None:  # fmt: skip
-    """A step of a vector of the context, the inputs of units from ``first`` on."""
-    gradient, own = contexts[PARTS + 1], contexts[PARTS + 2]
+    """A step of the vector that has this ``place`` among those of the context."""
+    gradient, own, first = contexts[PARTS + 1], contexts[PARTS + 2], 1 + place * program.size
     for q in range(program.size):
         own[q] = gradient[q] + units[3, first + q] if program.hidden > 0 else gradient[q]
     _step(f4, at, program.size, own, 1.0, pull, program.rate)
@@ -346,21 +352,13 @@ def learn(
             _learn_hidden(items, program, units, gradient, dirty_items)
         pull = weight * program.decay
         for k in range(found):
-            _move(items.f4[recent[0, k]], _block(program, RECENT + k), program, contexts, units, 1 + k * size, pull)
+            _move(items.f4[recent[0, k]], _block(program, RECENT + k), program, contexts, units, k, pull)
             dirty_items[recent[0, k]] = 1
         for k, segment in enumerate((segment_0, segment_1)):
             if segment > 0 and segment <= top:
-                _move(
-                    items.f4[segment],
-                    _block(program, SEGMENT + k),
-                    program,
-                    contexts,
-                    units,
-                    1 + (DEPTH + k) * size,
-                    pull,
-                )
+                _move(items.f4[segment], _block(program, SEGMENT + k), program, contexts, units, DEPTH + k, pull)
                 dirty_items[segment] = 1
-        _move(user_f4, program.user_f4, program, contexts, units, 1 + (DEPTH + 2) * size, pull)
+        _move(user_f4, program.user_f4, program, contexts, units, DEPTH + 2, pull)
     top = max(top, item)
     entry = 1 + count % min(top, RING)
     u4[entry, at] = np.uint32(item)

@@ -76,7 +76,7 @@ class SlowFactors:
     def mixed(self, whole: list[float], arrived: Sequence[float]) -> list[float]:
         """The sum of a context, and what the units add to it."""
         for number, a in enumerate(arrived[: self.highest]):
-            given = a * _gate(a)
+            given = a * _logistic(a)
             whole = [b + given * o for b, o in zip(whole, self.of(("unit", number)).values, strict=True)]
         return whole
 
@@ -133,7 +133,7 @@ class SlowFactors:
         """Steps of the hidden layer; returns the gradient of each input."""
         slopes = []
         for number, a in enumerate(arrived):
-            gate, unit, back = _gate(a), self.of(("unit", number)), 0.0
+            gate, unit, back = _logistic(a), self.of(("unit", number)), 0.0
             if number >= self.highest:
                 slopes.append(0.0)
                 continue
@@ -151,8 +151,7 @@ class SlowFactors:
         return passed
 
     def _pair(self, item: int, taken: float, weight: float, whole: list[float], gradient: list[float]) -> None:
-        score = min(max(self.lift(whole, item) - math.log(self.settings.negatives), -30.0), 30.0)
-        strength = weight * (1.0 / (1.0 + two_to(-score * (1.0 / math.log(2.0)))) - taken)
+        strength = weight * (_logistic(self.lift(whole, item) - math.log(self.settings.negatives)) - taken)
         vector = self.of(("candidate", item))
         for q, value in enumerate(vector.values):
             gradient[q] += strength * value
@@ -176,7 +175,7 @@ def octaves(seconds: int) -> float:
     return whole + (seconds + 1) / (1 << whole) - 1.0
 
 
-def _gate(a: float) -> float:
+def _logistic(a: float) -> float:
     beyond: float = two_to(-min(max(a, -30.0), 30.0) * (1.0 / math.log(2.0)))
     return 1.0 / (1.0 + beyond)
 
